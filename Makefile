@@ -1,0 +1,54 @@
+# Everything a person or CI runs. `make help` lists it.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+# pip may know a folder of wheels (a small CPU build of torch, say); uv has to be told.
+export UV_FIND_LINKS ?= $(shell python3 -m pip config get global.find-links 2>/dev/null)
+CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
+	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 \
+	nvidia-nvtx triton
+
+.PHONY: help setup demo down check test-unit test lock bench clean
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready ## Virtual environment with the locked dependencies
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, found $$(python3 --version)"; exit 1; }
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(UV) pip install --quiet --python $(PY) -r requirements.lock
+	$(UV) pip install --quiet --python $(PY) --no-deps -e .
+	@touch $@
+
+demo: setup ## The whole story on this machine: DATA=folder-or-tar for your images, STACK=compose for containers
+	$(VENV)/bin/evergreen demo $(if $(DATA),--data "$(DATA)") $(if $(STACK),--stack $(STACK))
+
+down: ## Stop the local stack; data stays
+	$(VENV)/bin/evergreen down
+
+check: setup ## Style, types, import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test-unit: setup ## The fast tests: no servers
+	$(PY) -m pytest tests/unit
+
+test: setup ## All tests, against real servers
+	$(PY) -m pytest tests/unit tests/integration tests/e2e
+
+bench: setup ## NAME=… runs a benchmark; without NAME, lists them
+	$(PY) -m tests.bench $(NAME)
+
+# The CUDA packages are left out: the registry's torch pins them itself, the CPU build has none.
+lock: ## Pin dependencies anew
+	env -u UV_FIND_LINKS $(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --no-header \
+		--no-emit-index-url --no-emit-find-links $(CUDA:%=--no-emit-package %) -o requirements.lock pyproject.toml
+	sed -i '/^# /d' requirements.lock
+
+clean: ## Remove the virtual environment and build output (not the stack's data)
+	rm -rf $(VENV) build

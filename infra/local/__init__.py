@@ -1,0 +1,1 @@
+"""The local stack: real services as processes under a process manager."""

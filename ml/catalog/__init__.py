@@ -1,0 +1,1 @@
+"""Postgres: the tables, their migrations, and the queries that matter."""

@@ -1,0 +1,50 @@
+"""The cycle's diary: which drop became which version, model and decision, and how long each stage took."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from ml.catalog.engine import transaction
+from ml.catalog.tables import cycles
+
+
+def open_cycle(engine: Engine, cycle_id: str, origin: str, drop_id: str | None = None) -> None:
+    """Begin a cycle; a no-op for one that is already open. `origin`: drop, schedule or manual."""
+    with transaction(engine) as connection:
+        connection.execute(insert(cycles).values(id=cycle_id, origin=origin, drop_id=drop_id).on_conflict_do_nothing())
+
+
+def record(engine: Engine, cycle_id: str, **columns: Any) -> None:
+    """Set columns of a cycle's row."""
+    with transaction(engine) as connection:
+        connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(**columns))
+
+
+@contextmanager
+def stage(engine: Engine, cycle_id: str, name: str) -> Iterator[None]:
+    """Add the block's wall-clock seconds to ``seconds[name]``; a stage that fails records nothing."""
+    started = time.monotonic()
+    yield
+    add_seconds(engine, cycle_id, name, time.monotonic() - started)
+
+
+def add_seconds(engine: Engine, cycle_id: str, name: str, seconds: float) -> None:
+    with transaction(engine) as connection:
+        row = connection.execute(select(cycles.c.seconds).where(cycles.c.id == cycle_id).with_for_update()).scalar()
+        total = (row or {}).get(name, 0.0) + seconds
+        connection.execute(
+            update(cycles)
+            .where(cycles.c.id == cycle_id)
+            .values(seconds=cycles.c.seconds.op("||")(func.jsonb_build_object(name, round(total, 3))))
+        )
+
+
+def recent(engine: Engine, limit: int = 10) -> list[dict[str, Any]]:
+    """The newest cycles first, each a row as a dict."""
+    with transaction(engine) as connection:
+        rows = connection.execute(select(cycles).order_by(cycles.c.started_at.desc()).limit(limit))
+        return [dict(row) for row in rows.mappings()]

@@ -1,0 +1,64 @@
+"""Connections to database `evergreen`, and the locks that serialise its movers."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from ml.errors import UnavailableError
+from ml.settings import Settings
+
+
+def connect(settings: Settings, pool_size: int = 5) -> Engine:
+    """An engine; nothing is sent until it is used.
+
+    Dead connections are replaced on check-out, so a restarted database costs one retry, no error.
+    """
+    return create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=pool_size,
+        max_overflow=10,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 5, "application_name": "evergreen"},
+    )
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction: committed at the end, rolled back on any error.
+
+    Raises:
+        UnavailableError: the database cannot be reached or went away; nothing was committed.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except OperationalError as error:
+        raise UnavailableError(f"the catalog database does not answer: {error.orig}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise UnavailableError(f"the catalog database went away: {error.orig}") from error
+        raise
+
+
+@contextmanager
+def advisory_lock(engine: Engine, name: str) -> Iterator[Connection]:
+    """Holds the cluster-wide lock `name` for the block; others wait.
+
+    The lock belongs to the yielded connection's session, so it goes with a killed process. The
+    block may run its own transactions on other connections.
+    """
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    try:
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    except OperationalError as error:
+        raise UnavailableError(f"the catalog database does not answer: {error.orig}") from error
+    with connection:
+        connection.execute(text("select pg_advisory_lock(:key)"), {"key": key})
+        try:
+            yield connection
+        finally:
+            if not connection.invalidated:
+                connection.execute(text("select pg_advisory_unlock(:key)"), {"key": key})

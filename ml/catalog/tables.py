@@ -1,0 +1,285 @@
+"""The tables of database `evergreen`. A change here comes with a migration beside it.
+
+Ids: a drop, segment, dataset version and bundle is named by its content (hex of SHA-256, cut for
+drops and segments); model versions are MLflow's numbers; prediction ids are UUIDv7.
+"""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _now(name: str = "created_at") -> Column:  # type: ignore[type-arg]
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def _json(name: str, default: str = "{}") -> Column:  # type: ignore[type-arg]
+    return Column(name, JSONB, nullable=False, server_default=text(f"'{default}'::jsonb"))
+
+
+drops = Table(
+    "drops",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("prefix", Text, nullable=False),
+    Column("listing_digest", Text, nullable=False),
+    Column("format", Text),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("images", Integer, nullable=False, server_default="0"),
+    Column("accepted", Integer, nullable=False, server_default="0"),
+    Column("quarantined", Integer, nullable=False, server_default="0"),
+    Column("duplicates", Integer, nullable=False, server_default="0"),
+    Column("report_key", Text),
+    Column("dataset_version", Text, ForeignKey("dataset_versions.id")),
+    Column("ready_at", DateTime(timezone=True)),
+    _now("found_at"),
+    Column("finished_at", DateTime(timezone=True)),
+    UniqueConstraint("prefix", "listing_digest"),
+    CheckConstraint("status in ('claimed', 'accepted', 'rejected')", name="status"),
+    CheckConstraint("(status = 'claimed') = (finished_at is null)", name="finished"),
+    Index(None, "found_at"),
+)
+
+samples = Table(
+    "samples",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("group_id", Text, nullable=False),
+    Column("split", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("drop_id", Text, ForeignKey("drops.id"), nullable=False),
+    Column("segment_id", Text, ForeignKey("segments.id"), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    _now(),
+    CheckConstraint("split in ('train', 'validation', 'holdout')", name="split"),
+    Index(None, "group_id"),
+    Index(None, "segment_id"),
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("sha256", Text, ForeignKey("samples.sha256"), nullable=False),
+    Column("label", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("annotator", Text),
+    Column("confidence", Double),
+    Column("labelled_at", DateTime(timezone=True)),
+    Column("drop_id", Text, ForeignKey("drops.id")),
+    _now(),
+    Index(None, "sha256"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("drop_id", Text, ForeignKey("drops.id"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("label", Text),
+    Column("sha256", Text),
+    _json("reasons", "[]"),
+    Column("object_key", Text),
+    Column("status", Text, nullable=False, server_default="held"),
+    _now(),
+    UniqueConstraint("drop_id", "key"),
+    CheckConstraint("status in ('held', 'released', 'discarded')", name="status"),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tar_key", Text, nullable=False),
+    Column("index_key", Text, nullable=False),
+    Column("samples", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("tar_sha256", Text, nullable=False),
+    Column("index_sha256", Text, nullable=False),
+    _now(),
+)
+
+dataset_versions = Table(
+    "dataset_versions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("number", BigInteger, Identity(), nullable=False, unique=True),
+    Column("parent_id", Text, ForeignKey("dataset_versions.id")),
+    Column("manifest_key", Text, nullable=False),
+    _json("classes", "[]"),
+    Column("train", Integer, nullable=False),
+    Column("validation", Integer, nullable=False),
+    Column("holdout", Integer, nullable=False),
+    Column("cause", Text, nullable=False),
+    _now(),
+)
+
+cycles = Table(
+    "cycles",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("origin", Text, nullable=False),
+    Column("drop_id", Text, ForeignKey("drops.id"), unique=True),
+    Column("dataset_version", Text, ForeignKey("dataset_versions.id")),
+    Column("run_id", Text),
+    Column("model_version", Integer),
+    Column("decision_id", Text, ForeignKey("decisions.id")),
+    Column("verdict", Text),
+    Column("reason", Text),
+    _json("seconds"),
+    _now("started_at"),
+    Column("live_at", DateTime(timezone=True)),
+    Column("finished_at", DateTime(timezone=True)),
+    Index(None, "started_at"),
+)
+
+scores = Table(
+    "scores",
+    metadata,
+    Column("model_version", Integer, primary_key=True),
+    Column("segment_id", Text, ForeignKey("segments.id"), primary_key=True),
+    Column("object_key", Text, nullable=False),
+    _now(),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model_version", Integer, nullable=False),
+    Column("champion_version", Integer),
+    Column("dataset_version", Text, ForeignKey("dataset_versions.id")),
+    Column("verdict", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    _json("statistics"),
+    Column("report_key", Text),
+    _now(),
+    CheckConstraint("verdict in ('promote', 'reject', 'rollback')", name="verdict"),
+    Index(None, "model_version"),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("model_version", Integer, nullable=False),
+    Column("previous_version", Integer),
+    Column("decision_id", Text, ForeignKey("decisions.id"), nullable=False),
+    Column("bundle_prefix", Text, nullable=False),
+    Column("bundle_digest", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="rolling"),
+    Column("reason", Text),
+    _now(),
+    Column("finished_at", DateTime(timezone=True)),
+    CheckConstraint("status in ('rolling', 'live', 'failed', 'superseded')", name="status"),
+    Index("uq_deployments_rolling", "status", unique=True, postgresql_where=text("status = 'rolling'")),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    _now("started_at"),
+    _now("heartbeat_at"),
+    Column("deployment_id", BigInteger),
+    Column("model_version", Integer),
+    Column("failed_deployment_id", BigInteger),
+    Column("error", Text),
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("at", DateTime(timezone=True), primary_key=True),
+    Column("model_version", Integer, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("probability", Double, nullable=False),
+    _json("top"),
+    Column("milliseconds", Double, nullable=False),
+    Column("image_sha256", Text, nullable=False),
+    Column("image_object", Text),
+    Column("image_offset", BigInteger),
+    Column("image_size", BigInteger),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("brightness", Double, nullable=False),
+    Column("client_key", Text),
+    Column("replica", Text, nullable=False),
+    Index(None, "at"),
+    Index(None, "client_key", postgresql_where=text("client_key is not null")),
+    postgresql_partition_by="RANGE (at)",
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("prediction_id", UUID, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("comment", Text),
+    Column("drop_prefix", Text),
+    _now(),
+    UniqueConstraint("prediction_id", "source"),
+)
+
+label_tasks = Table(
+    "label_tasks",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("prediction_id", UUID, unique=True),
+    Column("sha256", Text),
+    Column("reason", Text, nullable=False),
+    Column("score", Double, nullable=False),
+    Column("status", Text, nullable=False, server_default="open"),
+    _now(),
+    CheckConstraint("status in ('open', 'done', 'dismissed')", name="status"),
+)
+
+drift_reports = Table(
+    "drift_reports",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("model_version", Integer),
+    Column("window_start", DateTime(timezone=True), nullable=False),
+    Column("window_end", DateTime(timezone=True), nullable=False),
+    Column("predictions", Integer, nullable=False),
+    _json("statistics"),
+    Column("retrain", Boolean, nullable=False),
+    Column("reasons", ARRAY(Text), nullable=False, server_default="{}"),
+    _now(),
+)

@@ -1,0 +1,152 @@
+"""The object store: one bucket, plain S3 calls, errors of our own.
+
+minio-py is the client because it was the fastest of the stable ones measured here (docs/decisions).
+Only put, get, range, list, copy, delete and multipart are used: they behave alike on every S3
+server. Metadata and tags are never relied on.
+"""
+
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.deleteobjects import DeleteObject
+from minio.error import S3Error
+
+from ml.errors import NotFoundError, UnavailableError
+from ml.settings import Settings
+
+_MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "404"}
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a listing says about an object; ``key`` is the whole key, ``size`` in bytes."""
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime | None
+
+
+class ObjectStore:
+    """One bucket.
+
+    Every method raises ``NotFoundError`` for a missing object and ``UnavailableError`` when the
+    server cannot be reached, refuses the credentials or fails.
+    """
+
+    def __init__(self, client: Minio, bucket: str) -> None:
+        self._client = client
+        self.bucket = bucket
+
+    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        with _Translated(self.bucket, key):
+            self._client.put_object(self.bucket, key, io.BytesIO(data), len(data), content_type)
+
+    def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
+        with _Translated(self.bucket, key):
+            self._client.fput_object(self.bucket, key, str(path), content_type)
+
+    def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
+        """The object's bytes; with ``length``, only that many from ``offset``."""
+        with _Translated(self.bucket, key):
+            response = self._client.get_object(self.bucket, key, offset, length)
+            try:
+                data: bytes = response.read()
+            finally:
+                response.close()
+                response.release_conn()
+        return data
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Download to ``path``; the file appears whole or not at all."""
+        with _Translated(self.bucket, key):
+            self._client.fget_object(self.bucket, key, str(path))
+
+    def get_many(self, keys: Iterable[str], threads: int = 8) -> Iterator[bytes | UnavailableError | NotFoundError]:
+        """Each key's bytes in order; an error stands in the place of the object that had it."""
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(self._get_or_error, keys)
+
+    def info(self, key: str) -> ObjectInfo:
+        with _Translated(self.bucket, key):
+            stat = self._client.stat_object(self.bucket, key)
+        return ObjectInfo(key, stat.size or 0, (stat.etag or "").strip('"'), stat.last_modified)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.info(key)
+        except NotFoundError:
+            return False
+        return True
+
+    def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
+        """Objects below ``prefix`` in key order; not recursive: folders too, ending in ``/``."""
+        with _Translated(self.bucket, prefix):
+            for o in self._client.list_objects(self.bucket, prefix=prefix, recursive=recursive):
+                yield ObjectInfo(o.object_name or "", o.size or 0, (o.etag or "").strip('"'), o.last_modified)
+
+    def copy(self, source: str, target: str, source_bucket: str | None = None) -> None:
+        with _Translated(self.bucket, source):
+            self._client.copy_object(self.bucket, target, CopySource(source_bucket or self.bucket, source))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete; a key that is not there is no error."""
+        with _Translated(self.bucket, "delete"):
+            for error in self._client.remove_objects(self.bucket, (DeleteObject(k) for k in keys)):
+                raise UnavailableError(f"cannot delete `{error.name}` from bucket `{self.bucket}`: {error.message}")
+
+    def ensure_bucket(self) -> None:
+        with _Translated(self.bucket, ""):
+            if not self._client.bucket_exists(self.bucket):
+                self._client.make_bucket(self.bucket)
+
+    def _get_or_error(self, key: str) -> bytes | UnavailableError | NotFoundError:
+        try:
+            return self.get(key)
+        except (UnavailableError, NotFoundError) as error:
+            return error
+
+
+class _Translated:
+    """Turns the client's errors into ours, with the bucket and key in the message."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        self._where = f"s3://{bucket}/{key}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, S3Error):
+            if error.code in _MISSING:
+                raise NotFoundError(f"{self._where} does not exist") from error
+            raise UnavailableError(f"{self._where}: the object store answered {error.code}: {error.message}") from error
+        if isinstance(error, urllib3.exceptions.HTTPError | OSError):
+            raise UnavailableError(f"{self._where}: the object store cannot be reached: {error}") from error
+
+
+def connect(settings: Settings, bucket: str) -> ObjectStore:
+    """A bucket of the configured server; three quick tries a call, then an ``UnavailableError``."""
+    url = urlsplit(settings.s3_endpoint)
+    http = urllib3.PoolManager(
+        maxsize=32,
+        timeout=urllib3.Timeout(connect=3, read=60),
+        retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+    )
+    client = Minio(
+        endpoint=url.netloc,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        secure=url.scheme == "https",
+        region=settings.s3_region,
+        http_client=http,
+    )
+    return ObjectStore(client, bucket)

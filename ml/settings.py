@@ -1,0 +1,114 @@
+"""Every setting, read once from the environment, typed, with secrets redacted.
+
+A variable is the field's name in capitals behind ``EVERGREEN_``. ``Settings.load`` also reads the
+file that the local stack writes (``$EVERGREEN_HOME/evergreen.env``), so a shell needs no exports;
+real environment variables win over the file.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from ml.errors import InvalidInputError
+
+PREFIX = "EVERGREEN_"
+ENV_FILE = "evergreen.env"
+
+
+class Settings(BaseModel):
+    """One value for each thing that can be set; defaults suit one machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    home: Path = Field(Path(".evergreen"), description="Data folder of this host.")
+
+    # Addresses and credentials
+    database_url: SecretStr = Field(SecretStr("postgresql+psycopg2://evergreen@127.0.0.1:5432/evergreen"))
+    s3_endpoint: str = Field("http://127.0.0.1:9000", description="S3 API, scheme included.")
+    s3_access_key: str = "evergreen"
+    s3_secret_key: SecretStr = SecretStr("")
+    s3_region: str = "us-east-1"
+    labels_bucket: str = Field("labels", description="Where people upload drops.")
+    store_bucket: str = Field("evergreen", description="Segments, manifests, reports, quarantine.")
+    artifacts_bucket: str = Field("mlflow", description="MLflow's artifacts.")
+    artifacts_prefix: str = Field("artifacts", description="MLflow's --artifacts-destination in it.")
+    mlflow_url: str = "http://127.0.0.1:5000"
+    airflow_url: str = "http://127.0.0.1:8080"
+    service_url: str = "http://127.0.0.1:8000"
+
+    # Intake
+    drops_prefix: str = "drops/"
+    poll_seconds: float = Field(1.0, gt=0, description="How often the bucket is asked for ready drops.")
+    inspect_chunk: int = Field(2000, ge=1, description="Images inspected by one task.")
+    max_image_bytes: int = Field(20_000_000, ge=1)
+    max_image_pixels: int = Field(40_000_000, ge=1)
+    new_classes: Literal["accept", "hold", "reject"] = "accept"
+    expectations: Path = Field(Path("expectations"), description="Folder of the suites.")
+
+    # Datasets
+    segment_bytes: int = Field(128_000_000, ge=1, description="A segment is closed at this size.")
+    holdout_share: float = Field(0.2, gt=0, lt=1)
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    split_salt: str = Field("evergreen-1", description="Changing it re-draws every split: never do.")
+
+    # Training
+    model_name: str = Field("classifier", description="Name in the MLflow registry.")
+    experiment: str = "evergreen"
+    image_size: int | None = Field(None, ge=8, le=1024, description="Side in pixels; None: from the data.")
+    epochs: int = Field(30, ge=1)
+    patience: int = Field(5, ge=1, description="Epochs without a better validation loss before stopping.")
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    replay_ratio: float = Field(2.0, ge=0, description="Replayed old samples for each new one.")
+    seed: int = 17
+    train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")
+
+    # Gate
+    gate_alpha: float = Field(0.05, gt=0, lt=1, description="Chance of promoting an equal model.")
+    gate_min_holdout: int = Field(30, ge=1, description="Fewer holdout samples: no decision to promote.")
+
+    # Release
+    release_timeout: float = Field(30.0, gt=0, description="Seconds for all replicas to acknowledge.")
+    heartbeat_seconds: float = Field(2.0, gt=0)
+    probe_tolerance: float = Field(1e-3, gt=0, description="Largest change of a probe's probability.")
+
+    # Service
+    service_host: str = "127.0.0.1"
+    service_port: int = 8000
+    service_workers: int | None = Field(None, ge=1, description="None: one a core.")
+    max_body_bytes: int = Field(20_000_000, ge=1)
+    spool_bytes: int = Field(1_000_000_000, ge=1, description="Prediction log waiting on local disk.")
+    log_images: bool = Field(default=True, description="Keep the images of logged predictions.")
+
+    # Monitoring
+    monitor_schedule: str = "*/15 * * * *"
+    monitor_window_hours: float = Field(24.0, gt=0)
+    monitor_min_predictions: int = Field(200, ge=1)
+    drift_threshold: float = Field(0.25, gt=0, description="Population stability index that asks for retraining.")
+    feedback_min_labels: int = Field(20, ge=1, description="Feedback labels gathered into one drop.")
+    retention_days: int = Field(90, ge=1)
+
+    # Alerts
+    alert_webhook: SecretStr | None = Field(None, description="URL that gets a JSON body for each alert.")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Self:
+        """Settings from ``environ`` over the local stack's file, if there is one.
+
+        Raises:
+            InvalidInputError: a variable is unknown or its value does not fit; all are named.
+        """
+        home = Path(environ.get(PREFIX + "HOME", cls.model_fields["home"].default))
+        merged = {k: v for k, v in dotenv_values(home / ENV_FILE).items() if v is not None} | dict(environ)
+        values = {k.removeprefix(PREFIX).lower(): v for k, v in merged.items() if k.startswith(PREFIX) and v != ""}
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [
+                f"`{PREFIX}{'.'.join(map(str, e['loc'])).upper()}`: {e['msg']} (received {e['input']!r})"
+                for e in error.errors()
+            ]
+            raise InvalidInputError("settings do not fit:\n  " + "\n  ".join(lines)) from None

@@ -1,0 +1,1 @@
+"""The prediction service. No torch, no Airflow, no MLflow."""

@@ -1,0 +1,55 @@
+"""Fixtures for tests that need real servers; a session starts each at most once."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ml.catalog.migrate import migrate
+from ml.context import Context, connect
+from ml.settings import Settings
+from tests import servers as real
+from tests.servers import Servers
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Postgres and S3."""
+    with real.storage(tmp_path_factory.mktemp("servers")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(servers: Servers) -> Iterator[str]:
+    with real.mlflow_server(servers) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(servers: Servers, tmp_path: Path) -> Settings:
+    """A system of its own: empty database, empty buckets, own data folder."""
+    return servers.settings(tmp_path / "home")
+
+
+@pytest.fixture
+def make_context(servers: Servers, tmp_path: Path) -> Callable[..., Context]:
+    """A migrated system with settings of the test's choice."""
+
+    def make(**overrides: object) -> Context:
+        context = connect(servers.settings(tmp_path / "home", **overrides))
+        migrate(context.engine)
+        return context
+
+    return make
+
+
+@pytest.fixture
+def context(make_context: Callable[..., Context]) -> Context:
+    return make_context()
+
+
+@pytest.fixture
+def context_with_mlflow(make_context: Callable[..., Context], mlflow_url: str, request: pytest.FixtureRequest) -> Context:
+    """As `context`, with an MLflow server and a registered-model name of its own."""
+    name = f"classifier-{abs(hash(request.node.nodeid)):x}"
+    return make_context(mlflow_url=mlflow_url, model_name=name, experiment=name)

@@ -1,0 +1,136 @@
+"""Real servers for tests: Postgres, S3 and MLflow as child processes on free ports, gone with the test run."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psycopg2
+from pydantic import SecretStr
+from sqlalchemy import create_engine, text
+
+from infra.local import mlflow, postgres, s3
+from ml import objects
+from ml.errors import EvergreenError
+from ml.settings import Settings
+
+PASSWORD = "tests-only"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60, what: str = "condition") -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, psycopg2.Error, httpx.HTTPError, EvergreenError):
+            if condition():
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"{what}: not within {seconds} s")
+
+
+@contextmanager
+def process(command: list[str], environment: dict[str, str], log: Path, stop: int = signal.SIGTERM) -> Iterator[int]:
+    """The command in its own process group, ended with `stop`, and with SIGKILL if that does not help."""
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            command, env=os.environ | environment, stdout=output, stderr=output, cwd="/", start_new_session=True
+        )
+    try:
+        yield child.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, stop)
+        try:
+            child.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait(5)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Addresses of the running servers; `settings` makes a fresh database and buckets there."""
+
+    folder: Path
+    postgres_port: int
+    s3_port: int
+
+    def database(self, name: str) -> str:
+        postgres.ensure_database(self.postgres_port, PASSWORD, name, PASSWORD)
+        return f"postgresql+psycopg2://{name}:{PASSWORD}@127.0.0.1:{self.postgres_port}/{name}"
+
+    def settings(self, home: Path, **overrides: object) -> Settings:
+        """Settings of an empty system of its own: new database (not migrated), new buckets."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        values: dict[str, object] = {
+            "home": home,
+            "database_url": SecretStr(self.database(name)),
+            "s3_endpoint": f"http://127.0.0.1:{self.s3_port}",
+            "s3_secret_key": SecretStr(PASSWORD),
+            "labels_bucket": f"{name}-labels",
+            "store_bucket": f"{name}-store",
+            "artifacts_bucket": "mlflow",
+            "expectations": Path(__file__).parent.parent / "expectations",
+        }
+        settings = Settings.model_validate(values | overrides)
+        for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
+            objects.connect(settings, bucket).ensure_bucket()
+        return settings
+
+
+@contextmanager
+def storage(folder: Path) -> Iterator[Servers]:
+    """Postgres and an S3 server."""
+    servers = Servers(folder, free_port(), free_port())
+    postgres.initialise(folder / "postgres", PASSWORD)
+    command, environment = s3.command(folder / "s3", servers.s3_port, "evergreen", PASSWORD)
+    with (
+        process(postgres.command(folder / "postgres", servers.postgres_port), {}, folder / "pg.log", signal.SIGINT),
+        process(command, environment, folder / "s3.log"),
+    ):
+        url = f"postgresql+psycopg2://postgres:{PASSWORD}@127.0.0.1:{servers.postgres_port}/postgres"
+
+        def postgres_answers() -> bool:
+            with create_engine(url).connect() as connection:
+                return connection.execute(text("select 1")).scalar() == 1
+
+        def s3_answers() -> bool:
+            with socket.create_connection(("127.0.0.1", servers.s3_port), timeout=1):
+                return True
+
+        from sqlalchemy.exc import OperationalError
+
+        def postgres_ready() -> bool:
+            try:
+                return postgres_answers()
+            except OperationalError:
+                return False
+
+        wait_until(postgres_ready, what="Postgres")
+        wait_until(s3_answers, what="the S3 server")
+        yield servers
+
+
+@contextmanager
+def mlflow_server(servers: Servers) -> Iterator[str]:
+    """An MLflow server on those; yields its URL."""
+    port = free_port()
+    settings = servers.settings(servers.folder)
+    command, environment = mlflow.command(settings, servers.database("mlflow"), port)
+    with process(command, environment, servers.folder / "mlflow.log"):
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, seconds=90, what="MLflow")
+        yield url
