@@ -49,7 +49,9 @@ def context(make_context: Callable[..., Context]) -> Context:
 
 
 @pytest.fixture
-def context_with_mlflow(make_context: Callable[..., Context], mlflow_url: str, request: pytest.FixtureRequest) -> Context:
+def context_with_mlflow(
+    make_context: Callable[..., Context], mlflow_url: str, request: pytest.FixtureRequest
+) -> Context:
     """As `context`, with an MLflow server and a registered-model name of its own."""
     name = f"classifier-{abs(hash(request.node.nodeid)):x}"
     return make_context(mlflow_url=mlflow_url, model_name=name, experiment=name)

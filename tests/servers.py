@@ -134,3 +134,9 @@ def mlflow_server(servers: Servers) -> Iterator[str]:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, seconds=90, what="MLflow")
         yield url
+
+
+def stack_ports() -> dict[str, str]:
+    """Free ports for a local stack of its own, as the environment that `evergreen up` reads."""
+    parts = ("POSTGRES", "S3", "MLFLOW", "AIRFLOW", "SERVICE")
+    return {f"EVERGREEN_PORT_{part}": str(free_port()) for part in parts}

@@ -1,0 +1,87 @@
+"""`evergreen demo`: start the stack, tell the story, keep the stack up."""
+
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from sqlalchemy import func, select
+
+from infra.demo import drops, pictures, story, summary
+from ml import context
+from ml.catalog.engine import transaction
+from ml.catalog.tables import drops as drops_table
+from ml.errors import ConflictError
+from ml.settings import Settings
+
+BUILD = Path("build")
+MARKER = "made-by-demo"
+
+
+def run_demo(home: Path, data: Path | None, stack: str) -> int:
+    """The whole demo; the exit code is 0 only when the loop did what the story promises.
+
+    Args:
+        home: the local stack's data folder; one that an earlier demo made is set aside.
+        data: the user's own images, see `pictures.load`.
+        stack: `local` or `compose`.
+    """
+    console = Console()
+    started = time.monotonic()
+    told = drops.tell(pictures.load(data))
+    console.print(
+        f"[bold]Evergreen[/] on {len(told.first) + len(told.second) + len(told.third)} images in three drops "
+        f"({data or 'scikit-learn handwritten digits'})"
+    )
+    settings = _start(home, stack, console)
+    up_after = time.monotonic() - started
+    here = context.connect(settings)
+    _refuse_a_used_system(here)
+    outcome = story.live_through(here, told, BUILD / "demo", console)
+    report = summary.as_dict(outcome, settings)
+    summary.write(report, BUILD / "demo.json")
+    summary.show(outcome, report, console)
+    console.print(f"  Stack up after {up_after:.0f} s, story told after {time.monotonic() - started:.0f} s.")
+    return 0 if _as_promised(outcome) else 1
+
+
+def _start(home: Path, stack: str, console: Console) -> Settings:
+    if stack == "compose":
+        from infra import compose
+
+        return compose.up(Path.cwd())
+    from infra.local import stack as local
+
+    _set_aside(home, console)
+    local.up(home)
+    (home / MARKER).touch()
+    return Settings.load({**os.environ, "EVERGREEN_HOME": str(home)})
+
+
+def _set_aside(home: Path, console: Console) -> None:
+    """The story begins with an empty system; what an earlier demo left is kept under another name."""
+    if not (home / MARKER).exists():
+        return
+    from infra.local import stack as local
+
+    local.down(home)
+    kept = home.with_name(f"{home.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    home.rename(kept)
+    console.print(f"  An earlier demo's data folder is set aside as {kept}; delete it when you like.", style="yellow")
+
+
+def _refuse_a_used_system(here: context.Context) -> None:
+    with transaction(here.engine) as connection:
+        count = connection.execute(select(func.count()).select_from(drops_table)).scalar_one()
+    if count:
+        raise ConflictError(
+            f"this system holds {count} drops, and the story begins with an empty one: choose another data folder "
+            "with `EVERGREEN_HOME=…` (local) or remove the volumes with `docker compose down -v` (compose)"
+        )
+
+
+def _as_promised(outcome: story.Outcome) -> bool:
+    verdicts = [c.cycle["verdict"] for c in outcome.cycles]
+    stopped = verdicts[2] in ("stopped", "reject")
+    complete = outcome.logged >= outcome.asked
+    return verdicts[:2] == ["promote", "promote"] and stopped and not outcome.reload.failures and complete

@@ -1,0 +1,127 @@
+"""What the demo prints at the end, and the same as JSON."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from infra.demo.story import Outcome
+from infra.demo.watch import STAGES, Finished
+from ml.settings import Settings
+
+_STYLE = {"promote": "bold green", "reject": "bold yellow", "stopped": "bold red"}
+
+
+def as_dict(outcome: Outcome, settings: Settings) -> dict[str, Any]:
+    """The content of `build/demo.json`."""
+    return {
+        "cycles": [_cycle(c) for c in outcome.cycles],
+        "reload": {
+            "requests": outcome.reload.requests,
+            "failed": len(outcome.reload.failures),
+            "p99_ms": outcome.reload.p99(),
+        },
+        "predictions_logged": outcome.logged,
+        "urls": urls(settings),
+    }
+
+
+def urls(settings: Settings) -> dict[str, str]:
+    return {
+        "airflow": settings.airflow_url,
+        "mlflow": settings.mlflow_url,
+        "docs": f"{settings.service_url}/docs",
+        "console": f"{settings.service_url}/",
+    }
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+
+
+def show(outcome: Outcome, report: dict[str, Any], console: Console) -> None:
+    console.print()
+    console.rule("[bold]Summary", align="left")
+    console.print(_results(outcome))
+    console.print(_seconds(report))
+    reload = report["reload"]
+    asked_well = "[green]none failed[/]" if not reload["failed"] else f"[red]{reload['failed']} failed[/]"
+    console.print(
+        f"  While the second model went live: {reload['requests']} requests, {asked_well}, p99 {reload['p99_ms']} ms.\n"
+        f"  Prediction log: {outcome.logged} rows for {outcome.asked} answers.\n"
+    )
+    lines = "\n".join(f"{name.capitalize():8} {url}" for name, url in report["urls"].items())
+    login = (
+        "\n\nAirflow's login: evergreen status --show-password\nmake down stops it all, evergreen up brings it back."
+    )
+    console.print(Panel(Text(lines + login), title="The stack is up", title_align="left", expand=False))
+
+
+def _cycle(finished: Finished) -> dict[str, Any]:
+    drop, cycle, decision = finished.drop, finished.cycle, finished.decision
+    statistics = decision["statistics"] if decision else {}
+    return {
+        "drop": drop["prefix"],
+        "accepted": drop["accepted"],
+        "quarantined": drop["quarantined"],
+        "duplicates": drop["duplicates"],
+        "dataset_version": cycle["dataset_version"],
+        "champion": decision["champion_version"] if decision else None,
+        "challenger": cycle["model_version"],
+        "champion_accuracy": statistics.get("champion_accuracy"),
+        "challenger_accuracy": statistics.get("challenger_accuracy"),
+        "champion_interval": statistics.get("champion_interval"),
+        "challenger_interval": statistics.get("challenger_interval"),
+        "verdict": cycle["verdict"],
+        "reason": cycle["reason"],
+        "seconds": cycle["seconds"],
+        "drop_to_live_seconds": finished.drop_to_live,
+    }
+
+
+def _results(outcome: Outcome) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("drop", "accepted", "quarantined", "duplicates", "dataset", "champion", "challenger", "verdict"):
+        right = name in ("accepted", "quarantined", "duplicates")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "verdict")
+    for finished in outcome.cycles:
+        row = _cycle(finished)
+        table.add_row(
+            row["drop"].rstrip("/").rpartition("/")[2],
+            str(row["accepted"]),
+            str(row["quarantined"]),
+            str(row["duplicates"]),
+            (row["dataset_version"] or "–")[:8],
+            _accuracy(row["champion"], row["champion_accuracy"], row["champion_interval"]),
+            _accuracy(row["challenger"], row["challenger_accuracy"], row["challenger_interval"]),
+            Text(row["verdict"], _STYLE.get(row["verdict"], "")).append(f"  {row['reason']}", "not bold dim"),
+        )
+    return table
+
+
+def _accuracy(version: int | None, accuracy: float | None, interval: list[float] | None) -> str:
+    if version is None or accuracy is None or interval is None:
+        return "–"
+    return f"v{version}  {accuracy:.1%}\n[dim]{interval[0]:.1%} to {interval[1]:.1%}[/]"
+
+
+def _seconds(report: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Seconds", title_justify="left", title_style="bold")
+    table.add_column("drop")
+    for name in (*STAGES, "marker to live", "without training"):
+        table.add_column(name, justify="right")
+    for row in report["cycles"]:
+        seconds, total = row["seconds"], row["drop_to_live_seconds"]
+        table.add_row(
+            row["drop"].rstrip("/").rpartition("/")[2],
+            *(f"{seconds[s]:.1f}" if s in seconds else "–" for s in STAGES),
+            f"{total:.1f}" if total is not None else "–",
+            f"{total - seconds.get('train', 0):.1f}" if total is not None else "–",
+        )
+    return table

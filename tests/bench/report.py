@@ -1,0 +1,49 @@
+"""Tables for a person, from the JSON that benchmarks write."""
+
+import os
+import platform
+import re
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def machine() -> str:
+    """Which processor and system the figures were taken on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    processor = found.group(1) if found else platform.processor()
+    return f"{os.cpu_count()} cores, {processor}, Python {platform.python_version()}"
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most of repeated readings."""
+    return {"median": round(statistics.median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3)}
+
+
+def table(result: dict[str, Any]) -> str:
+    """`result["figures"]` (name → spread or number) as a Markdown table."""
+    lines = ["| figure | median | min | max |", "| --- | ---: | ---: | ---: |"]
+    for name, figure in result["figures"].items():
+        row = figure if isinstance(figure, dict) else {"median": figure, "min": figure, "max": figure}
+        lines.append(f"| {name} | {row['median']:g} | {row['min']:g} | {row['max']:g} |")
+    return "\n".join(lines)
+
+
+def refresh(name: str, result: dict[str, Any], page: Path) -> None:
+    """Replace the section `name` of the page, or add it at the end."""
+    heading = f"## {name}\n"
+    section = (
+        f"{heading}\n{(result['doc'] or '').strip()}\n\n{table(result)}\n\n"
+        f"{datetime.now(UTC):%Y-%m-%d}, {result['runs']} runs, {result['machine']}.\n"
+    )
+    text = page.read_text() if page.exists() else "# Benchmarks\n\nMade by `make bench NAME=…`; do not edit by hand.\n"
+    before, found, after = text.partition(heading)
+    if found:
+        _, next_heading, rest = after.partition("\n## ")
+        text = before + section + (f"{next_heading}{rest}" if next_heading else "")
+    else:
+        text = f"{text.rstrip()}\n\n{section}"
+    page.write_text(text)

@@ -1,0 +1,113 @@
+"""The demo's story on the real local stack, and what is then done to it. The tests build on each other, in order."""
+
+import json
+import os
+import signal
+import time
+
+import httpx
+import psutil
+from sqlalchemy import func, select
+
+from infra.demo import drops, pictures
+from ml.catalog.engine import transaction
+from ml.catalog.tables import cycles, predictions, samples
+from ml.catalog.tables import drops as drops_table
+from tests.e2e.conftest import Stack
+from tests.servers import wait_until
+
+
+def test_the_story_of_three_drops(stack: Stack) -> None:
+    told = stack.evergreen("demo", check=False)
+    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+    report = json.loads((stack.folder / "build/demo.json").read_text())
+    first, second, third = report["cycles"]
+    assert (first["verdict"], first["quarantined"], first["duplicates"]) == ("promote", 3, 1)
+    assert first["champion"] is None
+    assert second["verdict"] == "promote"
+    assert second["challenger_accuracy"] > second["champion_accuracy"]
+    assert third["verdict"] in ("stopped", "reject")
+    assert third["reason"]
+    assert report["reload"]["failed"] == 0
+    assert report["reload"]["requests"] > 100
+
+
+def test_every_answer_is_logged_with_its_model(stack: Stack) -> None:
+    report = json.loads((stack.folder / "build/demo.json").read_text())
+    versions = {c["challenger"] for c in report["cycles"][:2]}
+    with transaction(stack.context().engine) as connection:
+        rows = connection.execute(
+            select(predictions.c.model_version, func.count()).group_by(predictions.c.model_version)
+        )
+        counts = dict(rows.tuples().all())
+    assert set(counts) == versions
+    assert sum(counts.values()) == report["predictions_logged"]
+
+
+def test_a_drop_whose_ingest_is_killed_is_ingested_exactly_once(stack: Stack) -> None:
+    """Invariant 1, with kill -9 on whatever Airflow was running for it."""
+    context = stack.context()
+    fresh = [drops.hardened(p, seed=i) for i, p in enumerate(pictures.load(None)[-300:])]
+    with transaction(context.engine) as connection:
+        before = connection.execute(select(func.count()).select_from(samples)).scalar_one()
+    stack.evergreen("drop", str(drops.write(fresh, stack.folder / "killed")), "--name", "killed")
+    prefix = f"{context.settings.drops_prefix}killed/"
+
+    def claimed() -> bool:
+        with transaction(context.engine) as connection:
+            return (
+                connection.execute(select(drops_table.c.id).where(drops_table.c.prefix == prefix)).scalar() is not None
+            )
+
+    wait_until(claimed, seconds=60, what="the drop being claimed")
+    for process in _task_processes(stack):
+        os.kill(process.pid, signal.SIGKILL)
+
+    def accepted() -> bool:
+        with transaction(context.engine) as connection:
+            status = connection.execute(select(drops_table.c.status).where(drops_table.c.prefix == prefix)).scalars()
+            return list(status) == ["accepted"]
+
+    wait_until(accepted, seconds=240, what="the killed drop being accepted")
+    with transaction(context.engine) as connection:
+        after = connection.execute(select(func.count()).select_from(samples)).scalar_one()
+    assert after - before == len({p.data for p in fresh})
+
+
+def test_nothing_is_lost_over_down_and_up(stack: Stack) -> None:
+    context = stack.context()
+    _wait_for_idle_cycles(stack)
+    model = httpx.get(f"{context.settings.service_url}/v1/model").json()
+    with transaction(context.engine) as connection:
+        before = connection.execute(select(func.count()).select_from(predictions)).scalar_one()
+    stack.evergreen("down")
+    stack.evergreen("up")
+    context = stack.context()
+    wait_until(lambda: httpx.get(f"{context.settings.service_url}/readyz").status_code == 200, what="a ready service")
+    assert httpx.get(f"{context.settings.service_url}/v1/model").json()["version"] == model["version"]
+    with transaction(context.engine) as connection:
+        assert connection.execute(select(func.count()).select_from(predictions)).scalar_one() == before
+
+
+def test_status_says_that_all_is_well(stack: Stack) -> None:
+    assert stack.evergreen("status").returncode == 0
+
+
+def _task_processes(stack: Stack) -> list[psutil.Process]:
+    """Processes of this stack's scheduler that run tasks, youngest first."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        line = " ".join(process.info["cmdline"] or [])
+        ours = (process.info["environ"] or {}).get("EVERGREEN_HOME") == str(stack.home)
+        if ours and "LocalExecutor" in line and "idle" not in line:
+            found.append(process)
+    return sorted(found, key=lambda p: p.create_time(), reverse=True)
+
+
+def _wait_for_idle_cycles(stack: Stack) -> None:
+    def none_open() -> bool:
+        with transaction(stack.context().engine) as connection:
+            return not connection.execute(select(cycles.c.id).where(cycles.c.finished_at.is_(None))).first()
+
+    wait_until(none_open, seconds=240, what="all cycles being finished")
+    time.sleep(1)
