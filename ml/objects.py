@@ -17,7 +17,7 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
-from minio.error import S3Error
+from minio.error import InvalidResponseError, S3Error
 
 from ml.errors import NotFoundError, UnavailableError
 from ml.settings import Settings
@@ -129,6 +129,11 @@ class _Translated:
             if error.code in _MISSING:
                 raise NotFoundError(f"{self._where} does not exist") from error
             raise UnavailableError(f"{self._where}: the object store answered {error.code}: {error.message}") from error
+        if isinstance(error, InvalidResponseError):
+            # Some servers answer a copy of what is not there with XML that the client does not take as such.
+            if "404" in str(error):
+                raise NotFoundError(f"{self._where} does not exist") from error
+            raise UnavailableError(f"{self._where}: the object store answered nonsense: {error}") from error
         if isinstance(error, urllib3.exceptions.HTTPError | OSError):
             raise UnavailableError(f"{self._where}: the object store cannot be reached: {error}") from error
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
@@ -48,3 +48,8 @@ def recent(engine: Engine, limit: int = 10) -> list[dict[str, Any]]:
     with transaction(engine) as connection:
         rows = connection.execute(select(cycles).order_by(cycles.c.started_at.desc()).limit(limit))
         return [dict(row) for row in rows.mappings()]
+
+
+def set_dataset_version(connection: Connection, cycle_id: str, version: str) -> None:
+    """Note the cycle's dataset version within the caller's transaction."""
+    connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(dataset_version=version))

@@ -1,0 +1,77 @@
+"""Rows of drops: begun once, ended once."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from ml.catalog.engine import transaction
+from ml.catalog.tables import cycles, drops, quarantine
+from ml.errors import NotFoundError
+
+
+def begin(engine: Engine, drop_id: str, prefix: str, listing_digest: str, ready_at: datetime) -> str:
+    """Insert the drop unless it is known; returns its status."""
+    row = {
+        "id": drop_id,
+        "prefix": prefix,
+        "listing_digest": listing_digest,
+        "status": "claimed",
+        "ready_at": ready_at,
+    }
+    with transaction(engine) as connection:
+        connection.execute(insert(drops).values(row).on_conflict_do_nothing())
+        status: str = connection.execute(select(drops.c.status).where(drops.c.id == drop_id)).scalar_one()
+    return status
+
+
+def get(engine: Engine, drop_id: str) -> dict[str, Any]:
+    """Raises NotFoundError for an unknown id."""
+    with transaction(engine) as connection:
+        row = connection.execute(select(drops).where(drops.c.id == drop_id)).mappings().first()
+    if row is None:
+        raise NotFoundError(f"no drop has the id `{drop_id}`; `evergreen drops` lists them")
+    return dict(row)
+
+
+def unfinished(engine: Engine) -> list[str]:
+    """Drops that were claimed and neither accepted nor rejected, the oldest first."""
+    with transaction(engine) as connection:
+        ids = connection.execute(select(drops.c.id).where(drops.c.status == "claimed").order_by(drops.c.found_at))
+        return list(ids.scalars())
+
+
+def recent(engine: Engine, limit: int = 50) -> list[dict[str, Any]]:
+    """The newest drops first."""
+    with transaction(engine) as connection:
+        rows = connection.execute(select(drops).order_by(drops.c.found_at.desc()).limit(limit))
+        return [dict(row) for row in rows.mappings()]
+
+
+def locked_status(connection: Connection, drop_id: str) -> str:
+    """The drop's status, its row locked until the transaction ends."""
+    status: str = connection.execute(select(drops.c.status).where(drops.c.id == drop_id).with_for_update()).scalar_one()
+    return status
+
+
+def finish(connection: Connection, drop_id: str, status: str, **columns: Any) -> None:
+    """Set the drop's end within the caller's transaction."""
+    connection.execute(
+        update(drops).where(drops.c.id == drop_id).values(status=status, finished_at=func.now(), **columns)
+    )
+
+
+def stop_cycle(connection: Connection, cycle_id: str, verdict: str, reason: str) -> None:
+    """End a cycle that leads to no model, within the caller's transaction."""
+    connection.execute(
+        update(cycles).where(cycles.c.id == cycle_id).values(verdict=verdict, reason=reason, finished_at=func.now())
+    )
+
+
+def put_in_quarantine(connection: Connection, drop_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert quarantine rows (key, label, sha256, reasons, object_key); known ones stay as they are."""
+    if rows:
+        values = [{"drop_id": drop_id, **row} for row in rows]
+        connection.execute(insert(quarantine).on_conflict_do_nothing(), values)

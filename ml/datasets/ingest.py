@@ -1,0 +1,43 @@
+"""The whole intake of one drop in this process: what the CLI runs, and Airflow as separate tasks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ml.context import Context
+from ml.datasets.accept import accept
+from ml.intake.claim import claim
+from ml.intake.inspect import chunk_count, inspect_chunk
+from ml.intake.validate import validate
+
+OnStage = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """`drop_id` is None for a drop that was finished before; `version` is None when nothing was added."""
+
+    drop_id: str | None
+    version: str | None
+    reason: str | None
+
+
+def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> IngestResult:
+    """Claim, inspect, validate, accept. `on_stage` hears each stage's name and what came of it."""
+    tell = on_stage or _silent
+    drop_id = claim(ctx, prefix)
+    if drop_id is None:
+        return IngestResult(None, None, "this content was finished before, or the drop cannot be read")
+    tell("claim", drop_id)
+    rows = sum(inspect_chunk(ctx, drop_id, chunk) for chunk in range(chunk_count(ctx, drop_id)))
+    tell("inspect", f"{rows} images")
+    verdict = validate(ctx, drop_id)
+    tell("validate", f"{verdict.good} good, {verdict.bad} bad, {verdict.duplicates} known already")
+    if not verdict.accepted:
+        return IngestResult(drop_id, None, verdict.reason)
+    version = accept(ctx, drop_id)
+    tell("accept", version[:12] if version else "nothing new")
+    return IngestResult(drop_id, version, None)
+
+
+def _silent(stage: str, detail: str) -> None:
+    del stage, detail

@@ -1,0 +1,190 @@
+"""Arrays of a dataset version, from a local cache that holds every segment once.
+
+A segment is immutable, so its tar, its index and its decoded pixels are fetched and made once a host
+and never again: a cycle's cost follows the new segments.
+"""
+
+import fcntl
+import hashlib
+import logging
+import math
+import shutil
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from ml import images
+from ml.catalog.engine import transaction
+from ml.catalog.tables import segments as segments_table
+from ml.context import Context
+from ml.datasets import versions
+from ml.datasets.segments import read_index
+from ml.datasets.splits import SplitName
+from ml.errors import IntegrityError, NotFoundError
+from ml.images import Limits, Pixels
+
+log = logging.getLogger(__name__)
+
+_SHAPE_SAMPLE = 2000
+_SIDE_STEP, _SIDE_LEAST, _SIDE_MOST = 8, 24, 96
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a version, in manifest order.
+
+    Attributes:
+        images: ``uint8[N, size, size, channels]``.
+        labels: ``int64[N]``, positions in `classes`.
+    """
+
+    images: Pixels
+    labels: NDArray[np.int64]
+    sha256: list[str]
+    segment_ids: list[str]
+    drop_ids: list[str]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: int) -> Split:
+    """A split decoded to the model's input, removals left out and relabels applied.
+
+    Raises:
+        IntegrityError: a stored segment is not what its row promises.
+        NotFoundError: a segment or the version is missing.
+    """
+    manifest = versions.manifest(ctx, version_id)
+    position = {name: i for i, name in enumerate(manifest.classes)}
+    removed = set(manifest.removals)
+    parts: list[Pixels] = []
+    chosen: list[tuple[dict[str, Any], str]] = []
+    for segment_id in manifest.segments:
+        rows = index(ctx, segment_id)
+        keep = [i for i, r in enumerate(rows) if r["split"] == split and r["sha256"] not in removed]
+        if keep:
+            parts.append(pixels(ctx, segment_id, size, channels)[keep])
+            chosen += [(rows[i], segment_id) for i in keep]
+    labels = [position[manifest.relabels.get(r["sha256"], r["label"])] for r, _ in chosen]
+    return Split(
+        images=np.concatenate(parts) if parts else np.zeros((0, size, size, channels), np.uint8),
+        labels=np.asarray(labels, np.int64),
+        sha256=[r["sha256"] for r, _ in chosen],
+        segment_ids=[s for _, s in chosen],
+        drop_ids=[r["drop_id"] for r, _ in chosen],
+        classes=manifest.classes,
+    )
+
+
+def shape_of(ctx: Context, version_id: str) -> tuple[int, int]:
+    """Image side and channels that suit the version's training images.
+
+    The side is the setting, else the median longer side rounded up to a multiple of 8, within 24 and
+    96; one channel if every sampled image is grey.
+    """
+    rows = [r for s in versions.manifest(ctx, version_id).segments for r in index(ctx, s) if r["split"] == "train"]
+    if not rows:
+        raise NotFoundError(f"dataset version {version_id[:12]} has no training images")
+    step = max(1, len(rows) // _SHAPE_SAMPLE)
+    sampled = rows[::step]
+    side = statistics.median(max(r["width"], r["height"]) for r in sampled)
+    rounded = math.ceil(side / _SIDE_STEP) * _SIDE_STEP
+    size = ctx.settings.image_size or min(_SIDE_MOST, max(_SIDE_LEAST, rounded))
+    return size, 1 if all(r["grey"] for r in sampled) else 3
+
+
+def index(ctx: Context, segment_id: str) -> list[dict[str, Any]]:
+    """The index rows of a segment, cached."""
+    path = _cache(ctx) / "segments" / f"{segment_id}.parquet"
+    if not path.exists():
+        row = _row(ctx, segment_id)
+        data = ctx.store.get(row["index_key"])
+        _prove(hashlib.sha256(data).hexdigest(), row["index_sha256"], row["index_key"])
+        _place(path, data)
+    return read_index(path.read_bytes())
+
+
+def pixels(ctx: Context, segment_id: str, size: int, channels: int) -> Pixels:
+    """All images of a segment as a memory map, in index order."""
+    path = _cache(ctx) / "pixels" / f"{segment_id}-{size}-{channels}.npy"
+    with _locked(path):
+        if not path.exists():
+            _decode(ctx, segment_id, size, channels, path)
+    mapped: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped
+
+
+def _decode(ctx: Context, segment_id: str, size: int, channels: int, path: Path) -> None:
+    rows = index(ctx, segment_id)
+    tar = _tar(ctx, segment_id)
+    limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
+    temporary = path.with_suffix(".part")
+    out = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(rows), size, size, channels))
+
+    def one(i: int) -> None:
+        with tar.open("rb") as file:
+            file.seek(rows[i]["offset"])
+            out[i] = images.decode(file.read(rows[i]["size"]), size, channels, limits)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, range(len(rows))))
+    out.flush()
+    temporary.rename(path)
+    log.info("decoded segment %s: %d images to %d×%d×%d", segment_id, len(rows), size, size, channels)
+
+
+def _tar(ctx: Context, segment_id: str) -> Path:
+    path = _cache(ctx) / "segments" / f"{segment_id}.tar"
+    if not path.exists():
+        row = _row(ctx, segment_id)
+        temporary = path.with_suffix(".tar.part")
+        ctx.store.get_file(row["tar_key"], temporary)
+        with temporary.open("rb") as file:
+            _prove(hashlib.file_digest(file, "sha256").hexdigest(), row["tar_sha256"], row["tar_key"])
+        temporary.rename(path)
+    return path
+
+
+def _row(ctx: Context, segment_id: str) -> dict[str, Any]:
+    with transaction(ctx.engine) as connection:
+        query = select(segments_table).where(segments_table.c.id == segment_id)
+        row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NotFoundError(f"no segment has the id `{segment_id}`")
+    return dict(row)
+
+
+def _prove(found: str, expected: str, key: str) -> None:
+    if found != expected:
+        raise IntegrityError(f"{key} has SHA-256 {found}, expected {expected}: damaged or replaced")
+
+
+def _cache(ctx: Context) -> Path:
+    folder = ctx.settings.home / "cache"
+    for name in ("segments", "pixels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _place(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(data)
+    shutil.move(temporary, path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process of this host at a time makes the file."""
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

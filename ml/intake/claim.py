@@ -1,0 +1,108 @@
+"""Claims a ready drop: freezes its listing, gives it its id, opens its cycle; and acknowledges it at the end."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from ml.catalog import cycles, drops
+from ml.catalog.engine import transaction
+from ml.context import Context
+from ml.errors import InvalidInputError, NotFoundError
+from ml.intake import formats, listing
+from ml.intake.find import INGESTED, READY, REJECTED
+from ml.intake.listing import Listing
+
+log = logging.getLogger(__name__)
+
+
+def claim(ctx: Context, prefix: str) -> str | None:
+    """The drop's id, or None if there is nothing left to do for it.
+
+    The id is a hash of what the drop holds, so whoever claims the same content gets the same id, and
+    content that was finished before is only acknowledged. A drop that cannot be read at all is
+    rejected here, with the reason.
+
+    Args:
+        prefix: the drop's folder in the labels bucket, ending in ``/``.
+
+    Raises:
+        InvalidInputError: the drop has no marker.
+    """
+    try:
+        marker = ctx.labels.info(prefix + READY)
+    except NotFoundError as error:
+        raise InvalidInputError(
+            f"`{prefix}` has no marker: upload an empty object `{prefix}{READY}` when the drop is complete"
+        ) from error
+    frozen = listing.take(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
+    listing.save(ctx, frozen)
+    drop_id = frozen.drop_id
+    ready_at = marker.modified
+    if ready_at is None:
+        raise InvalidInputError(f"the object store gives `{prefix}{READY}` no modification time")
+    status = drops.begin(ctx.engine, drop_id, prefix, frozen.digest, ready_at)
+    if status != "claimed":
+        acknowledge(ctx, drop_id)
+        return None
+    cycles.open_cycle(ctx.engine, drop_id, "drop", drop_id)
+    with cycles.stage(ctx.engine, drop_id, "claim"):
+        problem = _unreadable(ctx, frozen)
+    if problem:
+        reject(ctx, drop_id, problem)
+        return None
+    return drop_id
+
+
+def reject(ctx: Context, drop_id: str, reason: str, aside: Sequence[Mapping[str, Any]] = (), **columns: Any) -> None:
+    """End the drop as rejected: row, cycle and quarantine rows in one transaction, then the marker."""
+    with transaction(ctx.engine) as connection:
+        if drops.locked_status(connection, drop_id) == "claimed":
+            drops.finish(connection, drop_id, "rejected", reason=reason, **columns)
+            drops.put_in_quarantine(connection, drop_id, aside)
+            drops.stop_cycle(connection, drop_id, "stopped", reason)
+    log.warning("drop %s rejected: %s", drop_id, reason)
+    acknowledge(ctx, drop_id)
+
+
+def acknowledge(ctx: Context, drop_id: str) -> None:
+    """Replace the ready marker of a finished drop by one that tells its fate.
+
+    A drop that was changed while this one was handled keeps its marker: it is a new drop, not yet seen.
+    """
+    row = drops.get(ctx.engine, drop_id)
+    keep = ("images", "accepted", "quarantined", "duplicates", "reason", "dataset_version", "report_key")
+    body = {"drop_id": drop_id, "status": row["status"], **{name: row[name] for name in keep}}
+    name = INGESTED if row["status"] == "accepted" else REJECTED
+    ctx.labels.put(row["prefix"] + name, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
+    try:
+        hint = _hint(ctx.labels.get(row["prefix"] + READY))
+    except NotFoundError:
+        return
+    now = listing.take(ctx, row["prefix"], hint)
+    gone = not {f.key for f in listing.read(ctx, drop_id).files} <= {f.key for f in now.files}
+    if now.drop_id == drop_id or gone:
+        ctx.labels.delete([row["prefix"] + READY])
+
+
+def _hint(marker: bytes) -> str | None:
+    if not marker.strip():
+        return None
+    try:
+        body = orjson.loads(marker)
+    except orjson.JSONDecodeError:
+        return None
+    named = body.get("format") if isinstance(body, dict) else None
+    return str(named) if named is not None else None
+
+
+def _unreadable(ctx: Context, frozen: Listing) -> str | None:
+    if not frozen.files:
+        return "the drop is empty: its marker is there, but no file"
+    try:
+        name = formats.detect(frozen)
+        entries = formats.read(name, frozen, lambda key: ctx.labels.get(frozen.prefix + key))
+    except (InvalidInputError, NotFoundError) as error:
+        return str(error)
+    return None if entries else "the drop holds no image files"

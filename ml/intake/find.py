@@ -1,0 +1,42 @@
+"""Which drops in the bucket are ready. Level-triggered: ask again and the same drops are named."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ml.context import Context
+from ml.errors import NotFoundError
+
+READY = "_READY"
+INGESTED = "_INGESTED"
+REJECTED = "_REJECTED"
+MARKERS = frozenset({READY, INGESTED, REJECTED})
+
+
+@dataclass(frozen=True)
+class ReadyDrop:
+    """A drop whose marker is there; `prefix` ends in ``/``."""
+
+    prefix: str
+    ready_at: datetime
+    etag: str
+
+
+def find_ready(ctx: Context) -> list[ReadyDrop]:
+    """All ready drops, the longest waiting first.
+
+    One listing of the folders plus one small request a folder; accepted drops leave the bucket when
+    their retention ends, so the cost follows recent drops.
+    """
+    folders = [o.key for o in ctx.labels.list(ctx.settings.drops_prefix, recursive=False) if o.key.endswith("/")]
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda prefix: _ready(ctx, prefix), folders)
+    return sorted((d for d in found if d), key=lambda d: d.ready_at)
+
+
+def _ready(ctx: Context, prefix: str) -> ReadyDrop | None:
+    try:
+        info = ctx.labels.info(prefix + READY)
+    except NotFoundError:
+        return None
+    return ReadyDrop(prefix, info.modified or datetime.now(UTC), info.etag)

@@ -1,0 +1,189 @@
+"""Judges a drop: row by row (bad ones go to quarantine), and as a whole (or it is rejected)."""
+
+import logging
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ml.catalog import cycles, drops
+from ml.context import Context
+from ml.errors import IntegrityError, NotFoundError, UnavailableError
+from ml.images import Limits
+from ml.intake import agreement, docs, formats, inspect, judged, listing, quarantine, suites
+from ml.intake.claim import reject
+from ml.intake.judged import Judged
+from ml.intake.suites import KEY, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What became of a drop in validation; `good`, `duplicates`, `bad` count its images."""
+
+    drop_id: str
+    accepted: bool
+    reason: str | None
+    images: int
+    good: int
+    duplicates: int
+    bad: int
+
+
+def validate(ctx: Context, drop_id: str) -> Validation:
+    """Judge every row and the drop, keep the report, reject the drop if it must be.
+
+    Runs again harmlessly; a drop that is finished keeps its fate.
+
+    Raises:
+        UnavailableError: a chunk is not inspected yet, or a server does not answer.
+        InvalidInputError: a suite in the expectations folder cannot be used.
+    """
+    row = drops.get(ctx.engine, drop_id)
+    if row["status"] != "claimed":
+        return _finished(row)
+    with cycles.stage(ctx.engine, drop_id, "validate"), tempfile.TemporaryDirectory() as folder:
+        rows = _rows(ctx, drop_id)
+        by_row = _judge_rows(ctx, rows, drop_id, Path(folder) / "images")
+        parts = _sorted(rows, by_row)
+        figures = _figures(ctx, drop_id, len(rows), parts)
+        whole = _judge_drop(ctx, figures, drop_id, Path(folder) / "drop")
+        judged.save(ctx, drop_id, parts)
+        report_key = docs.publish(ctx, drop_id, Path(folder), _report(drop_id, figures, by_row, whole, parts))
+    reason = "; ".join(words for reasons in whole.reasons.values() for words in reasons) or None
+    result = Validation(
+        drop_id, reason is None, reason, len(rows), len(parts.good), len(parts.duplicates), len(parts.bad)
+    )
+    if reason:
+        counts = {"images": result.images, "quarantined": result.bad, "duplicates": result.duplicates}
+        aside = quarantine.hold(ctx, row["prefix"], drop_id, parts.bad)
+        reject(ctx, drop_id, reason, aside, report_key=report_key, format=figures["format"], **counts)
+    return result
+
+
+def _finished(row: dict[str, Any]) -> Validation:
+    return Validation(
+        row["id"],
+        row["status"] == "accepted",
+        row["reason"],
+        row["images"],
+        row["accepted"],
+        row["duplicates"],
+        row["quarantined"],
+    )
+
+
+def _rows(ctx: Context, drop_id: str) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = inspect.read_rows(ctx, drop_id).to_pylist()
+    except NotFoundError as error:
+        raise UnavailableError(f"drop {drop_id} is not wholly inspected yet: {error}") from error
+    return rows
+
+
+def _judge_rows(ctx: Context, rows: list[dict[str, Any]], drop_id: str, folder: Path) -> Verdict:
+    import pandas as pd
+
+    known = judged.known_labels(ctx.engine, sorted({r["sha256"] for r in rows if r["sha256"]}))
+    conflict = judged.conflicts(rows, known)
+    for row in rows:
+        row["known"] = known.get(row["sha256"])
+    frame = pd.DataFrame(rows)
+    frame["aspect"] = frame["width"] / frame["height"]
+    frame["conflict"] = [conflict.get(r["key"]) for r in rows]
+    frame["class_problem"] = _class_problems(ctx, rows)
+    return suites.judge(ctx.settings.expectations / "images.yml", _objects(frame), folder, drop_id)
+
+
+def _objects(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """All-empty columns as objects: an all-NaN float column cannot be matched against a pattern."""
+    empty = [name for name in frame.columns if frame[name].isna().all()]
+    return frame.astype(dict.fromkeys(empty, object)).where(frame.notna(), None)
+
+
+def _class_problems(ctx: Context, rows: list[dict[str, Any]]) -> list[str | None]:
+    policy, classes = ctx.settings.new_classes, judged.known_classes(ctx.engine)
+    if policy == "accept" or not classes:
+        return [None] * len(rows)
+    words = {"hold": "waits for approval", "reject": "is not allowed"}[policy]
+    return [
+        f"class {r['label']} is new and {words} (setting `new_classes`)"
+        if r["label"] and r["label"] not in classes
+        else None
+        for r in rows
+    ]
+
+
+def _sorted(rows: list[dict[str, Any]], verdict: Verdict) -> Judged:
+    parts = Judged([], [], [])
+    seen: set[str] = set()
+    for row in rows:
+        if reasons := verdict.reasons.get(row[KEY]):
+            parts.bad.append(row | {"reasons": reasons})
+        elif row["known"] is not None or row["sha256"] in seen:
+            parts.duplicates.append(row)
+        else:
+            seen.add(row["sha256"])
+            parts.good.append(row)
+    return parts
+
+
+def _figures(ctx: Context, drop_id: str, count: int, parts: Judged) -> dict[str, Any]:
+    """The one row that `drop.yml` judges."""
+    frozen = listing.read(ctx, drop_id)
+    sound = len(parts.good) + len(parts.duplicates)
+    counts = Counter(r["label"] for r in parts.good)
+    return {
+        KEY: "drop",
+        "format": formats.detect(frozen),
+        "images": count,
+        "good_share": sound / count if count else None,
+        "duplicate_share": len(parts.duplicates) / count if count else None,
+        "classes": len(counts),
+        "largest_class_share": max(counts.values()) / len(parts.good) if parts.good else None,
+        "brightness": sum(r["brightness"] for r in parts.good) / len(parts.good) if parts.good else None,
+        "label_agreement": _agreement(ctx, drop_id, frozen.prefix, parts),
+    }
+
+
+def _agreement(ctx: Context, drop_id: str, prefix: str, parts: Judged) -> float | None:
+    if len(parts.good) < agreement.ENOUGH or (judge := agreement.champion(ctx)) is None:
+        return None
+
+    def fetch(keys: Any) -> list[bytes]:
+        found = list(ctx.labels.get_many(prefix + k for k in keys))
+        for problem in found:
+            if isinstance(problem, UnavailableError):
+                raise problem
+        return [b"" if isinstance(data, NotFoundError) else data for data in found]  # type: ignore[misc]
+
+    limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
+    return agreement.label_agreement(judge, parts.good, fetch, limits, drop_id)
+
+
+def _judge_drop(ctx: Context, figures: dict[str, Any], drop_id: str, folder: Path) -> Verdict:
+    import pandas as pd
+
+    return suites.judge(ctx.settings.expectations / "drop.yml", _objects(pd.DataFrame([figures])), folder, drop_id)
+
+
+def _report(drop_id: str, figures: dict[str, Any], rows: Verdict, whole: Verdict, parts: Judged) -> bytes:
+    body = {
+        "drop_id": drop_id,
+        "figures": {k: v for k, v in figures.items() if k != KEY},
+        "classes": Counter(r["label"] for r in parts.good),
+        "rejected_because": [words for reasons in whole.reasons.values() for words in reasons],
+        "quarantined": rows.reasons,
+        "failed_expectations": [*whole.failed, *rows.failed],
+    }
+    try:
+        return orjson.dumps(body, option=orjson.OPT_INDENT_2)
+    except orjson.JSONEncodeError as error:
+        raise IntegrityError(f"the report of drop {drop_id} cannot be written as JSON: {error}") from error

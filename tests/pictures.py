@@ -1,0 +1,40 @@
+"""Small real pictures for tests, and drops made of them."""
+
+import io
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from ml.context import Context
+
+
+@cache
+def digits() -> tuple[tuple[str, bytes], ...]:
+    """scikit-learn's 1,797 handwritten digits as (label, PNG bytes)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = (bunch.images * 255 / 16).astype(np.uint8)
+    return tuple((str(label), png(p)) for p, label in zip(pixels, bunch.target, strict=True))
+
+
+def png(pixels: "np.ndarray") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def upload(ctx: Context, name: str, files: dict[str, bytes], marker: bytes | None = b"") -> str:
+    """Put the files (keys relative to the drop) and the marker; returns the drop's prefix."""
+    prefix = f"{ctx.settings.drops_prefix}{name}/"
+    for key, data in files.items():
+        ctx.labels.put(prefix + key, data)
+    if marker is not None:
+        ctx.labels.put(f"{prefix}_READY", marker)
+    return prefix
+
+
+def digit_files(start: int, stop: int) -> dict[str, bytes]:
+    """Digits `start` to `stop` as class folders."""
+    return {f"{label}/{i:04}.png": data for i, (label, data) in enumerate(digits()) if start <= i < stop}
