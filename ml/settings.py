@@ -63,6 +63,7 @@ class Settings(BaseModel):
     batch_size: int = Field(128, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     replay_ratio: float = Field(2.0, ge=0, description="Replayed old samples for each new one.")
+    train_seconds: float = Field(90.0, gt=0, description="Wall clock of the training loop; the schedule fits into it.")
     seed: int = 17
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")
 

@@ -1,0 +1,83 @@
+"""From a fitted network to a bundle folder: ONNX with parity checked, temperature, probes, weights."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ml import bundle, model
+from ml.bundle import BundleInfo
+from ml.errors import IntegrityError
+from ml.images import Pixels
+from ml.training.fit import Labels, logits_of
+from ml.training.networks import SmallCNN, normalise
+
+PARITY = 1e-3
+PROBES = 16
+
+log = logging.getLogger(__name__)
+
+
+class _Served(nn.Module):
+    """The graph that is deployed: raw pixels in, logits out."""
+
+    def __init__(self, network: SmallCNN) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(normalise(images))
+        return logits
+
+
+def export(network: SmallCNN, info: BundleInfo, sample: Pixels, folder: Path) -> str:
+    """Write the bundle of `network` into `folder`; returns its digest.
+
+    Args:
+        info: everything but the files' checksums.
+        sample: ``uint8[N, size, size, channels]``, N ≥ 1; parity is checked on it and probes are taken from it.
+
+    Raises:
+        IntegrityError: the ONNX model's answers are further than `PARITY` from PyTorch's.
+    """
+    network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    example = torch.zeros((2, info.image_size, info.image_size, info.channels), dtype=torch.uint8)
+    torch.onnx.export(
+        _Served(network).eval(),
+        (example,),
+        str(folder / bundle.MODEL),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+        external_data=False,
+        verbose=False,
+    )
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, str(folder / bundle.WEIGHTS))
+    bundle.write(folder, info)
+    loaded = model.load(folder)
+    _check_parity(network, loaded, sample)
+    probes = np.ascontiguousarray(sample[:PROBES])
+    np.savez(folder / bundle.PROBES, images=probes, probabilities=loaded.predict(probes))
+    return bundle.write(folder, info)
+
+
+def _check_parity(network: SmallCNN, loaded: model.Model, sample: Pixels) -> None:
+    sample = np.ascontiguousarray(sample[:256])
+    (found,) = loaded.session.run(None, {"images": sample})
+    worst = float(np.abs(found - logits_of(network, sample).numpy()).max())
+    if not worst < PARITY:
+        raise IntegrityError(f"ONNX and PyTorch differ by up to {worst:.3g} in a logit, at most {PARITY:g} is allowed")
+    log.info("ONNX parity: logits differ by at most %.2g", worst)
+
+
+def temperature(logits: Tensor, labels: Labels) -> float:
+    """The temperature that minimises the negative log-likelihood (Guo et al. 2017), within 0.25 and 10."""
+    if not len(labels):
+        return 1.0
+    target = torch.from_numpy(labels)
+    grid = torch.logspace(-0.6, 1.0, 161)
+    losses = torch.stack([nn.functional.cross_entropy(logits / t, target) for t in grid])
+    return round(float(grid[losses.argmin()]), 4)

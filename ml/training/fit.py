@@ -1,0 +1,139 @@
+"""The training loop, in one piece."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ml.images import Pixels
+from ml.training.networks import SmallCNN, normalise
+
+log = logging.getLogger(__name__)
+
+Labels = NDArray[np.int64]
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. `seconds` bounds the wall clock; the schedule is planned to end within it."""
+
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The network with its best weights, and an epoch's metrics a row."""
+
+    network: SmallCNN
+    history: list[dict[str, float]]
+    best_epoch: int
+
+
+def fit(
+    network: SmallCNN,
+    train: tuple[Pixels, Labels],
+    validation: tuple[Pixels, Labels],
+    recipe: Recipe,
+    progress: Progress | None = None,
+) -> Fitted:
+    """AdamW, warm-up and cosine, light shifts, early stop on the validation loss.
+
+    bf16 autocast and channels-last together are about three times fp32 on CPUs that have them.
+    """
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    images, labels = (torch.from_numpy(np.ascontiguousarray(a)) for a in train)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
+    steps, epochs, started = math.ceil(len(labels) / recipe.batch_size), recipe.epochs, time.monotonic()
+    history: list[dict[str, float]] = []
+    best, best_epoch, best_state = math.inf, 0, {k: v.clone() for k, v in network.state_dict().items()}
+    for epoch in range(recipe.epochs):
+        network.train()
+        total = 0.0
+        for step, chosen in enumerate(torch.split(torch.randperm(len(labels), generator=generator), recipe.batch_size)):
+            rate = recipe.learning_rate * _schedule(epoch * steps + step, epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(_shifted(normalise(images[chosen]), generator))
+            loss = functional.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            total += float(loss.detach()) * len(chosen)
+        metrics = {"train_loss": total / len(labels), **evaluate(network, *validation), "learning_rate": rate}
+        history.append(metrics)
+        log.info("epoch %d/%d %s", epoch + 1, epochs, {k: round(v, 4) for k, v in metrics.items()})
+        if progress:
+            progress(epoch + 1, epochs, metrics)
+        if metrics["validation_loss"] < best:
+            best, best_epoch = metrics["validation_loss"], epoch
+            best_state = {k: v.clone() for k, v in network.state_dict().items()}
+        if epoch == 0:
+            epochs = _affordable(recipe, time.monotonic() - started)
+        if epoch - best_epoch >= recipe.patience or epoch + 1 >= epochs:
+            break
+    network.load_state_dict(best_state)
+    return Fitted(network.eval(), history, best_epoch)
+
+
+def evaluate(network: SmallCNN, images: Pixels, labels: Labels) -> dict[str, float]:
+    """``validation_loss`` (nats) and ``validation_accuracy`` of the network as it stands."""
+    if not len(labels):
+        return {"validation_loss": 0.0, "validation_accuracy": 0.0}
+    output = logits_of(network, images)
+    target = torch.from_numpy(labels)
+    return {
+        "validation_loss": float(functional.cross_entropy(output, target)),
+        "validation_accuracy": float((output.argmax(1) == target).float().mean()),
+    }
+
+
+@torch.no_grad()
+def logits_of(network: SmallCNN, images: Pixels) -> Tensor:
+    """``float32[N, classes]``, in batches."""
+    network.eval()
+    batches = [
+        normalise(torch.from_numpy(np.ascontiguousarray(images[i : i + 512]))) for i in range(0, len(images), 512)
+    ]
+    return torch.cat([network(b.contiguous(memory_format=torch.channels_last)) for b in batches])
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up over the first twentieth, then a half cosine to zero."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+
+
+def _affordable(recipe: Recipe, one_epoch: float) -> int:
+    """Epochs that fit the time, judged by the first; at least three, so that the cosine is one."""
+    return min(recipe.epochs, max(3, int(recipe.seconds / max(one_epoch, 1e-6))))
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Every image moved by up to a twelfth of its side, edges repeated."""
+    n, _, side, _ = images.shape
+    reach = max(1, side // 12)
+    padded = functional.pad(images, (reach, reach, reach, reach), mode="replicate")
+    offsets = torch.randint(0, 2 * reach + 1, (2, n, 1), generator=generator)
+    rows = (offsets[0] + torch.arange(side)).view(n, 1, side, 1)
+    columns = (offsets[1] + torch.arange(side)).view(n, 1, 1, side)
+    moved = padded[torch.arange(n).view(n, 1, 1, 1), torch.arange(images.shape[1]).view(1, -1, 1, 1), rows, columns]
+    return moved.contiguous(memory_format=torch.channels_last)

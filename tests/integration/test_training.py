@@ -1,0 +1,77 @@
+"""A dataset version becomes a challenger, with real MLflow, Postgres and S3."""
+
+import numpy as np
+import pytest
+
+from ml import bundle, model
+from ml.catalog import cycles
+from ml.context import Context
+from ml.datasets.ingest import ingest
+from ml.errors import IntegrityError, NotFoundError
+from ml.training.train import train
+from tests.pictures import digit_files, upload
+
+
+def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
+    ctx = context_with_mlflow
+    first = ingest(ctx, upload(ctx, "one", digit_files(0, 500)))
+    assert first.version
+    assert first.drop_id
+    made = train(ctx, first.version, cycle_id=first.drop_id, epochs=6)
+    assert made == train(ctx, first.version, cycle_id=first.drop_id, epochs=6)  # a retried task
+    assert ctx.registry.alias("challenger") == made.model_version
+    assert ctx.registry.alias("champion") is None
+    assert cycles.recent(ctx.engine)[0]["model_version"] == made.model_version
+
+    place = ctx.registry.bundle(made.model_version)
+    folder = ctx.settings.home / "fetched"
+    info = bundle.fetch(ctx.artifacts, place.prefix, place.digest, folder)
+    loaded = model.load(folder)
+    model.check_probes(loaded, folder, 1e-4)
+    assert info.labels == tuple("0123456789")
+    assert (info.image_size, info.channels) == (24, 1)
+    assert sum(info.class_shares.values()) == pytest.approx(1)
+    with pytest.raises(IntegrityError):
+        bundle.fetch(ctx.artifacts, place.prefix, "0" * 64, ctx.settings.home / "other")
+
+    run = ctx.registry.client.get_run(made.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["plan_mode"] == "full"
+    assert run.data.metrics["final_validation_accuracy"] > 0.6
+    assert run.inputs.dataset_inputs[0].dataset.digest == first.version[:32]
+    assert {f.path for f in ctx.registry.client.list_artifacts(made.run_id, "plots")} == {
+        "plots/curves.png",
+        "plots/confusion.png",
+    }
+
+    ctx.registry.set_alias("champion", made.model_version)
+    second = ingest(ctx, upload(ctx, "two", digit_files(500, 700)))
+    assert second.version
+    again = train(ctx, second.version, cycle_id=str(second.drop_id), epochs=3)
+    params = ctx.registry.client.get_run(again.run_id).data.params
+    assert params["plan_mode"] == "refresh"
+    assert params["warm_start_from"] == str(made.model_version)
+    assert int(params["plan_new"]) < int(params["training_samples"])
+
+
+def test_mlflow_loads_the_champion_as_a_normal_model(context_with_mlflow: Context) -> None:
+    import mlflow
+
+    ctx = context_with_mlflow
+    done = ingest(ctx, upload(ctx, "one", digit_files(0, 120)))
+    assert done.version
+    made = train(ctx, done.version, cycle_id=str(done.drop_id), epochs=1)
+    ctx.registry.set_alias("champion", made.model_version)
+    mlflow.set_tracking_uri(ctx.settings.mlflow_url)
+    loaded = mlflow.pyfunc.load_model(f"models:/{ctx.settings.model_name}@champion")
+    answers = loaded.predict(np.zeros((3, 24, 24, 1), np.uint8))
+    assert answers.shape == (3, 10)
+    assert answers.sum(1) == pytest.approx(np.ones(3), abs=1e-5)
+
+
+def test_what_is_not_there_is_not_found(context_with_mlflow: Context) -> None:
+    registry = context_with_mlflow.registry
+    assert registry.alias("champion") is None
+    assert registry.aliases() == {}
+    with pytest.raises(NotFoundError):
+        registry.bundle(7)
