@@ -40,11 +40,7 @@ class Registry:
 
     def alias(self, name: str) -> int | None:
         """The version that bears the alias, or None."""
-        try:
-            with _translated(f"alias `{name}` of `{self.name}`"):
-                return int(self.client.get_model_version_by_alias(self.name, name).version)
-        except NotFoundError:
-            return None
+        return self.aliases().get(name)
 
     def set_alias(self, name: str, version: int | None) -> None:
         """Point the alias at `version`; None removes it."""

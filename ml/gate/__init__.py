@@ -1,0 +1,1 @@
+"""Whether the challenger may answer: the same holdout, paired statistics, a recorded decision."""

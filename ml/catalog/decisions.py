@@ -1,0 +1,56 @@
+"""Decisions: who or what chose which model, and why. Written once, kept for ever."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, RowMapping, select
+from sqlalchemy.dialects.postgresql import insert
+
+from ml.catalog.engine import transaction
+from ml.catalog.tables import decisions
+from ml.errors import NotFoundError
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A row of `decisions`; `actor` is ``gate`` or ``operator:NAME``, `verdict` promote, reject or rollback."""
+
+    id: str
+    model_version: int
+    champion_version: int | None
+    dataset_version: str | None
+    verdict: str
+    reason: str
+    actor: str
+    statistics: dict[str, Any]
+    report_key: str | None = None
+
+
+def record(connection: Connection, decision: Decision) -> None:
+    """Insert within the caller's transaction; a decision that is there already stays as it is."""
+    connection.execute(insert(decisions).values(vars(decision)).on_conflict_do_nothing())
+
+
+def find(engine: Engine, decision_id: str) -> Decision | None:
+    with transaction(engine) as connection:
+        row = connection.execute(select(decisions).where(decisions.c.id == decision_id)).mappings().first()
+    return _decision(row) if row else None
+
+
+def get(engine: Engine, decision_id: str) -> Decision:
+    """Raises NotFoundError for an unknown id."""
+    found = find(engine, decision_id)
+    if found is None:
+        raise NotFoundError(f"no decision has the id `{decision_id}`")
+    return found
+
+
+def of_models(engine: Engine) -> dict[int, Decision]:
+    """The newest decision on each model version."""
+    with transaction(engine) as connection:
+        rows = connection.execute(select(decisions).order_by(decisions.c.created_at)).mappings().all()
+    return {row["model_version"]: _decision(row) for row in rows}
+
+
+def _decision(row: RowMapping) -> Decision:
+    return Decision(**{name: row[name] for name in Decision.__dataclass_fields__})

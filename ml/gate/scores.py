@@ -1,0 +1,104 @@
+"""A model's answers on the holdout, kept by segment: a cycle scores only what it has not scored before."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+
+from ml import bundle, model
+from ml.catalog.engine import transaction
+from ml.catalog.tables import scores
+from ml.context import Context
+from ml.datasets import loader
+from ml.datasets.loader import Split
+from ml.model import Model
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`labels` are the answered labels, `probability` theirs, in the order of the holdout split."""
+
+    labels: NDArray[np.str_]
+    probability: NDArray[np.float32]
+
+
+def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
+    """A registered version's model, fetched, verified and proven by its probes.
+
+    Raises:
+        IntegrityError: the bundle is broken.
+    """
+    place = ctx.registry.bundle(version)
+    folder = ctx.settings.home / "bundles" / place.digest
+    bundle.fetch(ctx.artifacts, place.prefix, place.digest, folder)
+    loaded = model.load(folder, threads=2)
+    model.check_probes(loaded, folder, ctx.settings.probe_tolerance)
+    return loaded, folder
+
+
+def score(ctx: Context, version: int, judge: Model, version_id: str) -> tuple[Split, Answers]:
+    """The holdout of a dataset version at the model's own input size, and the model's answers on it."""
+    size, channels = judge.info.image_size, judge.info.channels
+    holdout = loader.load(ctx, version_id, "holdout", size, channels)
+    known = _known(ctx, version)
+    answers: dict[str, tuple[str, float]] = {}
+    for segment in dict.fromkeys(holdout.segment_ids):
+        answers |= _segment(ctx, version, judge, segment, known.get(segment))
+    found = [answers[digest] for digest in holdout.sha256]
+    labels = np.asarray([label for label, _ in found], np.str_)
+    return holdout, Answers(labels, np.asarray([p for _, p in found], np.float32))
+
+
+def _known(ctx: Context, version: int) -> dict[str, str]:
+    with transaction(ctx.engine) as connection:
+        rows = connection.execute(
+            select(scores.c.segment_id, scores.c.object_key).where(scores.c.model_version == version)
+        )
+        return dict(rows.all())
+
+
+def _segment(ctx: Context, version: int, judge: Model, segment: str, key: str | None) -> dict[str, tuple[str, float]]:
+    if key is not None:
+        with np.load(io.BytesIO(ctx.store.get(key)), allow_pickle=False) as stored:
+            triples = zip(stored["sha256"], stored["label"], stored["probability"], strict=True)
+            return {str(d): (str(label), float(p)) for d, label, p in triples}
+    rows = loader.index(ctx, segment)
+    positions = [i for i, r in enumerate(rows) if r["split"] == "holdout"]
+    pixels = loader.pixels(ctx, segment, judge.info.image_size, judge.info.channels)
+    chunks = [positions[i : i + _BATCH] for i in range(0, len(positions), _BATCH)]
+    probabilities = np.concatenate([judge.predict(np.ascontiguousarray(pixels[c])) for c in chunks])
+    labels = np.asarray(judge.info.labels, np.str_)[probabilities.argmax(1)]
+    digests = np.asarray([rows[i]["sha256"] for i in positions], np.str_)
+    _keep(ctx, version, segment, digests, labels, probabilities.max(1))
+    triples = zip(digests, labels, probabilities.max(1), strict=True)
+    return {str(d): (str(label), float(p)) for d, label, p in triples}
+
+
+def _keep(
+    ctx: Context,
+    version: int,
+    segment: str,
+    digests: NDArray[np.str_],
+    labels: NDArray[np.str_],
+    probability: NDArray[np.float32],
+) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, sha256=digests, label=labels, probability=probability)
+    key = f"scores/{ctx.settings.model_name}/{version}/{segment}.npz"
+    ctx.store.put(key, buffer.getvalue())
+    with transaction(ctx.engine) as connection:
+        row = {"model_version": version, "segment_id": segment, "object_key": key}
+        connection.execute(insert(scores).values(row).on_conflict_do_nothing())
+
+
+def right(holdout: Split, answers: Answers) -> NDArray[np.bool_]:
+    """Per sample, whether the answer is the label; a class the model never heard of is answered wrong."""
+    truth = np.asarray(holdout.classes, np.str_)[holdout.labels]
+    result: NDArray[np.bool_] = truth == answers.labels
+    return result

@@ -1,0 +1,80 @@
+"""The statistics of a decision. Pure functions of right and wrong answers.
+
+Sources: Wilson, J. Am. Stat. Assoc. 22 (1927); McNemar, Psychometrika 12 (1947), exact form; Efron,
+Ann. Stat. 7 (1979) for the bootstrap; Holm, Scand. J. Stat. 6 (1979).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+Right = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same samples; accuracies and differences are shares, `p_value` one-sided."""
+
+    samples: int
+    champion_accuracy: float
+    challenger_accuracy: float
+    challenger_only_right: int
+    champion_only_right: int
+    p_value: float
+    difference: float
+    difference_interval: tuple[float, float]
+
+
+def wilson(right: int, samples: int, alpha: float = 0.05) -> tuple[float, float]:
+    """The Wilson score interval of a share; (0, 1) for no samples."""
+    if samples == 0:
+        return 0.0, 1.0
+    interval = binomtest(right, samples).proportion_ci(1 - alpha, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(better: int, worse: int) -> float:
+    """One-sided exact McNemar: the chance of at least `better` of the discordant pairs if both are equal."""
+    return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
+
+
+def compare(champion: Right, challenger: Right, seed: int, rounds: int = 10_000) -> Comparison:
+    """Pair two models' answers on the same samples, in the same order."""
+    better, worse = int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
+    n = len(champion)
+    return Comparison(
+        samples=n,
+        champion_accuracy=float(champion.mean()),
+        challenger_accuracy=float(challenger.mean()),
+        challenger_only_right=better,
+        champion_only_right=worse,
+        p_value=mcnemar(better, worse),
+        difference=(better - worse) / n,
+        difference_interval=paired_bootstrap(better, worse, n, seed, rounds),
+    )
+
+
+def paired_bootstrap(better: int, worse: int, samples: int, seed: int, rounds: int) -> tuple[float, float]:
+    """95 % percentile interval of the accuracy difference, resampling whole pairs.
+
+    Pairs fall into three cells (challenger only right, champion only right, alike), so a resample of
+    them is one multinomial draw.
+    """
+    shares = [better / samples, worse / samples, 1 - (better + worse) / samples]
+    drawn = np.random.default_rng(seed).multinomial(samples, shares, rounds)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / samples, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    """Which hypotheses fall, at a family-wise error rate of `alpha`."""
+    order = np.argsort(p_values)
+    fallen = [False] * len(p_values)
+    for rank, position in enumerate(order):
+        if p_values[position] > alpha / (len(p_values) - rank):
+            break
+        fallen[position] = True
+    return fallen
