@@ -1,0 +1,49 @@
+"""The release stage: a promote decision becomes a live model."""
+
+import logging
+
+from sqlalchemy import func, update
+
+from ml.catalog import cycles, decisions
+from ml.catalog.engine import transaction
+from ml.catalog.tables import cycles as cycles_table
+from ml.context import Context
+from ml.errors import ConflictError
+from ml.release.deploy import Deployment, move
+
+log = logging.getLogger(__name__)
+
+
+def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> Deployment | None:
+    """Deploy what a decision promotes; None for a decision that promotes nothing.
+
+    Running again after a crash finishes or finds what was begun. The outcome is noted in the cycle.
+
+    Raises:
+        NotFoundError: no such decision.
+        UnavailableError: a server does not answer.
+    """
+    decision = decisions.get(ctx.engine, decision_id)
+    if decision.verdict == "reject":
+        return None
+    if cycle_id is None:
+        return move(ctx, decision, decision.champion_version)
+    try:
+        with cycles.stage(ctx.engine, cycle_id, "release"):
+            done = move(ctx, decision, decision.champion_version)
+    except ConflictError as error:
+        _finish(ctx, cycle_id, "reject", str(error), live=False)
+        return None
+    if done.status == "live":
+        _finish(ctx, cycle_id, "promote", decision.reason, live=True)
+    else:
+        _finish(ctx, cycle_id, "reject", f"the release was undone: {done.reason}", live=False)
+    return done
+
+
+def _finish(ctx: Context, cycle_id: str, verdict: str, reason: str, *, live: bool) -> None:
+    values = {"verdict": verdict, "reason": reason, "finished_at": func.now()}
+    if live:
+        values["live_at"] = func.coalesce(cycles_table.c.live_at, func.now())
+    with transaction(ctx.engine) as connection:
+        connection.execute(update(cycles_table).where(cycles_table.c.id == cycle_id).values(values))
