@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles
+from ml.errors import NotFoundError
 
 
 def open_cycle(engine: Engine, cycle_id: str, origin: str, drop_id: str | None = None) -> None:
@@ -53,3 +54,12 @@ def recent(engine: Engine, limit: int = 10) -> list[dict[str, Any]]:
 def set_dataset_version(connection: Connection, cycle_id: str, version: str) -> None:
     """Note the cycle's dataset version within the caller's transaction."""
     connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(dataset_version=version))
+
+
+def get(engine: Engine, cycle_id: str) -> dict[str, Any]:
+    """Raises NotFoundError for an unknown id."""
+    with transaction(engine) as connection:
+        row = connection.execute(select(cycles).where(cycles.c.id == cycle_id)).mappings().first()
+    if row is None:
+        raise NotFoundError(f"no cycle has the id `{cycle_id}`")
+    return dict(row)

@@ -1,0 +1,246 @@
+"""`evergreen …`: each stage and the whole cycle without Airflow. `infra.cli` adds what starts the stack.
+
+Every command prints for a person, or with `--json` for a program. Heavy modules are imported by the
+commands that need them, so that `--help` is quick.
+"""
+
+import getpass
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ml.context import Context
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="An image classifier that keeps itself current.")
+console = Console()
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the decision.")]
+Actor = Annotated[str | None, typer.Option("--as", help="Your name; the login name by default.")]
+
+STOPPED = 4
+
+
+def connected() -> "Context":
+    """The context of this shell's settings."""
+    from ml.context import connect
+    from ml.settings import Settings
+
+    return connect(Settings.load(os.environ))
+
+
+@app.command()
+def drop(
+    path: Annotated[Path, typer.Argument(help="A folder of class folders, or with a labels.csv; or a tar of one.")],
+    name: Annotated[str | None, typer.Option(help="The drop's name; the folder's by default.")] = None,
+    ready: Annotated[bool, typer.Option(help="Put the marker that starts the ingest.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would be read as.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload labelled images and mark them ready. Begun again, it sends only what is missing."""
+    from ml.intake import upload
+
+    with upload.prepare(path, name) as prepared:
+        told = {"name": prepared.name, "files": len(prepared.files), "bytes": prepared.bytes, "format": prepared.format}
+        if not as_json:
+            console.print(f"  {path}: {len(prepared.files)} files, to be read as [bold]{prepared.format}[/]")
+        if not dry_run:
+            bar = Progress(
+                TextColumn("  uploading"),
+                BarColumn(),
+                DownloadColumn(),
+                TimeRemainingColumn(),
+                console=console,
+                disable=as_json,
+                transient=True,
+            )
+            with bar:
+                task = bar.add_task("", total=prepared.bytes)
+                told["prefix"] = upload.send(connected(), prepared, lambda size: bar.advance(task, size), ready=ready)
+            if not as_json:
+                state = "marked ready" if ready else "not marked yet: put `_READY` when it is complete"
+                console.print(f"  uploaded to [bold]{told['prefix']}[/], {state}")
+    _json(told, as_json)
+
+
+@app.command()
+def cycle(
+    prefix: Annotated[str | None, typer.Argument(help="The drop's folder in the bucket, `drops/NAME/`.")] = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="No drop: train anew on what there is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The whole loop once, without Airflow: ingest, train, decide, release. Exit code 4 if nothing was promoted."""
+    from ml.cycle import run_cycle
+
+    def on_stage(stage: str, detail: str) -> None:
+        if not as_json:
+            console.print(f"  [green]✓[/] {stage:9} {detail}", highlight=False)
+
+    def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        if not as_json:
+            shown = f"loss {metrics['validation_loss']:.3f}, accuracy {metrics['validation_accuracy']:.1%}"
+            console.print(f"    epoch {epoch}/{epochs}: validation {shown}", style="dim", highlight=False)
+
+    with console.status("running", spinner="dots"):
+        row = run_cycle(connected(), prefix, on_stage=on_stage, progress=on_epoch, retrain=retrain)
+    _json(row, as_json)
+    if not as_json:
+        console.print(f"  {row['verdict']}: {row['reason']}")
+    if row["verdict"] != "promote":
+        raise typer.Exit(STOPPED)
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
+    as_json: Json = False,
+) -> None:
+    """Ask the running service."""
+    import httpx
+
+    from ml.errors import InvalidInputError, UnavailableError
+    from ml.settings import Settings
+
+    url = Settings.load(os.environ).service_url
+    table = _table("file", "label", "probability", "model", "ms")
+    answers = []
+    try:
+        with httpx.Client(base_url=url, timeout=30) as http:
+            for path in files:
+                answer = http.post("/v1/predict", files={"file": (path.name, path.read_bytes())})
+                if answer.status_code == 503:
+                    raise UnavailableError(f"{url}: {answer.json().get('detail', 'no model is ready')}")
+                if answer.status_code != 200:
+                    raise InvalidInputError(f"{path}: {answer.json().get('detail', answer.text)}")
+                body = answer.json()
+                answers.append({"file": str(path), **body})
+                numbers = (f"{body['probability']:.1%}", f"v{body['model_version']}", f"{body['milliseconds']:.1f}")
+                table.add_row(str(path), body["label"], *numbers)
+    except httpx.HTTPError as error:
+        raise UnavailableError(f"the service at {url} does not answer: {error}") from error
+    _show(table, answers, as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """The registry's versions: aliases, dataset, accuracy, verdict."""
+    from ml.catalog import decisions
+
+    ctx = connected()
+    verdicts = decisions.of_models(ctx.engine)
+    aliases: dict[int, list[str]] = {}
+    for alias, version in ctx.registry.aliases().items():
+        aliases.setdefault(version, []).append(alias)
+    rows: list[dict[str, Any]] = []
+    for found in ctx.registry.find():
+        number = int(found.version)
+        decision = verdicts.get(number)
+        rows.append(
+            {
+                "version": number,
+                "aliases": sorted(aliases.get(number, [])),
+                "dataset_version": found.tags.get("dataset_version"),
+                "accuracy": decision.statistics.get("challenger_accuracy") if decision else None,
+                "verdict": decision.verdict if decision else None,
+                "reason": decision.reason if decision else None,
+                "url": ctx.registry.version_url(number),
+            }
+        )
+    table = _table("version", "aliases", "dataset", "holdout accuracy", "verdict", "reason")
+    for row in rows:
+        accuracy = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
+        dataset = (row["dataset_version"] or "–")[:8]
+        table.add_row(
+            f"v{row['version']}",
+            ", ".join(row["aliases"]),
+            dataset,
+            accuracy,
+            row["verdict"] or "–",
+            row["reason"] or "",
+        )
+    _show(table, rows, as_json)
+
+
+@app.command()
+def promote(version: int, reason: Reason, actor: Actor = None, as_json: Json = False) -> None:
+    """Make a version the champion, whatever the gate says; your name is kept."""
+    from ml.release import operator
+
+    _moved(operator.promote(connected(), version, actor or getpass.getuser(), reason), as_json)
+
+
+@app.command()
+def rollback(
+    reason: Reason,
+    to: Annotated[int | None, typer.Option(help="A version; the previous champion by default.")] = None,
+    actor: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """The previous model again, on every worker."""
+    from ml.release import operator
+
+    _moved(operator.rollback(connected(), actor or getpass.getuser(), reason, to), as_json)
+
+
+@app.command()
+def drops(as_json: Json = False) -> None:
+    """The newest drops: counts, fate, and why."""
+    from ml.catalog import drops as rows_of
+
+    rows = rows_of.recent(connected().engine)
+    table = _table("drop", "status", "images", "accepted", "quarantined", "duplicates", "reason")
+    for row in rows:
+        counts = (str(row[name]) for name in ("images", "accepted", "quarantined", "duplicates"))
+        table.add_row(row["prefix"], row["status"], *counts, row["reason"] or "")
+    _show(table, rows, as_json)
+
+
+@app.command()
+def deployments(as_json: Json = False) -> None:
+    """What served when, and what became of each try."""
+    from ml.catalog import deployments as rows_of
+
+    rows = rows_of.recent(connected().engine)
+    table = _table("id", "version", "before", "status", "since", "reason")
+    for row in rows:
+        before = f"v{row['previous_version']}" if row["previous_version"] else "–"
+        since = f"{row['created_at']:%Y-%m-%d %H:%M:%S}"
+        table.add_row(str(row["id"]), f"v{row['model_version']}", before, row["status"], since, row["reason"] or "")
+    _show(table, rows, as_json)
+
+
+def _moved(done: Any, as_json: bool) -> None:
+    _json(vars(done), as_json)
+    if not as_json:
+        before = f", before it v{done.previous_version}" if done.previous_version else ""
+        console.print(
+            f"  version {done.model_version} is [bold]{done.status}[/] on {done.replicas} replicas "
+            f"after {done.seconds:.1f} s{before}{': ' + done.reason if done.reason else ''}"
+        )
+    if done.status != "live":
+        raise typer.Exit(STOPPED)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _show(table: Table, rows: list[Any], as_json: bool) -> None:
+    _json(rows, as_json)
+    if not as_json:
+        console.print(table)
+
+
+def _json(body: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2))

@@ -1,0 +1,104 @@
+"""Uploads a drop as a user would: the files, then the marker. Begun again, it sends only what is missing."""
+
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ml.context import Context
+from ml.errors import InvalidInputError
+from ml.intake import formats
+from ml.intake.find import READY
+from ml.intake.formats.entry import is_hidden
+from ml.intake.listing import Listing
+from ml.objects import ObjectInfo
+
+OnFile = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is about to be sent: local files by their key in the drop, and what they will be read as."""
+
+    name: str
+    files: dict[str, Path]
+    format: str
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files.values())
+
+
+@contextmanager
+def prepare(path: Path, name: str | None = None) -> Iterator[Upload]:
+    """The files of a folder or of a tar of one, and the format they will be read as.
+
+    Raises:
+        InvalidInputError: nothing there, a name that is no folder name, or no format that fits.
+    """
+    name = name or path.name.split(".")[0]
+    if not re.fullmatch(r"[\w][\w.-]{0,99}", name):
+        raise InvalidInputError(f"`--name` must be letters, digits, dots, dashes and underscores; received {name!r}")
+    with TemporaryDirectory() as folder:
+        root = path if path.is_dir() else _unpacked(path, Path(folder))
+        files = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*")) if p.is_file()}
+        files = {key: p for key, p in files.items() if not is_hidden(key)}
+        if not files:
+            raise InvalidInputError(f"{path} holds no files")
+        listing = Listing(name, tuple(ObjectInfo(key, p.stat().st_size, "", None) for key, p in files.items()))
+        yield Upload(name, files, formats.detect(listing))
+
+
+def send(ctx: Context, upload: Upload, on_file: OnFile, *, ready: bool = True) -> str:
+    """Send what the bucket has not got yet (by size and MD5), then the marker; returns the drop's prefix.
+
+    `on_file` hears the bytes of each file that is done.
+    """
+    prefix = f"{ctx.settings.drops_prefix}{upload.name}/"
+    there = {o.key: o for o in ctx.labels.list(prefix)}
+
+    def one(item: tuple[str, Path]) -> None:
+        key, path = item
+        known = there.get(prefix + key)
+        size = path.stat().st_size
+        if known is None or known.size != size or known.etag != _md5(path):
+            ctx.labels.put_file(prefix + key, path)
+        on_file(size)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, upload.files.items()))
+    if ready:
+        ctx.labels.put(prefix + READY, b"")
+    return prefix
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    if not path.exists():
+        raise InvalidInputError(f"{path} does not exist; give a folder, or a tar of one")
+    try:
+        with tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")
+    except (tarfile.TarError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be unpacked as a tar: {error}") from error
+    return _single_folder(folder)
+
+
+def _single_folder(folder: Path) -> Path:
+    """A tar of one folder that holds everything else is that folder."""
+    inside = [e for e in os.scandir(folder) if not e.name.startswith(".")]
+    if len(inside) == 1 and inside[0].is_dir():
+        deeper = Path(inside[0].path)
+        if any(e.is_dir() for e in os.scandir(deeper)) or (deeper / "labels.csv").exists():
+            return deeper
+    return folder
