@@ -13,6 +13,7 @@ Layout of a bundle folder:
 
 import hashlib
 import io
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -116,7 +117,7 @@ def _fetch_one(store: ObjectStore, prefix: str, name: str, expected: str, folder
     data = store.get(f"{prefix}/{name}")
     if digest(data) != expected:
         raise IntegrityError(f"{prefix}/{name} has SHA-256 {digest(data)}, expected {expected}: damaged or replaced")
-    temporary = path.with_suffix(path.suffix + ".part")
+    temporary = path.with_name(f"{name}.{uuid.uuid4().hex}.part")  # several processes may fetch it at once
     temporary.write_bytes(data)
     temporary.rename(path)
     return data

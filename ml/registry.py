@@ -1,5 +1,7 @@
 """MLflow's registry behind the few words the loop needs: versions, aliases, tags, and where a bundle lies."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,16 +116,16 @@ class Registry:
                 raise
 
     def _upload(self, run_id: str, folder: Path) -> str:
-        import tempfile
-
         from mlflow import pyfunc
 
         with tempfile.TemporaryDirectory() as temporary:
             target = Path(temporary) / "model"
+            # MLflow keeps the folder's own name below `data/`, and `bundle` above counts on it.
+            named = shutil.copytree(folder, Path(temporary) / _BUNDLE_FOLDER)
             pyfunc.save_model(
                 path=str(target),
                 loader_module="ml.pyfunc",
-                data_path=str(folder),
+                data_path=str(named),
                 pip_requirements=["numpy", "onnxruntime", "pydantic"],
             )
             self.client.log_artifacts(run_id, str(target), "model")

@@ -16,6 +16,7 @@ from ml.errors import InvalidInputError
 
 PREFIX = "EVERGREEN_"
 ENV_FILE = "evergreen.env"
+PORT_PREFIX = "EVERGREEN_PORT_"  # the local stack's own; nothing here reads them
 
 
 class Settings(BaseModel):
@@ -104,7 +105,7 @@ class Settings(BaseModel):
         """
         home = Path(environ.get(PREFIX + "HOME", cls.model_fields["home"].default))
         merged = {k: v for k, v in dotenv_values(home / ENV_FILE).items() if v is not None} | dict(environ)
-        values = {k.removeprefix(PREFIX).lower(): v for k, v in merged.items() if k.startswith(PREFIX) and v != ""}
+        values = {k.removeprefix(PREFIX).lower(): v for k, v in merged.items() if k.startswith(PREFIX) and not k.startswith(PORT_PREFIX) and v}
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -50,10 +50,10 @@ def _start(home: Path, stack: str, console: Console) -> Settings:
         from infra import compose
 
         return compose.up(Path.cwd())
-    from infra.local import stack as local
+    from infra.local import show
 
     _set_aside(home, console)
-    local.up(home)
+    show.start(home, console)
     (home / MARKER).touch()
     return Settings.load({**os.environ, "EVERGREEN_HOME": str(home)})
 

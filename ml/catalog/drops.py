@@ -36,6 +36,14 @@ def get(engine: Engine, drop_id: str) -> dict[str, Any]:
     return dict(row)
 
 
+def newest_of(engine: Engine, prefix: str) -> dict[str, Any] | None:
+    """The drop that was last found at this prefix."""
+    query = select(drops).where(drops.c.prefix == prefix).order_by(drops.c.found_at.desc()).limit(1)
+    with transaction(engine) as connection:
+        row = connection.execute(query).mappings().first()
+    return dict(row) if row else None
+
+
 def unfinished(engine: Engine) -> list[str]:
     """Drops that were claimed and neither accepted nor rejected, the oldest first."""
     with transaction(engine) as connection:

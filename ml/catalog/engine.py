@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ml.errors import UnavailableError
@@ -48,7 +48,11 @@ def advisory_lock(engine: Engine, name: str) -> Iterator[Connection]:
     """Holds the cluster-wide lock `name` for the block; others wait.
 
     The lock belongs to the yielded connection's session, so it goes with a killed process. The
-    block may run its own transactions on other connections.
+    block may run its own transactions on other connections. Should that session die while the block
+    runs, the lock is lost: what the block commits must not rely on it alone.
+
+    Raises:
+        UnavailableError: the database does not answer, or the session had died when the block ended.
     """
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     try:
@@ -56,9 +60,18 @@ def advisory_lock(engine: Engine, name: str) -> Iterator[Connection]:
     except OperationalError as error:
         raise UnavailableError(f"the catalog database does not answer: {error.orig}") from error
     with connection:
-        connection.execute(text("select pg_advisory_lock(:key)"), {"key": key})
+        _lock_call(connection, "pg_advisory_lock", key)
         try:
             yield connection
-        finally:
-            if not connection.invalidated:
-                connection.execute(text("select pg_advisory_unlock(:key)"), {"key": key})
+        except BaseException:
+            with suppress(UnavailableError):  # the block's own error tells more
+                _lock_call(connection, "pg_advisory_unlock", key)
+            raise
+        _lock_call(connection, "pg_advisory_unlock", key)
+
+
+def _lock_call(connection: Connection, function: str, key: int) -> None:
+    try:
+        connection.execute(select(getattr(func, function)(key)))
+    except DBAPIError as error:
+        raise UnavailableError(f"the catalog database went away: {function} failed: {error.orig}") from error

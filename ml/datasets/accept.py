@@ -18,12 +18,13 @@ from ml.datasets.segments import INDEX_SCHEMA, Segment
 from ml.datasets.splits import split_of
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
-from ml.intake import judged, quarantine
+from ml.intake import docs, judged, quarantine
 from ml.intake.claim import acknowledge
 from ml.intake.judged import Judged
 
 log = logging.getLogger(__name__)
 
+NOTHING_NEW = "the drop brought no image that is not stored already"
 _BATCH = 256
 _INSERT = 1000
 
@@ -36,6 +37,7 @@ def accept(ctx: Context, drop_id: str) -> str | None:
 
     Raises:
         NotFoundError: the drop was not validated.
+        ConflictError: the lock was lost and another drop was accepted meanwhile; run it again.
         UnavailableError: a server does not answer.
     """
     row = drops.get(ctx.engine, drop_id)
@@ -49,17 +51,10 @@ def accept(ctx: Context, drop_id: str) -> str | None:
 
 
 def _accept(ctx: Context, drop: dict[str, Any]) -> None:
-    parts = judged.read(ctx, drop["id"])
-    known = judged.known_labels(ctx.engine, [r["sha256"] for r in parts.good])
-    fresh = [r for r in parts.good if r["sha256"] not in known]
-    late = [r for r in parts.good if r["sha256"] in known]
-    vanished: list[dict[str, Any]] = []
-    made = list(
-        segments.write(ctx.store, _images(ctx, drop["prefix"], drop["id"], fresh, vanished), ctx.settings.segment_bytes)
-    )
-    bad = [*parts.bad, *vanished]
-    quarantined = quarantine.hold(ctx, drop["prefix"], drop["id"], bad)
     parent = versions.latest(ctx)
+    parts = _as_of_now(ctx, judged.read(ctx, drop["id"]))
+    made = list(segments.write(ctx.store, _images(ctx, drop["prefix"], drop["id"], parts), ctx.settings.segment_bytes))
+    quarantined = quarantine.hold(ctx, drop["prefix"], drop["id"], parts.bad)
     rows = [r for s in made for r in s.rows]
     manifest = _manifest(ctx, parent, made, rows)
     if made:
@@ -68,51 +63,58 @@ def _accept(ctx: Context, drop: dict[str, Any]) -> None:
         if drops.locked_status(connection, drop["id"]) != "claimed":
             return
         if made:
+            versions.check_newest(connection, parent)
             versions.insert_version(connection, manifest, parent, versions.counts(rows), f"drop {drop['id']}")
-            _insert_samples(connection, made, {r["sha256"]: r for r in fresh})
+            _insert_samples(connection, made, {r["sha256"]: r for r in parts.good})
         drops.put_in_quarantine(connection, drop["id"], quarantined)
-        _finish(connection, drop, parts, made, manifest.id if made else None, bad, late)
+        _finish(connection, drop["id"], parts, made, manifest.id if made else None)
 
 
-def _finish(
-    connection: Connection,
-    drop: dict[str, Any],
-    parts: Judged,
-    made: list[Segment],
-    version: str | None,
-    bad: list[dict[str, Any]],
-    late: list[dict[str, Any]],
-) -> None:
+def _as_of_now(ctx: Context, parts: Judged) -> Judged:
+    """The verdict again, against what other drops brought since validation."""
+    known = judged.known_labels(ctx.engine, [r["sha256"] for r in parts.good])
+    conflict = judged.conflicts(parts.good, known)
+    late = [r | {"reasons": [conflict[r["key"]]]} for r in parts.good if r["key"] in conflict]
+    rest = [r for r in parts.good if r["key"] not in conflict]
+    return Judged(
+        format=parts.format,
+        good=[r for r in rest if r["sha256"] not in known],
+        duplicates=[*parts.duplicates, *(r for r in rest if r["sha256"] in known)],
+        bad=[*parts.bad, *late],
+    )
+
+
+def _finish(connection: Connection, drop_id: str, parts: Judged, made: list[Segment], version: str | None) -> None:
+    accepted = sum(s.samples for s in made)
     drops.finish(
         connection,
-        drop["id"],
+        drop_id,
         "accepted",
-        images=len(parts.good) + len(parts.duplicates) + len(parts.bad),
-        accepted=sum(s.samples for s in made),
-        quarantined=len(bad),
-        duplicates=len(parts.duplicates) + len(late),
-        report_key=f"data-docs/images/{drop['id']}.html",
+        images=accepted + len(parts.duplicates) + len(parts.bad),
+        accepted=accepted,
+        quarantined=len(parts.bad),
+        duplicates=len(parts.duplicates),
+        format=parts.format,
+        report_key=docs.key(drop_id),
         dataset_version=version,
     )
     if version is None:
-        drops.stop_cycle(connection, drop["id"], "stopped", "the drop brought no image that is not stored already")
+        drops.stop_cycle(connection, drop_id, "stopped", NOTHING_NEW)
     else:
-        cycles.set_dataset_version(connection, drop["id"], version)
+        cycles.set_dataset_version(connection, drop_id, version)
 
 
-def _images(
-    ctx: Context, prefix: str, drop_id: str, rows: list[dict[str, Any]], vanished: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Index rows with their bytes; what changed since inspection is put aside into `vanished`."""
+def _images(ctx: Context, prefix: str, drop_id: str, parts: Judged) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Index rows of the good images with their bytes; one that changed since inspection is added to the bad."""
     settings = ctx.settings
-    for start in range(0, len(rows), _BATCH):
-        batch = rows[start : start + _BATCH]
+    for start in range(0, len(parts.good), _BATCH):
+        batch = parts.good[start : start + _BATCH]
         for row, data in zip(batch, ctx.labels.get_many(prefix + r["key"] for r in batch), strict=True):
             if isinstance(data, UnavailableError):
                 raise data
             if isinstance(data, NotFoundError) or hashlib.sha256(data).hexdigest() != row["sha256"]:
                 words = "removed from the drop" if isinstance(data, NotFoundError) else "changed in the drop"
-                vanished.append(row | {"reasons": [f"{words} between inspection and acceptance"]})
+                parts.bad.append(row | {"reasons": [f"{words} between inspection and acceptance"]})
                 continue
             group = row["fingerprint"]
             split = split_of(group, settings.split_salt, settings.holdout_share, settings.validation_share)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ml.catalog import drops
 from ml.context import Context
-from ml.datasets.accept import accept
+from ml.datasets.accept import NOTHING_NEW, accept
+from ml.errors import NotFoundError
 from ml.intake.claim import claim
 from ml.intake.inspect import chunk_count, inspect_chunk
 from ml.intake.validate import validate
@@ -14,9 +16,9 @@ OnStage = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class IngestResult:
-    """`drop_id` is None for a drop that was finished before; `version` is None when nothing was added."""
+    """`version` is None when nothing was added; `reason` then says why."""
 
-    drop_id: str | None
+    drop_id: str
     version: str | None
     reason: str | None
 
@@ -26,7 +28,7 @@ def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> Ingest
     tell = on_stage or _silent
     drop_id = claim(ctx, prefix)
     if drop_id is None:
-        return IngestResult(None, None, "this content was finished before, or the drop cannot be read")
+        return _finished(ctx, prefix)
     tell("claim", drop_id)
     rows = sum(inspect_chunk(ctx, drop_id, chunk) for chunk in range(chunk_count(ctx, drop_id)))
     tell("inspect", f"{rows} images")
@@ -36,7 +38,14 @@ def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> Ingest
         return IngestResult(drop_id, None, verdict.reason)
     version = accept(ctx, drop_id)
     tell("accept", version[:12] if version else "nothing new")
-    return IngestResult(drop_id, version, None)
+    return IngestResult(drop_id, version, None if version else NOTHING_NEW)
+
+
+def _finished(ctx: Context, prefix: str) -> IngestResult:
+    row = drops.newest_of(ctx.engine, prefix.rstrip("/") + "/")
+    if row is None:
+        raise NotFoundError(f"no drop was ever found at `{prefix}`")
+    return IngestResult(row["id"], None, row["reason"] or "this content was accepted before")
 
 
 def _silent(stage: str, detail: str) -> None:

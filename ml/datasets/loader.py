@@ -8,8 +8,8 @@ import fcntl
 import hashlib
 import logging
 import math
-import shutil
 import statistics
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -147,7 +147,7 @@ def _tar(ctx: Context, segment_id: str) -> Path:
     path = _cache(ctx) / "segments" / f"{segment_id}.tar"
     if not path.exists():
         row = _row(ctx, segment_id)
-        temporary = path.with_suffix(".tar.part")
+        temporary = _temporary(path)
         ctx.store.get_file(row["tar_key"], temporary)
         with temporary.open("rb") as file:
             _prove(hashlib.file_digest(file, "sha256").hexdigest(), row["tar_sha256"], row["tar_key"])
@@ -177,9 +177,14 @@ def _cache(ctx: Context) -> Path:
 
 
 def _place(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".part")
+    temporary = _temporary(path)
     temporary.write_bytes(data)
-    shutil.move(temporary, path)
+    temporary.rename(path)
+
+
+def _temporary(path: Path) -> Path:
+    """A name of this caller's own: two processes may fetch the same file at once."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
 
 
 @contextmanager

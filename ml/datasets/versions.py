@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine, RowMapping, select
+from sqlalchemy import Connection, Engine, RowMapping, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions
 from ml.context import Context
-from ml.errors import IntegrityError, NotFoundError
+from ml.errors import ConflictError, IntegrityError, NotFoundError
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,18 @@ def manifest(ctx: Context, version_id: str) -> Manifest:
     if found != version_id:
         raise IntegrityError(f"{key(version_id)} has SHA-256 {found}: damaged or replaced")
     return Manifest.parse(data)
+
+
+def check_newest(connection: Connection, parent: DatasetVersion | None) -> None:
+    """Hold off other versions until the transaction ends, and make sure that `parent` is still the newest.
+
+    Raises:
+        ConflictError: it is not; a version made on it would lack what came in between.
+    """
+    connection.execute(text("lock table dataset_versions in share row exclusive mode"))
+    now = newest(connection)
+    if (now and now.id) != (parent and parent.id):
+        raise ConflictError(f"dataset version {now.id[:12] if now else None} came in between; accept the drop again")
 
 
 def counts(rows: Iterable[Mapping[str, Any]]) -> Counter[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 ENOUGH = 50
 MOST = 500
+MOST_OF_ONE = 0.8
 
 Fetch = Callable[[Sequence[str]], list[bytes]]
 
@@ -52,7 +54,8 @@ def label_agreement(
         seed: makes the sample repeatable.
 
     Returns:
-        Kappa, or None when fewer than `ENOUGH` images can be compared.
+        Kappa, or None when fewer than `ENOUGH` images can be compared, or when nearly all bear one label:
+        shuffling would change little then, and kappa is near 0 for right labels too (Feinstein & Cicchetti 1990).
     """
     labels = judge.info.labels
     known = [r for r in rows if r["label"] in labels]
@@ -65,7 +68,7 @@ def label_agreement(
         except ImageRejectedError:
             continue
         given.append(labels.index(row["label"]))
-    if len(given) < ENOUGH:
+    if len(given) < ENOUGH or max(Counter(given).values()) > MOST_OF_ONE * len(given):
         return None
     answers = np.concatenate([judge.predict(np.stack(pixels[i : i + 64])).argmax(1) for i in range(0, len(pixels), 64)])
     return kappa(np.asarray(given), answers, len(labels))

@@ -1,7 +1,9 @@
 """Claims a ready drop: freezes its listing, gives it its id, opens its cycle; and acknowledges it at the end."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -9,8 +11,8 @@ import orjson
 from ml.catalog import cycles, drops
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.errors import InvalidInputError, NotFoundError
-from ml.intake import formats, listing
+from ml.errors import ConflictError, InvalidInputError, NotFoundError
+from ml.intake import entries, listing
 from ml.intake.find import INGESTED, READY, REJECTED
 from ml.intake.listing import Listing
 
@@ -25,11 +27,14 @@ def claim(ctx: Context, prefix: str) -> str | None:
     rejected here, with the reason.
 
     Args:
-        prefix: the drop's folder in the labels bucket, ending in ``/``.
+        prefix: the drop's folder in the labels bucket.
 
     Raises:
         InvalidInputError: the drop has no marker.
+        ConflictError: the drop is changing right now; try again.
     """
+    started = time.monotonic()
+    prefix = prefix.rstrip("/") + "/"
     try:
         marker = ctx.labels.info(prefix + READY)
     except NotFoundError as error:
@@ -37,18 +42,15 @@ def claim(ctx: Context, prefix: str) -> str | None:
             f"`{prefix}` has no marker: upload an empty object `{prefix}{READY}` when the drop is complete"
         ) from error
     frozen = listing.take(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
-    listing.save(ctx, frozen)
     drop_id = frozen.drop_id
-    ready_at = marker.modified
-    if ready_at is None:
-        raise InvalidInputError(f"the object store gives `{prefix}{READY}` no modification time")
-    status = drops.begin(ctx.engine, drop_id, prefix, frozen.digest, ready_at)
+    problem = _freeze(ctx, frozen)
+    # A store that tells no time for the marker costs the wait before the claim, which nobody can know then.
+    status = drops.begin(ctx.engine, drop_id, prefix, frozen.digest, marker.modified or datetime.now(UTC))
     if status != "claimed":
         acknowledge(ctx, drop_id)
         return None
     cycles.open_cycle(ctx.engine, drop_id, "drop", drop_id)
-    with cycles.stage(ctx.engine, drop_id, "claim"):
-        problem = _unreadable(ctx, frozen)
+    cycles.add_seconds(ctx.engine, drop_id, "claim", time.monotonic() - started)
     if problem:
         reject(ctx, drop_id, problem)
         return None
@@ -67,22 +69,22 @@ def reject(ctx: Context, drop_id: str, reason: str, aside: Sequence[Mapping[str,
 
 
 def acknowledge(ctx: Context, drop_id: str) -> None:
-    """Replace the ready marker of a finished drop by one that tells its fate.
+    """Replace the markers of a finished drop by the one that tells its fate.
 
-    A drop that was changed while this one was handled keeps its marker: it is a new drop, not yet seen.
+    A drop that was added to or changed while this one was handled stays ready: it is a new drop, not yet seen.
     """
     row = drops.get(ctx.engine, drop_id)
     keep = ("images", "accepted", "quarantined", "duplicates", "reason", "dataset_version", "report_key")
     body = {"drop_id": drop_id, "status": row["status"], **{name: row[name] for name in keep}}
-    name = INGESTED if row["status"] == "accepted" else REJECTED
-    ctx.labels.put(row["prefix"] + name, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
+    fate, other = (INGESTED, REJECTED) if row["status"] == "accepted" else (REJECTED, INGESTED)
+    ctx.labels.put(row["prefix"] + fate, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
+    ctx.labels.delete([row["prefix"] + other])
     try:
         hint = _hint(ctx.labels.get(row["prefix"] + READY))
     except NotFoundError:
         return
-    now = listing.take(ctx, row["prefix"], hint)
-    gone = not {f.key for f in listing.read(ctx, drop_id).files} <= {f.key for f in now.files}
-    if now.drop_id == drop_id or gone:
+    now, frozen = listing.take(ctx, row["prefix"], hint), listing.read(ctx, drop_id)
+    if now.hint == frozen.hint and set(now.files) <= set(frozen.files):
         ctx.labels.delete([row["prefix"] + READY])
 
 
@@ -97,12 +99,16 @@ def _hint(marker: bytes) -> str | None:
     return str(named) if named is not None else None
 
 
-def _unreadable(ctx: Context, frozen: Listing) -> str | None:
+def _freeze(ctx: Context, frozen: Listing) -> str | None:
+    """Store what the drop holds, before its row says so; returns why it cannot be used, if so."""
+    listing.save(ctx, frozen)
     if not frozen.files:
         return "the drop is empty: its marker is there, but no file"
     try:
-        name = formats.detect(frozen)
-        entries = formats.read(name, frozen, lambda key: ctx.labels.get(frozen.prefix + key))
-    except (InvalidInputError, NotFoundError) as error:
+        found = entries.take(ctx, frozen)
+    except InvalidInputError as error:
         return str(error)
-    return None if entries else "the drop holds no image files"
+    except NotFoundError as error:
+        raise ConflictError(f"the drop is changing while it is claimed: {error}; it is tried again") from error
+    entries.save(ctx, frozen.drop_id, found)
+    return None if found else "the drop holds no image files"

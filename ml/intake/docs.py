@@ -13,6 +13,11 @@ from ml.context import Context
 SITE = "data-docs"
 
 
+def key(drop_id: str) -> str:
+    """The entry page of a drop's Data Docs."""
+    return f"{SITE}/images/{drop_id}.html"
+
+
 def publish(ctx: Context, drop_id: str, folder: Path, report: bytes) -> str:
     """Upload `report` and the sites `folder`/images and `folder`/drop; returns the entry page's key."""
     ctx.store.put(f"drops/{drop_id}/report.json", report, "application/json")
@@ -29,7 +34,7 @@ def publish(ctx: Context, drop_id: str, folder: Path, report: bytes) -> str:
         list(pool.map(lambda upload: ctx.store.put_file(upload[0], upload[1], _content_type(upload[0])), uploads))
     for name in ("images", "drop"):
         ctx.store.put(f"{SITE}/{name}/static/complete", b"")
-    return f"{SITE}/images/{drop_id}.html"
+    return key(drop_id)
 
 
 def _content_type(key: str) -> str:

@@ -16,17 +16,13 @@ from ml.catalog import cycles
 from ml.context import Context
 from ml.errors import ImageRejectedError, NotFoundError, UnavailableError
 from ml.images import Limits
-from ml.intake import formats, listing
+from ml.intake import entries, listing
 from ml.intake.formats import Entry
 from ml.objects import ObjectInfo
 
 SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
-        ("label", pa.string()),
-        ("annotator", pa.string()),
-        ("confidence", pa.float64()),
-        ("labelled_at", pa.timestamp("us", tz="UTC")),
+        *entries.FIELDS,
         ("sha256", pa.string()),
         ("bytes", pa.int64()),
         ("width", pa.int32()),
@@ -37,21 +33,15 @@ SCHEMA = pa.schema(
         ("brightness", pa.float64()),
         ("contrast", pa.float64()),
         ("fingerprint", pa.string()),
-        ("problem", pa.string()),
     ]
 )
-_BATCH = 64  # images held in memory at once
-
-
-def entries(ctx: Context, drop_id: str) -> list[Entry]:
-    """The drop's entries in key order, as its frozen listing has them."""
-    frozen = listing.read(ctx, drop_id)
-    return formats.read(formats.detect(frozen), frozen, lambda key: ctx.labels.get(frozen.prefix + key))
+_BATCH = 64  # images held in memory at once, fewer when they are large
+_BATCH_BYTES = 64_000_000
 
 
 def chunk_count(ctx: Context, drop_id: str) -> int:
     """How many chunks `inspect_chunk` must be called for."""
-    return math.ceil(len(entries(ctx, drop_id)) / ctx.settings.inspect_chunk)
+    return math.ceil(entries.count(ctx, drop_id) / ctx.settings.inspect_chunk)
 
 
 def chunk_key(drop_id: str, chunk: int) -> str:
@@ -70,11 +60,11 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
     with cycles.stage(ctx.engine, drop_id, "inspect"):
         frozen = listing.read(ctx, drop_id)
         known = {f.key: f for f in frozen.files}
-        chosen = entries(ctx, drop_id)[chunk * size : (chunk + 1) * size]
+        chosen = entries.read(ctx, drop_id, chunk * size, size)
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, SCHEMA) as writer:
-            for start in range(0, len(chosen), _BATCH):
-                rows = list(_rows(ctx, frozen.prefix, chosen[start : start + _BATCH], known))
+            for batch in _batches(chosen, known):
+                rows = list(_rows(ctx, frozen.prefix, batch, known))
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
         ctx.store.put(chunk_key(drop_id, chunk), buffer.getvalue())
     return len(chosen)
@@ -91,6 +81,20 @@ def read_rows(ctx: Context, drop_id: str) -> pa.Table:
         for chunk in range(chunk_count(ctx, drop_id))
     ]
     return pa.concat_tables(tables)
+
+
+def _batches(chosen: Sequence[Entry], known: dict[str, ObjectInfo]) -> Iterator[list[Entry]]:
+    batch: list[Entry] = []
+    held = 0
+    for entry in chosen:
+        size = known[entry.key].size if entry.key in known else 0
+        if batch and (len(batch) == _BATCH or held + size > _BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(entry)
+        held += size
+    if batch:
+        yield batch
 
 
 def _rows(ctx: Context, prefix: str, chosen: Sequence[Entry], known: dict[str, ObjectInfo]) -> Iterator[dict[str, Any]]:
@@ -122,5 +126,5 @@ def _row(
     try:
         features = asdict(images.inspect(data, limits))
     except ImageRejectedError as error:
-        return row | {"problem": entry.problem or str(error)}
+        return row | {"problem": entry.problem or str(error).replace("\0", "")}
     return row | features

@@ -21,6 +21,7 @@ _PAGE = 5000
 class Judged:
     """Rows of a validated drop, as dicts with `inspect.SCHEMA`'s columns plus `reasons`."""
 
+    format: str
     good: list[dict[str, Any]]
     duplicates: list[dict[str, Any]]
     bad: list[dict[str, Any]]
@@ -37,18 +38,18 @@ def save(ctx: Context, drop_id: str, judged: Judged) -> None:
         for row in part
     ]
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata({"format": judged.format}), buffer)
     ctx.store.put(key(drop_id), buffer.getvalue())
 
 
 def read(ctx: Context, drop_id: str) -> Judged:
     """Raises NotFoundError for a drop that was not validated."""
-    rows = pq.read_table(io.BytesIO(ctx.store.get(key(drop_id)))).to_pylist()
+    table = pq.read_table(io.BytesIO(ctx.store.get(key(drop_id))))
     parts: dict[str, list[dict[str, Any]]] = {"good": [], "duplicate": [], "bad": []}
-    for row in rows:
+    for row in table.to_pylist():
         row["reasons"] = orjson.loads(row["reasons"])
         parts[row.pop("fate")].append(row)
-    return Judged(parts["good"], parts["duplicate"], parts["bad"])
+    return Judged(table.schema.metadata[b"format"].decode(), parts["good"], parts["duplicate"], parts["bad"])
 
 
 def known_labels(engine: Engine, hashes: Sequence[str]) -> dict[str, str]:

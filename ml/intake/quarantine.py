@@ -1,6 +1,7 @@
 """Bad images are kept, with their reasons, where a person can look at them."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,24 +16,21 @@ def hold(ctx: Context, prefix: str, drop_id: str, bad: list[dict[str, Any]]) -> 
     The bytes are copied because drops leave the bucket when their retention ends.
     """
     known = {f.key for f in listing.read(ctx, drop_id).files}
-    rows = []
-    for row in bad:
-        target: str | None = _target(drop_id, row["key"]) if row["key"] in known else None
+
+    def copy(key: str) -> str | None:
+        target = _target(drop_id, key)
         try:
-            if target:
-                ctx.store.copy(prefix + row["key"], target, source_bucket=ctx.labels.bucket)
+            ctx.store.copy(prefix + key, target, source_bucket=ctx.labels.bucket)
         except NotFoundError:
-            target = None
-        rows.append(
-            {
-                "key": row["key"],
-                "label": row["label"],
-                "sha256": row["sha256"],
-                "reasons": row["reasons"],
-                "object_key": target,
-            }
-        )
-    return rows
+            return None
+        return target
+
+    with ThreadPoolExecutor(8) as pool:
+        kept = list(pool.map(lambda row: copy(row["key"]) if row["key"] in known else None, bad))
+    return [
+        {name: row[name] for name in ("key", "label", "sha256", "reasons")} | {"object_key": target}
+        for row, target in zip(bad, kept, strict=True)
+    ]
 
 
 def _target(drop_id: str, key: str) -> str:

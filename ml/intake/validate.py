@@ -52,12 +52,12 @@ def validate(ctx: Context, drop_id: str) -> Validation:
     with cycles.stage(ctx.engine, drop_id, "validate"), tempfile.TemporaryDirectory() as folder:
         rows = _rows(ctx, drop_id)
         by_row = _judge_rows(ctx, rows, drop_id, Path(folder) / "images")
-        parts = _sorted(rows, by_row)
+        parts = _sorted(formats.detect(listing.read(ctx, drop_id)), rows, by_row)
         figures = _figures(ctx, drop_id, len(rows), parts)
         whole = _judge_drop(ctx, figures, drop_id, Path(folder) / "drop")
         judged.save(ctx, drop_id, parts)
         report_key = docs.publish(ctx, drop_id, Path(folder), _report(drop_id, figures, by_row, whole, parts))
-    reason = "; ".join(words for reasons in whole.reasons.values() for words in reasons) or None
+    reason = "; ".join(_against_the_drop(by_row, whole)) or None
     result = Validation(
         drop_id, reason is None, reason, len(rows), len(parts.good), len(parts.duplicates), len(parts.bad)
     )
@@ -66,6 +66,10 @@ def validate(ctx: Context, drop_id: str) -> Validation:
         aside = quarantine.hold(ctx, row["prefix"], drop_id, parts.bad)
         reject(ctx, drop_id, reason, aside, report_key=report_key, format=figures["format"], **counts)
     return result
+
+
+def _against_the_drop(by_row: Verdict, whole: Verdict) -> list[str]:
+    return [*(words for reasons in whole.reasons.values() for words in reasons), *whole.overall, *by_row.overall]
 
 
 def _finished(row: dict[str, Any]) -> Validation:
@@ -121,11 +125,11 @@ def _class_problems(ctx: Context, rows: list[dict[str, Any]]) -> list[str | None
     ]
 
 
-def _sorted(rows: list[dict[str, Any]], verdict: Verdict) -> Judged:
-    parts = Judged([], [], [])
+def _sorted(format_name: str, rows: list[dict[str, Any]], verdict: Verdict) -> Judged:
+    parts = Judged(format_name, [], [], [])
     seen: set[str] = set()
     for row in rows:
-        if reasons := verdict.reasons.get(row[KEY]):
+        if reasons := verdict.reasons.get(row[KEY]) or _unusable(row):
             parts.bad.append(row | {"reasons": reasons})
         elif row["known"] is not None or row["sha256"] in seen:
             parts.duplicates.append(row)
@@ -135,6 +139,13 @@ def _sorted(rows: list[dict[str, Any]], verdict: Verdict) -> Judged:
     return parts
 
 
+def _unusable(row: dict[str, Any]) -> list[str]:
+    """What no suite can allow, however it is edited."""
+    if row["fingerprint"] is None:
+        return [row["problem"] or "it could not be decoded"]
+    return [] if row["label"] else ["it has no label"]
+
+
 def _figures(ctx: Context, drop_id: str, count: int, parts: Judged) -> dict[str, Any]:
     """The one row that `drop.yml` judges."""
     frozen = listing.read(ctx, drop_id)
@@ -142,7 +153,7 @@ def _figures(ctx: Context, drop_id: str, count: int, parts: Judged) -> dict[str,
     counts = Counter(r["label"] for r in parts.good)
     return {
         KEY: "drop",
-        "format": formats.detect(frozen),
+        "format": parts.format,
         "images": count,
         "good_share": sound / count if count else None,
         "duplicate_share": len(parts.duplicates) / count if count else None,
@@ -179,8 +190,8 @@ def _report(drop_id: str, figures: dict[str, Any], rows: Verdict, whole: Verdict
         "drop_id": drop_id,
         "figures": {k: v for k, v in figures.items() if k != KEY},
         "classes": Counter(r["label"] for r in parts.good),
-        "rejected_because": [words for reasons in whole.reasons.values() for words in reasons],
-        "quarantined": rows.reasons,
+        "rejected_because": _against_the_drop(rows, whole),
+        "quarantined": {r[KEY]: r["reasons"] for r in parts.bad},
         "failed_expectations": [*whole.failed, *rows.failed],
     }
     try:

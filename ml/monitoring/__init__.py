@@ -1,0 +1,1 @@
+"""The prediction log as material for the next round: shift, live quality, feedback, housekeeping."""

@@ -1,0 +1,105 @@
+"""
+### Ingest: a ready drop becomes samples and a dataset version
+
+Starts by itself within seconds of a drop's `_READY` marker, or by hand with a drop's folder. Every run
+looks for all ready drops, so it does not matter how often or for which drop it was started.
+
+`find` claims the drops, `inspect` looks at their images in chunks, `validate` judges them with the
+suites in `expectations/`, `accept` makes them part of the data. A drop that breaks an expectation is
+rejected: its `accept` is skipped, and the reason stands in the drop's row and its `_REJECTED` marker.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from plugins.alerts import AlertNotifier
+from plugins.assets import DATASET, DROPS
+
+
+@dag(
+    schedule=[DROPS],
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=6),
+    doc_md=__doc__,
+    tags=["evergreen", "data"],
+    params={
+        "prefix": Param(
+            None,
+            type=["null", "string"],
+            title="Drop",
+            description="A folder such as drops/monday/; empty: all ready ones",
+        )
+    },
+    default_args={
+        "owner": "evergreen",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=5),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=5),
+        "execution_timeout": timedelta(hours=1),
+        "on_failure_callback": AlertNotifier(),
+    },
+)
+def ingest() -> None:
+    @task
+    def find(params: dict[str, Any]) -> list[dict[str, Any]]:
+        """Claim every ready drop; one entry a drop with its chunks."""
+        from ml.intake import pending
+        from plugins.runtime import context
+
+        return pending.claim_all(context(), params["prefix"])
+
+    @task
+    def chunks_of(drops: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One entry a chunk of work."""
+        return [{"drop_id": d["drop_id"], "chunk": c} for d in drops for c in range(d["chunks"])]
+
+    @task(map_index_template="{{ work['drop_id'] }} #{{ work['chunk'] }}")
+    def inspect(work: dict[str, Any]) -> int:
+        """Decode, hash and measure one chunk of images."""
+        from ml.intake.inspect import inspect_chunk
+        from plugins.runtime import context
+
+        return inspect_chunk(context(), work["drop_id"], work["chunk"])
+
+    # A chunk that fails for good stops its own drop (validate finds it missing), not the others.
+    @task(trigger_rule="all_done", map_index_template="{{ drop['drop_id'] }}")
+    def validate(drop: dict[str, Any]) -> str:
+        """Judge one drop; the id is passed on whether it was accepted or not."""
+        from ml.intake.validate import validate as judge
+        from plugins.alerts import alert
+        from plugins.runtime import context
+
+        verdict = judge(context(), drop["drop_id"])
+        if not verdict.accepted:
+            alert(f"drop {drop['drop_id']} was rejected", verdict.reason or "")
+        return verdict.drop_id
+
+    @task(outlets=[DATASET], trigger_rule="none_failed_min_one_success", map_index_template="{{ drop_id }}")
+    def accept(drop_id: str) -> str:
+        """Add one drop's samples to the data; skipped when there is nothing to add."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from ml.catalog import drops as rows
+        from ml.datasets.accept import accept as add
+        from plugins.runtime import context
+
+        ctx = context()
+        if rows.get(ctx.engine, drop_id)["status"] == "rejected":
+            raise AirflowSkipException(f"drop {drop_id} was rejected")
+        version = add(ctx, drop_id)
+        if version is None:
+            raise AirflowSkipException(f"drop {drop_id} brought nothing new")
+        return version
+
+    found = find()
+    inspected = inspect.expand(work=chunks_of(found))
+    judged = validate.expand(drop=found)
+    inspected >> judged
+    accept.expand(drop_id=judged)
+
+
+ingest()

@@ -1,0 +1,43 @@
+"""
+### Maintain: once a day, what keeps the system small and ready
+
+Makes the prediction log's partitions for the days to come, drops those past retention, forgets service
+workers that are gone, and trims the local cache.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import dag, task
+
+from plugins.alerts import AlertNotifier
+
+
+@dag(
+    schedule="@daily",
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=2),
+    doc_md=__doc__,
+    tags=["evergreen", "maintenance"],
+    default_args={
+        "owner": "evergreen",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=1),
+        "retry_exponential_backoff": 2,
+        "execution_timeout": timedelta(hours=1),
+        "on_failure_callback": AlertNotifier(),
+    },
+)
+def maintain() -> None:
+    @task(task_id="maintain")
+    def tidy() -> dict[str, int]:
+        """See `ml.monitoring.maintain`."""
+        from ml.monitoring.maintain import maintain as run
+        from plugins.runtime import context
+
+        return run(context())
+
+    tidy()
+
+
+maintain()

@@ -1,0 +1,105 @@
+"""
+### Train: a dataset version becomes a champion, if it is provably better
+
+Starts when a drop was accepted, when monitoring asks for it, on the schedule of the setting
+`train_schedule`, or by hand with parameters. Every run looks for the newest dataset version; if that
+one was trained and decided already, and nobody asks by hand, there is nothing to do.
+
+`train` warm-starts from the champion and logs to MLflow, `gate` compares on the holdout and records a
+decision, `release` moves the alias and waits until every service worker runs the new model, or puts
+everything back.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task
+
+from ml.settings import Settings
+from plugins.alerts import AlertNotifier
+from plugins.assets import DATASET, RETRAIN
+
+_CRON = Settings.load(os.environ).train_schedule
+_ASSETS = DATASET | RETRAIN
+
+
+@dag(
+    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable(_CRON, timezone="UTC"), assets=_ASSETS)
+    if _CRON
+    else _ASSETS,
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=24),
+    doc_md=__doc__,
+    tags=["evergreen", "model"],
+    params={
+        "dataset_version": Param(
+            None, type=["null", "string"], title="Dataset version", description="Empty: the newest"
+        ),
+        "mode": Param("auto", enum=["auto", "refresh", "full"], title="Mode"),
+        "epochs": Param(None, type=["null", "integer"], minimum=1, maximum=1000, title="Epochs"),
+        "seed": Param(None, type=["null", "integer"], title="Seed"),
+    },
+    default_args={
+        "owner": "evergreen",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=5),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=5),
+        "execution_timeout": timedelta(hours=12),
+        "on_failure_callback": AlertNotifier(),
+    },
+)
+def train() -> None:
+    @task
+    def plan(params: dict[str, Any], run_id: str) -> dict[str, Any]:
+        """Choose the dataset version and the cycle this run belongs to; skip if all is done."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from ml.training import due
+        from plugins.runtime import context
+
+        told = due.choose(context(), run_id, params["dataset_version"])
+        if told is None:
+            raise AirflowSkipException("the newest dataset version was trained and decided already")
+        return {"cycle_id": told.cycle_id, "dataset_version": told.dataset_version}
+
+    @task(pool="train")
+    def fit(chosen: dict[str, Any], params: dict[str, Any]) -> int:
+        """Train a challenger and register it."""
+        from ml.training.train import train as make
+        from plugins.runtime import context
+
+        wishes = {name: params[name] for name in ("mode", "epochs", "seed")}
+        return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **wishes).model_version
+
+    @task
+    def gate(chosen: dict[str, Any], model_version: int) -> str:
+        """Compare with the champion; record the decision."""
+        from ml.gate.decide import decide
+        from plugins.runtime import context
+
+        return decide(context(), model_version, cycle_id=chosen["cycle_id"]).id
+
+    @task
+    def release(chosen: dict[str, Any], decision_id: str) -> str:
+        """Make a promoted challenger answer everywhere; skipped when it was not promoted."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from ml.release.release import release as deploy
+        from plugins.alerts import alert
+        from plugins.runtime import context
+
+        done = deploy(context(), decision_id, cycle_id=chosen["cycle_id"])
+        if done is None:
+            raise AirflowSkipException("the challenger was not promoted")
+        if done.status != "live":
+            alert(f"version {done.model_version} could not be released", done.reason or "")
+        return done.status
+
+    chosen = plan()
+    release(chosen, gate(chosen, fit(chosen)))
+
+
+train()

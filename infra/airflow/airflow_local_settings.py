@@ -1,0 +1,30 @@
+"""Loads what tasks need into the scheduler, once: its tasks are forks and then start without import time.
+
+Airflow imports a module of this name when it starts; its folder is on PYTHONPATH. Import only: an
+operation here could start threads, which do not survive a fork.
+"""
+
+import importlib
+import logging
+import sys
+
+HEAVY = (
+    "great_expectations",
+    "matplotlib.backends.backend_agg",
+    "mlflow.pyfunc",
+    "onnxscript",
+    "pandas",
+    "torch.onnx",
+    "ml.datasets.accept",
+    "ml.gate.decide",
+    "ml.intake.validate",
+    "ml.release.release",
+    "ml.training.train",
+)
+
+if len(sys.argv) > 1 and sys.argv[1] == "scheduler":
+    for name in HEAVY:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            logging.getLogger(__name__).warning("%s is not preloaded, tasks will be slower: %s", name, error)

@@ -1,0 +1,98 @@
+"""The `evergreen` command: `ml.cli` and what starts, stops and shows the stack."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+
+from ml.cli import Json, app
+from ml.errors import EvergreenError, InvalidInputError, UnavailableError
+
+console = Console()
+
+FAILED, INVALID, UNAVAILABLE = 1, 2, 3
+
+
+def home() -> Path:
+    """The data folder: `$EVERGREEN_HOME`, else `.evergreen` here."""
+    return Path(os.environ.get("EVERGREEN_HOME") or ".evergreen").resolve()
+
+
+@app.command()
+def up() -> None:
+    """Start the local stack; what runs already stays."""
+    from infra.local import show, stack
+
+    show.start(home(), console)
+    show.status(stack.status(home()), console)
+
+
+@app.command()
+def down() -> None:
+    """Stop the local stack; the data stays."""
+    from infra.local import stack
+
+    with console.status("stopping", spinner="dots"):
+        stack.down(home())
+    console.print("  the stack is stopped; its data stays in", str(home()))
+
+
+@app.command()
+def status(
+    as_json: Json = False,
+    show_password: Annotated[bool, typer.Option("--show-password", help="Print Airflow's login.")] = False,
+) -> None:
+    """Each part's health, address and memory. Exit code 3 if a part is not healthy."""
+    from infra.local import airflow, layout, show, stack
+
+    found = stack.status(home())
+    if as_json:
+        typer.echo(orjson.dumps(stack.as_json(found), option=orjson.OPT_INDENT_2))
+    else:
+        show.status(found, console)
+        password = layout.load(home()).secrets["airflow_admin"]
+        console.print(
+            f"  Airflow's login: {airflow.USER} / {password}"
+            if show_password
+            else "  Airflow's login: admin, password by --show-password",
+            highlight=False,
+        )
+    if any(part.state != "healthy" for part in found):
+        raise typer.Exit(UNAVAILABLE)
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="Your images: a folder of class folders, a tar of one, or IDX files.")
+    ] = None,
+    stack: Annotated[str, typer.Option(help="local or compose.")] = "local",
+) -> None:
+    """The whole story on real images: three drops, two promotions, one refusal. The stack stays up."""
+    if stack not in ("local", "compose"):
+        raise InvalidInputError(f"`--stack` must be local or compose; received {stack!r}")
+    from infra.demo.main import run_demo
+
+    raise typer.Exit(run_demo(home(), data, stack))
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit code."""
+    try:
+        app()
+    except EvergreenError as error:
+        errors = Console(stderr=True)
+        errors.print(f"[red]✗[/] {type(error).__name__.removesuffix('Error')}:", end=" ")
+        errors.print(str(error), markup=False, highlight=False)
+        codes = {InvalidInputError: INVALID, UnavailableError: UNAVAILABLE}
+        sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

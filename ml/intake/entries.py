@@ -1,0 +1,89 @@
+"""The drop's entries, read from its format once and frozen: a table that changes later changes nothing."""
+
+import io
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ml.context import Context
+from ml.errors import ConflictError, InvalidInputError
+from ml.intake import formats
+from ml.intake.formats import Entry
+from ml.intake.listing import Listing
+
+FIELDS = [
+    ("key", pa.string()),
+    ("label", pa.string()),
+    ("annotator", pa.string()),
+    ("confidence", pa.float64()),
+    ("labelled_at", pa.timestamp("us", tz="UTC")),
+    ("problem", pa.string()),
+]
+_KEY_BYTES = 1024  # S3's limit; only the name of a file that does not exist can be longer
+
+
+def key(drop_id: str) -> str:
+    return f"drops/{drop_id}/entries.parquet"
+
+
+def take(ctx: Context, listing: Listing) -> list[Entry]:
+    """Read the drop's format.
+
+    Raises:
+        InvalidInputError: no format fits, or its table cannot be read.
+        NotFoundError: the table was removed meanwhile.
+        ConflictError: the table was replaced meanwhile; list the drop again.
+    """
+    found: list[Entry] = formats.read(formats.detect(listing), listing, _reader(ctx, listing))
+    return list({e.key: e for e in map(_storable, reversed(found))}.values())[::-1]
+
+
+def save(ctx: Context, drop_id: str, entries: Sequence[Entry]) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], pa.schema(FIELDS)), buffer)
+    ctx.store.put(key(drop_id), buffer.getvalue())
+
+
+def count(ctx: Context, drop_id: str) -> int:
+    rows: int = pq.read_metadata(io.BytesIO(ctx.store.get(key(drop_id)))).num_rows
+    return rows
+
+
+def read(ctx: Context, drop_id: str, start: int = 0, length: float = math.inf) -> list[Entry]:
+    """The frozen entries, or `length` of them from `start`.
+
+    Raises:
+        NotFoundError: the drop was never claimed.
+    """
+    table = pq.read_table(io.BytesIO(ctx.store.get(key(drop_id))))
+    rows: Iterable[dict[str, object]] = table.slice(start, int(min(length, table.num_rows))).to_pylist()
+    return [Entry(**row) for row in rows]  # type: ignore[arg-type]
+
+
+def _reader(ctx: Context, listing: Listing) -> Callable[[str], bytes]:
+    etags = {f.key: f.etag for f in listing.files}
+
+    def get(name: str) -> bytes:
+        if name not in etags:
+            raise InvalidInputError(f"the drop has no `{name}`, which its format needs")
+        data = ctx.labels.get(listing.prefix + name)
+        if ctx.labels.info(listing.prefix + name).etag != etags[name]:
+            raise ConflictError(f"`{listing.prefix}{name}` was replaced while the drop was claimed; it is tried again")
+        return data
+
+    return get
+
+
+def _storable(entry: Entry) -> Entry:
+    """The entry in a form that Postgres, Parquet and S3 can all hold; classes spelt alike on every system."""
+    name = entry.key.replace("\0", "\ufffd").encode()[:_KEY_BYTES].decode(errors="ignore")
+    annotator = entry.annotator.replace("\0", "\ufffd") if entry.annotator else None
+    if entry.label is None or "\0" not in entry.label:
+        label = unicodedata.normalize("NFC", entry.label) if entry.label else None
+        return replace(entry, key=name, label=label, annotator=annotator)
+    problem = entry.problem or "the label holds a NUL character"
+    return replace(entry, key=name, label=None, annotator=annotator, problem=problem)

@@ -1,0 +1,27 @@
+"""Everything that waits to be ingested: ready drops, and claimed ones whose ingest was interrupted."""
+
+import logging
+from typing import Any
+
+from ml.catalog import drops
+from ml.context import Context
+from ml.intake.claim import claim
+from ml.intake.find import find_ready
+from ml.intake.inspect import chunk_count
+
+log = logging.getLogger(__name__)
+
+
+def claim_all(ctx: Context, prefix: str | None = None) -> list[dict[str, Any]]:
+    """Claim the drop at `prefix`, or every ready one and take up what was begun; ``{"drop_id", "chunks"}`` each.
+
+    Raises:
+        InvalidInputError: `prefix` has no marker.
+    """
+    if prefix is not None:
+        claimed = [claim(ctx, prefix if prefix.endswith("/") else f"{prefix}/")]
+    else:
+        claimed = [claim(ctx, drop.prefix) for drop in find_ready(ctx)]
+        claimed += drops.unfinished(ctx.engine)
+    ids = list(dict.fromkeys(d for d in claimed if d))
+    return [{"drop_id": d, "chunks": chunk_count(ctx, d)} for d in ids]

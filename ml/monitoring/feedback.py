@@ -1,0 +1,87 @@
+"""Labels that came back become a drop, which goes through intake like any other."""
+
+import csv
+import hashlib
+import io
+import logging
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from ml.catalog.engine import advisory_lock, transaction
+from ml.catalog.tables import feedback, predictions
+from ml.context import Context
+from ml.errors import NotFoundError
+from ml.intake.find import READY
+
+log = logging.getLogger(__name__)
+
+_MOST = 5000
+
+
+def collect_feedback(ctx: Context) -> str | None:
+    """Make one drop of the feedback not used yet; its prefix, or None when there is too little.
+
+    The drop's name is a hash of the feedback in it and the rows are marked before anything is
+    uploaded, so a collector that is killed makes the same drop again: `_unfinished` finds it.
+
+    Raises:
+        UnavailableError: the catalog or the bucket does not answer.
+    """
+    with advisory_lock(ctx.engine, "feedback"):
+        for prefix in _unfinished(ctx):
+            _upload(ctx, prefix)
+        with transaction(ctx.engine) as connection:
+            rows = _fresh(connection)
+            if len(rows) < ctx.settings.feedback_min_labels:
+                return None
+            ids = [row["id"] for row in rows]
+            name = hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:12]
+            prefix = f"{ctx.settings.drops_prefix}feedback-{name}/"
+            connection.execute(update(feedback).where(feedback.c.id.in_(ids)).values(drop_prefix=prefix))
+        _upload(ctx, prefix)
+    return prefix
+
+
+def _fresh(connection: Connection) -> list[dict[str, Any]]:
+    query = (
+        select(feedback.c.id)
+        .join(predictions, predictions.c.id == feedback.c.prediction_id)
+        .where(feedback.c.drop_prefix.is_(None), predictions.c.image_object.is_not(None))
+        .order_by(feedback.c.id)
+        .limit(_MOST)
+    )
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _unfinished(ctx: Context) -> list[str]:
+    """Drops that were marked in the catalog but never became ready in the bucket."""
+    with transaction(ctx.engine) as connection:
+        query = select(feedback.c.drop_prefix).where(feedback.c.drop_prefix.is_not(None)).distinct()
+        prefixes = list(connection.execute(query).scalars())
+    return [p for p in prefixes if not any(o.key[len(p) :].startswith("_") for o in ctx.labels.list(p))]
+
+
+def _upload(ctx: Context, prefix: str) -> None:
+    with transaction(ctx.engine) as connection:
+        rows = connection.execute(
+            select(feedback, predictions.c.image_object, predictions.c.image_offset, predictions.c.image_size)
+            .join(predictions, predictions.c.id == feedback.c.prediction_id)
+            .where(feedback.c.drop_prefix == prefix)
+            .order_by(feedback.c.id)
+        ).mappings()
+        told = [dict(row) for row in rows]
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["file", "label", "annotator", "labelled_at"])
+    for row in told:
+        key = f"images/{row['prediction_id']}.img"
+        try:
+            data = ctx.store.get(row["image_object"], row["image_offset"], row["image_size"])
+        except NotFoundError as error:
+            log.warning("feedback %s is left out, its image is gone: %s", row["id"], error)
+            continue
+        ctx.labels.put(prefix + key, data)
+        writer.writerow([key, row["label"], f"feedback:{row['source']}", row["created_at"].isoformat()])
+    ctx.labels.put(f"{prefix}labels.csv", table.getvalue().encode(), "text/csv")
+    ctx.labels.put(prefix + READY, b'{"format": "labels_csv"}', "application/json")

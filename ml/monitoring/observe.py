@@ -1,0 +1,112 @@
+"""Compares the answers of a window with what the champion was trained on; may ask for retraining."""
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from ml import bundle
+from ml.bundle import BundleInfo
+from ml.catalog import deployments
+from ml.catalog.engine import transaction
+from ml.catalog.tables import drift_reports, feedback, predictions
+from ml.context import Context
+from ml.monitoring import statistics
+
+log = logging.getLogger(__name__)
+
+_CONFIDENCES = 50_000
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """A row of `drift_reports`; `reasons` are in words and empty when nothing is asked."""
+
+    id: int
+    model_version: int | None
+    predictions: int
+    statistics: dict[str, Any]
+    retrain: bool
+    reasons: tuple[str, ...]
+
+
+def observe(ctx: Context) -> DriftReport:
+    """Look at the live model's answers in the last `monitor_window_hours`; keep what was found.
+
+    Retraining is asked for once a model: with the same data it would give the same model again.
+
+    Raises:
+        UnavailableError: the catalog or the bucket does not answer.
+    """
+    end = datetime.now(UTC)
+    start = end - timedelta(hours=ctx.settings.monitor_window_hours)
+    live = deployments.live(ctx.engine)
+    figures: dict[str, Any] = {}
+    count, reasons = 0, []
+    if live is not None:
+        info = bundle.fetch(
+            ctx.artifacts,
+            live["bundle_prefix"],
+            live["bundle_digest"],
+            ctx.settings.home / "bundles" / live["bundle_digest"],
+            names=(),
+        )
+        with transaction(ctx.engine) as connection:
+            count, figures = _figures(connection, live["model_version"], start, info)
+            asked = _asked_before(connection, live["model_version"])
+        if count >= ctx.settings.monitor_min_predictions and not asked:
+            reasons = _reasons(figures, ctx.settings.drift_threshold)
+    version = live["model_version"] if live else None
+    row = {
+        "model_version": version,
+        "window_start": start,
+        "window_end": end,
+        "predictions": count,
+        "statistics": figures,
+        "retrain": bool(reasons),
+        "reasons": reasons,
+    }
+    with transaction(ctx.engine) as connection:
+        made = connection.execute(insert(drift_reports).values(row).returning(drift_reports.c.id)).scalar_one()
+    log.info("drift report %s: %d predictions of version %s, %s", made, count, version, figures)
+    return DriftReport(made, version, count, figures, bool(reasons), tuple(reasons))
+
+
+def _figures(connection: Connection, version: int, start: datetime, info: BundleInfo) -> tuple[int, dict[str, Any]]:
+    within = (predictions.c.model_version == version) & (predictions.c.at >= start)
+    rows = connection.execute(
+        select(predictions.c.label, func.count()).where(within).group_by(predictions.c.label)
+    ).all()
+    counts: dict[str, int] = dict(rows)
+    confidences = connection.execute(
+        select(predictions.c.probability).where(within).order_by(predictions.c.at.desc()).limit(_CONFIDENCES)
+    ).scalars()
+    right = connection.execute(
+        select(func.count(), func.count().filter(feedback.c.label == predictions.c.label))
+        .select_from(predictions.join(feedback, feedback.c.prediction_id == predictions.c.id))
+        .where(within)
+    ).one()
+    return sum(counts.values()), {
+        "classes": counts,
+        "class_shift": round(statistics.class_shift(info.class_shares, counts), 4) if counts else 0.0,
+        "confidence_shift": round(statistics.confidence_shift(info.confidence_deciles, list(confidences)), 4),
+        "feedback": right[0],
+        "live_accuracy": round(right[1] / right[0], 4) if right[0] else None,
+    }
+
+
+def _asked_before(connection: Connection, version: int) -> bool:
+    query = select(drift_reports.c.id).where(drift_reports.c.model_version == version, drift_reports.c.retrain).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _reasons(figures: dict[str, Any], threshold: float) -> list[str]:
+    names = {"class_shift": "answered classes", "confidence_shift": "confidences"}
+    return [
+        f"the {words} have shifted: population stability index {figures[name]:.2f}, {threshold:g} is the limit"
+        for name, words in names.items()
+        if figures[name] > threshold
+    ]

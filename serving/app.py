@@ -1,0 +1,136 @@
+"""The service, put together: `uvicorn serving.app:create_app --factory --workers N`."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from PIL import Image
+
+from ml import objects
+from ml.catalog import engine as catalog_engine
+from ml.images import Limits
+from ml.settings import Settings
+from serving import problems, schemas
+from serving.console import routes as console
+from serving.drain import Drain
+from serving.edge import Edge
+from serving.follower import Follower
+from serving.loader import BundleLoader
+from serving.metrics import Metrics
+from serving.model_slot import ModelSlot
+from serving.parts import Parts
+from serving.pool import Pool
+from serving.prediction_log import PredictionLog
+from serving.predictor import Predictor
+from serving.replicas import Identity, Replica
+from serving.routes import feedback, health, model, predict
+from serving.spool import Spool
+
+INFERENCE_THREADS: Final = 2
+INFERENCE_WAITING: Final = 128
+DATABASE_THREADS: Final = 4
+DATABASE_WAITING: Final = 32
+GOODBYE_SECONDS: Final = 3.0
+
+_ABOUT = """Answers what an image shows, with the newest model that proved better than the one before.
+
+Models change while the service runs; each answer names the version that gave it."""
+
+
+def create_app() -> FastAPI:
+    """The app of this worker, from the environment."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s")
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
+    return build(Settings.load(os.environ), os.environ)
+
+
+@dataclass(frozen=True)
+class _Threads:
+    replica: Replica
+    follower: Follower
+    drain: Drain
+
+    def start(self) -> None:
+        for thread in (self.drain, self.follower, self.replica):
+            thread.start()
+
+    def stop(self) -> None:
+        """The replica signs off first, so that no release waits for it."""
+        for thread in (self.replica, self.follower, self.drain):
+            thread.stop(GOODBYE_SECONDS)
+
+
+def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
+    """The composition: everything is made here and nowhere else; nothing is contacted before the app starts."""
+    Image.init()  # Pillow's plugins, which the first request would else wait for
+    identity, metrics, slot = Identity.detect(), Metrics(environ), ModelSlot()
+    engine = catalog_engine.connect(settings)
+    own = Spool(settings.home / "spool", identity.path)
+    prediction_log = PredictionLog(own, settings.spool_bytes, settings.log_images, metrics)
+    artifacts = objects.connect(settings, settings.artifacts_bucket)
+    follower = Follower(slot, BundleLoader(settings.home / "bundles", artifacts, settings.probe_tolerance), metrics)
+    replica = Replica(identity, engine, slot, follower, settings.heartbeat_seconds)
+    follower.on_news = replica.wake
+    store = objects.connect(settings, settings.store_bucket)
+    threads = _Threads(replica, follower, Drain(own, prediction_log, engine, store, metrics))
+    limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
+    parts = Parts(
+        settings=settings,
+        identity=identity,
+        engine=engine,
+        metrics=metrics,
+        slot=slot,
+        predictor=Predictor(slot, prediction_log, limits, metrics),
+        inference=Pool("inference", INFERENCE_THREADS, INFERENCE_WAITING),
+        database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),
+    )
+    return _app(parts, threads)
+
+
+def _app(parts: Parts, threads: _Threads) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        threads.start()
+        yield
+        threads.stop()
+        parts.inference.close()
+        parts.database.close()
+        parts.engine.dispose()
+
+    app = FastAPIOffline(
+        title="Evergreen", version="1", description=_ABOUT, lifespan=lifespan, docs_url="/docs", redoc_url=None
+    )
+    app.state.parts = parts
+    problems.install(app)
+    for module in (predict, feedback, model, health, console):
+        app.include_router(module.router)
+    app.mount("/console/static", console.static(), "console-static")
+    airflow = urlsplit(parts.settings.airflow_url)
+    app.add_middleware(
+        Edge,
+        max_body_bytes=parts.settings.max_body_bytes,
+        metrics=parts.metrics,
+        frame_ancestors=f"{airflow.scheme}://{airflow.netloc}",
+    )
+    _describe_problem(app)
+    return app
+
+
+def _describe_problem(app: FastAPI) -> None:
+    """Put the problem's schema, which no route returns as a model, among OpenAPI's components."""
+    make = app.openapi
+
+    def with_problem() -> dict[str, object]:
+        document: dict[str, object] = make()
+        components = document.setdefault("components", {})
+        if isinstance(components, dict):
+            components.setdefault("schemas", {})["Problem"] = schemas.Problem.model_json_schema()
+        return document
+
+    app.openapi = with_problem  # type: ignore[method-assign]

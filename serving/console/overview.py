@@ -1,0 +1,107 @@
+"""What the console shows of the catalog: the last cycles, the replicas, the last day's predictions."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, func, select, text
+
+from ml.catalog import deployments
+from ml.catalog.engine import transaction
+from ml.catalog.tables import cycles, dataset_versions, decisions, drops, predictions
+from ml.errors import UnavailableError
+from ml.settings import Settings
+
+CYCLES: Final = 12
+STATEMENT_MILLISECONDS: Final = 1500
+
+
+def read(engine: Engine, settings: Settings) -> dict[str, Any]:
+    """Everything the page needs from Postgres, each part with a short statement timeout.
+
+    Raises:
+        UnavailableError: Postgres does not answer, or not in time.
+    """
+    with transaction(engine) as connection:
+        _hurry(connection)
+        shown = [_cycle(row, settings.drops_prefix) for row in connection.execute(_cycles()).mappings()]
+    workers = [_replica(row) for row in deployments.live_replicas(engine, settings.heartbeat_seconds)]
+    return {"cycles": shown, "replicas": workers, "predictions": _last_day(engine)}
+
+
+def _hurry(connection: Connection) -> None:
+    connection.execute(text(f"set local statement_timeout = {STATEMENT_MILLISECONDS}"))
+
+
+def _cycles() -> Any:
+    columns = (
+        cycles,
+        drops.c.prefix,
+        drops.c.status.label("drop_status"),
+        drops.c.accepted,
+        drops.c.quarantined,
+        drops.c.ready_at,
+        dataset_versions.c.number.label("dataset_number"),
+        decisions.c.statistics,
+        decisions.c.champion_version,
+    )
+    source = (
+        cycles.outerjoin(drops, cycles.c.drop_id == drops.c.id)
+        .outerjoin(dataset_versions, cycles.c.dataset_version == dataset_versions.c.id)
+        .outerjoin(decisions, cycles.c.decision_id == decisions.c.id)
+    )
+    return select(*columns).select_from(source).order_by(cycles.c.started_at.desc()).limit(CYCLES)
+
+
+def _cycle(row: Mapping[Any, Any], drops_prefix: str) -> dict[str, Any]:
+    statistics = row["statistics"] or {}
+    return {
+        "id": row["id"],
+        "origin": row["origin"],
+        "drop": row["prefix"].removeprefix(drops_prefix).rstrip("/") if row["prefix"] else None,
+        "drop_status": row["drop_status"],
+        "accepted": row["accepted"],
+        "quarantined": row["quarantined"],
+        "dataset_version": row["dataset_version"],
+        "dataset_number": row["dataset_number"],
+        "challenger": row["model_version"],
+        "champion": row["champion_version"],
+        "challenger_accuracy": _number(statistics.get("challenger_accuracy")),
+        "champion_accuracy": _number(statistics.get("champion_accuracy")),
+        "p_value": _number(statistics.get("p_value")),
+        "holdout": _number(statistics.get("holdout")),
+        "verdict": row["verdict"],
+        "reason": row["reason"],
+        "seconds": {name: s for name, s in (row["seconds"] or {}).items() if _number(s) is not None},
+        "drop_to_live_seconds": _between(row["ready_at"], row["live_at"]),
+        "started_at": row["started_at"],
+        "finished_at": row["finished_at"],
+    }
+
+
+def _replica(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("id", "host", "pid", "started_at", "model_version", "deployment_id", "failed_deployment_id", "error")
+    return {name: row[name] for name in names}
+
+
+def _last_day(engine: Engine) -> dict[str, Any] | None:
+    """Answers logged in the last 24 hours, by hours back; None where counting takes too long."""
+    age = func.floor(func.extract("epoch", func.now() - predictions.c.at) / 3600)
+    horizon = func.now() - text("interval '24 hours'")
+    query = select(age, func.count()).where(predictions.c.at > horizon).group_by(age)
+    try:
+        with transaction(engine) as connection:
+            _hurry(connection)
+            by_age = {int(hours): count for hours, count in connection.execute(query)}
+    except UnavailableError:
+        return None
+    hourly = [by_age.get(hours, 0) for hours in range(23, -1, -1)]
+    return {"last_24_hours": sum(hourly), "hourly": hourly}
+
+
+def _between(start: datetime | None, end: datetime | None) -> float | None:
+    return round((end - start).total_seconds(), 1) if start and end else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

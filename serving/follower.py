@@ -1,0 +1,142 @@
+"""Does what the wish says: load, check, swap. A bad bundle leaves the old model serving and says so."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ml.errors import EvergreenError, IntegrityError, NotFoundError
+from serving.loader import BundleLoader, Order
+from serving.metrics import Metrics
+from serving.model_slot import Live, ModelSlot
+
+log = logging.getLogger(__name__)
+
+PATIENCE: Final = 1.5
+"""Seconds that a starting worker waits for the catalog's wish before it serves what served last."""
+FIRST_RETRY: Final = 0.5
+LONGEST_RETRY: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A deployment this worker will not run, and why."""
+
+    deployment_id: int
+    reason: str
+
+
+class Follower(threading.Thread):
+    """Holds at most one wish, the newest.
+
+    Attributes:
+        refusal: of the newest deployment that was refused, until a later one is live.
+        trouble: why the wish cannot be loaded yet; it is tried again.
+    """
+
+    def __init__(self, slot: ModelSlot, loader: BundleLoader, metrics: Metrics) -> None:
+        super().__init__(name="follower", daemon=True)
+        self._slot, self._loader, self._metrics = slot, loader, metrics
+        self._changed = threading.Condition()
+        self._wish: Order | None = None
+        self._catalog = "silent"
+        self._stopping = False
+        self._retry_at, self._retry = 0.0, FIRST_RETRY
+        self.refusal: Refusal | None = None
+        self.trouble: str | None = None
+        self.on_news: Callable[[], None] = lambda: None
+
+    def want(self, order: Order | None) -> None:
+        """What the catalog says should run; None: nothing yet."""
+        with self._changed:
+            if order != self._wish:
+                self._retry_at, self._retry = 0.0, FIRST_RETRY
+            self._wish, self._catalog = order, "answers"
+            self._changed.notify()
+
+    def unreachable(self) -> None:
+        """The catalog does not answer: an empty slot need not wait for it."""
+        with self._changed:
+            self._catalog = "away"
+            self._changed.notify()
+
+    def stop(self, seconds: float) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self.join(seconds)
+
+    def run(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._catalog != "silent" or self._stopping, PATIENCE)
+            alone = not self._stopping and self._catalog != "answers"
+        if alone:
+            self._serve_last_good()
+        while (order := self._next()) is not None:
+            self._follow(order)
+
+    def _next(self) -> Order | None:
+        """Waits for a wish that is neither live nor refused; None when stopped."""
+        with self._changed:
+            while not self._stopping:
+                wait = self._retry_at - time.monotonic()
+                if self._is_open(self._wish) and wait <= 0:
+                    return self._wish
+                self._changed.wait(wait if self._is_open(self._wish) else None)
+        return None
+
+    def _is_open(self, wish: Order | None) -> bool:
+        live = self._slot.take()
+        return (
+            wish is not None
+            and (live is None or live.deployment_id != wish.deployment_id)
+            and (self.refusal is None or self.refusal.deployment_id != wish.deployment_id)
+        )
+
+    def _follow(self, order: Order) -> None:
+        try:
+            self._swap(order)
+        except (IntegrityError, NotFoundError) as error:
+            log.error("deployment %d refused, the old model goes on: %s", order.deployment_id, error)
+            self.refusal, self.trouble = Refusal(order.deployment_id, str(error)), None
+            self._metrics.reloads.labels("refused").inc()
+            self.on_news()
+            self._fill_empty_slot()
+        except Exception as error:  # noqa: BLE001 - away, disk full: whatever it is, it may pass
+            if self._retry == FIRST_RETRY:
+                log.warning("deployment %d cannot be loaded yet, trying again: %s", order.deployment_id, error)
+            self._retry_at = time.monotonic() + self._retry
+            self._retry = min(LONGEST_RETRY, self._retry * 2)
+            self.trouble = str(error)
+            self.on_news()
+            self._fill_empty_slot()
+
+    def _swap(self, order: Order) -> None:
+        live = self._slot.take()
+        same = live is not None and live.digest == order.bundle_digest
+        model = live.model if live and same else self._loader.load(order)
+        self._slot.put(Live(model, order.model_version, order.deployment_id, order.bundle_digest, order.since))
+        self.refusal = self.trouble = None
+        self._metrics.model_version.set(order.model_version)
+        self._metrics.reloads.labels("swapped").inc()
+        self.on_news()
+        log.info("model version %d is live (deployment %d)", order.model_version, order.deployment_id)
+        try:
+            self._loader.remember(order)
+        except OSError as error:
+            log.warning("a start without the catalog would not know of deployment %d: %s", order.deployment_id, error)
+
+    def _fill_empty_slot(self) -> None:
+        if self._slot.take() is None:
+            self._serve_last_good()
+
+    def _serve_last_good(self) -> None:
+        try:
+            order = self._loader.last_good()
+            if order:
+                self._swap(order)
+                log.warning("serving what served last, model version %d", order.model_version)
+        except (EvergreenError, OSError) as error:
+            log.error("what served last cannot be served: %s", error)

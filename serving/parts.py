@@ -1,0 +1,43 @@
+"""The service's parts, as its routes see them."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from ml.settings import Settings
+from serving.metrics import Metrics
+from serving.model_slot import ModelSlot
+from serving.pool import Pool
+from serving.predictor import Predictor
+from serving.replicas import Identity
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Built once a worker by `serving.app.build`.
+
+    Attributes:
+        inference: threads that decode and infer.
+        database: threads that may wait for Postgres, so that nothing else does.
+        remembered: what was read a moment ago, with the time by `time.monotonic`.
+    """
+
+    settings: Settings
+    identity: Identity
+    engine: Engine
+    metrics: Metrics
+    slot: ModelSlot
+    predictor: Predictor
+    inference: Pool
+    database: Pool
+    remembered: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+Served = Annotated[Parts, Depends(_parts)]

@@ -1,0 +1,104 @@
+"""Bytes in, answer out: extract, decode, infer, log, encode. Runs in a worker thread, off the event loop."""
+
+import io
+import logging
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import orjson
+from PIL import Image
+
+from ml import images
+from ml.images import Limits
+from serving.body import image_bytes
+from serving.ids import uuid7
+from serving.metrics import Metrics
+from serving.model_slot import Live, ModelSlot
+from serving.prediction_log import LOGGED_TOP, Prediction, PredictionLog
+from serving.problems import ProblemError
+
+log = logging.getLogger(__name__)
+
+NO_MODEL_RETRY: Final = {"retry-after": "2"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request as it came; `started` is `time.perf_counter` at its arrival."""
+
+    body: bytes
+    content_type: str
+    top: int
+    client_key: str | None
+    logged: bool
+    started: float
+
+
+class Predictor:
+    """Answers from whatever model is live when its turn comes."""
+
+    def __init__(self, slot: ModelSlot, prediction_log: PredictionLog, limits: Limits, metrics: Metrics) -> None:
+        self._slot, self._log, self._limits, self._metrics = slot, prediction_log, limits, metrics
+
+    def live(self) -> Live:
+        """The live model.
+
+        Raises:
+            ProblemError: 503, there is none yet.
+        """
+        live = self._slot.take()
+        if live is None:
+            raise ProblemError(503, "no_model", "no model is live yet; ask /readyz when there is", NO_MODEL_RETRY)
+        return live
+
+    def answer(self, question: Question) -> bytes:
+        """The JSON of a 200 answer, logged before it is returned.
+
+        Raises:
+            ProblemError: no model, unreadable form, or the model's output is not a number.
+            ImageRejectedError: the image cannot be decoded.
+        """
+        live = self.live()  # once: the whole answer comes from this one
+        info = live.model.info
+        data = image_bytes(question.body, question.content_type)
+        pixels = images.decode(data, info.image_size, info.channels, self._limits)
+        probabilities = live.model.predict(pixels[np.newaxis])[0]
+        if not np.isfinite(probabilities).all():
+            log.error("model version %d gave a probability that is no number", live.version)
+            raise ProblemError(
+                500, "model_failed", f"model version {live.version} gave no usable answer for this image"
+            )
+        order = np.argsort(probabilities)[::-1][: max(question.top, LOGGED_TOP)]
+        ranking: list[dict[str, object]] = [
+            {"label": info.labels[i], "probability": round(float(probabilities[i]), 6)} for i in order
+        ]
+        identifier = uuid7()
+        milliseconds = round((time.perf_counter() - question.started) * 1000, 3)
+        answer = {
+            "id": str(identifier),
+            "model_version": live.version,
+            **ranking[0],
+            "top": ranking[: question.top],
+            "milliseconds": milliseconds,
+        }
+        if question.logged:
+            width, height = Image.open(io.BytesIO(data), formats=images.FORMATS).size
+            self._log.append(
+                Prediction(
+                    id=identifier,
+                    model_version=live.version,
+                    label=info.labels[order[0]],
+                    probability=round(float(probabilities[order[0]]), 6),
+                    top=ranking[:LOGGED_TOP],
+                    milliseconds=milliseconds,
+                    width=width,
+                    height=height,
+                    brightness=round(float(pixels.mean()) / 255, 6),
+                    client_key=question.client_key,
+                    image=data,
+                )
+            )
+        self._metrics.predictions.labels(str(live.version)).inc()
+        return orjson.dumps(answer)

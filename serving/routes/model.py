@@ -1,0 +1,31 @@
+"""GET /v1/model."""
+
+from fastapi import APIRouter
+
+from serving.model_slot import Live
+from serving.parts import Served
+from serving.schemas import ModelInfo, problems
+
+router = APIRouter(tags=["model"])
+
+
+@router.get("/v1/model", summary="The live model", responses=problems(_503="No model yet."))
+async def live_model(parts: Served) -> ModelInfo:
+    return describe(parts.predictor.live(), parts.identity.id)
+
+
+def describe(live: Live, replica: str) -> ModelInfo:
+    info = live.model.info
+    return ModelInfo(
+        version=live.version,
+        labels=list(info.labels),
+        image_size=info.image_size,
+        channels=info.channels,
+        architecture=info.architecture,
+        dataset_version=info.dataset_version,
+        run_id=info.run_id,
+        digest=live.digest,
+        deployment_id=live.deployment_id,
+        since=live.since,
+        replica=replica,
+    )

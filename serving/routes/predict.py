@@ -1,0 +1,73 @@
+"""POST /v1/predict."""
+
+import time
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from serving.parts import Served
+from serving.predictor import Question
+from serving.schemas import Answer, problems
+
+router = APIRouter(tags=["predictions"])
+
+_IMAGE: Final = {"schema": {"type": "string", "format": "binary"}}
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "The image: JPEG, PNG, WebP, GIF, TIFF or BMP.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+            "image/jpeg": _IMAGE,
+            "image/png": _IMAGE,
+            "application/octet-stream": _IMAGE,
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/predict",
+    summary="Say what an image shows",
+    response_model=Answer,
+    responses=problems(
+        _400="The form is broken.",
+        _413="The body is too large.",
+        _415="The content type is not read here.",
+        _422="Not an image, a broken one, too many pixels, or a parameter that does not fit; see `code`.",
+        _503="No model yet (`no_model`), or too many are waiting (`overloaded`): see `Retry-After`.",
+    ),
+    openapi_extra=_BODY,
+)
+async def predict(
+    request: Request,
+    parts: Served,
+    top: Annotated[int, Query(ge=1, le=1000, description="How many labels to return.")] = 5,
+    x_client_key: Annotated[
+        str | None, Header(max_length=200, pattern=r"^[\x20-\x7e]*$", description="Your own id for this image; logged.")
+    ] = None,
+    x_evergreen_probe: Annotated[str | None, Header(description="`1`: a check; answered, not logged.")] = None,
+) -> Response:
+    """Send the image as the part `file` of a form or as the raw body.
+
+    Every answer is remembered in the prediction log, with the model version that gave it.
+    """
+    started = time.perf_counter()
+    # Before the body is read: what cannot be answered need not be uploaded.
+    parts.predictor.live()
+    parts.inference.check()
+    question = Question(
+        body=await request.body(),
+        content_type=request.headers.get("content-type", ""),
+        top=top,
+        client_key=x_client_key or None,
+        logged=x_evergreen_probe != "1",
+        started=started,
+    )
+    return Response(await parts.inference.run(parts.predictor.answer, question), media_type="application/json")

@@ -1,0 +1,108 @@
+"""What goes over the wire, as OpenAPI tells it."""
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from serving.ids import is_uuid7
+
+_ID: Final = "0199a3c8-6d1e-7b3a-9c41-5f0d2e8a7b16"
+
+
+class Candidate(BaseModel):
+    label: str = Field(examples=["7"])
+    probability: float = Field(ge=0, le=1, examples=[0.9731])
+
+
+class Answer(BaseModel):
+    """The likeliest label and those after it. All of it comes from the one named model version."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: UUID = Field(description="UUIDv7; give it back with feedback.", examples=[_ID])
+    model_version: int = Field(examples=[4])
+    label: str = Field(examples=["7"])
+    probability: float = Field(ge=0, le=1, examples=[0.9731])
+    top: list[Candidate]
+    milliseconds: float = Field(description="From the request's arrival to its answer.", examples=[6.2])
+
+
+class Feedback(BaseModel):
+    """What a prediction should have said."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prediction_id: UUID = Field(description="As /v1/predict returned it.", examples=[_ID])
+    label: str = Field(min_length=1, max_length=200, examples=["1"])
+    source: str = Field("user", min_length=1, max_length=100, description="Who says so; one opinion a source.")
+    comment: str | None = Field(None, max_length=2000, examples=["a one with a bar"])
+
+    @field_validator("prediction_id")
+    @classmethod
+    def _made_here(cls, value: UUID) -> UUID:
+        if not is_uuid7(value):
+            raise ValueError(f"`{value}` is no UUIDv7: use the `id` that /v1/predict returned")
+        return value
+
+    @field_validator("label", "source")
+    @classmethod
+    def _stripped(cls, value: str) -> str:
+        if not (stripped := value.strip()):
+            raise ValueError("must hold more than white space")
+        if not stripped.isprintable():
+            raise ValueError("must hold printable characters only")
+        return stripped
+
+    @field_validator("comment")
+    @classmethod
+    def _storable(cls, value: str | None) -> str | None:
+        return value.replace("\0", "") if value else value
+
+
+class FeedbackStored(BaseModel):
+    """201: new; 200: this source had spoken before, its opinion is now this one."""
+
+    prediction_id: UUID = Field(examples=[_ID])
+    label: str = Field(examples=["1"])
+    source: str = Field(examples=["user"])
+
+
+class ModelInfo(BaseModel):
+    """The live model of the worker that answered."""
+
+    version: int = Field(examples=[4])
+    labels: list[str] = Field(examples=[["0", "1", "2"]])
+    image_size: int = Field(description="Side of the model's square input in pixels.", examples=[32])
+    channels: int = Field(description="1: grey, 3: RGB.", examples=[1])
+    architecture: str
+    dataset_version: str
+    run_id: str = Field(description="MLflow's run.")
+    digest: str = Field(description="SHA-256 of bundle.json, which fixes every byte of the bundle.")
+    deployment_id: int
+    since: datetime = Field(description="When it was deployed.")
+    replica: str = Field(description="The worker that answered.")
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str = Field(examples=["urn:evergreen:problem:no_model"])
+    title: str = Field(examples=["Service Unavailable"])
+    status: int = Field(examples=[503])
+    detail: str = Field(examples=["no model is live yet; ask /readyz when there is"])
+    instance: str = Field(examples=["/v1/predict"])
+    code: str = Field(examples=["no_model"])
+    request_id: str
+
+
+def problems(**by_status: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: ``problems(_422="not an image")``."""
+    return {
+        int(status.lstrip("_")): {
+            "description": text,
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, text in by_status.items()
+    }

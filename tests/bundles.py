@@ -1,0 +1,120 @@
+"""Bundles made by hand: a linear model over the pixels, as a real ONNX file with real probes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ml import bundle, model
+from ml.bundle import BundleInfo
+from ml.catalog import deployments
+from ml.catalog.engine import transaction
+from ml.catalog.tables import decisions
+from ml.context import Context
+
+
+def make_bundle(
+    folder: Path,
+    labels: Sequence[str],
+    size: int = 8,
+    channels: int = 1,
+    seed: int = 0,
+    *,
+    outputs: int | None = None,
+    bias: float = 0.0,
+    probe_shift: float = 0.0,
+) -> str:
+    """Write a bundle whose logits are a seeded linear map of ``uint8[N, size, size, channels] / 255``.
+
+    Args:
+        outputs: logits that the graph really gives; None: one a label. Another number is a broken bundle.
+        bias: added to the last logit; NaN makes a model whose every answer is NaN.
+        probe_shift: added to the recorded probabilities; not 0 is a bundle whose probes fail.
+
+    Returns:
+        The bundle's digest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    width = size * size * channels
+    count = len(labels) if outputs is None else outputs
+    weights = rng.normal(0, 4 / width**0.5, (width, count)).astype(np.float32)
+    offset = np.zeros(count, np.float32)
+    offset[-1] = bias
+    _write_model(folder / bundle.MODEL, weights, offset, size, channels)
+    images = rng.integers(0, 256, (4, size, size, channels), dtype=np.uint8)
+    logits = images.reshape(4, -1).astype(np.float32) / 255 @ weights + offset
+    expected = bundle.probabilities(logits, 1.0) + np.float32(probe_shift)
+    np.savez(folder / bundle.PROBES, images=images, probabilities=expected)
+    info = BundleInfo(
+        architecture="linear",
+        labels=tuple(labels),
+        image_size=size,
+        channels=channels,
+        dataset_version=f"v-{seed:064x}"[:66],
+        run_id=f"{seed:032x}",
+        code_version="test",
+        seed=seed,
+        class_shares={label: 1 / len(labels) for label in labels},
+        files={},
+    )
+    return bundle.write(folder, info)
+
+
+def upload(ctx: Context, folder: Path, version: int = 1) -> str:
+    """Put a bundle folder where MLflow would; returns the prefix in the artifacts bucket."""
+    prefix = f"{ctx.settings.artifacts_prefix}/{ctx.settings.store_bucket}/{version}/data/{folder.name}"
+    for path in folder.iterdir():
+        ctx.artifacts.put(f"{prefix}/{path.name}", path.read_bytes())
+    return prefix
+
+
+def deploy(ctx: Context, prefix: str, digest: str, version: int, previous: int | None = None) -> int:
+    """A decision by a test and the deployment row it leads to, at once live; returns the deployment's id."""
+    with transaction(ctx.engine) as connection:
+        decision = f"test-{version}-{connection.exec_driver_sql('select count(*) from decisions').scalar()}"
+        connection.execute(
+            decisions.insert().values(
+                id=decision, model_version=version, verdict="promote", reason="a test says so", actor="operator:test"
+            )
+        )
+        deployment_id = deployments.begin(
+            connection,
+            model_version=version,
+            previous_version=previous,
+            decision_id=decision,
+            bundle_prefix=prefix,
+            bundle_digest=digest,
+        )
+        deployments.end(connection, deployment_id, "live")
+    return deployment_id
+
+
+def loaded(folder: Path) -> model.Model:
+    """The bundle's model, to compute expected answers with."""
+    return model.load(folder)
+
+
+def _write_model(path: Path, weights: np.ndarray, offset: np.ndarray, size: int, channels: int) -> None:
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["floats", "scale"], ["scaled"]),
+        helper.make_node("Flatten", ["scaled"], ["flat"], axis=1),
+        helper.make_node("Gemm", ["flat", "weights", "offset"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, channels])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", weights.shape[1]])],
+        [
+            numpy_helper.from_array(np.float32(255), "scale"),
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(offset, "offset"),
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(made)
+    onnx.save(made, str(path))

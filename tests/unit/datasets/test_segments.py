@@ -1,0 +1,86 @@
+"""Segments are the same bytes for the same samples, and hold exactly what went in."""
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml.datasets import segments
+from ml.datasets.segments import Segment
+from ml.objects import ObjectStore
+
+
+class MemoryStore(ObjectStore):
+    """Objects in a dict."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes, content_type: str = "") -> None:
+        self.objects[key] = data
+
+    def put_file(self, key: str, path: Path, content_type: str = "") -> None:
+        self.objects[key] = path.read_bytes()
+
+
+def sample(data: bytes) -> tuple[dict[str, Any], bytes]:
+    row = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "label": "a",
+        "split": "train",
+        "group_id": "g",
+        "drop_id": "d-1",
+        "width": 8,
+        "height": 8,
+        "format": "PNG",
+        "grey": True,
+        "brightness": 0.1 + 0.2,
+        "contrast": 0.3,
+    }
+    return row, data
+
+
+SAMPLES = [sample(bytes([i]) * (1 + 700 * i)) for i in range(9)]
+
+
+def write(limit: int) -> tuple[MemoryStore, list[Segment]]:
+    store = MemoryStore()
+    return store, list(segments.write(store, iter(SAMPLES), limit))
+
+
+@pytest.mark.parametrize("limit", [1, 5_000, 10_000_000])
+def test_the_same_samples_give_the_same_bytes(limit: int) -> None:
+    (first, made), (second, again) = write(limit), write(limit)
+    assert first.objects == second.objects
+    assert made == again
+
+
+@pytest.mark.parametrize("limit", [1, 5_000, 10_000_000])
+def test_every_sample_is_where_the_index_says(limit: int) -> None:
+    store, made = write(limit)
+    found = {}
+    for segment in made:
+        tar = store.objects[segment.tar_key]
+        assert hashlib.sha256(tar).hexdigest() == segment.tar_sha256
+        assert len(tar) == segment.bytes
+        with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+            names = opened.getnames()
+        rows = segments.read_index(store.objects[segment.index_key])
+        assert len(rows) == segment.samples
+        assert names == [f"{r['sha256']}.png" for r in rows]
+        for r in rows:
+            found[r["sha256"]] = tar[r["offset"] : r["offset"] + r["size"]]
+    assert found == {row["sha256"]: data for row, data in SAMPLES}
+
+
+def test_a_segment_closes_at_its_limit() -> None:
+    assert len(write(1)[1]) == len(SAMPLES)
+    assert len(write(10_000_000)[1]) == 1
+    assert 1 < len(write(5_000)[1]) < len(SAMPLES)
+
+
+def test_nothing_makes_no_segment() -> None:
+    assert list(segments.write(MemoryStore(), iter(()), 10)) == []

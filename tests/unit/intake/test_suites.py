@@ -1,0 +1,140 @@
+"""The shipped expectations on small frames, and what a person may write into such a file."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ml.errors import InvalidInputError
+from ml.intake import suites
+from ml.intake.suites import Verdict
+
+SHIPPED = Path(__file__).parents[3] / "expectations"
+GOOD: dict[str, Any] = {
+    "key": "a/1.png",
+    "label": "a",
+    "problem": None,
+    "width": 28.0,
+    "height": 28.0,
+    "aspect": 1.0,
+    "contrast": 0.3,
+    "conflict": None,
+    "class_problem": None,
+}
+FIGURES: dict[str, Any] = {"key": "drop", "images": 10, "good_share": 1.0, "label_agreement": None}
+
+
+def images(*changes: dict[str, Any]) -> Verdict:
+    rows = [GOOD, *(GOOD | {"key": f"k{i}"} | change for i, change in enumerate(changes))]
+    return suites.judge(SHIPPED / "images.yml", pd.DataFrame(rows).astype({"label": object}))
+
+
+def drop(**changes: Any) -> Verdict:
+    return suites.judge(SHIPPED / "drop.yml", pd.DataFrame([FIGURES | changes]).astype(object))
+
+
+def own(folder: Path, text: str, frame: pd.DataFrame, **kwargs: Any) -> Verdict:
+    path = folder / "own.yml"
+    path.write_text("name: own\nexpectations:\n" + text)
+    return suites.judge(path, frame, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"problem": "broken"}, "broken"),
+        ({"label": None}, "it has no label"),
+        ({"label": "a/b"}, "no slash"),
+        ({"label": "x" * 201}, "1 to 200 characters"),
+        ({"label": "a\x1b[31m"}, "no control character"),
+        ({"width": 3.0}, "found 3"),
+        ({"width": 4097.0}, "the width must be 4 to 4096 pixels; found 4097"),
+        ({"height": 6000.0}, "the height must be 4 to 4096 pixels; found 6000"),
+        ({"aspect": 11.0}, "longer side"),
+        ({"contrast": 0.0}, "blank"),
+        ({"conflict": "it contradicts"}, "it contradicts"),
+        ({"class_problem": "it is new"}, "it is new"),
+    ],
+)
+def test_a_bad_row_and_only_it_is_named_with_words(change: dict[str, Any], words: str) -> None:
+    verdict = images(change, {})
+    assert list(verdict.reasons) == ["k0"]
+    assert words in verdict.reasons["k0"][0]
+    assert not verdict.overall
+
+
+def test_good_rows_pass_at_the_limits() -> None:
+    limits = [{"width": 4.0}, {"height": 4096.0}, {"aspect": 10.0}, {"label": "x" * 200}, {"label": "日本語 & <b>"}]
+    assert images(*limits).success
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"good_share": 0.49}, "share of good ones is 0.49"),
+        ({"images": 0}, "no images"),
+        ({"label_agreement": 0.05}, "shuffled"),
+    ],
+)
+def test_a_bad_drop_is_named_with_words(changes: dict[str, Any], words: str) -> None:
+    ((reason,),) = drop(**changes).reasons.values()
+    assert words in reason
+
+
+@pytest.mark.parametrize("kappa", [None, 0.3, 0.1])
+def test_a_drop_that_is_only_different_passes(kappa: float | None) -> None:
+    assert drop(label_agreement=kappa).success
+
+
+def test_an_expectation_of_the_whole_frame_speaks_for_the_whole(tmp_path: Path) -> None:
+    text = (
+        "  - type: expect_column_mean_to_be_between\n"
+        "    kwargs: {column: v, max_value: 1}\n"
+        "    meta: {reason: 'mean {value}'}\n"
+        "  - {type: expect_table_row_count_to_be_between, kwargs: {min_value: 5}}\n"
+    )
+    verdict = own(tmp_path, text, pd.DataFrame({"key": ["a", "b"], "v": [2.0, 4.0]}))
+    assert verdict.overall[0] == "mean 3"
+    assert "expect_table_row_count_to_be_between" in verdict.overall[1]
+    assert "found 2" in verdict.overall[1]
+    assert not verdict.reasons
+
+
+def test_a_warning_is_reported_and_puts_nothing_aside(tmp_path: Path) -> None:
+    text = "  - {type: expect_column_max_to_be_between, kwargs: {column: v, max_value: 1}, severity: warning}\n"
+    text += "  - {type: expect_column_values_to_be_in_set, kwargs: {column: v, value_set: [1]}, severity: info}\n"
+    verdict = own(tmp_path, text, pd.DataFrame({"key": ["a"], "v": [2.0]}))
+    assert verdict.success
+    assert not verdict.reasons
+    assert len(verdict.failed) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  - {type: expect_column_values_to_be_between, kwargs: {column: nope, min_value: 1}}\n",
+        "  - {type: expect_the_moon, kwargs: {column: v}}\n",
+        "  - {type: expect_column_values_to_be_between, kwargs: {column: v, minimum: 1}}\n",
+        "  - {kwargs: {column: v}}\n",
+        "  - just words\n",
+        "  - [\n",
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"own\.yml"):
+        own(tmp_path, text, pd.DataFrame({"key": ["a"], "v": [2.0]}))
+    with pytest.raises(InvalidInputError, match=r"missing\.yml"):
+        suites.judge(tmp_path / "missing.yml", pd.DataFrame({"key": ["a"]}))
+
+
+def test_data_docs_show_hostile_names_as_text(tmp_path: Path) -> None:
+    text = "  - {type: expect_column_values_to_be_in_set, kwargs: {column: v, value_set: [ok, 'a&b']}}\n"
+    frame = pd.DataFrame({"key": ["<script>alert(1)</script>", "fine", "also"], "v": ["<img src=x>", "a&b", "ok"]})
+    verdict = own(tmp_path, text, frame, docs=tmp_path / "site", run_name="d-1")
+    assert list(verdict.reasons) == ["<script>alert(1)</script>"]
+    assert "<img src=x>" in verdict.reasons["<script>alert(1)</script>"][0]
+    pages = "".join(p.read_text() for p in (tmp_path / "site").rglob("*.html"))
+    assert "&lt;img src=x&gt;" in pages
+    assert "<img src=x>" not in pages
+    assert "<script>alert" not in pages
