@@ -59,12 +59,14 @@ class Settings(BaseModel):
     model_name: str = Field("classifier", description="Name in the MLflow registry.")
     experiment: str = "evergreen"
     image_size: int | None = Field(None, ge=8, le=1024, description="Side in pixels; None: from the data.")
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=1, description="At most; see train_budget.")
     patience: int = Field(5, ge=1, description="Epochs without a better validation loss before stopping.")
     batch_size: int = Field(128, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     replay_ratio: float = Field(2.0, ge=0, description="Replayed old samples for each new one.")
-    train_seconds: float = Field(90.0, gt=0, description="Wall clock of the training loop; the schedule fits into it.")
+    train_budget: int = Field(
+        60_000, ge=1, description="Images seen by one training, counted at 32 px; bounds the epochs."
+    )
     seed: int = 17
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")
 
@@ -105,7 +107,8 @@ class Settings(BaseModel):
         """
         home = Path(environ.get(PREFIX + "HOME", cls.model_fields["home"].default))
         merged = {k: v for k, v in dotenv_values(home / ENV_FILE).items() if v is not None} | dict(environ)
-        values = {k.removeprefix(PREFIX).lower(): v for k, v in merged.items() if k.startswith(PREFIX) and not k.startswith(PORT_PREFIX) and v}
+        ours = {k: v for k, v in merged.items() if k.startswith(PREFIX) and not k.startswith(PORT_PREFIX)}
+        values = {k.removeprefix(PREFIX).lower(): v for k, v in ours.items() if v}
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -98,6 +98,8 @@ class Follower(threading.Thread):
     def _follow(self, order: Order) -> None:
         try:
             self._swap(order)
+            self.refusal = self.trouble = None
+            self.on_news()
         except (IntegrityError, NotFoundError) as error:
             log.error("deployment %d refused, the old model goes on: %s", order.deployment_id, error)
             self.refusal, self.trouble = Refusal(order.deployment_id, str(error)), None
@@ -118,10 +120,8 @@ class Follower(threading.Thread):
         same = live is not None and live.digest == order.bundle_digest
         model = live.model if live and same else self._loader.load(order)
         self._slot.put(Live(model, order.model_version, order.deployment_id, order.bundle_digest, order.since))
-        self.refusal = self.trouble = None
         self._metrics.model_version.set(order.model_version)
         self._metrics.reloads.labels("swapped").inc()
-        self.on_news()
         log.info("model version %d is live (deployment %d)", order.model_version, order.deployment_id)
         try:
             self._loader.remember(order)
@@ -137,6 +137,7 @@ class Follower(threading.Thread):
             order = self._loader.last_good()
             if order:
                 self._swap(order)
+                self.on_news()
                 log.warning("serving what served last, model version %d", order.model_version)
         except (EvergreenError, OSError) as error:
             log.error("what served last cannot be served: %s", error)

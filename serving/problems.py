@@ -20,6 +20,7 @@ from ml.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 RETRY = {"retry-after": "1"}
+_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "content_too_large"}
 
 
 class ProblemError(EvergreenError):
@@ -105,7 +106,7 @@ async def _validation(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    code = _CODES.get(error.status_code, "http")
     return of(request, error.status_code, code, str(error.detail), error.headers)
 
 

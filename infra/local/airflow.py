@@ -61,6 +61,8 @@ def environment(layout: Layout) -> dict[str, str]:
     return named | {
         "AIRFLOW_HOME": str(home(layout)),
         "PYTHONPATH": f"{REPO}:{REPO / 'infra' / 'airflow'}",
+        # Training shares the cores with the service: threads that wait must not spin.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "GX_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -14,6 +14,7 @@ from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.intake import entries, listing
 from ml.intake.find import INGESTED, READY, REJECTED
+from ml.intake.formats import Entry
 from ml.intake.listing import Listing
 
 log = logging.getLogger(__name__)
@@ -102,13 +103,18 @@ def _hint(marker: bytes) -> str | None:
 def _freeze(ctx: Context, frozen: Listing) -> str | None:
     """Store what the drop holds, before its row says so; returns why it cannot be used, if so."""
     listing.save(ctx, frozen)
+    found, problem = _read(ctx, frozen)
+    entries.save(ctx, frozen.drop_id, found, problem)
+    return problem
+
+
+def _read(ctx: Context, frozen: Listing) -> tuple[list[Entry], str | None]:
     if not frozen.files:
-        return "the drop is empty: its marker is there, but no file"
+        return [], "the drop is empty: its marker is there, but no file"
     try:
         found = entries.take(ctx, frozen)
     except InvalidInputError as error:
-        return str(error)
+        return [], str(error)
     except NotFoundError as error:
         raise ConflictError(f"the drop is changing while it is claimed: {error}; it is tried again") from error
-    entries.save(ctx, frozen.drop_id, found)
-    return None if found else "the drop holds no image files"
+    return found, None if found else "the drop holds no image files"

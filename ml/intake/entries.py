@@ -5,6 +5,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,15 +43,27 @@ def take(ctx: Context, listing: Listing) -> list[Entry]:
     return list({e.key: e for e in map(_storable, reversed(found))}.values())[::-1]
 
 
-def save(ctx: Context, drop_id: str, entries: Sequence[Entry]) -> None:
+def save(ctx: Context, drop_id: str, entries: Sequence[Entry], problem: str | None = None) -> None:
+    """Keep the entries; `problem` says why the drop cannot be used at all."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], pa.schema(FIELDS)), buffer)
+    schema = pa.schema(FIELDS, {"problem": problem} if problem else None)
+    pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], schema), buffer)
     ctx.store.put(key(drop_id), buffer.getvalue())
 
 
 def count(ctx: Context, drop_id: str) -> int:
-    rows: int = pq.read_metadata(io.BytesIO(ctx.store.get(key(drop_id)))).num_rows
+    rows: int = _metadata(ctx, drop_id).num_rows
     return rows
+
+
+def problem(ctx: Context, drop_id: str) -> str | None:
+    """Why the drop cannot be used at all, if it cannot."""
+    words: bytes | None = (_metadata(ctx, drop_id).metadata or {}).get(b"problem")
+    return words.decode() if words else None
+
+
+def _metadata(ctx: Context, drop_id: str) -> Any:
+    return pq.read_metadata(io.BytesIO(ctx.store.get(key(drop_id))))
 
 
 def read(ctx: Context, drop_id: str, start: int = 0, length: float = math.inf) -> list[Entry]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml.catalog import drops
 from ml.context import Context
+from ml.errors import ConflictError, InvalidInputError
 from ml.intake.claim import claim
 from ml.intake.find import find_ready
 from ml.intake.inspect import chunk_count
@@ -21,7 +22,16 @@ def claim_all(ctx: Context, prefix: str | None = None) -> list[dict[str, Any]]:
     if prefix is not None:
         claimed = [claim(ctx, prefix if prefix.endswith("/") else f"{prefix}/")]
     else:
-        claimed = [claim(ctx, drop.prefix) for drop in find_ready(ctx)]
+        claimed = [_claim_or_leave(ctx, drop.prefix) for drop in find_ready(ctx)]
         claimed += drops.unfinished(ctx.engine)
     ids = list(dict.fromkeys(d for d in claimed if d))
     return [{"drop_id": d, "chunks": chunk_count(ctx, d)} for d in ids]
+
+
+def _claim_or_leave(ctx: Context, prefix: str) -> str | None:
+    """A drop that is changing, or that another process finished since it was found, keeps no other drop waiting."""
+    try:
+        return claim(ctx, prefix)
+    except (ConflictError, InvalidInputError) as error:
+        log.warning("%s is left for the next time: %s", prefix, error)
+        return None

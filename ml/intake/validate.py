@@ -13,7 +13,7 @@ from ml.catalog import cycles, drops
 from ml.context import Context
 from ml.errors import IntegrityError, NotFoundError, UnavailableError
 from ml.images import Limits
-from ml.intake import agreement, docs, formats, inspect, judged, listing, quarantine, suites
+from ml.intake import agreement, docs, entries, formats, inspect, judged, listing, quarantine, suites
 from ml.intake.claim import reject
 from ml.intake.judged import Judged
 from ml.intake.suites import KEY, Verdict
@@ -49,6 +49,9 @@ def validate(ctx: Context, drop_id: str) -> Validation:
     row = drops.get(ctx.engine, drop_id)
     if row["status"] != "claimed":
         return _finished(row)
+    if problem := entries.problem(ctx, drop_id):  # its claim was killed before it could say so
+        reject(ctx, drop_id, problem)
+        return _finished(drops.get(ctx.engine, drop_id))
     with cycles.stage(ctx.engine, drop_id, "validate"), tempfile.TemporaryDirectory() as folder:
         rows = _rows(ctx, drop_id)
         by_row = _judge_rows(ctx, rows, drop_id, Path(folder) / "images")

@@ -65,8 +65,8 @@ def _make(ctx: Context, day: date) -> str:
         connection.execute(text(f"create table {name} (like predictions including all)"))
         within = f"at >= '{start}' and at < '{end}'"
         # Names and dates are made above, nothing of it comes from outside.
-        move = f"with moved as (delete from predictions_default where {within} returning *) "  # noqa: S608
-        move += f"insert into {name} select * from moved"
+        taken = f"delete from predictions_default where {within} returning *"  # noqa: S608
+        move = f"with moved as ({taken}) insert into {name} select * from moved"  # noqa: S608
         connection.execute(text(move))
         connection.execute(
             text(f"alter table predictions attach partition {name} for values from ('{start}') to ('{end}')")

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,14 +22,35 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. `seconds` bounds the wall clock; the schedule is planned to end within it."""
+    """How to train: everything that, with the data and the code, determines the weights."""
 
     epochs: int
     patience: int
     batch_size: int
     learning_rate: float
     seed: int
-    seconds: float
+
+    @classmethod
+    def within_budget(
+        cls,
+        samples: int,
+        side: int,
+        *,
+        epochs: int,
+        budget: int,
+        patience: int,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+    ) -> "Recipe":
+        """Fewer epochs for more or larger images, smaller batches for few.
+
+        The cost of an image grows with its area, so `budget` counts images at 32 px. The wall clock
+        has no say: the same data, settings and seed give the same model on a busy machine.
+        """
+        affordable = int(budget / max(1, samples) / (side / 32) ** 2)
+        batch = min(batch_size, max(16, samples // 12))
+        return cls(min(epochs, max(4, affordable)), patience, batch, learning_rate, seed)
 
 
 @dataclass(frozen=True)
@@ -58,10 +78,10 @@ def fit(
     images, labels = (torch.from_numpy(np.ascontiguousarray(a)) for a in train)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
-    steps, epochs, started = math.ceil(len(labels) / recipe.batch_size), recipe.epochs, time.monotonic()
+    steps, epochs = math.ceil(len(labels) / recipe.batch_size), recipe.epochs
     history: list[dict[str, float]] = []
     best, best_epoch, best_state = math.inf, 0, {k: v.clone() for k, v in network.state_dict().items()}
-    for epoch in range(recipe.epochs):
+    for epoch in range(epochs):
         network.train()
         total = 0.0
         for step, chosen in enumerate(torch.split(torch.randperm(len(labels), generator=generator), recipe.batch_size)):
@@ -84,9 +104,7 @@ def fit(
         if metrics["validation_loss"] < best:
             best, best_epoch = metrics["validation_loss"], epoch
             best_state = {k: v.clone() for k, v in network.state_dict().items()}
-        if epoch == 0:
-            epochs = _affordable(recipe, time.monotonic() - started)
-        if epoch - best_epoch >= recipe.patience or epoch + 1 >= epochs:
+        if epoch - best_epoch >= recipe.patience:
             break
     network.load_state_dict(best_state)
     return Fitted(network.eval(), history, best_epoch)
@@ -120,11 +138,6 @@ def _schedule(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
-
-
-def _affordable(recipe: Recipe, one_epoch: float) -> int:
-    """Epochs that fit the time, judged by the first; at least three, so that the cosine is one."""
-    return min(recipe.epochs, max(3, int(recipe.seconds / max(one_epoch, 1e-6))))
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from ml.datasets import loader, versions
 from ml.datasets.loader import Split
 from ml.datasets.versions import DatasetVersion
 from ml.errors import InvalidInputError
+from ml.settings import Settings
 from ml.training import export, networks, plan, predecessor, track
 from ml.training.fit import Fitted, Progress, Recipe, fit, logits_of
 from ml.training.plan import Mode, Plan
@@ -71,16 +72,10 @@ def train(
     version = versions.get(ctx, version_id)
     if (done := _finished(ctx, cycle_id, version.id)) is None:
         with cycles.stage(ctx.engine, cycle_id, "train"):
-            settings = ctx.settings
-            recipe = Recipe(
-                epochs=epochs or settings.epochs,
-                patience=settings.patience,
-                batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
-                seed=settings.seed if seed is None else seed,
-                seconds=settings.train_seconds,
-            )
-            done = _run(ctx, version, cycle_id, recipe, mode, progress)
+            chosen_seed = ctx.settings.seed if seed is None else seed
+            material = _gather(ctx, version, mode, chosen_seed)
+            recipe = _recipe(ctx.settings, material, epochs, chosen_seed)
+            done = _run(ctx, material, cycle_id, recipe, progress)
     ctx.registry.set_alias("challenger", done.model_version)
     cycles.record(
         ctx.engine, cycle_id, run_id=done.run_id, model_version=done.model_version, dataset_version=version.id
@@ -94,11 +89,21 @@ def _finished(ctx: Context, cycle_id: str, version_id: str) -> TrainedModel | No
     return TrainedModel(same[0].run_id or "", int(same[0].version)) if same else None
 
 
-def _run(
-    ctx: Context, version: DatasetVersion, cycle_id: str, recipe: Recipe, mode: Mode, progress: Progress | None
-) -> TrainedModel:
-    client = ctx.registry.client
-    material = _gather(ctx, version, mode, recipe)
+def _recipe(settings: Settings, material: _Material, epochs: int | None, seed: int) -> Recipe:
+    return Recipe.within_budget(
+        len(material.plan.chosen),
+        material.size,
+        epochs=epochs or settings.epochs,
+        budget=settings.train_budget,
+        patience=settings.patience,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=seed,
+    )
+
+
+def _run(ctx: Context, material: _Material, cycle_id: str, recipe: Recipe, progress: Progress | None) -> TrainedModel:
+    client, version = ctx.registry.client, material.version
     tags = {"cycle": cycle_id, "code_version": code_version(), "dataset_version": version.id}
     run_id = track.begin(client, ctx.settings.experiment, f"cycle {cycle_id}", tags)
     try:
@@ -118,7 +123,7 @@ def _run(
     return TrainedModel(run_id, model_version)
 
 
-def _gather(ctx: Context, version: DatasetVersion, mode: Mode, recipe: Recipe) -> _Material:
+def _gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> _Material:
     before = predecessor.champion(ctx)
     size, channels = (before.info.image_size, before.info.channels) if before else loader.shape_of(ctx, version.id)
     train_split = loader.load(ctx, version.id, "train", size, channels)
@@ -129,7 +134,7 @@ def _gather(ctx: Context, version: DatasetVersion, mode: Mode, recipe: Recipe) -
         )
     seen = set(versions.manifest(ctx, before.info.dataset_version).segments) if before else set()
     is_new = np.asarray([s not in seen for s in train_split.segment_ids])
-    made = plan.make(mode, train_split.labels, is_new, before is not None, ctx.settings.replay_ratio, recipe.seed)
+    made = plan.make(mode, train_split.labels, is_new, before is not None, ctx.settings.replay_ratio, seed)
     log.info("plan: %s (%s), %d new and %d replayed samples", made.mode, made.reason, made.new, made.replayed)
     validation = loader.load(ctx, version.id, "validation", size, channels)
     return _Material(version, before, made, train_split, validation, size, channels)

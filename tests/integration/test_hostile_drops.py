@@ -1,17 +1,24 @@
 """Drops made to hurt: strange tables, names that do not fit anywhere, content that changes underneath."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 from sqlalchemy import select
 
+from ml.catalog import drops as drops_of_catalog
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine, samples
 from ml.context import Context
 from ml.datasets.accept import accept
 from ml.datasets.ingest import ingest
+from ml.intake import entries, listing
 from ml.intake.claim import claim
 from ml.intake.find import find_ready
 from ml.intake.inspect import chunk_count, inspect_chunk
+from ml.intake.pending import claim_all
 from ml.intake.validate import validate
+from ml.objects import ObjectInfo, ObjectStore
 from tests.pictures import digit_files, digits, upload
 
 
@@ -95,6 +102,43 @@ def test_files_added_and_removed_meanwhile_stay_ready(context: Context) -> None:
         ingest(context, drop.prefix)
     assert len(rows(context, samples)) == 20
     assert not find_ready(context)
+
+
+def test_a_hopeless_drop_that_vanished_before_it_was_rejected_blocks_nobody(context: Context) -> None:
+    """Its claim was killed between the row and the rejection, then the drop was removed."""
+    prefix = upload(context, "empty", {})
+    frozen = listing.take(context, prefix, None)
+    listing.save(context, frozen)
+    entries.save(context, frozen.drop_id, [], "the drop is empty")
+    drops_of_catalog.begin(context.engine, frozen.drop_id, prefix, frozen.digest, datetime.now(UTC))
+    context.labels.delete([prefix + "_READY"])
+    upload(context, "good", digit_files(0, 10))
+    waiting = claim_all(context)
+    assert {w["chunks"] for w in waiting} == {0, 1}
+    for one in waiting:
+        finish(context, one["drop_id"])
+    assert {(r["prefix"], r["status"]) for r in rows(context, drops)} == {
+        ("drops/empty/", "rejected"),
+        ("drops/good/", "accepted"),
+    }
+
+
+def test_one_drop_that_cannot_be_claimed_now_keeps_nobody_waiting(context: Context) -> None:
+    upload(context, "good", digit_files(0, 10))
+    upload(context, "table", {"labels.csv": b"file,label\na.png,x\n", "a.png": digits()[0][1]})
+
+    class Changing(ObjectStore):
+        """Gives every table another ETag each time."""
+
+        def info(self, key: str) -> ObjectInfo:
+            told = super().info(key)
+            return replace(told, etag="other") if key.endswith(".csv") else told
+
+    restless = replace(context, labels=Changing(context.labels._client, context.labels.bucket))
+    (one,) = claim_all(restless)
+    finish(context, one["drop_id"])
+    (table,) = claim_all(context)
+    assert table["chunks"] == 1
 
 
 def test_a_corrected_drop_bears_one_marker(context: Context) -> None:

@@ -99,12 +99,12 @@ def test_killed_before_each_of_its_effects_it_is_ingested_exactly_once(context: 
 def _check(context: Context, count: int) -> None:
     with transaction(context.engine) as connection:
         columns = (drops.c.status, drops.c.accepted, drops.c.duplicates, drops.c.quarantined)
-        fates = connection.execute(select(*columns).order_by(drops.c.found_at).offset(1)).tuples().all()
+        fates = connection.execute(select(*columns).order_by(drops.c.found_at).offset(1)).all()
         aside = connection.execute(select(quarantine.c.drop_id)).all()
         kept = list(connection.execute(select(samples.c.sha256)).scalars())
         said = list(connection.execute(select(labels.c.sha256)).scalars())
         counted = connection.execute(select(cycles.c.id)).all()
-    assert fates == [("accepted", EACH, 1, 1)] * count
+    assert [tuple(f) for f in fates] == [("accepted", EACH, 1, 1)] * count
     assert len(counted) == count + 1
     assert len(aside) == count
     assert len(kept) == count * EACH + 1

@@ -1,0 +1,47 @@
+"""A service without servers: the database and bucket addresses lead nowhere, the model is put in by hand."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+
+from ml.settings import Settings
+from serving.app import build
+from serving.model_slot import Live
+from tests.bundles import loaded, make_bundle
+
+LABELS = ("cat", "dog", "<b>bird</b>")
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Callable[..., FastAPI]:
+    def make(**overrides: object) -> FastAPI:
+        nowhere = {
+            "home": tmp_path / "home",
+            "database_url": SecretStr("postgresql+psycopg2://nobody@127.0.0.1:1/nothing"),
+            "s3_endpoint": "http://127.0.0.1:1",
+            "s3_secret_key": SecretStr("none"),
+            "max_body_bytes": 1_000_000,
+        }
+        return build(Settings.model_validate(nowhere | overrides), {})
+
+    return make
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Live:
+    folder = tmp_path / "bundle"
+    digest = make_bundle(folder, LABELS, size=8, channels=3, seed=3)
+    return Live(loaded(folder), version=7, deployment_id=1, digest=digest, since=datetime.now(UTC))
+
+
+@pytest.fixture
+def client(make_app: Callable[..., FastAPI], live: Live) -> TestClient:
+    """Talks to a service with a live model; an exception that escapes it fails the test."""
+    app = make_app()
+    app.state.parts.slot.put(live)
+    return TestClient(app)

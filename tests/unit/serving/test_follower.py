@@ -1,0 +1,142 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ml.errors import IntegrityError, UnavailableError
+from ml.model import Model
+from serving.follower import Follower
+from serving.loader import BundleLoader, Order
+from serving.metrics import Metrics
+from serving.model_slot import ModelSlot
+from tests.bundles import loaded, make_bundle
+from tests.servers import wait_until
+
+
+class FakeLoader(BundleLoader):
+    """Loads what it was given; `errors` are raised first, one a call."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.errors, self.loads = model, list[Exception](), 0
+        self.last: Order | None = None
+
+    def load(self, order: Order) -> Model:
+        self.loads += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.model
+
+    def remember(self, order: Order) -> None:
+        self.last = order
+
+    def last_good(self) -> Order | None:
+        return self.last
+
+
+def order(deployment_id: int, digest: str | None = None) -> Order:
+    return Order(
+        deployment_id=deployment_id,
+        model_version=deployment_id * 10,
+        bundle_prefix="p",
+        bundle_digest=digest or f"{deployment_id:064x}",
+        since=datetime.now(UTC),
+    )
+
+
+@pytest.fixture
+def loader(tmp_path: Path) -> FakeLoader:
+    make_bundle(tmp_path / "bundle", ("a", "b"))
+    return FakeLoader(loaded(tmp_path / "bundle"))
+
+
+@contextmanager
+def following(loader: FakeLoader) -> Iterator[tuple[Follower, ModelSlot]]:
+    slot = ModelSlot()
+    follower = Follower(slot, loader, Metrics({}))
+    follower.start()
+    try:
+        yield follower, slot
+    finally:
+        follower.stop(5)
+        assert not follower.is_alive()
+
+
+def live(slot: ModelSlot) -> int | None:
+    taken = slot.take()
+    return taken.deployment_id if taken else None
+
+
+def until(condition: Callable[[], bool]) -> None:
+    wait_until(condition, seconds=10)
+
+
+def test_the_wish_becomes_the_live_model(loader: FakeLoader) -> None:
+    with following(loader) as (follower, slot):
+        follower.want(order(1))
+        until(lambda: live(slot) == 1)
+        until(lambda: loader.last is not None and loader.last.deployment_id == 1)
+
+
+def test_a_refused_bundle_leaves_the_old_model_and_is_not_tried_again(loader: FakeLoader) -> None:
+    with following(loader) as (follower, slot):
+        follower.want(order(1))
+        until(lambda: live(slot) == 1)
+        loader.errors = [IntegrityError("bad bytes")]
+        follower.want(order(2))
+        until(lambda: follower.refusal is not None)
+        follower.want(order(2))
+        assert live(slot) == 1
+        assert follower.refusal is not None
+        assert (follower.refusal.deployment_id, follower.refusal.reason) == (2, "bad bytes")
+        loads = loader.loads
+        follower.want(order(3))
+        until(lambda: live(slot) == 3)
+        assert loader.loads == loads + 1
+        assert follower.refusal is None
+
+
+def test_a_part_that_is_away_is_asked_again_and_is_no_refusal(loader: FakeLoader) -> None:
+    loader.errors = [UnavailableError("bucket away"), OSError("disk full")]
+    with following(loader) as (follower, slot):
+        follower.want(order(1))
+        until(lambda: follower.trouble == "bucket away")
+        assert follower.refusal is None
+        until(lambda: live(slot) == 1)
+        assert follower.trouble is None
+
+
+def test_the_same_bundle_under_a_new_deployment_is_not_loaded_again(loader: FakeLoader) -> None:
+    with following(loader) as (follower, slot):
+        follower.want(order(1, "a" * 64))
+        until(lambda: live(slot) == 1)
+        follower.want(order(2, "a" * 64))
+        until(lambda: live(slot) == 2)
+        assert loader.loads == 1
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_without_a_catalog_what_served_last_serves(loader: FakeLoader, told: bool) -> None:
+    loader.last = order(5)
+    with following(loader) as (follower, slot):
+        if told:
+            follower.unreachable()
+        until(lambda: live(slot) == 5)
+
+
+def test_a_catalog_without_deployments_leaves_the_slot_empty(loader: FakeLoader) -> None:
+    loader.last = order(5)
+    with following(loader) as (follower, slot):
+        follower.want(None)
+        follower.want(None)
+        assert live(slot) is None
+    assert loader.loads == 0
+
+
+def test_a_first_wish_that_cannot_be_loaded_leaves_what_served_last(loader: FakeLoader) -> None:
+    loader.last, loader.errors = order(5), [IntegrityError("bad")]
+    with following(loader) as (follower, slot):
+        follower.want(order(6))
+        until(lambda: live(slot) == 5)
+        assert follower.refusal is not None
