@@ -49,6 +49,12 @@ lock: ## Pin dependencies anew
 	env -u UV_FIND_LINKS $(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --no-header \
 		--no-emit-index-url --no-emit-find-links $(CUDA:%=--no-emit-package %) -o requirements.lock pyproject.toml
 	sed -i '/^# /d' requirements.lock
+	env -u UV_FIND_LINKS $(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --constraint requirements.lock \
+		--no-emit-index-url --no-emit-find-links -o infra/docker/service.lock pyproject.toml
+	env -u UV_FIND_LINKS $(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate --constraint requirements.lock \
+		--no-emit-index-url --no-emit-find-links --extra pipeline --extra airflow $(CUDA:%=--no-emit-package %) \
+		-o infra/docker/pipeline.lock pyproject.toml
+	sed -i '/^# /d' infra/docker/*.lock
 
 clean: ## Remove the virtual environment and build output (not the stack's data)
 	rm -rf $(VENV) build

@@ -69,7 +69,7 @@ class Servers:
     s3_port: int
 
     def database(self, name: str) -> str:
-        postgres.ensure_database(self.postgres_port, PASSWORD, name, PASSWORD)
+        postgres.ensure_database("127.0.0.1", self.postgres_port, PASSWORD, name, PASSWORD)
         return f"postgresql+psycopg2://{name}:{PASSWORD}@127.0.0.1:{self.postgres_port}/{name}"
 
     def settings(self, home: Path, **overrides: object) -> Settings:

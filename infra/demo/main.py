@@ -49,7 +49,7 @@ def _start(home: Path, stack: str, console: Console) -> Settings:
     if stack == "compose":
         from infra import compose
 
-        return compose.up(Path.cwd())
+        return compose.up()
     from infra.local import show
 
     _set_aside(home, console)

@@ -73,10 +73,10 @@ def command(data: Path, port: int) -> list[str]:
     ]
 
 
-def ensure_database(port: int, superuser_password: str, name: str, password: str) -> None:
+def ensure_database(host: str, port: int, superuser_password: str, name: str, password: str) -> None:
     """Role and database `name`, owned by that role; an existing role gets `password` anew."""
     connection = psycopg2.connect(
-        host="127.0.0.1", port=port, user="postgres", password=superuser_password, dbname="postgres", connect_timeout=5
+        host=host, port=port, user="postgres", password=superuser_password, dbname="postgres", connect_timeout=5
     )
     try:
         connection.autocommit = True

@@ -108,7 +108,9 @@ def _first_steps(here: Layout, manager: Manager, parts: list[Part]) -> None:
 def _make_room(here: Layout, settings: Settings) -> None:
     """Databases, buckets and our tables; all of it harmless when it is there."""
     for name in ("evergreen", "airflow", "mlflow"):
-        postgres.ensure_database(here.ports["postgres"], here.secrets["postgres"], name, here.secrets[name])
+        postgres.ensure_database(
+            "127.0.0.1", here.ports["postgres"], here.secrets["postgres"], name, here.secrets[name]
+        )
     for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
         objects.connect(settings, bucket).ensure_bucket()
     migrate(context.connect(settings).engine)

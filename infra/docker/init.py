@@ -1,0 +1,61 @@
+"""The one-shot container: databases, buckets, tables, Airflow's own tables and pool. Harmless when run again."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import orjson
+import psycopg2
+
+from infra.local import airflow, postgres
+from ml import context, objects
+from ml.catalog.migrate import migrate
+from ml.errors import UnavailableError
+from ml.settings import Settings
+
+log = logging.getLogger("init")
+
+_PATIENCE = 90
+
+
+def main() -> None:
+    """Everything the other containers count on."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = Settings.load(os.environ)
+    database = urlsplit(settings.database_url.get_secret_value())
+    host, port = database.hostname or "postgres", database.port or 5432
+    for name in ("evergreen", "airflow", "mlflow"):
+        password = os.environ[f"{name.upper()}_DB_PASSWORD"]
+        superuser = os.environ["POSTGRES_PASSWORD"]
+        _patiently(lambda n=name, p=password, s=superuser: postgres.ensure_database(host, port, s, n, p))  # type: ignore[misc]
+    for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
+        _patiently(objects.connect(settings, bucket).ensure_bucket)
+    migrate(context.connect(settings).engine)
+    for arguments in (["db", "migrate"], ["pools", "set", airflow.POOL, "1", "one training at a time"]):
+        subprocess.run([sys.executable, "-m", "airflow", *arguments], check=True)
+    passwords = Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
+    passwords.write_bytes(orjson.dumps({airflow.USER: os.environ["AIRFLOW_ADMIN_PASSWORD"]}))
+    passwords.chmod(0o600)
+    log.info("ready: databases, buckets, tables, pool")
+
+
+def _patiently(act: Callable[[], None]) -> None:
+    """Servers that have just started may still refuse."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return act()
+        except (psycopg2.OperationalError, UnavailableError) as error:
+            if time.monotonic() > deadline:
+                raise
+            log.info("waiting: %s", str(error).strip().splitlines()[0])
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+# The prediction service: no torch, no Airflow, no MLflow.
+FROM python:3.11-slim-bookworm
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
+WORKDIR /opt/evergreen
+COPY infra/docker/service.lock .
+RUN pip install --quiet -r service.lock
+RUN useradd --system --create-home --uid 10001 evergreen \
+    && mkdir -p /var/lib/evergreen && chown evergreen /var/lib/evergreen
+COPY ml ml
+COPY serving serving
+COPY infra/__init__.py infra/__init__.py
+COPY infra/docker/__init__.py infra/docker/healthy.py infra/docker/
+USER evergreen
+ENV EVERGREEN_HOME=/var/lib/evergreen PROMETHEUS_MULTIPROC_DIR=/tmp/metrics WORKERS=2
+EXPOSE 8000
+HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["python", "-m", "infra.docker.healthy", "http://127.0.0.1:8000/healthz"]
+CMD ["sh", "-c", "rm -rf $PROMETHEUS_MULTIPROC_DIR && mkdir -p $PROMETHEUS_MULTIPROC_DIR && exec uvicorn serving.app:create_app --factory --host 0.0.0.0 --port 8000 --workers $WORKERS --no-access-log --timeout-graceful-shutdown 10"]

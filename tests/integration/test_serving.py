@@ -1,0 +1,291 @@
+"""The service as processes against real Postgres and S3: readiness, log, feedback, outages, kill -9."""
+
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import func, select
+
+from infra.local import postgres
+from ml.catalog.engine import transaction
+from ml.catalog.migrate import migrate
+from ml.catalog.tables import cycles, decisions, drops, feedback, predictions
+from ml.context import Context, connect
+from serving.ids import uuid7
+from tests.bundles import deploy, make_bundle, upload
+from tests.pictures import digits
+from tests.servers import PASSWORD, Servers, free_port, process, wait_until
+from tests.serving_process import (
+    Hammer,
+    Service,
+    logged_ids,
+    replica_rows,
+    service,
+    wait_logged,
+    wait_replicas,
+)
+
+IMAGES = [data for _, data in digits()[:40]]
+LABELS = tuple("0123456789")
+
+
+def deployed(context: Context, folder: Path, version: int = 1, seed: int = 1) -> int:
+    digest = make_bundle(folder / f"bundle-{version}", LABELS, seed=seed)
+    return deploy(context, upload(context, folder / f"bundle-{version}", version), digest, version)
+
+
+@pytest.fixture
+def running(context: Context, tmp_path: Path) -> Iterator[Service]:
+    """Two workers with a model."""
+    deployed(context, tmp_path)
+    metrics = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
+    with service(context.settings, tmp_path, **metrics) as started:
+        started.wait_ready()
+        yield started
+
+
+def test_from_nothing_to_ready_and_away(context: Context, tmp_path: Path) -> None:
+    with service(context.settings, tmp_path) as started:
+        wait_replicas(context, lambda row: row["deployment_id"] is None)
+        assert started.get("/readyz").status_code == 503
+        refused = started.ask(IMAGES[0])
+        assert (refused.status_code, refused.json()["code"]) == (503, "no_model")
+        assert started.get("/v1/console/overview").json()["model"] is None
+        deployment = deployed(context, tmp_path)
+        wait_replicas(context, lambda row: row["deployment_id"] == deployment and row["model_version"] == 1)
+        started.wait_ready()
+        assert started.ask(IMAGES[0]).json()["model_version"] == 1
+        assert {row["id"] for row in replica_rows(context)} >= {started.get("/v1/model").json()["replica"]}
+    assert replica_rows(context) == []
+    assert list((context.settings.home / "spool").iterdir()) == []
+
+
+def test_every_answer_is_logged_once_with_its_image(context: Context, running: Service) -> None:
+    with Hammer(running.url, IMAGES).swinging() as hammer:
+        hammer.wait_for(400)
+    assert hammer.failures == []
+    keyed = running.ask(IMAGES[0], **{"x-client-key": "mine"}).json()
+    running.ask(IMAGES[0], **{"x-evergreen-probe": "1"})
+    wait_until(lambda: keyed["id"] in logged_ids(context), what="the keyed answer in the log")
+    wait_logged(context, hammer)
+    assert len(logged_ids(context)) == len(hammer.answers) + 1
+    with transaction(context.engine) as connection:
+        rows = {str(row.id): row for row in connection.execute(select(predictions))}
+    assert rows[keyed["id"]].client_key == "mine"
+    for answer in hammer.answers[:50]:
+        row, image = rows[answer["id"]], IMAGES[answer["image"]]
+        assert (row.label, row.model_version, row.top) == (answer["label"], 1, answer["top"])
+        assert (row.width, row.height) == (8, 8)
+        assert row.image_sha256 == hashlib.sha256(image).hexdigest()
+        assert context.store.get(row.image_object, row.image_offset, row.image_size) == image
+        assert re.fullmatch(r"predictions/\d{4}/\d\d/\d\d/[\w.-]+-\d+\.tar", row.image_object)
+    assert {row.replica for row in rows.values()} == {r["id"].replace(":", "-") for r in replica_rows(context)}
+
+
+def test_metrics_speak_for_all_workers(context: Context, running: Service) -> None:
+    with Hammer(running.url, IMAGES).swinging() as hammer:
+        hammer.wait_for(100)
+    counted = f'evergreen_requests_total{{method="POST",route="/v1/predict",status="200"}} {len(hammer.answers)}.0'
+    for _ in range(10):
+        text = running.get("/metrics").text
+        assert counted in text
+        assert len(re.findall(r'^evergreen_model_version\{pid="\d+"\} 1\.0$', text, re.MULTILINE)) == 2
+        assert 'evergreen_reloads_total{result="swapped"} 2.0' in text
+
+
+def test_feedback_is_stored_once_a_source_and_may_be_corrected(context: Context, running: Service) -> None:
+    said = running.ask(IMAGES[0]).json()
+
+    def give(**change: str) -> int:
+        body = {"prediction_id": said["id"], "label": "3"} | change
+        return httpx.post(f"{running.url}/v1/feedback", json=body).status_code
+
+    assert give() == 201
+    assert give() == 200
+    assert give(source="nurse", comment="sure") == 201
+    with transaction(context.engine) as connection:
+        connection.execute(feedback.update().values(drop_prefix="drops/feedback-1/"))
+    assert give(source="nurse", comment="very sure") == 200
+    assert give(label="5") == 200
+    assert give(prediction_id=str(uuid7())) == 201  # perhaps still in a spool
+    with transaction(context.engine) as connection:
+        rows = connection.execute(select(feedback).where(feedback.c.prediction_id == said["id"])).all()
+    found = {row.source: (row.label, row.comment, row.drop_prefix) for row in rows}
+    assert found == {"user": ("5", None, None), "nurse": ("3", "very sure", "drops/feedback-1/")}
+
+
+def test_kill_9_under_load_loses_no_answer(context: Context, running: Service) -> None:
+    with Hammer(running.url, IMAGES).swinging(8) as hammer:
+        for _ in range(3):
+            hammer.wait_for(150)
+            victim = running.get("/v1/model").json()["replica"]
+            os.kill(int(victim.split(":")[1]), signal.SIGKILL)
+            hammer.wait_for(150)
+    # A connection that a killed worker held breaks; nothing else may fail.
+    assert not [f for f in hammer.failures if f[0].isdigit() and not f.startswith("503")]
+    wait_logged(context, hammer)
+    spool = context.settings.home / "spool"
+    wait_until(lambda: len([p for p in spool.iterdir() if not p.name.startswith(".")]) == 2, what="adoption")
+    text = running.get("/metrics").text
+    assert len(re.findall(r"^evergreen_model_version\{", text, re.MULTILINE)) == 2
+
+
+@contextmanager
+def private_postgres(folder: Path, port: int) -> Iterator[int]:
+    with process(postgres.command(folder, port), {}, folder.parent / "pg.log", signal.SIGINT) as pid:
+        yield pid
+
+
+def test_postgres_away_stuck_and_back_loses_nothing(
+    servers: Servers, make_context: Callable[..., Context], tmp_path: Path
+) -> None:
+    folder, port = tmp_path / "postgres", free_port()
+    postgres.initialise(folder, PASSWORD)
+    with private_postgres(folder, port) as pid:
+
+        def prepared() -> bool:
+            postgres.ensure_database(port, PASSWORD, "evergreen", PASSWORD)
+            return True
+
+        wait_until(prepared, what="a private Postgres")
+        url = SecretStr(f"postgresql+psycopg2://evergreen:{PASSWORD}@127.0.0.1:{port}/evergreen")
+        context = connect(servers.settings(tmp_path / "home", database_url=url))
+        migrate(context.engine)
+        deployed(context, tmp_path)
+        context_manager = service(context.settings, tmp_path)
+        started = context_manager.__enter__()
+        started.wait_ready()
+        hammering = Hammer(started.url, IMAGES)
+        with hammering.swinging(2):
+            hammering.wait_for(50)
+            os.killpg(pid, signal.SIGSTOP)  # stuck: connections stay, answers do not come
+            hammering.wait_for(300)
+            assert httpx.post(
+                f"{started.url}/v1/feedback", json={"prediction_id": str(uuid7()), "label": "1"}, timeout=30
+            ).json()["code"] in ("unavailable", "overloaded")
+            os.killpg(pid, signal.SIGCONT)
+            wait_logged(context, Hammer("", [], answers=hammering.answers[:300]))
+    with hammering.swinging(2):  # gone
+        hammering.wait_for(300)
+        overview = started.get("/v1/console/overview").json()
+        assert (overview["catalog"], overview["model"]["version"]) == ("away", 1)
+        refused = httpx.post(
+            f"{started.url}/v1/feedback", json={"prediction_id": str(uuid7()), "label": "1"}, timeout=30
+        )
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    with private_postgres(folder, port):
+        wait_logged(context, hammering)
+        assert hammering.failures == []
+        assert len(logged_ids(context)) == len(hammering.answers)
+        newer = deployed(context, tmp_path, 2, seed=2)
+        wait_replicas(context, lambda row: row["deployment_id"] == newer)
+        context_manager.__exit__(None, None, None)
+    log = started.log.read_text()
+    assert log.count("the catalog does not answer") <= 4  # two workers, said once an outage
+
+
+def test_a_start_without_database_and_bucket_serves_what_served_last(context: Context, tmp_path: Path) -> None:
+    deployed(context, tmp_path)
+    with service(context.settings, tmp_path) as started:
+        started.wait_ready()
+        before = started.ask(IMAGES[0]).json()
+        wait_until(lambda: before["id"] in logged_ids(context), what="the answer in the log")
+    nowhere = SecretStr("postgresql+psycopg2://evergreen@127.0.0.1:1/evergreen")
+    cut_off = context.settings.model_copy(update={"database_url": nowhere, "s3_endpoint": "http://127.0.0.1:1"})
+    with service(cut_off, tmp_path) as started:
+        started.wait_ready()
+        alone = started.ask(IMAGES[0]).json()
+        assert (alone["top"], alone["model_version"]) == (before["top"], before["model_version"])
+    assert alone["id"] not in logged_ids(context)
+    with service(context.settings, tmp_path):
+        wait_until(lambda: alone["id"] in logged_ids(context), what="the answer given alone in the log")
+
+
+def test_the_bucket_away_delays_the_log_and_loses_nothing(servers: Servers, context: Context, tmp_path: Path) -> None:
+    deployed(context, tmp_path)
+    with service(context.settings, tmp_path) as started:
+        started.wait_ready()
+    cut_off = context.settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"})
+    with service(cut_off, tmp_path) as started:
+        started.wait_ready()
+        said = [started.ask(image).json()["id"] for image in IMAGES]
+        assert logged_ids(context) == []
+    with service(context.settings, tmp_path):
+        wait_until(lambda: set(logged_ids(context)) == set(said), what="the log")
+
+
+def test_without_images_only_rows_are_kept(make_context: Callable[..., Context], tmp_path: Path) -> None:
+    context = make_context(log_images=False)
+    deployed(context, tmp_path)
+    with service(context.settings, tmp_path) as started:
+        started.wait_ready()
+        said = started.ask(IMAGES[0]).json()
+        wait_until(lambda: said["id"] in logged_ids(context), what="the row")
+    with transaction(context.engine) as connection:
+        row = connection.execute(select(predictions)).one()
+    assert (row.image_object, row.image_offset) == (None, None)
+    assert row.image_sha256 == hashlib.sha256(IMAGES[0]).hexdigest()
+    assert list(context.store.list("predictions/")) == []
+
+
+def test_the_console_shows_the_last_cycles(context: Context, running: Service) -> None:
+    name = "<script>alert(1)</script>"
+    with transaction(context.engine) as connection:
+        connection.execute(
+            drops.insert().values(
+                id="d-1",
+                prefix=f"drops/{name}/",
+                listing_digest="1",
+                status="accepted",
+                accepted=9,
+                quarantined=1,
+                ready_at=func.now(),
+                finished_at=func.now(),
+            )
+        )
+        statistics = {"challenger_accuracy": 0.75, "champion_accuracy": 0.5, "holdout": 40, "p_value": 0.01}
+        connection.execute(
+            decisions.insert().values(
+                id="x", model_version=2, champion_version=1, verdict="promote", reason="r", actor="gate",
+                statistics=statistics,
+            )
+        )  # fmt: skip
+        connection.execute(
+            cycles.insert().values(
+                id="d-1", origin="drop", drop_id="d-1", decision_id="x", model_version=2, verdict="promote",
+                seconds={"train": 2.5}, live_at=func.now(),
+            )
+        )  # fmt: skip
+    for image in IMAGES[:5]:
+        running.ask(image)
+    wait_until(lambda: len(logged_ids(context)) == 5, what="the log")
+
+    def told() -> bool:
+        predicted = running.get("/v1/console/overview").json()["predictions"]
+        return bool(predicted["last_24_hours"] == 5 and predicted["hourly"][-1] == 5)
+
+    wait_until(told, what="the day's count")
+    overview = running.get("/v1/console/overview").json()
+    (cycle,) = overview["cycles"]
+    assert (cycle["drop"], cycle["accepted"], cycle["quarantined"]) == (name, 9, 1)
+    assert (cycle["challenger_accuracy"], cycle["champion_accuracy"], cycle["verdict"]) == (0.75, 0.5, "promote")
+    assert cycle["seconds"] == {"train": 2.5}
+    assert {r["model_version"] for r in overview["replicas"]} == {1}
+    page = running.get("/")
+    assert name not in page.text
+    assert "script-src 'self';" in page.headers["content-security-policy"]
+
+
+def test_the_pages_script_makes_no_html_from_text() -> None:
+    import serving.console
+
+    script = (Path(serving.console.__file__).parent / "static" / "app.js").read_text()
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "DOMParser"):
+        assert way not in script

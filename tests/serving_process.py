@@ -1,0 +1,131 @@
+"""The real service for tests: uvicorn with workers on a free port, and clients that hammer it."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+from sqlalchemy import select
+
+from ml.catalog.engine import transaction
+from ml.catalog.tables import predictions, replicas
+from ml.context import Context
+from ml.settings import PREFIX, Settings
+from tests.servers import free_port, process, wait_until
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service."""
+
+    url: str
+    log: Path
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30)
+
+    def ask(self, image: bytes, **headers: str) -> httpx.Response:
+        kind = {"content-type": "image/png"}
+        return httpx.post(f"{self.url}/v1/predict", content=image, headers=kind | headers, timeout=30)
+
+    def wait_ready(self, workers: int = 2) -> None:
+        """Until as many requests in a row as leave no doubt find a model."""
+
+        def all_ready() -> bool:
+            return all(self.get("/readyz").status_code == 200 for _ in range(6 * workers))
+
+        wait_until(all_ready, what=f"a ready service; its log:\n{self.log.read_text()[-3000:]}")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    values = {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in settings}
+    return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
+
+
+@contextmanager
+def service(settings: Settings, folder: Path, workers: int = 2, **more: str) -> Iterator[Service]:
+    """Started, but without a promise that it has a model; stopped as a supervisor would."""
+    port = free_port()
+    arguments = ["--factory", "--workers", str(workers), "--port", str(port), "--no-access-log"]
+    command = [sys.executable, "-m", "uvicorn", "serving.app:create_app", *arguments]
+    log = folder / f"service-{port}.log"
+    with process(command, environment(settings) | more, log):
+        running = Service(f"http://127.0.0.1:{port}", log)
+        wait_until(lambda: running.get("/healthz").status_code == 200, what="the service's first answer")
+        yield running
+
+
+@dataclass
+class Hammer:
+    """Asks from several threads until told to stop; keeps every answer.
+
+    Attributes:
+        answers: the bodies of all 200 answers.
+        failures: everything else, connection errors among it.
+    """
+
+    url: str
+    images: list[bytes]
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def swinging(self, threads: int = 4) -> Iterator["Hammer"]:
+        stop = threading.Event()
+        swingers = [threading.Thread(target=self._swing, args=(n, stop), daemon=True) for n in range(threads)]
+        for swinger in swingers:
+            swinger.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            for swinger in swingers:
+                swinger.join(60)
+
+    def _swing(self, number: int, stop: threading.Event) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as http:
+            while not stop.is_set():
+                number = (number + 1) % len(self.images)
+                try:
+                    answer = http.post("/v1/predict", files={"file": (f"{number}", self.images[number])})
+                except httpx.HTTPError as error:
+                    self.failures.append(repr(error))
+                    continue
+                if answer.status_code == 200:
+                    self.answers.append(answer.json() | {"image": number})
+                else:
+                    self.failures.append(f"{answer.status_code} {answer.text[:300]}")
+
+    def wait_for(self, more: int) -> None:
+        """Until `more` answers have come."""
+        target = len(self.answers) + more
+        wait_until(lambda: len(self.answers) >= target, what=f"{more} more answers; failures: {self.failures[:3]}")
+
+
+def logged_ids(context: Context) -> list[str]:
+    with transaction(context.engine) as connection:
+        return [str(i) for i in connection.execute(select(predictions.c.id)).scalars()]
+
+
+def wait_logged(context: Context, hammer: Hammer) -> None:
+    """Every answered id is in the prediction log, once, and nothing else is."""
+    answered = {a["id"] for a in hammer.answers}
+    assert len(answered) == len(hammer.answers)
+    wait_until(lambda: answered <= set(logged_ids(context)), what="every answer in the log")
+
+
+def replica_rows(context: Context) -> list[dict[str, Any]]:
+    with transaction(context.engine) as connection:
+        return [dict(row) for row in connection.execute(select(replicas)).mappings()]
+
+
+def wait_replicas(context: Context, condition: Callable[[dict[str, Any]], bool], count: int = 2) -> None:
+    def met() -> bool:
+        return sum(condition(row) for row in replica_rows(context)) >= count
+
+    wait_until(met, what=f"{count} replicas in the wanted state; they are {replica_rows(context)}")
