@@ -36,7 +36,8 @@ def confidence_shift(deciles: Sequence[float], confidences: Sequence[float]) -> 
     """
     if not deciles or not len(confidences):
         return 0.0
-    edges, widths = np.unique(np.asarray(deciles), return_counts=True)
+    # Nothing lies above 1, so a decile there ends no bin.
+    edges, widths = np.unique([d for d in deciles if d < 1], return_counts=True)
     expected = np.append(widths, 10 - widths.sum()) / 10
     found = np.bincount(np.searchsorted(edges, np.asarray(confidences), side="left"), minlength=len(edges) + 1)
     return population_stability(list(expected), list(found / len(confidences)))

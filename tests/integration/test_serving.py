@@ -5,7 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -148,47 +148,55 @@ def test_postgres_away_stuck_and_back_loses_nothing(
 ) -> None:
     folder, port = tmp_path / "postgres", free_port()
     postgres.initialise(folder, PASSWORD)
-    with private_postgres(folder, port) as pid:
-
-        def prepared() -> bool:
-            postgres.ensure_database(port, PASSWORD, "evergreen", PASSWORD)
-            return True
-
-        wait_until(prepared, what="a private Postgres")
-        url = SecretStr(f"postgresql+psycopg2://evergreen:{PASSWORD}@127.0.0.1:{port}/evergreen")
-        context = connect(servers.settings(tmp_path / "home", database_url=url))
-        migrate(context.engine)
-        deployed(context, tmp_path)
-        context_manager = service(context.settings, tmp_path)
-        started = context_manager.__enter__()
-        started.wait_ready()
-        hammering = Hammer(started.url, IMAGES)
-        with hammering.swinging(2):
-            hammering.wait_for(50)
+    with ExitStack() as stack:
+        with private_postgres(folder, port) as pid:
+            context = _own_catalog(servers, tmp_path, port)
+            deployed(context, tmp_path)
+            started = stack.enter_context(service(context.settings, tmp_path))
+            started.wait_ready()
+            hammer = stack.enter_context(Hammer(started.url, IMAGES).swinging(2))
+            hammer.wait_for(50)
             os.killpg(pid, signal.SIGSTOP)  # stuck: connections stay, answers do not come
-            hammering.wait_for(300)
-            assert httpx.post(
-                f"{started.url}/v1/feedback", json={"prediction_id": str(uuid7()), "label": "1"}, timeout=30
-            ).json()["code"] in ("unavailable", "overloaded")
+            hammer.wait_for(300)
+            assert _give_feedback(started).json()["code"] in ("unavailable", "overloaded")
             os.killpg(pid, signal.SIGCONT)
-            wait_logged(context, Hammer("", [], answers=hammering.answers[:300]))
-    with hammering.swinging(2):  # gone
-        hammering.wait_for(300)
+            wait_logged(context, Hammer("", [], answers=hammer.answers[:300]))
+        hammer.wait_for(300)  # gone
         overview = started.get("/v1/console/overview").json()
         assert (overview["catalog"], overview["model"]["version"]) == ("away", 1)
-        refused = httpx.post(
-            f"{started.url}/v1/feedback", json={"prediction_id": str(uuid7()), "label": "1"}, timeout=30
-        )
+        refused = _give_feedback(started)
         assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
-    with private_postgres(folder, port):
-        wait_logged(context, hammering)
-        assert hammering.failures == []
-        assert len(logged_ids(context)) == len(hammering.answers)
-        newer = deployed(context, tmp_path, 2, seed=2)
-        wait_replicas(context, lambda row: row["deployment_id"] == newer)
-        context_manager.__exit__(None, None, None)
-    log = started.log.read_text()
-    assert log.count("the catalog does not answer") <= 4  # two workers, said once an outage
+        with private_postgres(folder, port):
+            newer = deployed_when_back(context, tmp_path)
+            wait_replicas(context, lambda row: row["deployment_id"] == newer)
+            stack.close()
+            assert hammer.failures == []
+            with service(context.settings, tmp_path):  # what the last half second left on disk is stored by the next
+                wait_logged(context, hammer)
+            assert len(logged_ids(context)) == len(hammer.answers)
+    assert started.log.read_text().count("the catalog does not answer") <= 4  # two workers, said once an outage
+
+
+def _own_catalog(servers: Servers, folder: Path, port: int) -> Context:
+    def prepared() -> bool:
+        postgres.ensure_database("127.0.0.1", port, PASSWORD, "evergreen", PASSWORD)
+        return True
+
+    wait_until(prepared, what="a private Postgres")
+    url = SecretStr(f"postgresql+psycopg2://evergreen:{PASSWORD}@127.0.0.1:{port}/evergreen")
+    context = connect(servers.settings(folder / "home", database_url=url))
+    migrate(context.engine)
+    return context
+
+
+def deployed_when_back(context: Context, folder: Path) -> int:
+    wait_until(lambda: replica_rows(context) is not None, what="Postgres after its restart")
+    return deployed(context, folder, 2, seed=2)
+
+
+def _give_feedback(started: Service) -> httpx.Response:
+    body = {"prediction_id": str(uuid7()), "label": "1"}
+    return httpx.post(f"{started.url}/v1/feedback", json=body, timeout=30)
 
 
 def test_a_start_without_database_and_bucket_serves_what_served_last(context: Context, tmp_path: Path) -> None:

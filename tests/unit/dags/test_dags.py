@@ -1,0 +1,135 @@
+"""The DAG files parse, are wired as documented, and the trigger is level-triggered."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[3]
+
+# Airflow reads its configuration when it is imported, so its parsing is tried in a process of its own.
+PARSE = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(dag_folder=sys.argv[1])
+print("RESULT", json.dumps({
+    "errors": {k: v[-300:] for k, v in bag.import_errors.items()},
+    "dags": {d.dag_id: {
+        "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in d.tasks},
+        "doc": bool(d.doc_md), "tags": sorted(d.tags), "timeout": d.dagrun_timeout is not None,
+        "retries": min(t.retries for t in d.tasks), "owner": sorted({t.owner for t in d.tasks}),
+        "bounded": all(t.execution_timeout for t in d.tasks),
+        "alerts": all(t.on_failure_callback for t in d.tasks),
+        "max_active_runs": d.max_active_runs, "catchup": d.catchup,
+        "pools": {t.task_id: t.pool for t in d.tasks if t.pool != "default_pool"},
+    } for d in bag.dags.values()}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    import json
+
+    home = tmp_path_factory.mktemp("airflow")
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPO / "plugins"),
+        "PYTHONPATH": str(REPO),
+    }
+    command = [sys.executable, "-c", PARSE, str(REPO / "dags")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=home)
+    (line,) = (text for text in done.stdout.splitlines() if text.startswith("RESULT "))
+    result: dict = json.loads(line.removeprefix("RESULT "))
+    return result
+
+
+def test_every_file_gives_its_dag(parsed: dict) -> None:
+    assert parsed["errors"] == {}
+    assert set(parsed["dags"]) == {path.stem for path in (REPO / "dags").glob("*.py")}
+
+
+def test_defaults_are_everywhere(parsed: dict) -> None:
+    for name, dag in parsed["dags"].items():
+        assert dag["doc"], name
+        assert dag["timeout"], name
+        assert dag["bounded"], name
+        assert dag["alerts"], name
+        assert dag["retries"] >= 3, name
+        assert dag["owner"] == ["evergreen"], name
+        assert "evergreen" in dag["tags"], name
+        assert dag["max_active_runs"] == 1, name
+        assert not dag["catchup"], name
+
+
+def test_the_wiring(parsed: dict) -> None:
+    assert parsed["dags"]["ingest"]["tasks"] == {
+        "find": ["chunks_of", "validate"],
+        "chunks_of": ["inspect"],
+        "inspect": ["validate"],
+        "validate": ["accept"],
+        "accept": [],
+    }
+    assert parsed["dags"]["train"]["tasks"] == {
+        "plan": ["fit", "gate", "release"],
+        "fit": ["gate"],
+        "gate": ["release"],
+        "release": [],
+    }
+    assert parsed["dags"]["train"]["pools"] == {"fit": "train"}
+
+
+def test_a_ready_drop_is_announced_again_until_it_is_gone() -> None:
+    from plugins.drop_trigger import due_drops
+
+    assert due_drops(["a", "b"], {}, now=0, refire=20) == ["a", "b"]
+    assert due_drops(["a", "b"], {"a": 0.0}, now=5, refire=20) == ["b"]
+    assert due_drops(["a", "b"], {"a": 0.0, "b": 5.0}, now=20, refire=20) == ["a"]
+
+
+def test_the_trigger_survives_a_bucket_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plugins import drop_trigger
+
+    answers: list[Sequence[str] | Exception] = [
+        OSError("away"),
+        [],
+        ["drops/a/"],
+        ["drops/a/"],
+        ["drops/a/", "drops/b/"],
+    ]
+
+    def find() -> tuple[Sequence[str], float]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, 0.001
+
+    monkeypatch.setattr(drop_trigger, "finder", lambda: find)
+    monkeypatch.setattr(drop_trigger.asyncio, "sleep", _instantly(drop_trigger.asyncio.sleep))
+
+    async def first_two() -> list[object]:
+        stream = drop_trigger.DropTrigger(refire=60).run()
+        return [(await anext(stream)).payload["drops"] for _ in range(2)]
+
+    assert asyncio.run(first_two()) == [["drops/a/"], ["drops/b/"]]
+
+
+def test_the_trigger_can_be_stored_and_holds_no_secret() -> None:
+    from plugins.drop_trigger import DropTrigger
+
+    path, arguments = DropTrigger().serialize()
+    assert path == "plugins.drop_trigger.DropTrigger"
+    assert arguments == {"refire": 20.0}
+
+
+def _instantly(sleep):  # type: ignore[no-untyped-def]
+    async def instant(_seconds: float) -> None:
+        await sleep(0)
+
+    return instant

@@ -1,0 +1,29 @@
+"""Shift is seen where it is, and not where it is not."""
+
+import numpy as np
+import pytest
+
+from ml.monitoring import statistics
+
+
+def test_the_same_shares_have_no_shift() -> None:
+    assert statistics.class_shift({"a": 0.5, "b": 0.5}, {"a": 50, "b": 50}) == pytest.approx(0)
+
+
+def test_a_vanished_and_a_new_class_are_a_large_finite_shift() -> None:
+    shift = statistics.class_shift({"a": 0.5, "b": 0.5}, {"a": 50, "c": 50})
+    assert 1 < shift < 20
+
+
+def test_confidences_from_the_same_distribution_do_not_shift_and_lower_ones_do() -> None:
+    generator = np.random.default_rng(0)
+    confidences = generator.beta(8, 2, 5000)
+    deciles = [float(q) for q in np.quantile(confidences, np.arange(0.1, 1, 0.1))]
+    assert statistics.confidence_shift(deciles, list(generator.beta(8, 2, 5000))) < 0.02
+    assert statistics.confidence_shift(deciles, list(generator.beta(4, 4, 5000))) > 0.25
+
+
+def test_saturated_confidences_are_one_bin() -> None:
+    deciles = [0.9, 0.99, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    found = [0.5] * 10 + [0.95] * 10 + [1.0] * 80
+    assert statistics.confidence_shift(deciles, found) < 0.05
