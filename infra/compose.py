@@ -17,7 +17,7 @@ from ml.settings import PREFIX, Settings
 ENV_FILE = ".env"
 _PASSWORDS = (
     "POSTGRES_PASSWORD",
-    "EVERGREEN_DB_PASSWORD",
+    "CATALOG_DB_PASSWORD",
     "AIRFLOW_DB_PASSWORD",
     "MLFLOW_DB_PASSWORD",
     "S3_SECRET_KEY",
@@ -58,7 +58,7 @@ def down(repo: Path = REPO) -> None:
 
 
 def _host_environment(repo: Path, told: dict[str, str]) -> dict[str, str]:
-    password = told["EVERGREEN_DB_PASSWORD"]
+    password = told["CATALOG_DB_PASSWORD"]
     values = {
         "HOME": str(repo / "build" / "compose"),
         "DATABASE_URL": f"postgresql+psycopg2://evergreen:{password}@127.0.0.1:{PORTS['postgres']}/evergreen",

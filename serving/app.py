@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def create_app() -> FastAPI:
     """The app of this worker, from the environment."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s")
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
+    warnings.filterwarnings("ignore", module="PIL")  # each broken file has words of its own, and they are remembered
     return build(Settings.load(os.environ), os.environ)
 
 

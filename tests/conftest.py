@@ -1,5 +1,6 @@
 """Fixtures for tests that need real servers; a session starts each at most once."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from ml.context import Context, connect
 from ml.settings import Settings
 from tests import servers as real
 from tests.servers import Servers
+
+# Servers and tests share few cores: threads of torch that wait must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")
@@ -54,4 +58,4 @@ def context_with_mlflow(
 ) -> Context:
     """As `context`, with an MLflow server and a registered-model name of its own."""
     name = f"classifier-{abs(hash(request.node.nodeid)):x}"
-    return make_context(mlflow_url=mlflow_url, model_name=name, experiment=name)
+    return make_context(mlflow_url=mlflow_url, model_name=name, experiment=name, epochs=8)

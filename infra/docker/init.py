@@ -29,8 +29,8 @@ def main() -> None:
     settings = Settings.load(os.environ)
     database = urlsplit(settings.database_url.get_secret_value())
     host, port = database.hostname or "postgres", database.port or 5432
-    for name in ("evergreen", "airflow", "mlflow"):
-        password = os.environ[f"{name.upper()}_DB_PASSWORD"]
+    for name, variable in (("evergreen", "CATALOG"), ("airflow", "AIRFLOW"), ("mlflow", "MLFLOW")):
+        password = os.environ[f"{variable}_DB_PASSWORD"]
         superuser = os.environ["POSTGRES_PASSWORD"]
         _patiently(lambda n=name, p=password, s=superuser: postgres.ensure_database(host, port, s, n, p))  # type: ignore[misc]
     for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):

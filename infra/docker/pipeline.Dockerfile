@@ -1,13 +1,30 @@
 # Airflow's components, MLflow's server and the one-shot init share this image.
-FROM python:3.11-slim-bookworm
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
-WORKDIR /opt/evergreen
+FROM python:3.11-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
+WORKDIR /build
 # Wheels put into infra/docker/wheels (a small CPU build of torch, say) win over the registry's.
 COPY infra/docker/wheels wheels
 COPY infra/docker/pipeline.lock .
-RUN pip install --quiet --find-links wheels -r pipeline.lock && rm -rf wheels
+RUN /opt/venv/bin/pip install --progress-bar off --find-links wheels -r pipeline.lock
+
+# The wheels themselves stay behind.
+FROM python:3.11-slim-bookworm
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --system --create-home --uid 10001 evergreen \
-    && mkdir -p /var/lib/evergreen/airflow && chown -R evergreen /var/lib/evergreen
-COPY . .
+    && mkdir -p /var/lib/evergreen/airflow /var/lib/evergreen/home \
+    && chown -R evergreen /var/lib/evergreen
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /opt/evergreen
+COPY ml ml
+COPY dags dags
+COPY plugins plugins
+COPY expectations expectations
+COPY infra infra
+# What a trained model names as its code, for there is no git here.
+ARG CODE_VERSION=unversioned-build
+RUN echo "$CODE_VERSION" > REVISION
 USER evergreen
-ENV PYTHONPATH=/opt/evergreen:/opt/evergreen/infra/airflow AIRFLOW_HOME=/var/lib/evergreen/airflow EVERGREEN_HOME=/var/lib/evergreen
+ENV PYTHONPATH=/opt/evergreen:/opt/evergreen/infra/airflow \
+    AIRFLOW_HOME=/var/lib/evergreen/airflow \
+    EVERGREEN_HOME=/var/lib/evergreen/home

@@ -1,11 +1,16 @@
 # The prediction service: no torch, no Airflow, no MLflow.
-FROM python:3.11-slim-bookworm
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
-WORKDIR /opt/evergreen
+FROM python:3.11-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
 COPY infra/docker/service.lock .
-RUN pip install --quiet -r service.lock
+RUN /opt/venv/bin/pip install --progress-bar off -r service.lock
+
+FROM python:3.11-slim-bookworm
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --system --create-home --uid 10001 evergreen \
     && mkdir -p /var/lib/evergreen && chown evergreen /var/lib/evergreen
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /opt/evergreen
 COPY ml ml
 COPY serving serving
 COPY infra/__init__.py infra/__init__.py

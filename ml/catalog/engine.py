@@ -21,7 +21,15 @@ def connect(settings: Settings, pool_size: int = 5) -> Engine:
         pool_size=pool_size,
         max_overflow=10,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 5, "application_name": "evergreen"},
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "evergreen",
+            # A host that vanished is noticed within seconds, not by TCP's own patience of a quarter of an hour.
+            "keepalives_idle": 5,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
+        },
     )
 
 

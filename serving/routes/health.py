@@ -1,5 +1,7 @@
 """GET /healthz, /readyz, /metrics: for supervisors, balancers and Prometheus."""
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -36,4 +38,4 @@ async def ready(parts: Served) -> Ready:
 
 @router.get("/metrics", summary="Prometheus metrics of all workers", response_class=PlainTextResponse)
 async def metrics(parts: Served) -> Response:
-    return Response(await parts.database.run(parts.metrics.text), media_type=CONTENT_TYPE_LATEST)
+    return Response(await asyncio.to_thread(parts.metrics.text), media_type=CONTENT_TYPE_LATEST)
