@@ -17,6 +17,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ml.context import Context
+    from ml.intake.upload import Upload
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="An image classifier that keeps itself current.")
 console = Console()
@@ -52,22 +53,22 @@ def drop(
         if not as_json:
             console.print(f"  {path}: {len(prepared.files)} files, to be read as [bold]{prepared.format}[/]")
         if not dry_run:
-            bar = Progress(
-                TextColumn("  uploading"),
-                BarColumn(),
-                DownloadColumn(),
-                TimeRemainingColumn(),
-                console=console,
-                disable=as_json,
-                transient=True,
-            )
-            with bar:
-                task = bar.add_task("", total=prepared.bytes)
-                told["prefix"] = upload.send(connected(), prepared, lambda size: bar.advance(task, size), ready=ready)
-            if not as_json:
-                state = "marked ready" if ready else "not marked yet: put `_READY` when it is complete"
-                console.print(f"  uploaded to [bold]{told['prefix']}[/], {state}")
+            told["prefix"] = send(connected(), prepared, ready=ready, quiet=as_json)
     _json(told, as_json)
+
+
+def send(ctx: "Context", prepared: "Upload", *, ready: bool = True, quiet: bool = False) -> str:
+    """Upload with a progress bar; the drop's prefix."""
+    from ml.intake import upload
+
+    columns = (TextColumn("  uploading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
+        task = bar.add_task("", total=prepared.bytes)
+        prefix = upload.send(ctx, prepared, lambda size: bar.advance(task, size), ready=ready)
+    if not quiet:
+        state = "marked ready" if ready else "not marked yet: put `_READY` when it is complete"
+        console.print(f"  uploaded to [bold]{prefix}[/], {state}")
+    return prefix
 
 
 @app.command()

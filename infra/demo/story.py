@@ -1,7 +1,5 @@
 """The story, step by step, as a user would live it: upload, wait, ask, upload again."""
 
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,12 @@ from infra.demo.client import Client, Tally, ask_each
 from infra.demo.drops import Story
 from infra.demo.pictures import Picture
 from infra.demo.watch import Finished
+from ml import cli
 from ml.catalog.engine import transaction
 from ml.catalog.tables import predictions
 from ml.context import Context
 from ml.errors import UnavailableError
+from ml.intake.upload import prepare
 
 QUESTIONS = 150
 
@@ -73,10 +73,9 @@ def live_through(context: Context, story: Story, folder: Path, console: Console)
 
 def _cycle(context: Context, pictures: list[Picture], folder: Path, console: Console) -> Finished:
     drops.write(pictures, folder)
-    name = f"demo-{folder.name}"
-    # The CLI, as a user would: it shows its own progress.
-    subprocess.run([sys.executable, "-m", "infra.cli", "drop", str(folder), "--name", name], check=True)
-    return watch.wait_for(context.engine, f"{context.settings.drops_prefix}{name}/", console)
+    with prepare(folder, f"demo-{folder.name}") as upload:
+        prefix = cli.send(context, upload)  # what `evergreen drop` does
+    return watch.wait_for(context.engine, prefix, console)
 
 
 def _expect_status(url: str, expected: int, console: Console) -> None:
