@@ -12,10 +12,13 @@ rejected: its `accept` is skipped, and the reason stands in the drop's row and i
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, dag, task, task_group
 
-from plugins.alerts import AlertNotifier
 from plugins.assets import DATASET, DROPS
+from plugins.runtime import LABEL
+from plugins.task_defaults import DEFAULTS
+
+_MOST_MAPPED = 1000  # Airflow's own limit is 1024
 
 
 @dag(
@@ -33,15 +36,7 @@ from plugins.assets import DATASET, DROPS
             description="A folder such as drops/monday/; empty: all ready ones",
         )
     },
-    default_args={
-        "owner": "evergreen",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=5),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=5),
-        "execution_timeout": timedelta(hours=1),
-        "on_failure_callback": AlertNotifier(),
-    },
+    default_args=DEFAULTS,
 )
 def ingest() -> None:
     @task
@@ -50,43 +45,48 @@ def ingest() -> None:
         from ml.intake import pending
         from plugins.runtime import context
 
-        return pending.claim_all(context(), params["prefix"])
+        return pending.claim_all(context(), params["prefix"], most=_MOST_MAPPED)
 
     @task
     def chunks_of(drops: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One entry a chunk of work."""
-        return [{"drop_id": d["drop_id"], "chunk": c} for d in drops for c in range(d["chunks"])]
+        """Chunks of all drops, bundled into no more tasks than Airflow maps at once."""
+        from ml.intake import pending
 
-    @task(map_index_template="{{ work['drop_id'] }} #{{ work['chunk'] }}")
+        return pending.bundles(drops, _MOST_MAPPED)
+
+    @task(map_index_template=LABEL)
     def inspect(work: dict[str, Any]) -> int:
-        """Decode, hash and measure one chunk of images."""
+        """Decode, hash and measure the images of some chunks of one drop."""
         from ml.intake.inspect import inspect_chunk
-        from plugins.runtime import context
+        from plugins.runtime import context, label
 
-        return inspect_chunk(context(), work["drop_id"], work["chunk"])
+        label(f"{work['drop_id']} #{work['chunks'][0]}")
+        return sum(inspect_chunk(context(), work["drop_id"], chunk) for chunk in work["chunks"])
 
     # A chunk that fails for good stops its own drop (validate finds it missing), not the others.
-    @task(trigger_rule="all_done", map_index_template="{{ drop['drop_id'] }}")
+    @task(trigger_rule="all_done", map_index_template=LABEL)
     def validate(drop: dict[str, Any]) -> str:
         """Judge one drop; the id is passed on whether it was accepted or not."""
         from ml.intake.validate import validate as judge
         from plugins.alerts import alert
-        from plugins.runtime import context
+        from plugins.runtime import context, label
 
+        label(drop["drop_id"])
         verdict = judge(context(), drop["drop_id"])
         if not verdict.accepted:
             alert(f"drop {drop['drop_id']} was rejected", verdict.reason or "")
         return verdict.drop_id
 
-    @task(outlets=[DATASET], trigger_rule="none_failed_min_one_success", map_index_template="{{ drop_id }}")
+    @task(outlets=[DATASET], map_index_template=LABEL)
     def accept(drop_id: str) -> str:
         """Add one drop's samples to the data; skipped when there is nothing to add."""
         from airflow.sdk.exceptions import AirflowSkipException
 
         from ml.catalog import drops as rows
         from ml.datasets.accept import accept as add
-        from plugins.runtime import context
+        from plugins.runtime import context, label
 
+        label(drop_id)
         ctx = context()
         if rows.get(ctx.engine, drop_id)["status"] == "rejected":
             raise AirflowSkipException(f"drop {drop_id} was rejected")
@@ -95,11 +95,13 @@ def ingest() -> None:
             raise AirflowSkipException(f"drop {drop_id} brought nothing new")
         return version
 
+    # Mapped as a group, each drop goes its own way: one that fails leaves the others be.
+    @task_group(prefix_group_id=False)
+    def each_drop(drop: dict[str, Any]) -> None:
+        accept(validate(drop))
+
     found = find()
-    inspected = inspect.expand(work=chunks_of(found))
-    judged = validate.expand(drop=found)
-    inspected >> judged
-    accept.expand(drop_id=judged)
+    inspect.expand(work=chunks_of(found)) >> each_drop.expand(drop=found)
 
 
 ingest()

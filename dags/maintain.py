@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
-from plugins.alerts import AlertNotifier
+from plugins.task_defaults import DEFAULTS
 
 
 @dag(
@@ -19,14 +19,7 @@ from plugins.alerts import AlertNotifier
     dagrun_timeout=timedelta(hours=2),
     doc_md=__doc__,
     tags=["evergreen", "maintenance"],
-    default_args={
-        "owner": "evergreen",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=1),
-        "retry_exponential_backoff": 2,
-        "execution_timeout": timedelta(hours=1),
-        "on_failure_callback": AlertNotifier(),
-    },
+    default_args=DEFAULTS,
 )
 def maintain() -> None:
     @task(task_id="maintain")

@@ -3,7 +3,8 @@
 
 Class and confidence shift (population stability index) and live accuracy where there is feedback. A
 shift beyond the setting `drift_threshold` asks for retraining. Feedback labels, once there are enough,
-become a drop like any other.
+become a drop like any other. A training that is overdue, because its servers were away for longer than
+its retries lasted, is asked for again.
 """
 
 import os
@@ -12,8 +13,10 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 
 from ml.settings import Settings
-from plugins.alerts import AlertNotifier
 from plugins.assets import RETRAIN
+from plugins.task_defaults import DEFAULTS
+
+_OVERDUE_MINUTES = 10
 
 
 @dag(
@@ -23,14 +26,7 @@ from plugins.assets import RETRAIN
     dagrun_timeout=timedelta(hours=1),
     doc_md=__doc__,
     tags=["evergreen", "monitoring"],
-    default_args={
-        "owner": "evergreen",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=10),
-        "retry_exponential_backoff": 2,
-        "execution_timeout": timedelta(minutes=20),
-        "on_failure_callback": AlertNotifier(),
-    },
+    default_args=DEFAULTS | {"execution_timeout": timedelta(minutes=20)},
 )
 def monitor() -> None:
     @task(outlets=[RETRAIN])
@@ -46,6 +42,17 @@ def monitor() -> None:
             raise AirflowSkipException("no reason to retrain")
         return list(report.reasons)
 
+    @task(outlets=[RETRAIN])
+    def take_up() -> None:
+        """Ask again for a training that did not happen; while one is running, the request waits for its end."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from ml.training import due
+        from plugins.runtime import context
+
+        if not due.overdue(context(), minutes=_OVERDUE_MINUTES):
+            raise AirflowSkipException("no training is overdue")
+
     @task
     def collect_feedback() -> str | None:
         """Make a drop of the labels that came back."""
@@ -55,6 +62,7 @@ def monitor() -> None:
         return collect(context())
 
     observe()
+    take_up()
     collect_feedback()
 
 

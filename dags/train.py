@@ -17,8 +17,8 @@ from typing import Any
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task
 
 from ml.settings import Settings
-from plugins.alerts import AlertNotifier
 from plugins.assets import DATASET, RETRAIN
+from plugins.task_defaults import DEFAULTS
 
 _CRON = Settings.load(os.environ).train_schedule
 _ASSETS = DATASET | RETRAIN
@@ -41,15 +41,7 @@ _ASSETS = DATASET | RETRAIN
         "epochs": Param(None, type=["null", "integer"], minimum=1, maximum=1000, title="Epochs"),
         "seed": Param(None, type=["null", "integer"], title="Seed"),
     },
-    default_args={
-        "owner": "evergreen",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=5),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=5),
-        "execution_timeout": timedelta(hours=12),
-        "on_failure_callback": AlertNotifier(),
-    },
+    default_args=DEFAULTS | {"execution_timeout": timedelta(hours=12)},
 )
 def train() -> None:
     @task
@@ -68,11 +60,17 @@ def train() -> None:
     @task(pool="train")
     def fit(chosen: dict[str, Any], params: dict[str, Any]) -> int:
         """Train a challenger and register it."""
+        from ml.errors import InvalidInputError
+        from ml.training import due
         from ml.training.train import train as make
         from plugins.runtime import context
 
         wishes = {name: params[name] for name in ("mode", "epochs", "seed")}
-        return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **wishes).model_version
+        try:
+            return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **wishes).model_version
+        except InvalidInputError as error:
+            due.give_up(context(), chosen["cycle_id"], str(error))
+            raise
 
     @task
     def gate(chosen: dict[str, Any], model_version: int) -> str:

@@ -23,12 +23,16 @@ def home() -> Path:
 
 
 @app.command()
-def up() -> None:
+def up(
+    port: Annotated[list[str] | None, typer.Option(metavar="PART=PORT", help="Say service=8001; kept.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="PARTS", help="Only these, say postgres,s3,mlflow.")] = None,
+) -> None:
     """Start the local stack; what runs already stays."""
-    from infra.local import show, stack
+    from infra.local import show, state
 
-    show.start(home(), console)
-    show.status(stack.status(home()), console)
+    names = [name.strip() for name in (only or "").split(",") if name.strip()]
+    show.start(home(), console, only=names, ports=_ports(port or []))
+    show.status(state.status(home()), console)
 
 
 @app.command()
@@ -36,9 +40,9 @@ def down() -> None:
     """Stop the local stack; the data stays."""
     from infra.local import stack
 
-    with console.status("stopping", spinner="dots"):
-        stack.down(home())
-    console.print("  the stack is stopped; its data stays in", str(home()))
+    with console.status("stopping", spinner="dots") as shown:
+        stack.down(home(), lambda name, state: shown.update(f"{state} {name}"))
+    console.print(f"  the stack is stopped; its data stays in {home()}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -47,11 +51,11 @@ def status(
     show_password: Annotated[bool, typer.Option("--show-password", help="Print Airflow's login.")] = False,
 ) -> None:
     """Each part's health, address and memory. Exit code 3 if a part is not healthy."""
-    from infra.local import airflow, layout, show, stack
+    from infra.local import airflow, layout, show, state
 
-    found = stack.status(home())
+    found = state.status(home())
     if as_json:
-        typer.echo(orjson.dumps(stack.as_json(found), option=orjson.OPT_INDENT_2))
+        typer.echo(orjson.dumps(state.as_json(found), option=orjson.OPT_INDENT_2))
     else:
         show.status(found, console)
         password = layout.load(home()).secrets["airflow_admin"]
@@ -80,6 +84,18 @@ def demo(
     raise typer.Exit(run_demo(home(), data, stack))
 
 
+def _ports(told: list[str]) -> dict[str, int]:
+    from infra.local.layout import PORTS
+
+    found = {}
+    for text in told:
+        part, _, number = text.partition("=")
+        if part not in PORTS or not number.isdecimal():
+            raise InvalidInputError(f"`--port` is PART=PORT, with a part of {', '.join(PORTS)}; received {text!r}")
+        found[part] = int(number)
+    return found
+
+
 def main() -> None:
     """Run the command line; errors become one message and an exit code."""
     try:
@@ -87,7 +103,7 @@ def main() -> None:
     except EvergreenError as error:
         errors = Console(stderr=True)
         errors.print(f"[red]✗[/] {type(error).__name__.removesuffix('Error')}:", end=" ")
-        errors.print(str(error), markup=False, highlight=False)
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         codes = {InvalidInputError: INVALID, UnavailableError: UNAVAILABLE}
         sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED))
     except KeyboardInterrupt:

@@ -1,20 +1,29 @@
-"""The stack in containers: makes the secrets' file, starts and stops `docker-compose.yml`."""
+"""The stack in containers: makes the secrets' file, starts and stops `docker-compose.yml`.
+
+`python -m infra.compose up | down | env` does the same from a shell.
+"""
 
 import os
 import secrets
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from cryptography.fernet import Fernet
 from dotenv import dotenv_values
+from rich.console import Console
 
 from infra.local.layout import PORTS, REPO, write_private
-from ml.errors import InvalidInputError, UnavailableError
-from ml.settings import PREFIX, Settings
+from ml.errors import EvergreenError, InvalidInputError, UnavailableError
+from ml.settings import ENV_FILE as SETTINGS_FILE
+from ml.settings import PORT_PREFIX, PREFIX, Settings
 
 ENV_FILE = ".env"
+HOME = Path("build") / "compose"
 _PASSWORDS = (
     "POSTGRES_PASSWORD",
     "CATALOG_DB_PASSWORD",
@@ -24,31 +33,42 @@ _PASSWORDS = (
     "AIRFLOW_ADMIN_PASSWORD",
     "AIRFLOW_API_SECRET",
 )
+_PATIENCE = 180
+_STATE = (
+    '{{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}} '
+    "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}} {{.State.ExitCode}}"
+)
 
 
 def ensure_env(repo: Path = REPO) -> dict[str, str]:
-    """The secrets in `.env`, made at the first call, readable by the owner only."""
+    """The variables in `.env`, readable by the owner only. What is missing is made; what is there never changes."""
     path = repo / ENV_FILE
-    if not path.exists():
-        made = {name: secrets.token_urlsafe(24) for name in _PASSWORDS}
-        made["AIRFLOW_JWT_SECRET"] = secrets.token_urlsafe(72)
-        made["AIRFLOW_FERNET_KEY"] = Fernet.generate_key().decode()
-        write_private(path, "".join(f"{k}={v}\n" for k, v in made.items()).encode())
-    return {k: v for k, v in dotenv_values(path).items() if v}
+    known = {k: v for k, v in dotenv_values(path).items() if v}
+    made = {name: secrets.token_urlsafe(24) for name in _PASSWORDS}
+    made |= {"AIRFLOW_JWT_SECRET": secrets.token_urlsafe(72), "AIRFLOW_FERNET_KEY": Fernet.generate_key().decode()}
+    if made.keys() - known.keys():
+        known = made | known
+        write_private(path, "".join(f"{k}={v}\n" for k, v in known.items()).encode())
+    return known
 
 
 def up(repo: Path = REPO) -> Settings:
-    """Build, start, and wait until every container is healthy; the settings to reach it from this machine.
+    """Build, start, and wait until every container is healthy, its progress shown.
+
+    Returns:
+        The settings to reach the stack from this machine; `build/compose/evergreen.env` keeps them too.
 
     Raises:
-        InvalidInputError: neither `docker compose` nor `docker-compose` is installed.
+        InvalidInputError: no compose is installed, or a port is no port.
         UnavailableError: building or starting failed; the output was shown.
     """
-    told = ensure_env(repo)
+    host = host_environment(repo, ensure_env(repo))
     _compose(repo, "build")
-    _compose(repo, "up", "-d")
-    _wait(repo)
-    return Settings.load({**os.environ, **_host_environment(repo, told)})
+    _start(repo, Console())
+    folder = repo / HOME
+    folder.mkdir(parents=True, exist_ok=True)
+    write_private(folder / SETTINGS_FILE, "".join(f"{k}='{v}'\n" for k, v in host.items()).encode())
+    return Settings.load({**os.environ, **host})
 
 
 def down(repo: Path = REPO) -> None:
@@ -57,59 +77,130 @@ def down(repo: Path = REPO) -> None:
     _compose(repo, "down")
 
 
-def _host_environment(repo: Path, told: dict[str, str]) -> dict[str, str]:
-    password = told["CATALOG_DB_PASSWORD"]
+def host_environment(repo: Path, told: Mapping[str, str]) -> dict[str, str]:
+    """`EVERGREEN_*` variables for a process outside the containers, which sees the published ports.
+
+    Args:
+        repo: the checkout.
+        told: what `.env` says; real environment variables win over it, as they do for compose.
+    """
+    at = {part: f"127.0.0.1:{port}" for part, port in _ports({**told, **os.environ}).items()}
     values = {
-        "HOME": str(repo / "build" / "compose"),
-        "DATABASE_URL": f"postgresql+psycopg2://evergreen:{password}@127.0.0.1:{PORTS['postgres']}/evergreen",
-        "S3_ENDPOINT": f"http://127.0.0.1:{PORTS['s3']}",
+        "HOME": str(repo / HOME),
+        "DATABASE_URL": f"postgresql+psycopg2://evergreen:{told['CATALOG_DB_PASSWORD']}@{at['postgres']}/evergreen",
+        "S3_ENDPOINT": f"http://{at['s3']}",
         "S3_ACCESS_KEY": "evergreen",
         "S3_SECRET_KEY": told["S3_SECRET_KEY"],
-        "MLFLOW_URL": f"http://127.0.0.1:{PORTS['mlflow']}",
-        "AIRFLOW_URL": f"http://127.0.0.1:{PORTS['airflow']}",
-        "SERVICE_URL": f"http://127.0.0.1:{PORTS['service']}",
+        "MLFLOW_URL": f"http://{at['mlflow']}",
+        "AIRFLOW_URL": f"http://{at['airflow']}",
+        "SERVICE_URL": f"http://{at['service']}",
         "EXPECTATIONS": str(repo / "expectations"),
     }
     return {PREFIX + name: value for name, value in values.items()}
 
 
-def _wait(repo: Path, seconds: int = 180) -> None:
-    """The service and Airflow's four parts; each has a health check of its own."""
-    import time
+def _ports(environ: Mapping[str, str]) -> dict[str, int]:
+    ports = {}
+    for part, usual in PORTS.items():
+        name = PORT_PREFIX + part.upper()
+        told = environ.get(name) or str(usual)
+        if not told.isdecimal() or not 0 < int(told) < 65536:
+            raise InvalidInputError(f"`{name}` must be 1 to 65535; received {told!r}")
+        ports[part] = int(told)
+    return ports
 
-    import httpx
 
-    deadline = time.monotonic() + seconds
-    health = f"http://127.0.0.1:{PORTS['airflow']}/api/v2/monitor/health"
-    while time.monotonic() < deadline:
-        try:
-            airflow = httpx.get(health, timeout=3).json()
-            service = httpx.get(f"http://127.0.0.1:{PORTS['service']}/healthz", timeout=3).status_code
-            mlflow = httpx.get(f"http://127.0.0.1:{PORTS['mlflow']}/health", timeout=3).status_code
-            if service == mlflow == 200 and all(part["status"] == "healthy" for part in airflow.values()):
-                return
-        except (httpx.HTTPError, ValueError, TypeError, KeyError):
-            pass
-        time.sleep(1)
-    subprocess.run([*_command(), "ps"], cwd=repo, check=False)
-    raise UnavailableError(f"the containers are not healthy after {seconds} s; `docker compose logs` tells more")
+def _start(repo: Path, console: Console) -> None:
+    """`compose up`, and the containers' states as they change, until all are healthy and `init` has ended well."""
+    began = time.monotonic()
+    wanted = set(_output(repo, "config", "--services"))
+    shown: set[str] = set()
+    deadline = None
+    with subprocess.Popen([*_command(), *_PLAIN, "up", "-d"], cwd=repo, env=_environment(repo)) as starting:
+        while True:
+            for name in sorted(_well(repo) - shown):
+                state = "done" if name == "init" else "healthy"
+                console.print(f"  [green]●[/] {name:18} {state}  [dim]{time.monotonic() - began:.1f} s[/]")
+                shown.add(name)
+            if starting.poll() is not None:
+                if starting.returncode:
+                    _compose(repo, "logs", "--tail", "20", "init")
+                    raise UnavailableError("the containers do not start; compose's and init's words are above")
+                if wanted <= shown:
+                    return
+                deadline = deadline or time.monotonic() + _PATIENCE
+                if time.monotonic() > deadline:
+                    _compose(repo, "ps")
+                    raise UnavailableError(
+                        f"not healthy after {_PATIENCE} s: {', '.join(sorted(wanted - shown))}; "
+                        f"`{' '.join(_command())} logs NAME` tells more"
+                    )
+            time.sleep(0.5)
+
+
+def _well(repo: Path) -> set[str]:
+    """The services that are healthy, and `init` once it has ended well."""
+    containers = _output(repo, "ps", "-a", "-q")
+    if not containers:
+        return set()
+    found = subprocess.run(
+        ["docker", "inspect", "--format", _STATE, *containers], capture_output=True, text=True, check=False
+    )
+    states = [line.split() for line in found.stdout.splitlines()]
+    return {
+        name
+        for name, status, health, code in states
+        if (status == "running" and health == "healthy") or (name == "init" and (status, code) == ("exited", "0"))
+    }
+
+
+# Compose 1.29 redraws lines, which would garble what is printed between them.
+_PLAIN = ("--ansi", "never")
 
 
 def _compose(repo: Path, *arguments: str) -> None:
-    if subprocess.run([*_command(), *arguments], cwd=repo, check=False).returncode:
+    if subprocess.run([*_command(), *arguments], cwd=repo, env=_environment(repo), check=False).returncode:
         raise UnavailableError(f"`{' '.join(_command())} {' '.join(arguments)}` failed; its output is above")
 
 
-def _command() -> list[str]:
-    if shutil.which("docker-compose"):
-        return ["docker-compose"]
+def _output(repo: Path, *arguments: str) -> list[str]:
+    command = [*_command(), *arguments]
+    return subprocess.run(
+        command, cwd=repo, env=_environment(repo), capture_output=True, text=True, check=False
+    ).stdout.split()
+
+
+@cache
+def _environment(repo: Path) -> dict[str, str]:
+    """This process's, and the revision of the code that goes into the images."""
+    if not shutil.which("git"):
+        return dict(os.environ)
+    found = subprocess.run(["git", "-C", str(repo), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {**os.environ, **({"CODE_VERSION": found.stdout.strip()} if found.returncode == 0 else {})}
+
+
+@cache
+def _command() -> tuple[str, ...]:
     if (
         shutil.which("docker")
         and not subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
     ):
-        return ["docker", "compose"]
+        return ("docker", "compose")
+    if shutil.which("docker-compose"):
+        return ("docker-compose",)
     raise InvalidInputError("neither `docker compose` nor `docker-compose` is installed; the local stack needs neither")
 
 
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    actions = {"up": up, "down": down, "env": ensure_env}
+    if len(arguments) != 1 or arguments[0] not in actions:
+        sys.exit(f"usage: python -m infra.compose {' | '.join(actions)}")
+    try:
+        actions[arguments[0]]()
+    except EvergreenError as error:
+        sys.exit(f"{error}")
+
+
 if __name__ == "__main__":
-    {"up": up, "down": down, "env": ensure_env}[sys.argv[1] if len(sys.argv) > 1 else "up"]()
+    main(sys.argv[1:])

@@ -61,12 +61,13 @@ class Settings(BaseModel):
     image_size: int | None = Field(None, ge=8, le=1024, description="Side in pixels; None: from the data.")
     epochs: int = Field(30, ge=1, description="At most; see train_budget.")
     patience: int = Field(5, ge=1, description="Epochs without a better validation loss before stopping.")
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(64, ge=1, description="At most; fewer for few samples.")
     learning_rate: float = Field(2e-3, gt=0)
     replay_ratio: float = Field(2.0, ge=0, description="Replayed old samples for each new one.")
     train_budget: int = Field(
-        60_000, ge=1, description="Images seen by one training, counted at 32 px; bounds the epochs."
+        300_000, ge=1, description="Images seen by one training, counted at 32 px; bounds the epochs."
     )
+    flips: bool | None = Field(None, description="Train on mirrored images too; None: if they have colour.")
     seed: int = 17
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")
 

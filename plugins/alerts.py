@@ -12,16 +12,14 @@ log = logging.getLogger(__name__)
 class AlertNotifier(BaseNotifier):
     """Used as `on_failure_callback`; posts a small JSON body to the setting `alert_webhook`."""
 
-    template_fields = ("message",)
-
-    def __init__(self, message: str = "{{ ti.dag_id }}.{{ ti.task_id }} failed in run {{ run_id }}") -> None:
-        super().__init__()
-        self.message = message
+    # No template fields: rendering would write the first failure's words into the instance that all tasks share.
 
     def notify(self, context: dict[str, Any]) -> None:
         """Airflow's entry."""
+        ti = context["ti"]
+        which = f" ({context['label']})" if "label" in context else ""
         error = context.get("exception")
-        alert(self.message, str(error) if error else "")
+        alert(f"{ti.dag_id}.{ti.task_id}{which} failed in run {ti.run_id}", str(error) if error else "")
 
 
 def alert(message: str, detail: str) -> None:
@@ -36,5 +34,5 @@ def alert(message: str, detail: str) -> None:
         return
     try:
         httpx.post(url.get_secret_value(), json={"message": message, "detail": detail}, timeout=10).raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         log.warning("the alert could not be delivered: %s", type(error).__name__)

@@ -13,6 +13,7 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 REFIRE_SECONDS = 20.0
+REST = 4  # waits at least so many times as long as a poll took: one that grows slow must not take a core
 
 Find = Callable[[], tuple[Sequence[str], float]]
 
@@ -37,7 +38,9 @@ class DropTrigger(BaseEventTrigger):
         while True:
             try:
                 find = find or await asyncio.to_thread(finder)
-                ready, pause = await asyncio.to_thread(find)
+                began = time.monotonic()
+                ready, wanted = await asyncio.to_thread(find)
+                pause = max(wanted, REST * (time.monotonic() - began))
                 if failing:
                     self.log.info("the bucket answers again")
                 failing = False

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from ml.context import Context
     from ml.settings import Settings
 
+# A mapped task's name in the UI; a template that fails would fail the task, so it has a default.
+LABEL = "{{ label | default(ti.map_index) }}"
+
 
 def settings() -> "Settings":
     """This process's settings."""
@@ -22,3 +25,10 @@ def context() -> "Context":
     from ml.context import connect
 
     return connect(settings())
+
+
+def label(text: str) -> None:
+    """Name this instance of a mapped task (`map_index_template=LABEL`) in Airflow's UI."""
+    from airflow.sdk import get_current_context
+
+    get_current_context()["label"] = text  # type: ignore[typeddict-unknown-key]

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,17 +15,29 @@ import psycopg2
 from infra.local import airflow, postgres
 from ml import context, objects
 from ml.catalog.migrate import migrate
-from ml.errors import UnavailableError
+from ml.errors import InvalidInputError, UnavailableError
 from ml.settings import Settings
 
 log = logging.getLogger("init")
 
 _PATIENCE = 90
+_REQUIRED = (
+    "POSTGRES_PASSWORD",
+    "CATALOG_DB_PASSWORD",
+    "AIRFLOW_DB_PASSWORD",
+    "MLFLOW_DB_PASSWORD",
+    "AIRFLOW_ADMIN_PASSWORD",
+    "EVERGREEN_S3_SECRET_KEY",
+    "AIRFLOW__API__SECRET_KEY",
+    "AIRFLOW__API_AUTH__JWT_SECRET",
+    "AIRFLOW__CORE__FERNET_KEY",
+)
 
 
 def main() -> None:
     """Everything the other containers count on."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _refuse_blanks(os.environ)
     settings = Settings.load(os.environ)
     database = urlsplit(settings.database_url.get_secret_value())
     host, port = database.hostname or "postgres", database.port or 5432
@@ -44,13 +56,25 @@ def main() -> None:
     log.info("ready: databases, buckets, tables, pool")
 
 
+def _refuse_blanks(environ: Mapping[str, str]) -> None:
+    """Compose fills in nothing for a variable that `.env` lacks; a blank password must not get far."""
+    blank = [name for name in _REQUIRED if not environ.get(name)]
+    if blank:
+        raise InvalidInputError(f"`.env` has no {', '.join(blank)}: `python -m infra.compose env` adds what is missing")
+
+
 def _patiently(act: Callable[[], None]) -> None:
-    """Servers that have just started may still refuse."""
+    """Servers that have just started may still refuse; a wrong password stays wrong."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             return act()
         except (psycopg2.OperationalError, UnavailableError) as error:
+            if "password authentication failed" in str(error):
+                raise InvalidInputError(
+                    "Postgres refuses `POSTGRES_PASSWORD`: its volume was made with another `.env`; bring that file "
+                    "back, or remove the volumes and all data with `docker compose down -v`"
+                ) from error
             if time.monotonic() > deadline:
                 raise
             log.info("waiting: %s", str(error).strip().splitlines()[0])

@@ -21,6 +21,8 @@ COPY dags dags
 COPY plugins plugins
 COPY expectations expectations
 COPY infra infra
+# Nobody may write here later, so bytecode is made now.
+RUN python -m compileall -q .
 # What a trained model names as its code, for there is no git here.
 ARG CODE_VERSION=unversioned-build
 RUN echo "$CODE_VERSION" > REVISION

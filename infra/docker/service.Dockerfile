@@ -15,6 +15,8 @@ COPY ml ml
 COPY serving serving
 COPY infra/__init__.py infra/__init__.py
 COPY infra/docker/__init__.py infra/docker/healthy.py infra/docker/
+# Nobody may write here later, so bytecode is made now.
+RUN python -m compileall -q .
 USER evergreen
 ENV EVERGREEN_HOME=/var/lib/evergreen PROMETHEUS_MULTIPROC_DIR=/tmp/metrics WORKERS=2
 EXPOSE 8000

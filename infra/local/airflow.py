@@ -3,9 +3,11 @@
 import sysconfig
 from pathlib import Path
 
+import httpx
 import orjson
 
 from infra.local.layout import REPO, Layout
+from ml.errors import UnavailableError
 
 USER = "admin"
 POOL = "train"
@@ -79,6 +81,26 @@ def write_password(layout: Layout) -> None:
     path = _passwords(layout)
     path.touch(mode=0o600)
     path.write_bytes(orjson.dumps({USER: layout.secrets["airflow_admin"]}))
+
+
+def ensure_pool(layout: Layout) -> None:
+    """The pool that lets one training run at a time; one that exists keeps its slots.
+
+    By the API: the command of the same effect takes seconds to import what it needs.
+
+    Raises:
+        UnavailableError: Airflow does not let us.
+    """
+    with httpx.Client(base_url=f"http://{layout.address('airflow')}", timeout=30) as http:
+        try:
+            login = {"username": USER, "password": layout.secrets["airflow_admin"]}
+            token = http.post("/auth/token", json=login).raise_for_status().json()["access_token"]
+            pool = {"name": POOL, "slots": 1, "description": "one training at a time"}
+            answer = http.post("/api/v2/pools", json=pool, headers={"Authorization": f"Bearer {token}"})
+            if answer.status_code != httpx.codes.CONFLICT:
+                answer.raise_for_status()
+        except (httpx.HTTPError, KeyError) as error:
+            raise UnavailableError(f"the pool `{POOL}` cannot be made in Airflow: {error}") from error
 
 
 def _passwords(layout: Layout) -> Path:

@@ -1,6 +1,5 @@
 """Where the local stack keeps things and how its parts find each other: folders, ports, secrets, settings."""
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -8,16 +7,17 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
-from cryptography.fernet import Fernet
 
-from ml.errors import ConflictError, InvalidInputError
+from ml.errors import ConflictError, IntegrityError, InvalidInputError
 from ml.settings import ENV_FILE, PREFIX, Settings
 
 PORTS = {"postgres": 55432, "s3": 59000, "mlflow": 55000, "airflow": 58080, "service": 58000}
+_PORTS_FILE, _SECRETS_FILE = "stack.json", "secrets.json"
 REPO = Path(__file__).resolve().parents[2]
-_DISK_LEAST = 500_000_000
+_DISK_LEAST, _DISK_LITTLE = 200_000_000, 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,37 @@ def prepare(home: Path, environ: Mapping[str, str]) -> Layout:
         InvalidInputError: the folder cannot be written, the disk is full, or a port is no port.
     """
     home = home.resolve()
-    try:
-        (home / "logs").mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(home).free
-    except OSError as error:
-        raise InvalidInputError(
-            f"the data folder {home} cannot be made or written: {error}; set EVERGREEN_HOME"
-        ) from error
+    make_folder(home / "logs")
+    free = shutil.disk_usage(home).free
     if free < _DISK_LEAST:
         raise InvalidInputError(
             f"only {free / 1e6:.0f} MB are free below {home}, at least {_DISK_LEAST / 1e6:.0f} MB are needed: "
             "free some space, or set EVERGREEN_HOME to another disk"
         )
-    layout = Layout(home, _ports(home, environ), _secrets(home))
-    write_private(home / ENV_FILE, "".join(f"{k}='{v}'\n" for k, v in layout.environment().items()).encode())
+    try:
+        ports = chosen_ports(_stored(home / _PORTS_FILE) or PORTS, environ)
+        write_private(home / _PORTS_FILE, orjson.dumps({"ports": ports}, option=orjson.OPT_INDENT_2))
+        layout = Layout(home, ports, _stored(home / _SECRETS_FILE) or _make_secrets(home))
+        write_private(home / ENV_FILE, "".join(f"{k}='{v}'\n" for k, v in layout.environment().items()).encode())
+    except OSError as error:
+        raise _unusable(home, error) from error
     return layout
+
+
+def make_folder(folder: Path) -> None:
+    """Raises InvalidInputError where it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in {folder}")
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def little_disk(home: Path) -> str | None:
+    """A warning when the disk will soon be full."""
+    free = shutil.disk_usage(home).free
+    return f"only {free / 1e6:.0f} MB are left on the disk of {home}" if free < _DISK_LITTLE else None
 
 
 def load(home: Path) -> Layout:
@@ -86,9 +102,10 @@ def load(home: Path) -> Layout:
         InvalidInputError: there is none.
     """
     home = home.resolve()
-    if not (home / "stack.json").exists():
+    ports, secrets_ = _stored(home / _PORTS_FILE), _stored(home / _SECRETS_FILE)
+    if ports is None or secrets_ is None:
         raise InvalidInputError(f"there is no stack in {home}: start one with `evergreen up`, or set EVERGREEN_HOME")
-    return Layout(home, _ports(home, {}), _secrets(home))
+    return Layout(home, ports, secrets_)
 
 
 def refuse_taken_ports(layout: Layout) -> None:
@@ -108,32 +125,60 @@ def refuse_taken_ports(layout: Layout) -> None:
         )
 
 
-def _ports(home: Path, environ: Mapping[str, str]) -> dict[str, int]:
-    path = home / "stack.json"
-    ports = dict(PORTS)
-    with contextlib.suppress(FileNotFoundError):
-        ports |= orjson.loads(path.read_bytes())["ports"]
+def chosen_ports(ports: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, int]:
+    """The ports, with those that the environment names in their place.
+
+    Raises:
+        InvalidInputError: a port is no port, or two parts were given the same one.
+    """
+    chosen = {part: ports.get(part, default) for part, default in PORTS.items()}
     for part in PORTS:
-        told = environ.get(f"{PREFIX}PORT_{part.upper()}")
-        if told:
+        variable = f"{PREFIX}PORT_{part.upper()}"
+        if told := environ.get(variable):
             if not told.isdecimal() or not 0 < int(told) < 65536:
-                raise InvalidInputError(f"`{PREFIX}PORT_{part.upper()}` must be 1 to 65535; received {told!r}")
-            ports[part] = int(told)
-    write_private(path, orjson.dumps({"ports": ports}, option=orjson.OPT_INDENT_2))
-    return ports
+                raise InvalidInputError(f"`{variable}` must be 1 to 65535; received {told!r}")
+            chosen[part] = int(told)
+    by_port: dict[int, list[str]] = {}
+    for part, port in chosen.items():
+        by_port.setdefault(port, []).append(part)
+    if twice := [f"{port} ({' and '.join(parts)})" for port, parts in by_port.items() if len(parts) > 1]:
+        raise InvalidInputError(f"each part needs a port of its own; given twice: {', '.join(twice)}")
+    return chosen
 
 
-def _secrets(home: Path) -> dict[str, str]:
-    path = home / "secrets.json"
-    with contextlib.suppress(FileNotFoundError):
-        known: dict[str, str] = orjson.loads(path.read_bytes())
-        return known
+def _stored(path: Path) -> Any:
+    """What a file of ours holds; None when there is no such file.
+
+    Raises:
+        IntegrityError: it cannot be understood.
+    """
+    try:
+        found = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (orjson.JSONDecodeError, OSError) as error:
+        raise IntegrityError(f"{path} cannot be read ({error}): put it back from a backup") from error
+    return found["ports"] if path.name == _PORTS_FILE else found
+
+
+def _make_secrets(home: Path) -> dict[str, str]:
+    if (home / "postgres").exists():
+        raise IntegrityError(
+            f"{home / _SECRETS_FILE} is missing, and the databases beside it know only its passwords: "
+            "put it back from a backup, or move the whole folder away to begin anew"
+        )
+    from cryptography.fernet import Fernet  # slow to import, and needed once
+
     names = ("postgres", "evergreen", "airflow", "mlflow", "s3", "airflow_admin", "airflow_api")
     made = {name: secrets.token_urlsafe(24) for name in names}
     made["airflow_jwt"] = secrets.token_urlsafe(72)
     made["airflow_fernet"] = Fernet.generate_key().decode()
-    write_private(path, orjson.dumps(made, option=orjson.OPT_INDENT_2))
+    write_private(home / _SECRETS_FILE, orjson.dumps(made, option=orjson.OPT_INDENT_2))
     return made
+
+
+def _unusable(folder: Path, error: OSError) -> InvalidInputError:
+    return InvalidInputError(f"the data folder {folder} cannot be made or written: {error}; set EVERGREEN_HOME")
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -11,19 +11,22 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import psutil
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import Faults, SupervisorTransport
 
+from infra.local.launch import gone_within
 from infra.local.layout import Layout, write_private
+from infra.local.orphans import end_orphans
 from infra.local.parts import HOME_VARIABLE, Part
 from ml.errors import UnavailableError
 
 _SOCKET_PATH_MOST = 90  # the kernel takes 107 bytes; supervisord adds a suffix of its own
+_ALIVE = ("RUNNING", "STARTING", "BACKOFF")
 
 
 class Manager:
@@ -32,6 +35,7 @@ class Manager:
     def __init__(self, layout: Layout) -> None:
         self._home = layout.home
         self._configuration = layout.home / "supervisord.conf"
+        self._pid_file = layout.home / "supervisord.pid"
         self._socket = _socket_path(layout.home)
 
     def running(self) -> bool:
@@ -63,9 +67,21 @@ class Manager:
 
     def start_part(self, name: str) -> None:
         """Begin to start a part; a running one stays."""
-        if self.info(name)["statename"] not in ("RUNNING", "STARTING", "BACKOFF"):
+        if self.info(name)["statename"] not in _ALIVE:
             wait = False
             self._call("startProcess", name, wait)
+
+    def stop_parts(self, names: Sequence[str], seconds: float = 30) -> None:
+        """Stop these together, and wait until they are."""
+        for name in names:
+            if self.info(name)["statename"] in _ALIVE:
+                wait = False
+                self._call("stopProcess", name, wait)
+        deadline = time.monotonic() + seconds
+        while any(self.info(name)["statename"] in (*_ALIVE, "STOPPING") for name in names):
+            if time.monotonic() > deadline:
+                return  # supervisord insists when it shuts down
+            time.sleep(0.1)
 
     def info(self, name: str) -> dict[str, Any]:
         """supervisord's own words on a part: statename, pid, start, now, spawnerr."""
@@ -79,22 +95,14 @@ class Manager:
             self._call("shutdown")
         except UnavailableError:
             return
-        gone, alive = psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=60)
-        del gone
-        if alive:
+        if gone_within(60, [psutil.Process(pid)] if psutil.pid_exists(pid) else []):
             raise UnavailableError(
                 f"supervisord (pid {pid}) did not stop within 60 s; see its log in {self._home}/logs"
             )
 
     def end_orphans(self) -> None:
-        """End what a killed supervisord left running: processes that carry this stack's mark."""
-        orphans = [p for p in psutil.process_iter() if _mark(p) == str(self._home)]
-        for process in orphans:
-            _signal(process, signal.SIGINT if "postgres" in process.name() else signal.SIGTERM)
-        _, alive = psutil.wait_procs(orphans, timeout=15)
-        for process in alive:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=5)
+        """End what a killed supervisord left running, and one that cannot be reached."""
+        end_orphans(self._home, self._pid_file)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         proxy = xmlrpc.client.ServerProxy(
@@ -105,23 +113,29 @@ class Manager:
         except OSError as error:
             raise UnavailableError(f"the stack in {self._home} is not running: {error}") from error
         except xmlrpc.client.Fault as error:
+            if error.faultCode == Faults.BAD_NAME:
+                raise UnavailableError(
+                    f"the stack in {self._home} runs from before {arguments[0]} was a part of it: "
+                    "`evergreen down`, then `evergreen up`"
+                ) from error
             raise UnavailableError(f"supervisord refuses {method}{arguments}: {error.faultString}") from error
 
     def _write(self, parts: Iterable[Part]) -> None:
         logs = self._home / "logs"
         head = {
-            "unix_http_server": {"file": self._socket, "chmod": "0700"},
+            "unix_http_server": {"file": _escaped(self._socket), "chmod": "0700"},
             "supervisord": {
-                "logfile": logs / "supervisord.log",
-                "pidfile": self._home / "supervisord.pid",
-                "childlogdir": logs,
+                "logfile": _escaped(logs / "supervisord.log"),
+                "pidfile": _escaped(self._pid_file),
+                "childlogdir": _escaped(logs),
+                "umask": "077",  # data, logs and caches are the owner's alone
                 "minfds": 1024,
                 **({"user": "root"} if os.geteuid() == 0 else {}),
             },
             "rpcinterface:supervisor": {
                 "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
             },
-            "supervisorctl": {"serverurl": f"unix://{self._socket}"},
+            "supervisorctl": {"serverurl": f"unix://{_escaped(self._socket)}"},
         }
         sections = head | {f"program:{part.name}": self._program(part, logs) for part in parts}
         text = "\n".join(
@@ -134,11 +148,13 @@ class Manager:
         environment = {**part.environment, HOME_VARIABLE: str(self._home)}
         launch = self._home / "launch" / f"{part.name}.json"
         launch.parent.mkdir(exist_ok=True)
-        write_private(launch, orjson.dumps({"command": part.command, "environment": environment}))
-        words = (sys.executable, str(Path(__file__).with_name("launch.py")), str(launch))
+        told = {"command": part.command, "environment": environment, "fresh": [str(f) for f in part.fresh]}
+        write_private(launch, orjson.dumps(told))
+        # -P: the folder it starts in is ours, and nothing there is to be imported.
+        words = (sys.executable, "-P", "-m", "infra.local.launch", str(launch))
         return {
             "command": " ".join(_quoted(word) for word in words),
-            "directory": self._home,
+            "directory": _escaped(self._home),
             "autostart": "false",
             "autorestart": "true",
             "startsecs": 1,
@@ -148,29 +164,19 @@ class Manager:
             "stopasgroup": "false" if part.stop_signal is signal.SIGINT else "true",
             "killasgroup": "true",
             "priority": part.priority,
-            "stdout_logfile": logs / f"{part.name}.log",
+            "stdout_logfile": _escaped(logs / f"{part.name}.log"),
             "stdout_logfile_maxbytes": "10MB",
             "stdout_logfile_backups": 2,
             "redirect_stderr": "true",
         }
 
 
-def _mark(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get(HOME_VARIABLE)
-    except psutil.Error:
-        return None
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
+def _escaped(value: object) -> str:
+    return str(value).replace("%", "%%")
 
 
 def _quoted(text: str) -> str:
-    escaped = str(text).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    escaped = _escaped(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 

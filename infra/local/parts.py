@@ -1,13 +1,17 @@
 """The parts of the local stack: how each is run, and how one sees that it is well."""
 
+import http.client
 import os
 import signal
-import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import httpx
+import orjson
 import psycopg2
 
 from infra.local import airflow, mlflow, postgres, s3
@@ -18,7 +22,10 @@ HOME_VARIABLE = "STACK_OF_EVERGREEN"
 
 @dataclass(frozen=True)
 class Part:
-    """A process under the manager. `healthy` asks it; it must answer quickly or be taken as not well."""
+    """A process under the manager.
+
+    `healthy` asks it; it must answer quickly or be taken as not well. Folders in `fresh` are emptied at each start.
+    """
 
     name: str
     command: list[str]
@@ -27,6 +34,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_signal: signal.Signals = signal.SIGTERM
     priority: int = 500
+    fresh: tuple[Path, ...] = ()
 
 
 def all_parts(layout: Layout) -> list[Part]:
@@ -54,43 +62,48 @@ def _postgres(layout: Layout) -> Part:
 
 
 def _s3(layout: Layout) -> Part:
-    def healthy() -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", layout.ports["s3"]), timeout=2).close()
-        except OSError:
-            return False
-        return True
-
+    address = layout.address("s3")
     command, environment = s3.command(layout.home / "s3", layout.ports["s3"], "evergreen", layout.secrets["s3"])
-    return Part("s3", command, layout.address("s3"), healthy, environment, priority=100)
+    # Whatever it says to an unsigned request: it speaks.
+    return Part("s3", command, address, lambda: _get(address, "/") is not None, environment, priority=100)
 
 
 def _mlflow(layout: Layout) -> Part:
     command, environment = mlflow.command(layout.settings(), layout.database("mlflow"), layout.ports["mlflow"])
-    url = f"http://{layout.address('mlflow')}"
-    return Part("mlflow", command, url, lambda: _answers(f"{url}/health"), environment, priority=200)
+    address = layout.address("mlflow")
+    return Part("mlflow", command, f"http://{address}", lambda: _well(address, "/health"), environment, priority=200)
 
 
 def _service(layout: Layout) -> Part:
     settings = layout.settings()
-    url = f"http://{layout.address('service')}"
+    address = layout.address("service")
+    metrics = layout.home / "metrics"
     workers = settings.service_workers or os.cpu_count() or 1
     command = [
         *(sys.executable, "-m", "uvicorn", "serving.app:create_app", "--factory"),
-        *("--host", settings.service_host, "--port", str(settings.service_port), "--workers", str(workers)),
+        *("--host", settings.service_host, "--port", str(layout.ports["service"]), "--workers", str(workers)),
         *("--no-access-log", "--timeout-graceful-shutdown", "10"),
     ]
     environment = {
         "EVERGREEN_HOME": str(layout.home),
-        "PROMETHEUS_MULTIPROC_DIR": str(layout.home / "metrics"),
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         "PYTHONPATH": str(REPO),
     }
-    return Part("service", command, url, lambda: _answers(f"{url}/healthz"), environment, priority=300)
+    return Part(
+        "service",
+        command,
+        f"http://{address}",
+        lambda: _well(address, "/healthz"),
+        environment,
+        priority=300,
+        fresh=(metrics,),
+    )
 
 
 def _airflow(layout: Layout) -> list[Part]:
     url = f"http://{layout.address('airflow')}"
     environment = airflow.environment(layout) | {"EVERGREEN_HOME": str(layout.home)}
+    health = _AirflowHealth(layout.address("airflow"))
     told = {
         "airflow-api": "metadatabase",
         "airflow-scheduler": "scheduler",
@@ -98,26 +111,59 @@ def _airflow(layout: Layout) -> list[Part]:
         "airflow-triggerer": "triggerer",
     }
     return [
-        Part(
-            name, command, url if name == "airflow-api" else "", _component(url, told[name]), environment, priority=400
-        )
+        Part(name, command, url if name == "airflow-api" else "", health.of(told[name]), environment, priority=400)
         for name, command in airflow.commands(layout).items()
     ]
 
 
-def _component(url: str, name: str) -> Callable[[], bool]:
-    def healthy() -> bool:
+class _AirflowHealth:
+    """What Airflow's API says of all its components, asked once for those who ask together."""
+
+    _KEPT = 0.5
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._lock = threading.Lock()
+        self._told: Mapping[str, Any] = {}
+        self._at = float("-inf")
+
+    def of(self, component: str) -> Callable[[], bool]:
+        """Whether the component is well, to be asked later."""
+
+        def healthy() -> bool:
+            found = self._ask().get(component)
+            return isinstance(found, dict) and found.get("status") == "healthy"
+
+        return healthy
+
+    def _ask(self) -> Mapping[str, Any]:
+        with self._lock:
+            if time.monotonic() - self._at > self._KEPT:
+                self._told = self._answer()
+                self._at = time.monotonic()
+            return self._told
+
+    def _answer(self) -> Mapping[str, Any]:
+        status, body = _get(self._address, "/api/v2/monitor/health") or (0, b"")
         try:
-            answer = httpx.get(f"{url}/api/v2/monitor/health", timeout=2)
-            return bool(answer.status_code == 200 and answer.json()[name]["status"] == "healthy")
-        except (httpx.HTTPError, ValueError, KeyError):
-            return False
-
-    return healthy
+            told = orjson.loads(body) if status == 200 else {}
+        except orjson.JSONDecodeError:
+            return {}
+        return told if isinstance(told, dict) else {}
 
 
-def _answers(url: str) -> bool:
+def _well(address: str, path: str) -> bool:
+    return (_get(address, path) or (0, b""))[0] == 200
+
+
+def _get(address: str, path: str, seconds: float = 2) -> tuple[int, bytes] | None:
+    """Status and body; None when nobody answers. Plain, since it is asked often: no client, no TLS."""
+    connection = http.client.HTTPConnection(address, timeout=seconds)
     try:
-        return httpx.get(url, timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

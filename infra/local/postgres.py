@@ -35,15 +35,26 @@ def initialise(data: Path, password: str) -> None:
     """Make the cluster in `data` with superuser `postgres`; a no-op when it is there.
 
     Raises:
-        subprocess.CalledProcessError: initdb failed; its own words are on stderr.
+        UnavailableError: it cannot be made; with initdb's own words.
     """
     if (data / "PG_VERSION").exists():
         return
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir(parents=True, mode=0o700)
-    if os.geteuid() == 0:
-        _ensure_os_user()
-        shutil.chown(data, OS_USER, OS_USER)
+    making = data.with_name(f"{data.name}.part")  # a killed initdb leaves what looks like a cluster
+    shutil.rmtree(making, ignore_errors=True)
+    try:
+        making.mkdir(parents=True, mode=0o700)
+        if os.geteuid() == 0:
+            _ensure_os_user()
+            shutil.chown(making, OS_USER, OS_USER)
+        _initdb(making, password)
+        making.rename(data)
+    except subprocess.CalledProcessError as error:
+        raise UnavailableError(f"the databases cannot be made in {data}:\n{error.stderr.strip()}") from error
+    except OSError as error:
+        raise UnavailableError(f"the databases cannot be made in {data}: {error}") from error
+
+
+def _initdb(data: Path, password: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         password_file = Path(folder) / "password"
         password_file.write_text(password)
@@ -58,7 +69,8 @@ def initialise(data: Path, password: str) -> None:
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"),
             ],
             check=True,
-            stdout=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             cwd="/",
         )
 
@@ -96,7 +108,8 @@ def _ensure_os_user() -> None:
     try:
         pwd.getpwnam(OS_USER)
     except KeyError:
-        subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", OS_USER], check=True)
+        command = ["useradd", "--system", "--user-group", "--no-create-home", OS_USER]
+        subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def _as_os_user() -> list[str]:

@@ -1,41 +1,77 @@
 """The local stack for a person to look at: its start as it goes, its state as a table."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from infra.local import stack
-from infra.local.stack import PartStatus
+from infra.local import layout
+from infra.local.state import PartStatus
 
-_MARKS = {"healthy": ("●", "green"), "starting": ("◌", "yellow"), "failed": ("✗", "red"), "stopped": ("○", "dim")}
+_MARKS = {
+    "healthy": ("●", "green"),
+    "done": ("●", "green"),
+    "starting": ("◌", "yellow"),
+    "waiting": ("◌", "yellow"),
+    "running": ("◌", "yellow"),
+    "failed": ("✗", "red"),
+    "stopped": ("○", "dim"),
+}
 
 
-def start(folder: Path, console: Console) -> None:
-    """Start the local stack, each part's state shown as it changes."""
+@dataclass
+class _Board:
+    """Each part's state, and the seconds since it was begun: those still counting are counted at each look."""
+
+    console: Console
+    _began: dict[str, float] = field(default_factory=dict)
+    _told: dict[str, tuple[str, float]] = field(default_factory=dict)
+    _spinner: Spinner = field(default_factory=lambda: Spinner("dots", style="yellow"))
+
+    def hear(self, name: str, state: str) -> None:
+        now = time.monotonic()
+        began = self._began.setdefault(name, now)
+        self._told[name] = (state, now - began)
+        if not self.console.is_terminal and state != "starting":
+            mark, style = _MARKS[state]
+            self.console.print(Text(f"  {mark} ", style), f"{name} {state}, {now - began:.1f} s", sep="")
+
+    def __rich__(self) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for name, (state, seconds) in self._told.items():
+            mark, style = _MARKS[state]
+            going = state in ("starting", "waiting")
+            shown = time.monotonic() - self._began[name] if going else seconds
+            first = self._spinner if going else Text(mark, style)
+            table.add_row("", first, name, Text(state, style), Text(f"{shown:.1f} s", "dim"))
+        return table
+
+
+def start(folder: Path, console: Console, *, only: Sequence[str] = (), ports: Mapping[str, int] | None = None) -> None:
+    """Start the local stack, each part's state shown as it changes; as `stack.up`."""
+    from infra.local import stack  # brings SQLAlchemy, which showing a status needs not
+
     began = time.monotonic()
-    states: dict[str, tuple[str, float]] = {}
-    with Live(console=console, refresh_per_second=8) as live:
-
-        def on_part(name: str, state: str) -> None:
-            if states.get(name, ("", 0.0))[0] != "healthy":
-                states[name] = (state, time.monotonic() - began)
-            table = Table.grid(padding=(0, 2))
-            for part, (told, seconds) in states.items():
-                mark, style = _MARKS[told]
-                table.add_row(Text(f"  {mark}", style), part, Text(told, style), Text(f"{seconds:.1f} s", "dim"))
-            live.update(table)
-
-        stack.up(folder, on_part)
+    board = _Board(console)
+    if console.is_terminal:
+        with Live(board, console=console, refresh_per_second=8):
+            stack.up(folder, board.hear, only=only, ports=ports)
+    else:
+        stack.up(folder, board.hear, only=only, ports=ports)
+    console.print(f"  the stack is up after {time.monotonic() - began:.0f} s", highlight=False)
+    if warning := layout.little_disk(folder):
+        console.print(f"  {warning}", style="yellow", highlight=False)
 
 
 def status(found: Sequence[PartStatus], console: Console) -> None:
-    """Print a table of the parts, and their memory in all."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2))
+    """Print a table of the parts, and their memory in all; it fits 80 columns."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     for name in ("", "part", "state", "address", "pid", "up", "memory"):
         table.add_column(name, justify="right" if name in ("pid", "up", "memory") else "left", no_wrap=True)
     total = 0
@@ -59,4 +95,4 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     hours, rest = divmod(int(seconds), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+    return f"{hours} h {rest // 60:02} m" if hours else f"{rest // 60} m {rest % 60:02} s"

@@ -14,7 +14,7 @@ from ml.errors import NotFoundError
 
 
 def open_cycle(engine: Engine, cycle_id: str, origin: str, drop_id: str | None = None) -> None:
-    """Begin a cycle; a no-op for one that is already open. `origin`: drop, schedule or manual."""
+    """Begin a cycle; a no-op for one that is already open. `origin`: drop, schedule, monitoring or manual."""
     with transaction(engine) as connection:
         connection.execute(insert(cycles).values(id=cycle_id, origin=origin, drop_id=drop_id).on_conflict_do_nothing())
 

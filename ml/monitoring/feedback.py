@@ -6,10 +6,10 @@ import io
 import logging
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, exists, select, update
 
 from ml.catalog.engine import advisory_lock, transaction
-from ml.catalog.tables import feedback, predictions
+from ml.catalog.tables import drops, feedback, predictions
 from ml.context import Context
 from ml.errors import NotFoundError
 from ml.intake.find import READY
@@ -23,7 +23,8 @@ def collect_feedback(ctx: Context) -> str | None:
     """Make one drop of the feedback not used yet; its prefix, or None when there is too little.
 
     The drop's name is a hash of the feedback in it and the rows are marked before anything is
-    uploaded, so a collector that is killed makes the same drop again: `_unfinished` finds it.
+    uploaded, so a collector that is killed makes the same drop again: `_unfinished` finds it. A label
+    that is corrected later goes into another drop.
 
     Raises:
         UnavailableError: the catalog or the bucket does not answer.
@@ -36,7 +37,8 @@ def collect_feedback(ctx: Context) -> str | None:
             if len(rows) < ctx.settings.feedback_min_labels:
                 return None
             ids = [row["id"] for row in rows]
-            name = hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:12]
+            told = "\n".join(f"{row['id']} {row['label']}" for row in rows)
+            name = hashlib.sha256(told.encode()).hexdigest()[:12]
             prefix = f"{ctx.settings.drops_prefix}feedback-{name}/"
             connection.execute(update(feedback).where(feedback.c.id.in_(ids)).values(drop_prefix=prefix))
         _upload(ctx, prefix)
@@ -45,7 +47,7 @@ def collect_feedback(ctx: Context) -> str | None:
 
 def _fresh(connection: Connection) -> list[dict[str, Any]]:
     query = (
-        select(feedback.c.id)
+        select(feedback.c.id, feedback.c.label)
         .join(predictions, predictions.c.id == feedback.c.prediction_id)
         .where(feedback.c.drop_prefix.is_(None), predictions.c.image_object.is_not(None))
         .order_by(feedback.c.id)
@@ -55,9 +57,10 @@ def _fresh(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _unfinished(ctx: Context) -> list[str]:
-    """Drops that were marked in the catalog but never became ready in the bucket."""
+    """Drops that were marked in the catalog but never became ready in the bucket; intake has not seen them."""
+    seen = exists().where(drops.c.prefix == feedback.c.drop_prefix)
     with transaction(ctx.engine) as connection:
-        query = select(feedback.c.drop_prefix).where(feedback.c.drop_prefix.is_not(None)).distinct()
+        query = select(feedback.c.drop_prefix).where(feedback.c.drop_prefix.is_not(None), ~seen).distinct()
         prefixes = list(connection.execute(query).scalars())
     return [p for p in prefixes if not any(o.key[len(p) :].startswith("_") for o in ctx.labels.list(p))]
 

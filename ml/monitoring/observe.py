@@ -15,6 +15,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import drift_reports, feedback, predictions
 from ml.context import Context
 from ml.monitoring import statistics
+from ml.training import due
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class DriftReport:
 def observe(ctx: Context) -> DriftReport:
     """Look at the live model's answers in the last `monitor_window_hours`; keep what was found.
 
-    Retraining is asked for once a model: with the same data it would give the same model again.
+    Retraining is asked for until one begins, and then no more for this model: with the same data it
+    would give the same model again. Asking is what this returns, so one that is killed asks next time.
 
     Raises:
         UnavailableError: the catalog or the bucket does not answer.
@@ -56,8 +58,8 @@ def observe(ctx: Context) -> DriftReport:
         )
         with transaction(ctx.engine) as connection:
             count, figures = _figures(connection, live["model_version"], start, info)
-            asked = _asked_before(connection, live["model_version"])
-        if count >= ctx.settings.monitor_min_predictions and not asked:
+            answered = _answered_before(connection, live["model_version"])
+        if count >= ctx.settings.monitor_min_predictions and not answered:
             reasons = _reasons(figures, ctx.settings.drift_threshold)
     version = live["model_version"] if live else None
     row = {
@@ -89,24 +91,33 @@ def _figures(connection: Connection, version: int, start: datetime, info: Bundle
         .select_from(predictions.join(feedback, feedback.c.prediction_id == predictions.c.id))
         .where(within)
     ).one()
-    return sum(counts.values()), {
+    total, judged = sum(counts.values()), list(confidences)
+    brightness = connection.execute(select(func.avg(predictions.c.brightness)).where(within)).scalar()
+    return total, {
         "classes": counts,
         "class_shift": round(statistics.class_shift(info.class_shares, counts), 4) if counts else 0.0,
-        "confidence_shift": round(statistics.confidence_shift(info.confidence_deciles, list(confidences)), 4),
+        "class_noise": round(statistics.noise(len({*info.class_shares, *counts}), total), 4),
+        "confidence_shift": round(statistics.confidence_shift(info.confidence_deciles, judged), 4),
+        "confidence_noise": round(statistics.noise(len(info.confidence_deciles) + 1, len(judged)), 4),
+        "brightness": None if brightness is None else round(brightness, 4),
         "feedback": right[0],
         "live_accuracy": round(right[1] / right[0], 4) if right[0] else None,
     }
 
 
-def _asked_before(connection: Connection, version: int) -> bool:
-    query = select(drift_reports.c.id).where(drift_reports.c.model_version == version, drift_reports.c.retrain).limit(1)
-    return connection.execute(query).first() is not None
+def _answered_before(connection: Connection, version: int) -> bool:
+    """Whether a training began after one was asked for this model."""
+    asked = select(func.min(drift_reports.c.created_at)).where(
+        drift_reports.c.model_version == version, drift_reports.c.retrain
+    )
+    first, began = connection.execute(asked).scalar(), due.last_began(connection)
+    return first is not None and began is not None and began > first
 
 
 def _reasons(figures: dict[str, Any], threshold: float) -> list[str]:
-    names = {"class_shift": "answered classes", "confidence_shift": "confidences"}
-    return [
-        f"the {words} have shifted: population stability index {figures[name]:.2f}, {threshold:g} is the limit"
-        for name, words in names.items()
-        if figures[name] > threshold
-    ]
+    found = []
+    for name, words in (("class", "answered classes"), ("confidence", "confidences")):
+        shift, limit = figures[f"{name}_shift"], max(threshold, figures[f"{name}_noise"])
+        if shift > limit:
+            found.append(f"the {words} have shifted: population stability index {shift:.2f}, {limit:.2f} is the limit")
+    return found

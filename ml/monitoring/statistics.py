@@ -1,5 +1,6 @@
 """Measures of shift. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,18 @@ def population_stability(expected: Sequence[float], found: Sequence[float]) -> f
     e = np.maximum(np.asarray(expected, float), _LEAST)
     f = np.maximum(np.asarray(found, float), _LEAST)
     return float(((f - e) * np.log(f / e)).sum())
+
+
+def noise(cells: int, count: int) -> float:
+    """The index that `count` answers reach by chance alone, without any shift, hardly ever (three sigma).
+
+    Without shift the index is about chi-squared / `count` with ``cells - 1`` degrees of freedom (Yurdakul
+    & Naranjo, Statistical properties of the population stability index, 2020), the expected shares
+    being known well. Many classes and few answers make it large: 0.25 is nothing for 100 classes and
+    200 answers.
+    """
+    freedom = max(1, cells - 1)
+    return (freedom + 3 * math.sqrt(2 * freedom)) / max(1, count)
 
 
 def class_shift(expected: Mapping[str, float], counts: Mapping[str, int]) -> float:

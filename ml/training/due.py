@@ -1,6 +1,7 @@
 """What the train DAG should do now: level-triggered, so it asks the catalog and not the event."""
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select, update
 
@@ -35,7 +36,8 @@ def choose(ctx: Context, run_id: str, version_id: str | None = None) -> Due | No
     version = versions.get(ctx, version_id) if version_id else versions.latest(ctx)
     if version is None:
         return None
-    if version_id is None:
+    cycle_id = f"c-{run_id}"
+    if version_id is None and not _is_open(ctx, cycle_id):
         with transaction(ctx.engine) as connection:
             if (waiting := _waiting(connection, version.id)) is not None:
                 _close_superseded(connection, version, waiting)
@@ -43,17 +45,46 @@ def choose(ctx: Context, run_id: str, version_id: str | None = None) -> Due | No
             asked = not run_id.startswith("asset_triggered") or _retrain_asked(connection)
         if not asked:
             return None
-    origin = "schedule" if run_id.startswith("scheduled") else "manual"
-    cycle_id = f"c-{run_id}"
-    diary.open_cycle(ctx.engine, cycle_id, origin)
+    origins = {"scheduled": "schedule", "asset_triggered": "monitoring"}
+    diary.open_cycle(ctx.engine, cycle_id, origins.get(run_id.partition("__")[0], "manual"))
     return Due(cycle_id, version.id)
 
 
-def _waiting(connection: Connection, version_id: str) -> str | None:
-    """The unfinished cycle of the drop that made this version."""
+def overdue(ctx: Context, minutes: float) -> bool:
+    """Whether the newest dataset version has waited that long for its training to begin, or to come to an end."""
+    version = versions.latest(ctx)
+    if version is None:
+        return False
+    with transaction(ctx.engine) as connection:
+        return _waiting(connection, version.id, timedelta(minutes=minutes)) is not None
+
+
+def give_up(ctx: Context, cycle_id: str, reason: str) -> None:
+    """End a cycle that can never lead to a model; `reason` in words."""
+    diary.record(ctx.engine, cycle_id, verdict="stopped", reason=reason, finished_at=func.now())
+
+
+def last_began(connection: Connection) -> datetime | None:
+    """When the newest cycle began that trains or will: a drop that was rejected begins none."""
+    trains = cycles.c.drop_id.is_(None) | cycles.c.dataset_version.is_not(None)
+    began: datetime | None = connection.execute(select(func.max(cycles.c.started_at)).where(trains)).scalar()
+    return began
+
+
+def _is_open(ctx: Context, cycle_id: str) -> bool:
+    with transaction(ctx.engine) as connection:
+        query = select(cycles.c.id).where(cycles.c.id == cycle_id, cycles.c.finished_at.is_(None))
+        return connection.execute(query).first() is not None
+
+
+def _waiting(connection: Connection, version_id: str, age: timedelta = timedelta()) -> str | None:
+    """The unfinished cycle of the drop that made this version, if it began so long ago."""
     found: str | None = connection.execute(
         select(cycles.c.id).where(
-            cycles.c.dataset_version == version_id, cycles.c.finished_at.is_(None), cycles.c.drop_id.is_not(None)
+            cycles.c.dataset_version == version_id,
+            cycles.c.finished_at.is_(None),
+            cycles.c.drop_id.is_not(None),
+            cycles.c.started_at <= func.now() - age,
         )
     ).scalar()
     return found
@@ -74,9 +105,8 @@ def _close_superseded(connection: Connection, version: versions.DatasetVersion, 
 
 
 def _retrain_asked(connection: Connection) -> bool:
-    """Monitoring asked after the last cycle began."""
+    """Monitoring asked after the last training began."""
     asked = select(func.max(drift_reports.c.created_at)).where(drift_reports.c.retrain)
-    last = select(func.max(cycles.c.started_at))
     newest = connection.execute(asked).scalar()
-    began = connection.execute(last).scalar()
+    began = last_began(connection)
     return newest is not None and (began is None or newest > began)

@@ -1,6 +1,7 @@
 """From a fitted network to a bundle folder: ONNX with parity checked, temperature, probes, weights."""
 
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +45,7 @@ def export(network: SmallCNN, info: BundleInfo, sample: Pixels, folder: Path) ->
         IntegrityError: the ONNX model's answers are further than `PARITY` from PyTorch's.
     """
     network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    example = torch.zeros((2, info.image_size, info.image_size, info.channels), dtype=torch.uint8)
-    torch.onnx.export(
-        _Served(network).eval(),
-        (example,),
-        str(folder / bundle.MODEL),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
-        external_data=False,
-        verbose=False,
-    )
+    _write_onnx(network, info, folder / bundle.MODEL)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, str(folder / bundle.WEIGHTS))
     bundle.write(folder, info)
     loaded = model.load(folder)
@@ -62,6 +53,24 @@ def export(network: SmallCNN, info: BundleInfo, sample: Pixels, folder: Path) ->
     probes = np.ascontiguousarray(sample[:PROBES])
     np.savez(folder / bundle.PROBES, images=probes, probabilities=loaded.predict(probes))
     return bundle.write(folder, info)
+
+
+def _write_onnx(network: SmallCNN, info: BundleInfo, path: Path) -> None:
+    example = torch.zeros((2, info.image_size, info.image_size, info.channels), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # The tracing exporter is called legacy, but takes 0.3 s of CPU where the new one takes 6 in a
+        # fresh process, for the same graph; parity is checked either way.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            _Served(network).eval(),
+            (example,),
+            str(path),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
+            opset_version=18,
+            dynamo=False,
+        )
 
 
 def _check_parity(network: SmallCNN, loaded: model.Model, sample: Pixels) -> None:

@@ -24,7 +24,12 @@ class Plan:
 
 
 def make(
-    mode: Mode, labels: NDArray[np.int64], is_new: NDArray[np.bool_], warm: bool, replay_ratio: float, seed: int
+    mode: Mode,
+    labels: NDArray[np.int64],
+    is_new: NDArray[np.bool_],
+    cold: str | None,
+    replay_ratio: float,
+    seed: int,
 ) -> Plan:
     """Choose mode and samples.
 
@@ -32,13 +37,13 @@ def make(
         mode: a person's wish, or ``auto``.
         labels: ``int64[N]`` of the training split.
         is_new: ``bool[N]``, not in the champion's dataset version.
-        warm: the champion's weights are there to start from.
+        cold: why there are no weights to start from; None if there are.
         replay_ratio: old samples for each new one, drawn in equal parts a class.
         seed: of the draw.
     """
     everything = np.arange(len(labels))
-    if not warm:
-        return Plan("full", "there is no champion to start from", len(labels), 0, everything)
+    if cold:
+        return Plan("full", cold, len(labels), 0, everything)
     if mode == "full":
         return Plan("full", "asked for", int(is_new.sum()), int((~is_new).sum()), everything)
     new = np.flatnonzero(is_new)

@@ -30,7 +30,7 @@ def fitted(arrays: tuple[np.ndarray, np.ndarray]) -> Fitted:
 
 def learn(arrays: tuple[np.ndarray, np.ndarray]) -> Fitted:
     x, y = arrays
-    return fit(networks.seeded(1, 10, 3), (x[:300], y[:300]), (x[300:], y[300:]), RECIPE)
+    return fit(networks.seeded(1, 10, 24, 3), (x[:300], y[:300]), (x[300:], y[300:]), RECIPE)
 
 
 def info(**changes: object) -> BundleInfo:
@@ -79,7 +79,7 @@ def test_a_bundle_with_other_labels_is_refused(
 
 def test_the_head_keeps_its_labels_when_classes_come(fitted: Fitted) -> None:
     old, new = tuple("0123456789"), tuple("!0123456789z")
-    grown = networks.seeded(1, len(new), 1)
+    grown = networks.seeded(1, len(new), 24, 1)
     networks.carry_head(grown, fitted.network.state_dict(), old, new)
     for position, label in enumerate(new):
         if label in old:

@@ -8,7 +8,9 @@ from ml.training.fit import Recipe
 
 
 def test_without_a_champion_everything_is_trained_on() -> None:
-    made = plan.make("auto", np.zeros(10, np.int64), np.ones(10, bool), warm=False, replay_ratio=2, seed=0)
+    made = plan.make(
+        "auto", np.zeros(10, np.int64), np.ones(10, bool), cold="there is no champion", replay_ratio=2, seed=0
+    )
     assert (made.mode, len(made.chosen)) == ("full", 10)
 
 
@@ -16,26 +18,26 @@ def test_a_refresh_takes_all_that_is_new_and_replays_classes_evenly() -> None:
     labels = np.repeat([0, 1, 2], [700, 200, 100])
     is_new = np.zeros(1000, bool)
     is_new[::20] = True
-    made = plan.make("auto", labels, is_new, warm=True, replay_ratio=3, seed=4)
+    made = plan.make("auto", labels, is_new, cold=None, replay_ratio=3, seed=4)
     assert made.mode == "refresh"
     assert set(np.flatnonzero(is_new)) <= set(made.chosen)
     replayed = [i for i in made.chosen if not is_new[i]]
     assert len(replayed) == made.replayed == 150
     assert np.bincount(labels[replayed]).tolist() == [50, 50, 50]
-    again = plan.make("auto", labels, is_new, warm=True, replay_ratio=3, seed=4)
+    again = plan.make("auto", labels, is_new, cold=None, replay_ratio=3, seed=4)
     assert np.array_equal(made.chosen, again.chosen)
 
 
 def test_replay_is_bounded_by_what_there_is() -> None:
     is_new = np.arange(100) < 50
-    made = plan.make("refresh", np.zeros(100, np.int64), is_new, warm=True, replay_ratio=9, seed=0)
+    made = plan.make("refresh", np.zeros(100, np.int64), is_new, cold=None, replay_ratio=9, seed=0)
     assert made.replayed == 50
 
 
 def test_nothing_new_or_asked_for_is_a_full_training() -> None:
     nothing = np.zeros(10, bool)
-    assert plan.make("auto", np.zeros(10, np.int64), nothing, warm=True, replay_ratio=2, seed=0).mode == "full"
-    assert plan.make("full", np.zeros(10, np.int64), ~nothing, warm=True, replay_ratio=2, seed=0).mode == "full"
+    assert plan.make("auto", np.zeros(10, np.int64), nothing, cold=None, replay_ratio=2, seed=0).mode == "full"
+    assert plan.make("full", np.zeros(10, np.int64), ~nothing, cold=None, replay_ratio=2, seed=0).mode == "full"
 
 
 @pytest.mark.parametrize(("samples", "side", "epochs"), [(600, 24, 30), (7000, 32, 8), (700, 96, 9), (50_000, 64, 4)])

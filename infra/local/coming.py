@@ -1,0 +1,74 @@
+"""Parts on their way up: begun, watched until healthy, named when they fail."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from infra.local.manager import Manager
+from infra.local.parts import Part
+from ml.errors import UnavailableError
+
+OnPart = Callable[[str, str], None]
+
+PATIENCE = 180.0
+"""Seconds for a part to become healthy; a small, busy machine needs more than one minute for all."""
+
+_PROCESSES_MOST = 8  # one that dies so often will not live
+_PAUSE = 0.3
+
+
+class Coming:
+    """What was begun and is not healthy yet."""
+
+    def __init__(self, manager: Manager, logs: Path, tell: OnPart) -> None:
+        self._manager = manager
+        self._logs = logs
+        self.tell = tell
+        self._waiting: dict[str, Part] = {}
+        self._since: dict[str, float] = {}
+        self._pids: dict[str, set[int]] = {}
+
+    def begin(self, parts: Iterable[Part]) -> None:
+        """Start those not begun before; a running one is only watched."""
+        for part in parts:
+            if part.name in self._since:
+                continue
+            self.tell(part.name, "starting")
+            self._manager.start_part(part.name)
+            self._waiting[part.name] = part
+            self._since[part.name] = time.monotonic()
+            self._pids[part.name] = set()
+
+    def wait(self, until: Callable[[], bool] | None = None) -> None:
+        """Until all that was begun is healthy, or until a condition holds.
+
+        Raises:
+            UnavailableError: a part fails, or takes too long.
+        """
+        while (not until()) if until else self._waiting:
+            for part in list(self._waiting.values()):
+                if part.healthy():
+                    del self._waiting[part.name]
+                    self.tell(part.name, "healthy")
+                else:
+                    self._refuse_if_hopeless(part)
+            time.sleep(_PAUSE if self._waiting or until else 0)
+
+    def _refuse_if_hopeless(self, part: Part) -> None:
+        told = self._manager.info(part.name)
+        self._pids[part.name].add(told["pid"])
+        seconds = time.monotonic() - self._since[part.name]
+        died = len(self._pids[part.name] - {0})
+        if told["statename"] == "FATAL" or died > _PROCESSES_MOST or seconds > PATIENCE:
+            self.tell(part.name, "failed")
+            log = self._logs / f"{part.name}.log"
+            how = f"after {seconds:.0f} s" + (f" and {died} starts" if died > 1 else "")
+            raise UnavailableError(f"{part.name} is not healthy {how}; the end of {log}:\n{tail(log)}")
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError as error:
+        return f"(it cannot be read: {error})"

@@ -1,0 +1,22 @@
+"""What every task of ours has, unless its DAG says otherwise."""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+from ml.errors import InvalidInputError
+from plugins.alerts import AlertNotifier
+
+DEFAULTS: dict[str, Any] = {
+    "owner": "evergreen",
+    # Waits of at least 5, 10, 20 and 40 s: a server that is away for a minute is waited out.
+    "retries": 4,
+    "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": 2,
+    "max_retry_delay": timedelta(minutes=5),
+    # What a person supplied does not get better by trying again.
+    "retry_policy": ExceptionRetryPolicy(rules=[RetryRule(exception=InvalidInputError, action=RetryAction.FAIL)]),
+    "execution_timeout": timedelta(hours=1),
+    "on_failure_callback": AlertNotifier(),
+}

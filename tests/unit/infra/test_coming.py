@@ -1,0 +1,62 @@
+"""Parts on their way up, with a manager that says what the test wants."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.coming import Coming
+from infra.local.layout import Layout
+from infra.local.manager import Manager
+from infra.local.parts import Part
+from ml.errors import UnavailableError
+
+
+class Told(Manager):
+    """Every part has the state told, and a new pid at each look when it keeps dying."""
+
+    def __init__(self, folder: Path, state: str, *, dies: bool = False) -> None:
+        super().__init__(Layout(folder, {}, {}))
+        self._state = state
+        self._dies = dies
+        self._pid = 100
+        self.started: list[str] = []
+
+    def start_part(self, name: str) -> None:
+        self.started.append(name)
+
+    def info(self, name: str) -> dict[str, Any]:
+        self._pid += self._dies
+        return {"statename": self._state, "pid": self._pid}
+
+
+def _part(name: str, healths: Iterator[bool]) -> Part:
+    return Part(name, [], "", lambda: next(healths))
+
+
+def test_each_part_is_begun_once_and_waited_for(tmp_path: Path) -> None:
+    heard: list[tuple[str, str]] = []
+    manager = Told(tmp_path, "RUNNING")
+    coming = Coming(manager, tmp_path, lambda name, state: heard.append((name, state)))
+    part = _part("s3", iter([False, True]))
+    coming.begin([part])
+    coming.begin([part])
+    coming.wait()
+    assert manager.started == ["s3"]
+    assert heard == [("s3", "starting"), ("s3", "healthy")]
+
+
+@pytest.mark.parametrize(("state", "dies"), [("FATAL", False), ("BACKOFF", True)])
+def test_a_part_that_does_not_come_is_named_with_the_end_of_its_log(tmp_path: Path, state: str, dies: bool) -> None:
+    log = tmp_path / "s3.log"
+    log.write_text("".join(f"line {n}\n" for n in range(40)) + "no space left\n")
+    coming = Coming(Told(tmp_path, state, dies=dies), tmp_path, lambda *_: None)
+    coming.begin([_part("s3", iter(lambda: False, True))])
+    with pytest.raises(UnavailableError) as error:
+        coming.wait()
+    message = str(error.value)
+    assert message.startswith("s3 is not healthy")
+    assert str(log) in message
+    assert message.endswith("no space left")
+    assert "line 5\n" not in message
