@@ -90,7 +90,7 @@ def test_nothing_is_lost_over_down_and_up(stack: Stack) -> None:
 
 
 def test_status_says_that_all_is_well(stack: Stack) -> None:
-    assert stack.evergreen("status").returncode == 0
+    wait_until(lambda: stack.evergreen("status", check=False).returncode == 0, seconds=90, what="a healthy stack")
 
 
 def _task_processes(stack: Stack) -> list[psutil.Process]:
