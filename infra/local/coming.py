@@ -14,16 +14,16 @@ PATIENCE = 180.0
 """Seconds for a part to become healthy; a small, busy machine needs more than one minute for all."""
 
 _PROCESSES_MOST = 8  # one that dies so often will not live
-_PAUSE = 0.3
 
 
 class Coming:
     """What was begun and is not healthy yet."""
 
-    def __init__(self, manager: Manager, logs: Path, tell: OnPart) -> None:
+    def __init__(self, manager: Manager, logs: Path, tell: OnPart, pause: float = 0.3) -> None:
         self._manager = manager
         self._logs = logs
         self.tell = tell
+        self._pause = pause
         self._waiting: dict[str, Part] = {}
         self._since: dict[str, float] = {}
         self._pids: dict[str, set[int]] = {}
@@ -52,7 +52,7 @@ class Coming:
                     self.tell(part.name, "healthy")
                 else:
                     self._refuse_if_hopeless(part)
-            time.sleep(_PAUSE if self._waiting or until else 0)
+            time.sleep(self._pause if self._waiting or until else 0)
 
     def _refuse_if_hopeless(self, part: Part) -> None:
         told = self._manager.info(part.name)

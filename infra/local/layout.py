@@ -15,6 +15,7 @@ from ml.errors import ConflictError, IntegrityError, InvalidInputError
 from ml.settings import ENV_FILE, PREFIX, Settings
 
 PORTS = {"postgres": 55432, "s3": 59000, "mlflow": 55000, "airflow": 58080, "service": 58000}
+_SPECIAL = frozenset("%;'\"\\\n")  # mean something in supervisord's configuration or in the settings file
 _PORTS_FILE, _SECRETS_FILE = "stack.json", "secrets.json"
 REPO = Path(__file__).resolve().parents[2]
 _DISK_LEAST, _DISK_LITTLE = 200_000_000, 1_000_000_000
@@ -62,6 +63,8 @@ def prepare(home: Path, environ: Mapping[str, str]) -> Layout:
         InvalidInputError: the folder cannot be written, the disk is full, or a port is no port.
     """
     home = home.resolve()
+    if found := sorted(_SPECIAL & set(str(home))):
+        raise InvalidInputError(f"the data folder's path must not have {' '.join(found)} in it: {home}")
     make_folder(home / "logs")
     free = shutil.disk_usage(home).free
     if free < _DISK_LEAST:

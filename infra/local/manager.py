@@ -123,11 +123,11 @@ class Manager:
     def _write(self, parts: Iterable[Part]) -> None:
         logs = self._home / "logs"
         head = {
-            "unix_http_server": {"file": _escaped(self._socket), "chmod": "0700"},
+            "unix_http_server": {"file": self._socket, "chmod": "0700"},
             "supervisord": {
-                "logfile": _escaped(logs / "supervisord.log"),
-                "pidfile": _escaped(self._pid_file),
-                "childlogdir": _escaped(logs),
+                "logfile": logs / "supervisord.log",
+                "pidfile": self._pid_file,
+                "childlogdir": logs,
                 "umask": "077",  # data, logs and caches are the owner's alone
                 "minfds": 1024,
                 **({"user": "root"} if os.geteuid() == 0 else {}),
@@ -135,7 +135,7 @@ class Manager:
             "rpcinterface:supervisor": {
                 "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
             },
-            "supervisorctl": {"serverurl": f"unix://{_escaped(self._socket)}"},
+            "supervisorctl": {"serverurl": f"unix://{self._socket}"},
         }
         sections = head | {f"program:{part.name}": self._program(part, logs) for part in parts}
         text = "\n".join(
@@ -154,7 +154,7 @@ class Manager:
         words = (sys.executable, "-P", "-m", "infra.local.launch", str(launch))
         return {
             "command": " ".join(_quoted(word) for word in words),
-            "directory": _escaped(self._home),
+            "directory": self._home,
             "autostart": "false",
             "autorestart": "true",
             "startsecs": 1,
@@ -164,20 +164,15 @@ class Manager:
             "stopasgroup": "false" if part.stop_signal is signal.SIGINT else "true",
             "killasgroup": "true",
             "priority": part.priority,
-            "stdout_logfile": _escaped(logs / f"{part.name}.log"),
+            "stdout_logfile": logs / f"{part.name}.log",
             "stdout_logfile_maxbytes": "10MB",
             "stdout_logfile_backups": 2,
             "redirect_stderr": "true",
         }
 
 
-def _escaped(value: object) -> str:
-    return str(value).replace("%", "%%")
-
-
 def _quoted(text: str) -> str:
-    escaped = _escaped(text).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return f'"{text}"'
 
 
 def _socket_path(home: Path) -> Path:

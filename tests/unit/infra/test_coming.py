@@ -38,7 +38,7 @@ def _part(name: str, healths: Iterator[bool]) -> Part:
 def test_each_part_is_begun_once_and_waited_for(tmp_path: Path) -> None:
     heard: list[tuple[str, str]] = []
     manager = Told(tmp_path, "RUNNING")
-    coming = Coming(manager, tmp_path, lambda name, state: heard.append((name, state)))
+    coming = Coming(manager, tmp_path, lambda name, state: heard.append((name, state)), pause=0)
     part = _part("s3", iter([False, True]))
     coming.begin([part])
     coming.begin([part])
@@ -51,7 +51,7 @@ def test_each_part_is_begun_once_and_waited_for(tmp_path: Path) -> None:
 def test_a_part_that_does_not_come_is_named_with_the_end_of_its_log(tmp_path: Path, state: str, dies: bool) -> None:
     log = tmp_path / "s3.log"
     log.write_text("".join(f"line {n}\n" for n in range(40)) + "no space left\n")
-    coming = Coming(Told(tmp_path, state, dies=dies), tmp_path, lambda *_: None)
+    coming = Coming(Told(tmp_path, state, dies=dies), tmp_path, lambda *_: None, pause=0)
     coming.begin([_part("s3", iter(lambda: False, True))])
     with pytest.raises(UnavailableError) as error:
         coming.wait()
