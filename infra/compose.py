@@ -21,6 +21,7 @@ from infra.local.layout import PORTS, REPO, write_private
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
 from ml.settings import ENV_FILE as SETTINGS_FILE
 from ml.settings import PORT_PREFIX, PREFIX, Settings
+from ml.training.lineage import code_version
 
 ENV_FILE = ".env"
 HOME = Path("build") / "compose"
@@ -116,7 +117,7 @@ def _start(repo: Path, console: Console) -> None:
     wanted = set(_output(repo, "config", "--services"))
     shown: set[str] = set()
     deadline = None
-    with subprocess.Popen([*_command(), *_PLAIN, "up", "-d"], cwd=repo, env=_environment(repo)) as starting:
+    with subprocess.Popen([*_command(), *_PLAIN, "up", "-d"], cwd=repo, env=_environment()) as starting:
         while True:
             for name in sorted(_well(repo) - shown):
                 state = "done" if name == "init" else "healthy"
@@ -159,24 +160,21 @@ _PLAIN = ("--ansi", "never")
 
 
 def _compose(repo: Path, *arguments: str) -> None:
-    if subprocess.run([*_command(), *arguments], cwd=repo, env=_environment(repo), check=False).returncode:
+    if subprocess.run([*_command(), *arguments], cwd=repo, env=_environment(), check=False).returncode:
         raise UnavailableError(f"`{' '.join(_command())} {' '.join(arguments)}` failed; its output is above")
 
 
 def _output(repo: Path, *arguments: str) -> list[str]:
     command = [*_command(), *arguments]
     return subprocess.run(
-        command, cwd=repo, env=_environment(repo), capture_output=True, text=True, check=False
+        command, cwd=repo, env=_environment(), capture_output=True, text=True, check=False
     ).stdout.split()
 
 
 @cache
-def _environment(repo: Path) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """This process's, and the revision of the code that goes into the images."""
-    if not shutil.which("git"):
-        return dict(os.environ)
-    found = subprocess.run(["git", "-C", str(repo), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {**os.environ, **({"CODE_VERSION": found.stdout.strip()} if found.returncode == 0 else {})}
+    return {"CODE_VERSION": code_version(), **os.environ}
 
 
 @cache

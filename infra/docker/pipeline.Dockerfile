@@ -23,9 +23,10 @@ COPY expectations expectations
 COPY infra infra
 # Nobody may write here later, so bytecode is made now.
 RUN python -m compileall -q .
-# What a trained model names as its code, for there is no git here.
-ARG CODE_VERSION=unversioned-build
-RUN echo "$CODE_VERSION" > REVISION
+# There is no git here: a trained model names this package's version, which ends with the revision.
+COPY pyproject.toml .
+ARG CODE_VERSION=unknown
+RUN python -m infra.docker.metadata "$CODE_VERSION"
 USER evergreen
 ENV PYTHONPATH=/opt/evergreen:/opt/evergreen/infra/airflow \
     AIRFLOW_HOME=/var/lib/evergreen/airflow \

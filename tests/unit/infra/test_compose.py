@@ -2,6 +2,7 @@
 
 import re
 import stat
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from infra import compose
-from infra.docker import init
+from infra.docker import init, metadata
 from infra.local import airflow, layout
 from ml.errors import InvalidInputError
 from ml.settings import PREFIX, Settings
@@ -122,6 +123,14 @@ def test_the_services_image_is_light_and_no_lock_names_an_index() -> None:
     assert re.search(r"^apache-airflow==", (DOCKER / "pipeline.lock").read_text(), re.MULTILINE)
     for lock in DOCKER.glob("*.lock"):
         assert not re.search(r"^--|https?://", lock.read_text(), re.MULTILINE)
+
+
+def test_an_image_names_its_code_as_its_packages_version(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "evergreen"\nversion = "0.1.0"\n')
+    assert metadata.write(tmp_path, "0a1b2c-dirty") == "0.1.0+0a1b2c.dirty"
+    assert metadata.write(tmp_path, "") == "0.1.0+unknown"
+    found = {d.version for d in distributions(name="evergreen", path=[str(tmp_path)])}
+    assert found == {"0.1.0+0a1b2c.dirty", "0.1.0+unknown"}
 
 
 def test_the_env_file_keeps_what_it_has_and_gets_what_it_lacks(tmp_path: Path) -> None:
