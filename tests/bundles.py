@@ -25,6 +25,7 @@ def make_bundle(
     outputs: int | None = None,
     bias: float = 0.0,
     probe_shift: float = 0.0,
+    weights: np.ndarray | None = None,
 ) -> str:
     """Write a bundle whose logits are a seeded linear map of ``uint8[N, size, size, channels] / 255``.
 
@@ -32,6 +33,7 @@ def make_bundle(
         outputs: logits that the graph really gives; None: one a label. Another number is a broken bundle.
         bias: added to the last logit; NaN makes a model whose every answer is NaN.
         probe_shift: added to the recorded probabilities; not 0 is a bundle whose probes fail.
+        weights: ``float32[size * size * channels, labels]`` instead of seeded ones.
 
     Returns:
         The bundle's digest.
@@ -40,7 +42,8 @@ def make_bundle(
     rng = np.random.default_rng(seed)
     width = size * size * channels
     count = len(labels) if outputs is None else outputs
-    weights = rng.normal(0, 4 / width**0.5, (width, count)).astype(np.float32)
+    drawn = rng.normal(0, 4 / width**0.5, (width, count)).astype(np.float32)
+    weights = drawn if weights is None else weights
     offset = np.zeros(count, np.float32)
     offset[-1] = bias
     _write_model(folder / bundle.MODEL, weights, offset, size, channels)

@@ -12,6 +12,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import deployments, replicas
 
 CHANNEL = "evergreen_deployments"
+ONE_ROLLING = "uq_deployments_rolling"
 
 
 def wish(connection: Connection) -> dict[str, Any] | None:
@@ -38,6 +39,16 @@ def rolling(engine: Engine) -> dict[str, Any] | None:
     """The deployment that has begun and not ended; at most one."""
     with transaction(engine) as connection:
         row = connection.execute(select(deployments).where(deployments.c.status == "rolling")).mappings().first()
+    return dict(row) if row else None
+
+
+def of_decision(engine: Engine, decision_id: str) -> dict[str, Any] | None:
+    """The newest deployment that a decision led to."""
+    query = (
+        select(deployments).where(deployments.c.decision_id == decision_id).order_by(deployments.c.id.desc()).limit(1)
+    )
+    with transaction(engine) as connection:
+        row = connection.execute(query).mappings().first()
     return dict(row) if row else None
 
 

@@ -14,7 +14,7 @@ from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
-from ml.errors import IntegrityError, NotFoundError
+from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.gate import policy, report, scores, statistics
 from ml.gate.policy import Policy, Ruling
 from ml.model import Model
@@ -26,15 +26,22 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
     """Judge a challenger against the champion on the holdout of the dataset it was trained on.
 
     The same challenger, champion and dataset give the same decision, so running again returns what
-    was recorded.
+    was recorded; so it does for a challenger that has become the champion since.
 
     Raises:
-        NotFoundError: no such version.
+        NotFoundError: no such version, or it does not tell its dataset.
+        ConflictError: the version is the champion, without a decision.
         IntegrityError: the challenger's bundle is broken.
         UnavailableError: a server does not answer.
     """
     champion = ctx.registry.alias("champion")
-    dataset = ctx.registry.tags(model_version)["dataset_version"]
+    if champion == model_version:
+        return _decided(ctx, model_version, cycle_id)
+    dataset = ctx.registry.tags(model_version).get("dataset_version")
+    if dataset is None:
+        raise NotFoundError(
+            f"version {model_version} has no tag `dataset_version`, so there is no holdout to judge it on"
+        )
     key = f"{ctx.settings.model_name}:{model_version}:{champion}:{dataset}:gate"
     decision_id = hashlib.sha256(key.encode()).hexdigest()[:16]
     if (decision := decisions.find(ctx.engine, decision_id)) is None:
@@ -58,6 +65,16 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
     _note(ctx, decision, cycle_id)
     log.info("decision %s: %s version %d: %s", decision.id, decision.verdict, model_version, decision.reason)
     return decision
+
+
+def _decided(ctx: Context, champion: int, cycle_id: str) -> Decision:
+    """What the cycle decided on the champion, else what made it the champion."""
+    mine = cycles.get(ctx.engine, cycle_id)
+    if mine["decision_id"] is not None and mine["model_version"] in (None, champion):
+        return decisions.get(ctx.engine, mine["decision_id"])
+    if (newest := decisions.of_models(ctx.engine).get(champion)) is not None:
+        return newest
+    raise ConflictError(f"version {champion} is the champion already: there is nothing to compare it with")
 
 
 def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) -> tuple[Ruling, dict[str, Any]]:
@@ -107,10 +124,11 @@ def _note(ctx: Context, decision: Decision, cycle_id: str) -> None:
     tags = {"decision": decision.id, "verdict": decision.verdict, "reason": decision.reason}
     shown = ("challenger_accuracy", "champion_accuracy", "p_value", "holdout")
     ctx.registry.tag(decision.model_version, tags | {k: figures[k] for k in shown if figures.get(k) is not None})
-    done = {"finished_at": func.now()} if decision.verdict == "reject" else {}
+    told = {"decision_id": decision.id, "verdict": decision.verdict, "reason": decision.reason}
+    ended = func.now() if decision.verdict == "reject" else None
     with transaction(ctx.engine) as connection:
+        # A decision noted before may have been followed by a release, whose outcome stays.
+        new = cycles_table.c.decision_id.is_distinct_from(decision.id)
         connection.execute(
-            update(cycles_table)
-            .where(cycles_table.c.id == cycle_id)
-            .values(decision_id=decision.id, verdict=decision.verdict, reason=decision.reason, **done)
+            update(cycles_table).where(cycles_table.c.id == cycle_id, new).values(finished_at=ended, **told)
         )

@@ -1,8 +1,10 @@
 """A model's answers on the holdout, kept by segment: a cycle scores only what it has not scored before."""
 
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,10 @@ from ml.catalog.tables import scores
 from ml.context import Context
 from ml.datasets import loader
 from ml.datasets.loader import Split
+from ml.errors import NotFoundError
 from ml.model import Model
+
+log = logging.getLogger(__name__)
 
 _BATCH = 256
 
@@ -64,10 +69,8 @@ def _known(ctx: Context, version: int) -> dict[str, str]:
 
 
 def _segment(ctx: Context, version: int, judge: Model, segment: str, key: str | None) -> dict[str, tuple[str, float]]:
-    if key is not None:
-        with np.load(io.BytesIO(ctx.store.get(key)), allow_pickle=False) as stored:
-            triples = zip(stored["sha256"], stored["label"], stored["probability"], strict=True)
-            return {str(d): (str(label), float(p)) for d, label, p in triples}
+    if key is not None and (kept := _kept(ctx, key)) is not None:
+        return kept
     rows = loader.index(ctx, segment)
     positions = [i for i, r in enumerate(rows) if r["split"] == "holdout"]
     pixels = loader.pixels(ctx, segment, judge.info.image_size, judge.info.channels)
@@ -78,6 +81,17 @@ def _segment(ctx: Context, version: int, judge: Model, segment: str, key: str | 
     _keep(ctx, version, segment, digests, labels, probabilities.max(1))
     triples = zip(digests, labels, probabilities.max(1), strict=True)
     return {str(d): (str(label), float(p)) for d, label, p in triples}
+
+
+def _kept(ctx: Context, key: str) -> dict[str, tuple[str, float]] | None:
+    """Answers of before; None where they are lost, since they can be given anew."""
+    try:
+        with np.load(io.BytesIO(ctx.store.get(key)), allow_pickle=False) as stored:
+            triples = zip(stored["sha256"], stored["label"], stored["probability"], strict=True)
+            return {str(d): (str(label), float(p)) for d, label, p in triples}
+    except (NotFoundError, BadZipFile, ValueError, KeyError, EOFError) as error:
+        log.warning("%s is scored anew: %r", key, error)
+        return None
 
 
 def _keep(

@@ -17,10 +17,12 @@ log = logging.getLogger(__name__)
 def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> Deployment | None:
     """Deploy what a decision promotes; None for a decision that promotes nothing.
 
-    Running again after a crash finishes or finds what was begun. The outcome is noted in the cycle.
+    Running again after a crash finishes or finds what was begun; running again later only tells what
+    became of it. The outcome is noted in the cycle.
 
     Raises:
-        NotFoundError: no such decision.
+        NotFoundError: no such decision, or its version is gone from the registry.
+        ConflictError: the champion has changed since; with a cycle it is noted there instead.
         UnavailableError: a server does not answer.
     """
     decision = decisions.get(ctx.engine, decision_id)
@@ -34,7 +36,7 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
     except ConflictError as error:
         _finish(ctx, cycle_id, "reject", str(error), live=False)
         return None
-    if done.status == "live":
+    if done.status != "failed":  # superseded: it was live, then came another
         _finish(ctx, cycle_id, "promote", decision.reason, live=True)
     else:
         _finish(ctx, cycle_id, "reject", f"the release was undone: {done.reason}", live=False)
@@ -42,7 +44,11 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
 
 
 def _finish(ctx: Context, cycle_id: str, verdict: str, reason: str, *, live: bool) -> None:
-    values = {"verdict": verdict, "reason": reason, "finished_at": func.now()}
+    values = {
+        "verdict": verdict,
+        "reason": reason,
+        "finished_at": func.coalesce(cycles_table.c.finished_at, func.now()),
+    }
     if live:
         values["live_at"] = func.coalesce(cycles_table.c.live_at, func.now())
     with transaction(ctx.engine) as connection:

@@ -1,7 +1,9 @@
 """Asks the live service the golden probes: the last check before a deployment counts."""
 
 import io
-import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -12,45 +14,91 @@ from ml import bundle
 from ml.context import Context
 from ml.errors import EvergreenError
 
-log = logging.getLogger(__name__)
-
 PROBE_HEADER = "X-Evergreen-Probe"
 PROBES = 4
 # The service rounds, and may run reduced precision; a wrong model is off by far more.
 TOLERANCE = 0.02
+PATIENCE = 10.0
+"""Seconds for a service that is overloaded, or whose worker just restarted, to answer at all."""
+_PAUSE = 0.2
+_BUSY = (429, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is wrong; one that may `pass_` says nothing about the model, so the service is asked again."""
+
+    words: str
+    pass_: bool = False
+
+
+@dataclass(frozen=True)
+class _Probe:
+    png: bytes
+    version: int
+    label: str
+    probability: float
 
 
 def problem_of(ctx: Context, deployment: dict[str, Any]) -> str | None:
-    """What is wrong with the service's answers to the deployment's probes; None if nothing is."""
+    """What is wrong with the service's answers to the deployment's probes; None if nothing is.
+
+    Never raises for what the service or the bucket does: a deployment must always come to an end.
+    """
     url = ctx.settings.service_url
-    folder = ctx.settings.home / "bundles" / deployment["bundle_digest"]
     try:
-        info = bundle.fetch(ctx.artifacts, deployment["bundle_prefix"], deployment["bundle_digest"], folder)
-        images, expected = bundle.load_probes((folder / bundle.PROBES).read_bytes())
-        with httpx.Client(base_url=url, timeout=10, headers={PROBE_HEADER: "1"}) as http:
-            for image, probabilities in zip(images[:PROBES], expected, strict=False):
-                answer = http.post("/v1/predict", content=_png(image), headers={"content-type": "image/png"})
-                if answer.status_code != 200:
-                    return f"{url}/v1/predict answers {answer.status_code} to a probe: {answer.text[:200]}"
-                if problem := _compare(answer.json(), deployment["model_version"], probabilities, info.labels):
-                    return problem
-    except httpx.HTTPError as error:
-        return f"{url} does not answer probes: {error!r}"
-    except EvergreenError as error:
+        probes = _probes(ctx, deployment)
+    except (EvergreenError, OSError) as error:
         return f"the bundle cannot be read: {error}"
+    try:
+        with httpx.Client(base_url=url, timeout=10, headers={PROBE_HEADER: "1"}) as http:
+            deadline = time.monotonic() + PATIENCE
+            while (problem := _ask(http, probes)) and problem.pass_ and time.monotonic() < deadline:
+                time.sleep(_PAUSE)
+    except httpx.InvalidURL as error:
+        return f"`service_url` is no address: {error} (received {url!r})"
+    return problem.words if problem else None
+
+
+def _probes(ctx: Context, deployment: dict[str, Any]) -> list[_Probe]:
+    folder = ctx.settings.home / "bundles" / deployment["bundle_digest"]
+    info = bundle.fetch(ctx.artifacts, deployment["bundle_prefix"], deployment["bundle_digest"], folder)
+    images, expected = bundle.load_probes((folder / bundle.PROBES).read_bytes())
+    best = expected.argmax(1)
+    return [
+        _Probe(_png(image), deployment["model_version"], info.labels[b], float(row[b]))
+        for image, row, b in zip(images[:PROBES], expected, best, strict=False)
+    ]
+
+
+def _ask(http: httpx.Client, probes: Sequence[_Probe]) -> _Problem | None:
+    """The first problem."""
+    where = f"{http.base_url}v1/predict"
+    for probe in probes:
+        try:
+            answer = http.post("/v1/predict", content=probe.png, headers={"content-type": "image/png"})
+        except httpx.HTTPError as error:
+            return _Problem(f"{http.base_url} does not answer probes: {error!r}", pass_=True)
+        if answer.status_code != 200:
+            busy = answer.status_code in _BUSY
+            return _Problem(f"{where} answers {answer.status_code} to a probe: {answer.text[:200]}", pass_=busy)
+        try:
+            body = answer.json()
+            problem = _compare(probe, body["model_version"], body["label"], float(body["probability"]))
+        except (ValueError, KeyError, TypeError):
+            return _Problem(f"{where} is no service of ours, it answers a probe with {answer.text[:200]!r}")
+        if problem:
+            return problem
     return None
 
 
-def _compare(answer: dict[str, Any], version: int, expected: Any, labels: tuple[str, ...]) -> str | None:
-    if answer["model_version"] != version:
-        return f"a probe was answered by version {answer['model_version']}, not {version}"
-    best = int(np.argmax(expected))
-    off = abs(answer["probability"] - float(expected[best]))
-    if answer["label"] != labels[best] or off > TOLERANCE:
-        return (
-            f"a probe was answered {answer['label']} ({answer['probability']:.4f}), "
-            f"expected {labels[best]} ({float(expected[best]):.4f})"
-        )
+def _compare(probe: _Probe, version: int, label: str, probability: float) -> _Problem | None:
+    if version != probe.version:
+        return _Problem(f"a probe was answered by version {version}, not {probe.version}", pass_=True)
+    # Written so that a NaN is off, too.
+    if label != probe.label or not abs(probability - probe.probability) <= TOLERANCE:
+        expected = f"{probe.label} ({probe.probability:.4f})"
+        return _Problem(f"a probe was answered {label} ({probability:.4f}), expected {expected}")
     return None
 
 

@@ -1,0 +1,259 @@
+"""Decisions on a real dataset version, over models of known worth: linear ones, fitted to more or fewer digits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from sqlalchemy import func, select
+
+from ml.catalog import cycles
+from ml.catalog.decisions import Decision
+from ml.catalog.engine import transaction
+from ml.catalog.tables import decisions as decisions_table
+from ml.catalog.tables import scores as scores_table
+from ml.context import Context
+from ml.datasets import loader, versions
+from ml.datasets.ingest import ingest
+from ml.errors import ConflictError, IntegrityError, NotFoundError
+from ml.gate.decide import decide
+from tests.bundles import make_bundle, upload
+from tests.file_registry import FileRegistry, install
+from tests.pictures import digit_files
+from tests.pictures import upload as upload_drop
+
+DIGITS = tuple("0123456789")
+
+
+@dataclass
+class Gate:
+    """A dataset version of 700 digits, and room for models."""
+
+    ctx: Context
+    registry: FileRegistry
+    folder: Path
+    dataset: str
+
+    def model(self, version: int, fitted_to: int = 450, labels: tuple[str, ...] = DIGITS, seed: int = 0) -> int:
+        """Register a model that knows `labels`, fitted to so many of their training images."""
+        train = loader.load(self.ctx, self.dataset, "train", 8, 1)
+        x = np.asarray(train.images, np.float32).reshape(len(train), -1) / 255
+        truth = np.asarray(train.classes)[train.labels]
+        order = [i for i in np.random.default_rng(seed).permutation(len(train)) if truth[i] in labels][:fitted_to]
+        y = (truth[order, np.newaxis] == np.asarray(labels)).astype(np.float32) * 2 - 1
+        x = x[order] - 0.25
+        weights = np.linalg.solve(x.T @ x + np.eye(64, dtype=np.float32), x.T @ y)
+        folder = self.folder / f"v{version}"
+        digest = make_bundle(folder, labels, seed=version, weights=8 * weights.astype(np.float32))
+        self.registry.add(version, upload(self.ctx, folder, version), digest, dataset_version=self.dataset)
+        return version
+
+    def decide(self, version: int) -> Decision:
+        cycle = f"c{version}"
+        cycles.open_cycle(self.ctx.engine, cycle, "manual")
+        return decide(self.ctx, version, cycle_id=cycle)
+
+    def cycle(self, version: int) -> dict[str, object]:
+        return cycles.get(self.ctx.engine, f"c{version}")
+
+    def count(self, table: object) -> int:
+        with transaction(self.ctx.engine) as connection:
+            return int(connection.execute(select(func.count()).select_from(table)).scalar_one())  # type: ignore[arg-type]
+
+    def scored(self, version: int) -> list[str]:
+        """Object keys of a model's scores."""
+        with transaction(self.ctx.engine) as connection:
+            query = select(scores_table.c.object_key).where(scores_table.c.model_version == version)
+            return sorted(connection.execute(query).scalars())
+
+    def break_bundle(self, version: int, how: str) -> None:
+        key = f"{self.registry.bundle(version).prefix}/model.onnx"
+        if how == "missing":
+            self.ctx.artifacts.delete([key])
+        else:
+            self.ctx.artifacts.put(key, b"no model")
+
+
+@pytest.fixture
+def gate(make_context: Callable[..., Context], tmp_path: Path) -> Gate:
+    ctx = make_context()
+    made = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 700))).version
+    assert made is not None
+    return Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
+
+
+def test_a_first_model_is_promoted_recorded_shown_and_decided_once(gate: Gate) -> None:
+    decision = gate.decide(gate.model(1))
+    assert (decision.verdict, decision.champion_version, decision.actor) == ("promote", None, "gate")
+    assert decision.reason.startswith("first model: ")
+    figures = decision.statistics
+    version = versions.get(gate.ctx, gate.dataset)
+    assert figures["holdout"] == version.holdout == sum(row["samples"] for row in figures["classes"])
+    low, high = figures["challenger_interval"]
+    assert low < figures["challenger_accuracy"] < high
+    report = orjson.loads(gate.ctx.store.get(f"decisions/{decision.id}/report.json"))
+    assert (report["verdict"], report["dataset_version"]) == ("promote", gate.dataset)
+    assert decision.report_key is not None
+    assert b"May version 1 answer?" in gate.ctx.store.get(decision.report_key)
+    tags = gate.registry.tags(1)
+    assert (tags["decision"], tags["verdict"], tags["reason"]) == (decision.id, "promote", decision.reason)
+    row = gate.cycle(1)
+    assert (row["decision_id"], row["verdict"], row["finished_at"]) == (decision.id, "promote", None)
+    assert "gate" in row["seconds"]  # type: ignore[operator]
+    again = gate.decide(1)
+    told, retold = (orjson.dumps(vars(d), option=orjson.OPT_SORT_KEYS) for d in (decision, again))
+    assert told == retold
+    assert gate.count(decisions_table) == 1
+
+
+def test_a_better_model_wins_an_equal_and_a_worse_one_do_not(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1, fitted_to=40))
+    better = gate.decide(gate.model(2))
+    figures = better.statistics
+    assert better.verdict == "promote"
+    assert figures["p_value"] < 0.05
+    assert figures["challenger_only_right"] > figures["champion_only_right"]
+    low, high = figures["difference_interval"]
+    assert 0 < low < figures["difference"] < high
+    assert figures["difference"] == pytest.approx(figures["challenger_accuracy"] - figures["champion_accuracy"])
+    keys = {"holdout", "champion_interval", "challenger_interval", "challenger_only_right", "champion_only_right"}
+    assert keys <= figures.keys()
+    gate.registry.set_alias("champion", 2)
+    equal = gate.decide(gate.model(3, seed=1))
+    worse = gate.decide(gate.model(4, fitted_to=40))
+    for decision in (equal, worse):
+        assert decision.verdict == "reject"
+        assert gate.cycle(decision.model_version)["finished_at"] is not None
+
+
+def test_a_class_the_challenger_never_heard_of_is_answered_wrong_and_named(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1, labels=tuple("3456789")))
+    decision = gate.decide(gate.model(2, labels=tuple("012345678")))
+    (row,) = [row for row in decision.statistics["classes"] if row["class"] == "9"]
+    assert row["challenger"] == 0
+    assert decision.statistics["challenger_accuracy"] > decision.statistics["champion_accuracy"], "better over all"
+    assert decision.verdict == "reject"
+    assert "worse on class 9" in decision.reason
+
+
+def test_a_new_class_counts_for_the_challenger_that_knows_it(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1, labels=tuple("0123456")))
+    assert gate.decide(gate.model(2)).verdict == "promote"
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_broken_champion_is_as_good_as_none_and_said(gate: Gate, how: str) -> None:
+    gate.registry.set_alias("champion", gate.model(1))
+    gate.break_bundle(1, how)
+    decision = gate.decide(gate.model(2))
+    assert decision.verdict == "promote"
+    assert decision.reason.startswith("champion 1 is broken")
+    assert decision.champion_version == 1
+
+
+def test_a_champion_that_the_registry_lost_is_as_good_as_none(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1))
+    gate.registry.remove(1)
+    assert gate.decide(gate.model(2)).verdict == "promote"
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_broken_challenger_is_an_error_and_no_decision(gate: Gate, how: str) -> None:
+    gate.model(1)
+    gate.break_bundle(1, how)
+    with pytest.raises((IntegrityError, NotFoundError)):
+        gate.decide(1)
+    assert gate.count(decisions_table) == 0
+
+
+def test_a_version_without_a_dataset_is_named(gate: Gate) -> None:
+    place = gate.registry.bundle(gate.model(1))
+    gate.registry.add(2, place.prefix, place.digest)
+    with pytest.raises(NotFoundError, match=r"version 2 .*dataset_version"):
+        gate.decide(2)
+
+
+def test_only_new_segments_are_scored(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1))
+    gate.decide(gate.model(2))
+    (old,) = gate.scored(1)
+    marked = _all_wrong(gate.ctx.store.get(old))
+    gate.ctx.store.put(old, marked)
+    newer = ingest(gate.ctx, upload_drop(gate.ctx, "two", digit_files(700, 1000))).version
+    assert newer is not None
+    gate.dataset = newer
+    decision = gate.decide(gate.model(3))
+    new_holdout = versions.get(gate.ctx, newer).holdout
+    assert len(gate.scored(1)) == 2
+    assert gate.ctx.store.get(old) == marked, "the champion's old answers are taken as they are kept"
+    assert decision.statistics["holdout"] == new_holdout
+    assert decision.statistics["champion_accuracy"] < 0.5, "they count as the wrong ones they were made into"
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut off", "not npz"])
+def test_answers_that_were_lost_are_given_anew(gate: Gate, harm: str) -> None:
+    gate.registry.set_alias("champion", gate.model(1))
+    before = gate.decide(gate.model(2)).statistics["champion_accuracy"]
+    (key,) = gate.scored(1)
+    data = gate.ctx.store.get(key)
+    if harm == "gone":
+        gate.ctx.store.delete([key])
+    else:
+        gate.ctx.store.put(key, data[:-200] if harm == "cut off" else b"hello")
+    assert gate.decide(gate.model(3, seed=1)).statistics["champion_accuracy"] == before
+    assert gate.ctx.store.get(key) == data
+
+
+def test_deciding_again_after_the_release_tells_the_same(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1, fitted_to=40))
+    decision = gate.decide(gate.model(2))
+    gate.registry.set_alias("champion", 2)
+    assert gate.decide(2).id == decision.id
+    assert gate.cycle(2)["verdict"] == "promote"
+    assert gate.count(decisions_table) == 1
+
+
+def test_a_champion_that_nobody_decided_on_is_not_compared_with_itself(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1))
+    with pytest.raises(ConflictError, match="is the champion already"):
+        gate.decide(1)
+
+
+def test_deciding_again_keeps_what_the_release_noted_in_the_cycle(gate: Gate) -> None:
+    decision = gate.decide(gate.model(1))
+    cycles.record(gate.ctx.engine, "c1", verdict="reject", reason="the release was undone", finished_at=func.now())
+    assert gate.decide(1).id == decision.id
+    assert gate.cycle(1)["reason"] == "the release was undone"
+
+
+def test_a_new_decision_opens_the_cycle_again(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1, fitted_to=450, seed=1))
+    assert gate.decide(gate.model(2)).verdict == "reject"
+    gate.registry.set_alias("champion", gate.model(3, fitted_to=40))
+    assert gate.decide(2).verdict == "promote", "the champion is another, so the question is"
+    assert gate.cycle(2)["finished_at"] is None
+
+
+def test_a_holdout_that_is_too_small_promotes_nothing(make_context: Callable[..., Context], tmp_path: Path) -> None:
+    ctx = make_context(gate_min_holdout=500)
+    made = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 700))).version
+    assert made is not None
+    gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
+    first = gate.decide(gate.model(1))
+    assert first.verdict == "reject"
+    assert "at least 500 are needed" in first.reason
+    gate.registry.set_alias("champion", gate.model(2, fitted_to=40))
+    assert "at least 500 are needed" in gate.decide(gate.model(3)).reason
+
+
+def _all_wrong(data: bytes) -> bytes:
+    import io
+
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        buffer = io.BytesIO()
+        np.savez(
+            buffer, sha256=stored["sha256"], label=np.full(len(stored["label"]), "?"), probability=stored["probability"]
+        )
+    return buffer.getvalue()
