@@ -67,6 +67,7 @@ class Settings(BaseModel):
     train_budget: int = Field(
         300_000, ge=1, description="Images seen by one training, counted at 32 px; bounds the epochs."
     )
+    train_threads: int | None = Field(None, ge=1, description="None: half the cores, at most 4.")
     flips: bool | None = Field(None, description="Train on mirrored images too; None: if they have colour.")
     seed: int = 17
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")

@@ -2,11 +2,14 @@
 
 import logging
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch._dynamo  # the first optimizer of a process imports it, over a second; here a preloading parent does
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,6 +33,7 @@ class Recipe:
     learning_rate: float
     seed: int
     flips: bool = False
+    threads: int = 1
 
     @classmethod
     def within_budget(
@@ -44,25 +48,41 @@ class Recipe:
         learning_rate: float,
         seed: int,
         flips: bool = False,
+        threads: int | None = None,
     ) -> "Recipe":
         """Fewer epochs for more or larger images, smaller batches for few.
 
         The cost of an image grows with its area, so `budget` counts images at 32 px. The wall clock
         has no say: the same data, settings and seed give the same model on a busy machine.
+
+        Half the cores, at most four, is the default of `threads`: the operations on small images last
+        microseconds and all threads meet after each, so that with every core taken one busy neighbour
+        made training 10 to 40 times slower, where on an idle machine a second thread gained next to nothing.
         """
         affordable = int(budget / max(1, samples) / (side / 32) ** 2)
         batch = min(batch_size, max(16, samples // 12))
-        return cls(min(epochs, max(4, affordable)), patience, batch, learning_rate, seed, flips)
+        chosen = threads or max(1, min(4, (os.cpu_count() or 1) // 2))
+        return cls(min(epochs, max(4, affordable)), patience, batch, learning_rate, seed, flips, chosen)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The network with its best weights, and an epoch's metrics a row; `start` are those before the first."""
+    """The network with its best weights, and an epoch's metrics a row.
+
+    Attributes:
+        start: metrics before the first epoch.
+        best_epoch: from 0; −1 when no epoch was better than the start of a warm one.
+    """
 
     network: SmallCNN
     start: dict[str, float]
     history: list[dict[str, float]]
     best_epoch: int
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Metrics of the weights that were kept."""
+        return self.history[self.best_epoch] if self.best_epoch >= 0 else self.start
 
 
 def fit(
@@ -71,6 +91,8 @@ def fit(
     validation: tuple[Pixels, Labels],
     recipe: Recipe,
     progress: Progress | None = None,
+    *,
+    warm: bool = False,
 ) -> Fitted:
     """AdamW, warm-up and cosine, light shifts, early stop on the validation loss.
 
@@ -78,7 +100,20 @@ def fit(
         train: ``uint8[N, side, side, channels]`` and ``int64[N]``, N ≥ 2.
         validation: likewise; judges the epochs.
         progress: told epoch, epochs and metrics after each epoch.
+        warm: the network has learned already; its weights stay if no epoch betters them.
     """
+    with threads(recipe.threads):
+        return _fit(network, train, validation, recipe, progress, warm)
+
+
+def _fit(
+    network: SmallCNN,
+    train: tuple[Pixels, Labels],
+    validation: tuple[Pixels, Labels],
+    recipe: Recipe,
+    progress: Progress | None,
+    warm: bool,
+) -> Fitted:
     torch.manual_seed(recipe.seed)  # dropout draws from the global generator
     generator = torch.Generator().manual_seed(recipe.seed)
     images, labels = (torch.from_numpy(np.ascontiguousarray(a)) for a in train)
@@ -86,7 +121,7 @@ def fit(
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
     steps, epochs = math.ceil(len(labels) / recipe.batch_size), recipe.epochs
     start, history = evaluate(network, *validation), list[dict[str, float]]()
-    best, best_epoch, best_state = math.inf, 0, _copy(network)
+    best, best_epoch, best_state = start["validation_loss"] if warm else math.inf, -1, _copy(network)
     for epoch in range(epochs):
         network.train()
         total = 0.0
@@ -111,7 +146,7 @@ def fit(
             progress(epoch + 1, epochs, metrics)
         if metrics["validation_loss"] < best:
             best, best_epoch, best_state = metrics["validation_loss"], epoch, _copy(network)
-        if epoch - best_epoch >= recipe.patience:
+        if epoch - max(0, best_epoch) >= recipe.patience:
             break
     network.load_state_dict(best_state)
     return Fitted(network.eval(), start, history, best_epoch)
@@ -162,6 +197,17 @@ def augmented(images: Tensor, generator: torch.Generator, *, flips: bool) -> Ten
     picked = (torch.arange(n).view(n, 1, 1, 1), torch.arange(channels).view(1, -1, 1, 1))
     moved = padded[(*picked, rows.view(n, 1, side, 1), columns.view(n, 1, 1, side))]
     return moved.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch computes with `count` threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _copy(network: SmallCNN) -> dict[str, Tensor]:

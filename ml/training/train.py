@@ -78,13 +78,15 @@ def _recipe(settings: Settings, material: Material, epochs: int | None, seed: in
     return Recipe.within_budget(
         len(material.plan.chosen),
         material.size,
-        epochs=epochs or settings.epochs,
+        # A warm start needs about half the way: as good on the hard second drops tried, for half the time.
+        epochs=epochs or (max(1, settings.epochs // 2) if material.warm else settings.epochs),
         budget=settings.train_budget,
         patience=settings.patience,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         seed=seed,
         flips=material.channels == 3 if settings.flips is None else settings.flips,
+        threads=settings.train_threads,
     )
 
 
@@ -102,9 +104,10 @@ def _run(ctx: Context, material: Material, cycle_id: str, recipe: Recipe, progre
         recipe_params = {f"recipe_{k}": v for k, v in vars(recipe).items()}
         run.inputs(version, material.as_params() | recipe_params)
         judge = material.judge
-        fitted = fit(material.network(recipe.seed), material.chosen, (judge.images, judge.labels), recipe, told)
+        network, judged = material.network(recipe.seed), (judge.images, judge.labels)
+        fitted = fit(network, material.chosen, judged, recipe, told, warm=material.warm is not None)
         run.metrics(0, {f"start_{k}": v for k, v in fitted.start.items()})
-        best = {"best_epoch": fitted.best_epoch + 1.0, **fitted.history[fitted.best_epoch]}
+        best = {"best_epoch": fitted.best_epoch + 1.0, **fitted.best}
         run.metrics(0, {f"final_{k}": v for k, v in best.items()})
         info = _export(material, fitted, recipe, run.id, code, Path(folder))
         _log_figures(run, material, fitted)

@@ -10,7 +10,7 @@ from ml import bundle, images, model
 from ml.bundle import BundleInfo
 from ml.errors import IntegrityError
 from ml.training import export, networks
-from ml.training.fit import Fitted, Recipe, fit, logits_of
+from ml.training.fit import Fitted, Recipe, augmented, fit, logits_of
 from tests.pictures import digits
 
 LIMITS = images.Limits(10**6, 10**6)
@@ -95,3 +95,80 @@ def test_temperature_lowers_the_loss() -> None:
     loss = torch.nn.functional.cross_entropy
     assert heat > 1.5
     assert loss(logits / heat, labels) < loss(logits, labels)
+
+
+def test_weights_of_another_network_are_refused(fitted: Fitted) -> None:
+    labels = tuple("0123456789")
+    large = networks.seeded(3, 10, 96, 0)
+    with pytest.raises(IntegrityError, match="do not fit"):
+        networks.carry_head(large, fitted.network.state_dict(), labels, labels)
+    with pytest.raises(IntegrityError, match="do not fit"):
+        networks.carry_head(large, {}, labels, labels)
+
+
+def test_an_onnx_model_that_answers_otherwise_is_refused(
+    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    export.export(networks.seeded(1, 10, 24, 5), info(), arrays[0][:20], tmp_path)
+    with pytest.raises(IntegrityError, match="ONNX and PyTorch differ"):
+        export._check_parity(fitted.network, model.load(tmp_path), arrays[0][:20])
+
+
+def test_the_bundle_is_plain_files_on_their_own(
+    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    export.export(fitted.network, info(), arrays[0][:20], tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {bundle.INFO, bundle.MODEL, bundle.PROBES, bundle.WEIGHTS}
+
+
+@pytest.mark.parametrize(("side", "channels"), [(8, 1), (24, 1), (48, 3), (96, 3)])
+def test_every_size_of_input_is_learned_and_exported(side: int, channels: int, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    y = np.arange(33) % 2  # with batches of 32, one image more than fits
+    x = (
+        generator.integers(0, 100, (33, side, side, channels), np.uint8)
+        + (y * 100).astype(np.uint8)[:, None, None, None]
+    )
+    recipe = Recipe(epochs=1, patience=1, batch_size=32, learning_rate=1e-3, seed=0, flips=True)
+    done = fit(networks.seeded(channels, 2, side, 0), (x, y), (x, y), recipe)
+    digest = export.export(done.network, info(labels=("a", "b"), image_size=side, channels=channels), x, tmp_path)
+    assert digest
+
+
+def test_a_warm_network_keeps_its_weights_when_no_epoch_betters_them(
+    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray]
+) -> None:
+    x, y = arrays
+    wild = Recipe(epochs=9, patience=2, batch_size=32, learning_rate=5.0, seed=0)
+    network = networks.seeded(1, 10, 24, 0)
+    network.load_state_dict(fitted.network.state_dict())
+    done = fit(network, (x[:300], y[:300]), (x[300:], y[300:]), wild, warm=True)
+    assert done.best_epoch == -1
+    assert done.best == done.start
+    assert done.start["validation_loss"] == pytest.approx(fitted.best["validation_loss"])
+    assert len(done.history) == 3  # patience ended it
+    assert torch.equal(done.network.head.weight, fitted.network.head.weight)
+
+
+def test_progress_is_told_and_threads_are_given_back(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = arrays[0][:64], arrays[1][:64]
+    told: list[tuple[int, int]] = []
+    before = torch.get_num_threads()
+    recipe = Recipe(epochs=2, patience=5, batch_size=32, learning_rate=1e-3, seed=0, threads=1)
+    fit(networks.seeded(1, 10, 24, 0), (x, y), (x, y), recipe, lambda epoch, epochs, _: told.append((epoch, epochs)))
+    assert told == [(1, 2), (2, 2)]
+    assert torch.get_num_threads() == before
+
+
+def test_augmentation_moves_and_mirrors_but_invents_nothing() -> None:
+    image = torch.zeros(1, 1, 24, 24)
+    image[0, 0, 8:16, 4:8] = 1.0  # left of the middle
+    many = image.repeat(64, 1, 1, 1)
+    moved = augmented(many, torch.Generator().manual_seed(0), flips=False)
+    assert moved.shape == many.shape
+    assert moved.sum((1, 2, 3)).tolist() == [32.0] * 64
+    assert len(moved.unique(dim=0)) > 10
+    assert not moved[..., 12:].any()
+    mirrored = augmented(many, torch.Generator().manual_seed(0), flips=True)
+    share = mirrored[..., 12:].flatten(1).any(1).float().mean()
+    assert 0.25 < share < 0.75

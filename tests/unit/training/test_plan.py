@@ -40,6 +40,12 @@ def test_nothing_new_or_asked_for_is_a_full_training() -> None:
     assert plan.make("full", np.zeros(10, np.int64), ~nothing, cold=None, replay_ratio=2, seed=0).mode == "full"
 
 
+def test_threads_leave_room_for_the_others() -> None:
+    values = {"epochs": 1, "budget": 1, "patience": 1, "batch_size": 64, "learning_rate": 1e-3, "seed": 0}
+    assert 1 <= Recipe.within_budget(10, 24, **values).threads <= 4
+    assert Recipe.within_budget(10, 24, threads=7, **values).threads == 7
+
+
 @pytest.mark.parametrize(("samples", "side", "epochs"), [(600, 24, 30), (7000, 32, 8), (700, 96, 9), (50_000, 64, 4)])
 def test_the_budget_bounds_the_epochs_by_data_alone(samples: int, side: int, epochs: int) -> None:
     recipe = Recipe.within_budget(
