@@ -5,7 +5,7 @@ from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from ml.errors import InvalidInputError
+from ml.errors import IntegrityError, InvalidInputError, NotFoundError
 from plugins.alerts import AlertNotifier
 
 DEFAULTS: dict[str, Any] = {
@@ -15,8 +15,13 @@ DEFAULTS: dict[str, Any] = {
     "retry_delay": timedelta(seconds=5),
     "retry_exponential_backoff": 2,
     "max_retry_delay": timedelta(minutes=5),
-    # What a person supplied does not get better by trying again.
-    "retry_policy": ExceptionRetryPolicy(rules=[RetryRule(exception=InvalidInputError, action=RetryAction.FAIL)]),
+    # What is wrong or missing does not get better by trying again, and what waits behind it should not wait longer.
+    "retry_policy": ExceptionRetryPolicy(
+        rules=[
+            RetryRule(exception=error, action=RetryAction.FAIL)
+            for error in (InvalidInputError, NotFoundError, IntegrityError)
+        ]
+    ),
     "execution_timeout": timedelta(hours=1),
     "on_failure_callback": AlertNotifier(),
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from ml.context import Context
+from ml.errors import IntegrityError
 from ml.intake.find import MARKERS
 from ml.objects import ObjectInfo
 
@@ -53,5 +54,15 @@ def save(ctx: Context, listing: Listing) -> None:
 
 
 def read(ctx: Context, drop_id: str) -> Listing:
-    body = orjson.loads(ctx.store.get(key(drop_id)))
-    return Listing(body["prefix"], tuple(ObjectInfo(k, s, e, None) for k, s, e in body["files"]), body["hint"])
+    """The listing that was saved.
+
+    Raises:
+        NotFoundError: the drop was never claimed.
+        IntegrityError: the object is damaged.
+    """
+    data = ctx.store.get(key(drop_id))
+    try:
+        body = orjson.loads(data)
+        return Listing(body["prefix"], tuple(ObjectInfo(k, s, e, None) for k, s, e in body["files"]), body["hint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"the listing of drop {drop_id}, {key(drop_id)}, is damaged: {error!r}") from error

@@ -43,7 +43,8 @@ def validate(ctx: Context, drop_id: str) -> Validation:
     Runs again harmlessly; a drop that is finished keeps its fate.
 
     Raises:
-        UnavailableError: a chunk is not inspected yet, or a server does not answer.
+        NotFoundError: a chunk was not inspected.
+        UnavailableError: a server does not answer.
         InvalidInputError: a suite in the expectations folder cannot be used.
     """
     row = drops.get(ctx.engine, drop_id)
@@ -91,7 +92,7 @@ def _rows(ctx: Context, drop_id: str) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = inspect.read_rows(ctx, drop_id).to_pylist()
     except NotFoundError as error:
-        raise UnavailableError(f"drop {drop_id} is not wholly inspected yet: {error}") from error
+        raise NotFoundError(f"drop {drop_id} is not wholly inspected: {error}") from error
     return rows
 
 

@@ -106,7 +106,10 @@ def test_runs_by_hand_and_a_drop_that_brings_nothing_new(context: Context, airfl
     assert fates(context) == {f"drops/{name}/": "accepted" for name in ("one", "two", "again")}
 
 
-def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(context: Context, airflow_home: Path) -> None:
+def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(
+    context_with_mlflow: Context, airflow_home: Path
+) -> None:
+    context = context_with_mlflow
     drop = ingest(context, upload(context, "one", {f"7/{i}.png": d for i, (_, d) in enumerate(digits()[:30])}))
     run, again = run_dags(airflow_home, context.settings, ("train", {"epochs": 1}), ("monitor", {}))
     assert (run["state"], run["tasks"]["fit"], run["tasks"]["release"]) == ("failed", "failed", "upstream_failed")

@@ -27,3 +27,18 @@ def test_saturated_confidences_are_one_bin() -> None:
     deciles = [0.9, 0.99, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     found = [0.5] * 10 + [0.95] * 10 + [1.0] * 80
     assert statistics.confidence_shift(deciles, found) < 0.05
+
+
+@pytest.mark.parametrize(("classes", "answers"), [(2, 200), (10, 200), (100, 2000), (100, 20_000)])
+def test_chance_alone_stays_below_the_noise(classes: int, answers: int) -> None:
+    generator = np.random.default_rng(0)
+    expected = {str(c): 1 / classes for c in range(classes)}
+    shifts = [
+        statistics.class_shift(expected, {str(c): int(n) for c, n in enumerate(generator.multinomial(answers, shares))})
+        for shares in [[1 / classes] * classes] * 200
+    ]
+    assert sum(s > statistics.noise(classes, answers) for s in shifts) <= 4
+
+
+def test_a_shift_stands_out_of_the_noise() -> None:
+    assert statistics.class_shift({"a": 0.5, "b": 0.5}, {"a": 160, "b": 40}) > statistics.noise(2, 200)
