@@ -9,7 +9,7 @@ import orjson
 import typer
 from rich.console import Console
 
-from ml.cli import Json, app
+from ml.cli import Json, app, printable
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
 
 console = Console()
@@ -103,7 +103,7 @@ def main() -> None:
     except EvergreenError as error:
         errors = Console(stderr=True)
         errors.print(f"[red]✗[/] {type(error).__name__.removesuffix('Error')}:", end=" ")
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(printable(str(error)), markup=False, highlight=False, soft_wrap=True)
         codes = {InvalidInputError: INVALID, UnavailableError: UNAVAILABLE}
         sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED))
     except KeyboardInterrupt:

@@ -14,8 +14,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
+    from httpx import Response
+
     from ml.context import Context
     from ml.intake.upload import Upload
 
@@ -51,7 +54,7 @@ def drop(
     with upload.prepare(path, name) as prepared:
         told = {"name": prepared.name, "files": len(prepared.files), "bytes": prepared.bytes, "format": prepared.format}
         if not as_json:
-            console.print(f"  {path}: {len(prepared.files)} files, to be read as [bold]{prepared.format}[/]")
+            _say(f"{path}: {len(prepared.files)} files, to be read as {prepared.format}")
         if not dry_run:
             told["prefix"] = send(connected(), prepared, ready=ready, quiet=as_json)
     _json(told, as_json)
@@ -67,7 +70,7 @@ def send(ctx: "Context", prepared: "Upload", *, ready: bool = True, quiet: bool 
         prefix = upload.send(ctx, prepared, lambda size: bar.advance(task, size), ready=ready)
     if not quiet:
         state = "marked ready" if ready else "not marked yet: put `_READY` when it is complete"
-        console.print(f"  uploaded to [bold]{prefix}[/], {state}")
+        _say(f"uploaded to {prefix}, {state}")
     return prefix
 
 
@@ -82,7 +85,7 @@ def cycle(
 
     def on_stage(stage: str, detail: str) -> None:
         if not as_json:
-            console.print(f"  [green]✓[/] {stage:9} {detail}", highlight=False)
+            console.print(Text.assemble("  ", ("✓", "green"), f" {stage:9} {printable(detail)}"))
 
     def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         if not as_json:
@@ -93,7 +96,7 @@ def cycle(
         row = run_cycle(connected(), prefix, on_stage=on_stage, progress=on_epoch, retrain=retrain)
     _json(row, as_json)
     if not as_json:
-        console.print(f"  {row['verdict']}: {row['reason']}")
+        _say(f"{row['verdict']}: {row['reason']}")
     if row["verdict"] != "promote":
         raise typer.Exit(STOPPED)
 
@@ -106,7 +109,7 @@ def predict(
     """Ask the running service."""
     import httpx
 
-    from ml.errors import InvalidInputError, UnavailableError
+    from ml.errors import UnavailableError
     from ml.settings import Settings
 
     url = Settings.load(os.environ).service_url
@@ -115,18 +118,37 @@ def predict(
     try:
         with httpx.Client(base_url=url, timeout=30) as http:
             for path in files:
-                answer = http.post("/v1/predict", files={"file": (path.name, path.read_bytes())})
-                if answer.status_code == 503:
-                    raise UnavailableError(f"{url}: {answer.json().get('detail', 'no model is ready')}")
-                if answer.status_code != 200:
-                    raise InvalidInputError(f"{path}: {answer.json().get('detail', answer.text)}")
-                body = answer.json()
+                body = _answer(url, path, http.post("/v1/predict", files={"file": (path.name, path.read_bytes())}))
                 answers.append({"file": str(path), **body})
                 numbers = (f"{body['probability']:.1%}", f"v{body['model_version']}", f"{body['milliseconds']:.1f}")
-                table.add_row(str(path), body["label"], *numbers)
+                _row(table, str(path), body["label"], *numbers)
     except httpx.HTTPError as error:
         raise UnavailableError(f"the service at {url} does not answer: {error}") from error
     _show(table, answers, as_json)
+
+
+def _answer(url: str, path: Path, answer: "Response") -> dict[str, Any]:
+    """What the service said of one file.
+
+    Raises:
+        UnavailableError: it cannot answer now, or a gateway before it cannot reach it.
+        InvalidInputError: it does not take the file.
+        EvergreenError: it failed, or something else answers there.
+    """
+    from ml.errors import EvergreenError, InvalidInputError, UnavailableError
+
+    try:
+        body = answer.json()
+        told = str(body["label" if answer.status_code == 200 else "detail"])
+    except (ValueError, KeyError, TypeError):
+        body, told = None, answer.text[:200]
+    if answer.status_code == 200 and body is not None:
+        return dict(body)
+    if answer.status_code in (429, 502, 503, 504):
+        raise UnavailableError(f"{url} answers {answer.status_code}: {told}")
+    if 400 <= answer.status_code < 500:
+        raise InvalidInputError(f"{path}: {told}")
+    raise EvergreenError(f"{url} answers {answer.status_code}, not a prediction: {told}")
 
 
 @app.command()
@@ -158,14 +180,8 @@ def models(as_json: Json = False) -> None:
     for row in rows:
         accuracy = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
         dataset = (row["dataset_version"] or "–")[:8]
-        table.add_row(
-            f"v{row['version']}",
-            ", ".join(row["aliases"]),
-            dataset,
-            accuracy,
-            row["verdict"] or "–",
-            row["reason"] or "",
-        )
+        aliased = ", ".join(row["aliases"])
+        _row(table, f"v{row['version']}", aliased, dataset, accuracy, row["verdict"] or "–", row["reason"] or "")
     _show(table, rows, as_json)
 
 
@@ -199,7 +215,7 @@ def drops(as_json: Json = False) -> None:
     table = _table("drop", "status", "images", "accepted", "quarantined", "duplicates", "reason")
     for row in rows:
         counts = (str(row[name]) for name in ("images", "accepted", "quarantined", "duplicates"))
-        table.add_row(row["prefix"], row["status"], *counts, row["reason"] or "")
+        _row(table, row["prefix"], row["status"], *counts, row["reason"] or "")
     _show(table, rows, as_json)
 
 
@@ -213,7 +229,7 @@ def deployments(as_json: Json = False) -> None:
     for row in rows:
         before = f"v{row['previous_version']}" if row["previous_version"] else "–"
         since = f"{row['created_at']:%Y-%m-%d %H:%M:%S}"
-        table.add_row(str(row["id"]), f"v{row['model_version']}", before, row["status"], since, row["reason"] or "")
+        _row(table, str(row["id"]), f"v{row['model_version']}", before, row["status"], since, row["reason"] or "")
     _show(table, rows, as_json)
 
 
@@ -221,9 +237,9 @@ def _moved(done: Any, as_json: bool) -> None:
     _json(vars(done), as_json)
     if not as_json:
         before = f", before it v{done.previous_version}" if done.previous_version else ""
-        console.print(
-            f"  version {done.model_version} is [bold]{done.status}[/] on {done.replicas} replicas "
-            f"after {done.seconds:.1f} s{before}{': ' + done.reason if done.reason else ''}"
+        where = f"on {done.replicas} replicas after {done.seconds:.1f} s"
+        _say(
+            f"version {done.model_version} is {done.status} {where}{before}{': ' + done.reason if done.reason else ''}"
         )
     if done.status != "live":
         raise typer.Exit(STOPPED)
@@ -236,6 +252,19 @@ def _table(*columns: str) -> Table:
     return table
 
 
+def _row(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def printable(text: str) -> str:
+    """What others wrote, without characters that would command the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _say(text: str) -> None:
+    console.print(f"  {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _show(table: Table, rows: list[Any], as_json: bool) -> None:
     _json(rows, as_json)
     if not as_json:
@@ -244,4 +273,4 @@ def _show(table: Table, rows: list[Any], as_json: bool) -> None:
 
 def _json(body: Any, as_json: bool) -> None:
     if as_json:
-        typer.echo(orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2))
+        typer.echo(orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))

@@ -65,7 +65,7 @@ def live_through(context: Context, story: Story, folder: Path, console: Console)
 
     console.rule("[bold]4 · A third drop: shuffled labels", align="left")
     third = _cycle(context, story.third, folder / "third", console)
-    console.print(f"  {third.cycle['verdict']}: {third.cycle['reason']}")
+    console.print(f"  {third.cycle['verdict']}: {third.cycle['reason']}", markup=False)
 
     asked = before[0] + tally.requests - len(tally.failures)
     return Outcome([first, second, third], before, tally, asked, _logged(context, asked))
