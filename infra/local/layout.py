@@ -14,7 +14,8 @@ import orjson
 from ml.errors import ConflictError, IntegrityError, InvalidInputError
 from ml.settings import ENV_FILE, PREFIX, Settings
 
-PORTS = {"postgres": 55432, "s3": 59000, "mlflow": 55000, "airflow": 58080, "service": 58000}
+# Below the range that systems take source ports of outgoing connections from (32768 on in Linux).
+PORTS = {"postgres": 15432, "s3": 19000, "mlflow": 15000, "airflow": 18080, "service": 18000}
 _SPECIAL = frozenset("%;'\"\\\n")  # mean something in supervisord's configuration or in the settings file
 _PORTS_FILE, _SECRETS_FILE = "stack.json", "secrets.json"
 REPO = Path(__file__).resolve().parents[2]

@@ -54,7 +54,7 @@ def test_the_settings_file_is_read_and_the_environment_wins(tmp_path: Path) -> N
     layout.prepare(tmp_path, {})
     settings = Settings.load({"EVERGREEN_HOME": str(tmp_path), "EVERGREEN_EPOCHS": "7", "EVERGREEN_PORT_S3": "1"})
     assert settings.epochs == 7
-    assert ":55432/evergreen" in settings.database_url.get_secret_value()
+    assert ":15432/evergreen" in settings.database_url.get_secret_value()
     assert settings.s3_secret_key.get_secret_value() not in repr(settings)
     with pytest.raises(InvalidInputError, match="EVERGREEN_EPOCHS"):
         Settings.load({"EVERGREEN_EPOCHS": "many"})
