@@ -176,13 +176,13 @@ def models(as_json: Json = False) -> None:
                 "url": ctx.registry.version_url(number),
             }
         )
-    table = _table("version", "aliases", "dataset", "holdout accuracy", "verdict", "reason")
+    table = _table("version", "aliases", "dataset", "accuracy", "verdict")
     for row in rows:
         accuracy = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
         dataset = (row["dataset_version"] or "–")[:8]
         aliased = ", ".join(row["aliases"])
-        _row(table, f"v{row['version']}", aliased, dataset, accuracy, row["verdict"] or "–", row["reason"] or "")
-    _show(table, rows, as_json)
+        _row(table, f"v{row['version']}", aliased, dataset, accuracy, row["verdict"] or "–")
+    _show(table, rows, as_json, {f"v{row['version']}": row["reason"] for row in rows})
 
 
 @app.command()
@@ -212,11 +212,11 @@ def drops(as_json: Json = False) -> None:
     from ml.catalog import drops as rows_of
 
     rows = rows_of.recent(connected().engine)
-    table = _table("drop", "status", "images", "accepted", "quarantined", "duplicates", "reason")
+    table = _table("drop", "status", "images", "accepted", "quarantined", "duplicates")
     for row in rows:
         counts = (str(row[name]) for name in ("images", "accepted", "quarantined", "duplicates"))
-        _row(table, row["prefix"], row["status"], *counts, row["reason"] or "")
-    _show(table, rows, as_json)
+        _row(table, row["prefix"], row["status"], *counts)
+    _show(table, rows, as_json, {row["prefix"]: row["reason"] for row in rows})
 
 
 @app.command()
@@ -225,12 +225,12 @@ def deployments(as_json: Json = False) -> None:
     from ml.catalog import deployments as rows_of
 
     rows = rows_of.recent(connected().engine)
-    table = _table("id", "version", "before", "status", "since", "reason")
+    table = _table("id", "version", "before", "status", "since")
     for row in rows:
         before = f"v{row['previous_version']}" if row["previous_version"] else "–"
         since = f"{row['created_at']:%Y-%m-%d %H:%M:%S}"
-        _row(table, str(row["id"]), f"v{row['model_version']}", before, row["status"], since, row["reason"] or "")
-    _show(table, rows, as_json)
+        _row(table, str(row["id"]), f"v{row['model_version']}", before, row["status"], since)
+    _show(table, rows, as_json, {f"{row['id']} (v{row['model_version']})": row["reason"] for row in rows})
 
 
 def _moved(done: Any, as_json: bool) -> None:
@@ -245,10 +245,13 @@ def _moved(done: Any, as_json: bool) -> None:
         raise typer.Exit(STOPPED)
 
 
+_COUNTS = ("images", "accepted", "quarantined", "duplicates", "accuracy", "probability", "ms")
+
+
 def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", justify="right" if name in _COUNTS else "left")
     return table
 
 
@@ -265,10 +268,17 @@ def _say(text: str) -> None:
     console.print(f"  {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(table: Table, rows: list[Any], as_json: bool) -> None:
+def _show(table: Table, rows: list[Any], as_json: bool, reasons: dict[str, str | None] | None = None) -> None:
+    """The table, and under it what would not fit into a column."""
     _json(rows, as_json)
-    if not as_json:
-        console.print(table)
+    if as_json:
+        return
+    console.print(table)
+    told = {name: reason for name, reason in (reasons or {}).items() if reason}
+    if told:
+        console.print()
+    for name, reason in told.items():
+        console.print(Text.assemble((printable(name), "bold"), f": {printable(reason)}"))
 
 
 def _json(body: Any, as_json: bool) -> None:

@@ -49,6 +49,7 @@ def show(outcome: Outcome, report: dict[str, Any], console: Console) -> None:
     console.print()
     console.rule("[bold]Summary", align="left")
     console.print(_results(outcome))
+    console.print(_reasons(report))
     console.print(_seconds(report))
     reload = report["reload"]
     asked_well = "[green]none failed[/]" if not reload["failed"] else f"[red]{reload['failed']} failed[/]"
@@ -86,40 +87,49 @@ def _cycle(finished: Finished) -> dict[str, Any]:
 
 
 def _results(outcome: Outcome) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("drop", "accepted", "quarantined", "duplicates", "dataset", "champion", "challenger", "verdict"):
-        right = name in ("accepted", "quarantined", "duplicates")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "verdict")
+    table = _table("drop", "images", "dataset", "champion", "challenger", "verdict")
     for finished in outcome.cycles:
         row = _cycle(finished)
+        counts = [f"{row[kind]} {kind}" for kind in ("accepted", "quarantined", "duplicates") if row[kind]]
         table.add_row(
-            row["drop"].rstrip("/").rpartition("/")[2],
-            str(row["accepted"]),
-            str(row["quarantined"]),
-            str(row["duplicates"]),
+            _name(row),
+            "\n".join(counts) or "none accepted",
             (row["dataset_version"] or "–")[:8],
             _accuracy(row["champion"], row["champion_accuracy"], row["champion_interval"]),
             _accuracy(row["challenger"], row["challenger_accuracy"], row["challenger_interval"]),
-            Text(row["verdict"], _STYLE.get(row["verdict"], "")).append(f"  {row['reason']}", "not bold dim"),
+            Text(row["verdict"], _STYLE.get(row["verdict"], "")),
         )
+    return table
+
+
+def _reasons(report: dict[str, Any]) -> Text:
+    lines = [Text.assemble("  ", (_name(row), "bold"), f": {row['reason']}\n") for row in report["cycles"]]
+    return Text.assemble(*lines)
+
+
+def _name(row: dict[str, Any]) -> str:
+    return str(row["drop"]).rstrip("/").rpartition("/")[2].removeprefix("demo-")
+
+
+def _table(*columns: str, right: bool = False) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if right and number else "left", overflow="fold")
     return table
 
 
 def _accuracy(version: int | None, accuracy: float | None, interval: list[float] | None) -> str:
     if version is None or accuracy is None or interval is None:
         return "–"
-    return f"v{version}  {accuracy:.1%}\n[dim]{interval[0]:.1%} to {interval[1]:.1%}[/]"
+    return f"v{version}  {accuracy:.1%}\n[dim]{interval[0]:.1%} – {interval[1]:.1%}[/]"
 
 
 def _seconds(report: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Seconds", title_justify="left", title_style="bold")
-    table.add_column("drop")
-    for name in (*STAGES, "marker to live", "without training"):
-        table.add_column(name, justify="right")
+    table = _table("seconds", *STAGES, "marker\nto live", "without\ntraining", right=True)
     for row in report["cycles"]:
         seconds, total = row["seconds"], row["drop_to_live_seconds"]
         table.add_row(
-            row["drop"].rstrip("/").rpartition("/")[2],
+            _name(row),
             *(f"{seconds[s]:.1f}" if s in seconds else "–" for s in STAGES),
             f"{total:.1f}" if total is not None else "–",
             f"{total - seconds.get('train', 0):.1f}" if total is not None else "–",

@@ -160,7 +160,7 @@ def test_models_are_promoted_listed_and_rolled_back(context_with_mlflow: Context
         assert as_json(ctx, "promote", version, "--reason", "try", "--as", "ann")["status"] == "live"
     code, output = invoke(ctx, "models")
     assert code == 0
-    assert [line.split()[:2] for line in output.splitlines()[1:]] == [["v2", "champion"], ["v1", "previous"]]
+    assert [line.split()[:2] for line in output.splitlines()[1:3]] == [["v2", "champion"], ["v1", "previous"]]
     code, output = invoke(ctx, "rollback", "--reason", "worse [on] [/photos]", "--as", "ann")
     assert code == 0
     assert "version 1 is live on 0 replicas" in " ".join(output.split())
