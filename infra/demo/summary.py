@@ -14,6 +14,7 @@ from infra.demo.story import Outcome
 from infra.demo.watch import STAGES, Finished
 from ml.settings import Settings
 
+_COUNTS = {"accepted": "accepted", "quarantined": "quarantined", "duplicates": "duplicate"}
 _STYLE = {"promote": "bold green", "reject": "bold yellow", "stopped": "bold red"}
 
 
@@ -90,7 +91,7 @@ def _results(outcome: Outcome) -> Table:
     table = _table("drop", "images", "dataset", "champion", "challenger", "verdict")
     for finished in outcome.cycles:
         row = _cycle(finished)
-        counts = [f"{row[kind]} {kind}" for kind in ("accepted", "quarantined", "duplicates") if row[kind]]
+        counts = [f"{row[kind]} {word}" for kind, word in _COUNTS.items() if row[kind]]
         table.add_row(
             _name(row),
             "\n".join(counts) or "none accepted",
@@ -112,7 +113,7 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _table(*columns: str, right: bool = False) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 0) if right else (0, 2, 0, 0))
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if right and number else "left", overflow="fold")
     return table

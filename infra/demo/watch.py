@@ -79,9 +79,7 @@ def _line(done: dict[str, float], started: bool, ended: bool = False) -> Text:
     running = started and not ended
     for stage in STAGES:
         if stage in done:
-            line.append(f"✓\N{NO-BREAK SPACE}{stage}\N{NO-BREAK SPACE}", "green").append(
-                f"{done[stage]:.1f}\N{NO-BREAK SPACE}s  ", "dim"
-            )
+            line.append(f"✓ {stage} ", "green").append(f"{done[stage]:.1f}s  ", "dim")
         elif running:
             line.append(f"… {stage}", "yellow")
             running = False

@@ -36,7 +36,7 @@ def first_model(right: Right, labels: NDArray[np.int64], policy: Policy) -> Ruli
         return too_small
     accuracy, (low, high) = float(right.mean()), statistics.wilson(int(right.sum()), len(right))
     commonest = float(np.bincount(labels).max() / len(labels))
-    told = f"{accuracy:.1%} right on {len(right)} holdout samples (95 % interval {low:.1%} to {high:.1%})"
+    told = f"{accuracy:.1%} right on {len(right)} holdout samples (95% interval {low:.1%} to {high:.1%})"
     if low <= commonest:
         return Ruling("reject", f"{told} is not surely better than always naming the commonest class ({commonest:.1%})")
     return Ruling("promote", f"first model: {told}; always naming the commonest class gives {commonest:.1%}")
