@@ -26,8 +26,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup ## The whole story on this machine: DATA=folder-or-tar for your images, STACK=compose for containers
 	$(VENV)/bin/evergreen demo $(if $(DATA),--data "$(DATA)") $(if $(STACK),--stack $(STACK))
 
-down: ## Stop the local stack; data stays
-	$(VENV)/bin/evergreen down
+down: ## Stop the stack; data stays (STACK=compose for containers)
+	$(if $(filter compose,$(STACK)),$(PY) -m infra.compose down,$(VENV)/bin/evergreen down)
 
 check: setup ## Style, types, import contracts
 	$(VENV)/bin/ruff check .

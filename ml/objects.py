@@ -19,7 +19,7 @@ from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error
 
-from ml.errors import NotFoundError, UnavailableError
+from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.settings import Settings
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "404"}
@@ -139,19 +139,29 @@ class _Translated:
 
 
 def connect(settings: Settings, bucket: str) -> ObjectStore:
-    """A bucket of the configured server; three quick tries a call, then an ``UnavailableError``."""
+    """A bucket of the configured server; three quick tries a call, then an ``UnavailableError``.
+
+    Raises:
+        InvalidInputError: the endpoint is no address, or a credential is empty.
+    """
     url = urlsplit(settings.s3_endpoint)
     http = urllib3.PoolManager(
         maxsize=32,
         timeout=urllib3.Timeout(connect=3, read=60),
         retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
     )
-    client = Minio(
-        endpoint=url.netloc,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key.get_secret_value(),
-        secure=url.scheme == "https",
-        region=settings.s3_region,
-        http_client=http,
-    )
+    try:
+        client = Minio(
+            endpoint=url.netloc,
+            access_key=settings.s3_access_key,
+            secret_key=settings.s3_secret_key.get_secret_value(),
+            secure=url.scheme == "https",
+            region=settings.s3_region,
+            http_client=http,
+        )
+    except ValueError as error:
+        raise InvalidInputError(
+            f"the S3 client cannot be made: {error}; check EVERGREEN_S3_ENDPOINT (received {settings.s3_endpoint!r}), "
+            "EVERGREEN_S3_ACCESS_KEY and EVERGREEN_S3_SECRET_KEY"
+        ) from error
     return ObjectStore(client, bucket)

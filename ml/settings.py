@@ -28,7 +28,9 @@ class Settings(BaseModel):
 
     # Addresses and credentials
     database_url: SecretStr = Field(SecretStr("postgresql+psycopg2://evergreen@127.0.0.1:5432/evergreen"))
-    s3_endpoint: str = Field("http://127.0.0.1:9000", description="S3 API, scheme included.")
+    s3_endpoint: str = Field(
+        "http://127.0.0.1:9000", pattern=r"^https?://[^/?#\s]+$", description="S3 API: scheme, host, port."
+    )
     s3_access_key: str = "evergreen"
     s3_secret_key: SecretStr = SecretStr("")
     s3_region: str = "us-east-1"

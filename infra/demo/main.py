@@ -40,7 +40,7 @@ def run_demo(home: Path, data: Path | None, stack: str) -> int:
     outcome = story.live_through(here, told, BUILD / "demo", console)
     report = summary.as_dict(outcome, settings)
     summary.write(report, BUILD / "demo.json")
-    summary.show(outcome, report, console)
+    summary.show(outcome, report, stack, console)
     console.print(f"  Stack up after {up_after:.0f} s, story told after {time.monotonic() - started:.0f} s.")
     return 0 if _as_promised(outcome) else 1
 

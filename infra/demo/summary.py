@@ -15,6 +15,11 @@ from infra.demo.watch import STAGES, Finished
 from ml.settings import Settings
 
 _COUNTS = {"accepted": "accepted", "quarantined": "quarantined", "duplicates": "duplicate"}
+_HINTS = {
+    "local": "Airflow's login: evergreen status --show-password\nmake down stops it all, evergreen up brings it back.",
+    "compose": "Airflow's login: admin, with AIRFLOW_ADMIN_PASSWORD of .env\n"
+    "make down STACK=compose stops it all, python -m infra.compose up brings it back.",
+}
 _STYLE = {"promote": "bold green", "reject": "bold yellow", "stopped": "bold red"}
 
 
@@ -46,7 +51,7 @@ def write(report: dict[str, Any], path: Path) -> None:
     path.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
 
 
-def show(outcome: Outcome, report: dict[str, Any], console: Console) -> None:
+def show(outcome: Outcome, report: dict[str, Any], stack: str, console: Console) -> None:
     console.print()
     console.rule("[bold]Summary", align="left")
     console.print(_results(outcome))
@@ -58,11 +63,8 @@ def show(outcome: Outcome, report: dict[str, Any], console: Console) -> None:
         f"  While the second model went live: {reload['requests']} requests, {asked_well}, p99 {reload['p99_ms']} ms.\n"
         f"  Prediction log: {outcome.logged} rows for {outcome.asked} answers.\n"
     )
-    lines = "\n".join(f"{name.capitalize():8} {url}" for name, url in report["urls"].items())
-    login = (
-        "\n\nAirflow's login: evergreen status --show-password\nmake down stops it all, evergreen up brings it back."
-    )
-    console.print(Panel(Text(lines + login), title="The stack is up", title_align="left", expand=False))
+    lines = "\n".join(f"{name:8} {url}" for name, url in report["urls"].items())
+    console.print(Panel(Text(f"{lines}\n\n{_HINTS[stack]}"), title="The stack is up", title_align="left", expand=False))
 
 
 def _cycle(finished: Finished) -> dict[str, Any]:

@@ -146,6 +146,8 @@ def test_the_env_file_keeps_what_it_has_and_gets_what_it_lacks(tmp_path: Path) -
 
 def test_the_host_sees_the_published_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = compose.ensure_env(tmp_path) | {"EVERGREEN_PORT_S3": "1111", "EVERGREEN_PORT_SERVICE": "2222"}
+    for part in layout.PORTS:
+        monkeypatch.delenv(f"EVERGREEN_PORT_{part.upper()}", raising=False)
     monkeypatch.setenv("EVERGREEN_PORT_SERVICE", "3333")
     settings = Settings.load(compose.host_environment(tmp_path, told))
     assert settings.s3_endpoint == "http://127.0.0.1:1111"
