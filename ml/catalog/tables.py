@@ -16,6 +16,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -79,10 +80,19 @@ samples = Table(
     Column("segment_id", Text, ForeignKey("segments.id"), nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
+    Column("subject", Text),
+    # The two halves of the perceptual hash, and the finer one that confirms: see `ml.datasets.near`.
+    Column("phash_high", Integer),
+    Column("phash_low", Integer),
+    Column("outline", LargeBinary),
     _now(),
     CheckConstraint("split in ('train', 'validation', 'holdout')", name="split"),
     Index(None, "group_id"),
     Index(None, "segment_id"),
+    Index(None, "drop_id"),
+    Index(None, "phash_high"),
+    Index(None, "phash_low"),
+    Index(None, "subject", postgresql_where=text("subject is not null")),
 )
 
 labels = Table(
@@ -111,6 +121,10 @@ quarantine = Table(
     _json("reasons", "[]"),
     Column("object_key", Text),
     Column("status", Text, nullable=False, server_default="held"),
+    Column("actor", Text),
+    Column("note", Text),
+    Column("released_to", Text),
+    Column("ended_at", DateTime(timezone=True)),
     _now(),
     UniqueConstraint("drop_id", "key"),
     CheckConstraint("status in ('held', 'released', 'discarded')", name="status"),
@@ -141,7 +155,10 @@ dataset_versions = Table(
     Column("validation", Integer, nullable=False),
     Column("holdout", Integer, nullable=False),
     Column("cause", Text, nullable=False),
+    Column("frozen_holdout", Boolean, nullable=False, server_default="false"),
     _now(),
+    # The frozen part of the holdout is that of one version, for good.
+    Index("uq_dataset_versions_frozen", "frozen_holdout", unique=True, postgresql_where=text("frozen_holdout")),
 )
 
 cycles = Table(
@@ -265,9 +282,53 @@ label_tasks = Table(
     Column("sha256", Text),
     Column("reason", Text, nullable=False),
     Column("score", Double, nullable=False),
+    Column("label", Text),
+    Column("suggested", Text),
+    _json("details"),
     Column("status", Text, nullable=False, server_default="open"),
     _now(),
     CheckConstraint("status in ('open', 'done', 'dismissed')", name="status"),
+    Index("uq_label_tasks_open", "sha256", "reason", unique=True, postgresql_where=text("status = 'open'")),
+)
+
+class_operations = Table(
+    "class_operations",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False),
+    _json("classes_before", "[]"),
+    _json("classes_after", "[]"),
+    Column("samples", Integer, nullable=False),
+    Column("dataset_version", Text, ForeignKey("dataset_versions.id"), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    _now(),
+    CheckConstraint("kind in ('rename', 'merge', 'split')", name="kind"),
+)
+
+# No foreign keys to what is erased: the row must outlive it.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("sha256", ARRAY(Text), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    _json("models", "[]"),
+    Column("dataset_version", Text, ForeignKey("dataset_versions.id")),
+    _now(),
+    Column("finished_at", DateTime(timezone=True)),
+)
+
+# A use is a decision made on a part of the holdout; how often it was used tells how much it can still be trusted.
+holdout_uses = Table(
+    "holdout_uses",
+    metadata,
+    Column("decision_id", Text, ForeignKey("decisions.id"), primary_key=True),
+    Column("part", Text, primary_key=True),
+    Column("samples", Integer, nullable=False),
+    _now(),
+    CheckConstraint("part in ('frozen', 'growing')", name="part"),
 )
 
 drift_reports = Table(

@@ -130,7 +130,8 @@ def _manifest(
         segments=(*before.segments, *(s.id for s in made)),
         relabels=before.relabels,
         removals=before.removals,
-        classes=tuple(sorted({*before.classes, *(r["label"] for r in rows)})),
+        classes=tuple(sorted({*before.classes, *(before.label_of("", r["label"]) for r in rows)})),
+        class_map=before.class_map,
     )
 
 

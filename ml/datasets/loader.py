@@ -75,7 +75,7 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
         if keep:
             parts.append(pixels(ctx, segment_id, size, channels)[keep])
             chosen += [(rows[i], segment_id) for i in keep]
-    labels = [position[manifest.relabels.get(r["sha256"], r["label"])] for r, _ in chosen]
+    labels = [position[manifest.label_of(r["sha256"], r["label"])] for r, _ in chosen]
     return Split(
         images=np.concatenate(parts) if parts else np.zeros((0, size, size, channels), np.uint8),
         labels=np.asarray(labels, np.int64),

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -18,21 +18,36 @@ from ml.errors import ConflictError, IntegrityError, NotFoundError
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a version consists of. `relabels` maps SHA-256 to label, `removals` lists SHA-256."""
+    """What a version consists of.
+
+    Attributes:
+        segments: their ids, in the order in which they came.
+        relabels: SHA-256 to the label that replaces the segment's.
+        removals: SHA-256 of samples that are no part of the version.
+        classes: every class of the version, as `label_of` gives them.
+        class_map: classes that were renamed or merged, to what they are called now.
+    """
 
     segments: tuple[str, ...]
     relabels: Mapping[str, str]
     removals: tuple[str, ...]
     classes: tuple[str, ...]
+    class_map: Mapping[str, str] = field(default_factory=dict)
+
+    def label_of(self, sha256: str, stored: str) -> str:
+        """The label that a sample, stored in its segment as `stored`, has in this version."""
+        label = self.relabels.get(sha256, stored)
+        return self.class_map.get(label, label)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the same content gives the same bytes."""
         body = {
-            "format": 1,
+            "format": 2,
             "segments": list(self.segments),
             "relabels": dict(self.relabels),
             "removals": sorted(self.removals),
             "classes": sorted(self.classes),
+            "class_map": dict(self.class_map),
         }
         return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
 
@@ -43,7 +58,13 @@ class Manifest:
     @classmethod
     def parse(cls, data: bytes) -> "Manifest":
         body = orjson.loads(data)
-        return cls(tuple(body["segments"]), body["relabels"], tuple(body["removals"]), tuple(body["classes"]))
+        return cls(
+            tuple(body["segments"]),
+            body["relabels"],
+            tuple(body["removals"]),
+            tuple(body["classes"]),
+            body.get("class_map", {}),  # format 1 had none
+        )
 
 
 EMPTY = Manifest((), {}, (), ())

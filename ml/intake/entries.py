@@ -13,9 +13,15 @@ import pyarrow.parquet as pq
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError
 from ml.intake import formats
-from ml.intake.formats import Entry
+from ml.intake.formats import Annotation, Entry
 from ml.intake.listing import Listing
 
+ANNOTATION = [
+    ("label", pa.string()),
+    ("annotator", pa.string()),
+    ("confidence", pa.float64()),
+    ("labelled_at", pa.timestamp("us", tz="UTC")),
+]
 FIELDS = [
     ("key", pa.string()),
     ("label", pa.string()),
@@ -23,6 +29,8 @@ FIELDS = [
     ("confidence", pa.float64()),
     ("labelled_at", pa.timestamp("us", tz="UTC")),
     ("problem", pa.string()),
+    ("others", pa.list_(pa.struct(ANNOTATION))),
+    ("subject", pa.string()),
 ]
 _KEY_BYTES = 1024  # S3's limit; only the name of a file that does not exist can be longer
 
@@ -73,8 +81,12 @@ def read(ctx: Context, drop_id: str, start: int = 0, length: float = math.inf) -
         NotFoundError: the drop was never claimed.
     """
     table = pq.read_table(io.BytesIO(ctx.store.get(key(drop_id))))
-    rows: Iterable[dict[str, object]] = table.slice(start, int(min(length, table.num_rows))).to_pylist()
-    return [Entry(**row) for row in rows]  # type: ignore[arg-type]
+    rows: Iterable[dict[str, Any]] = table.slice(start, int(min(length, table.num_rows))).to_pylist()
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    return Entry(**{**row, "others": tuple(Annotation(**other) for other in row["others"] or ())})
 
 
 def _reader(ctx: Context, listing: Listing) -> Callable[[str], bytes]:
@@ -94,9 +106,21 @@ def _reader(ctx: Context, listing: Listing) -> Callable[[str], bytes]:
 def _storable(entry: Entry) -> Entry:
     """The entry in a form that Postgres, Parquet and S3 can all hold; classes spelt alike on every system."""
     name = entry.key.replace("\0", "\ufffd").encode()[:_KEY_BYTES].decode(errors="ignore")
-    annotator = entry.annotator.replace("\0", "\ufffd") if entry.annotator else None
+    kept = replace(
+        entry,
+        key=name,
+        annotator=_clean(entry.annotator),
+        subject=_clean(entry.subject),
+        others=tuple(
+            replace(o, label=unicodedata.normalize("NFC", o.label), annotator=_clean(o.annotator))
+            for o in entry.others
+            if "\0" not in o.label
+        ),
+    )
     if entry.label is None or "\0" not in entry.label:
-        label = unicodedata.normalize("NFC", entry.label) if entry.label else None
-        return replace(entry, key=name, label=label, annotator=annotator)
-    problem = entry.problem or "the label holds a NUL character"
-    return replace(entry, key=name, label=None, annotator=annotator, problem=problem)
+        return replace(kept, label=unicodedata.normalize("NFC", entry.label) if entry.label else None)
+    return replace(kept, label=None, problem=entry.problem or "the label holds a NUL character")
+
+
+def _clean(text: str | None) -> str | None:
+    return text.replace("\0", "\ufffd") if text else None

@@ -5,10 +5,10 @@ from types import ModuleType
 
 from ml.errors import InvalidInputError
 from ml.intake.formats import class_folders, labels_csv
-from ml.intake.formats.entry import Entry
+from ml.intake.formats.entry import Annotation, Entry
 from ml.intake.listing import Listing
 
-__all__ = ["FORMATS", "Entry", "detect", "read"]
+__all__ = ["FORMATS", "Annotation", "Entry", "detect", "read"]
 
 FORMATS: dict[str, ModuleType] = {"labels_csv": labels_csv, "class_folders": class_folders}
 """By name, in the order in which they are looked for."""

@@ -5,12 +5,25 @@ from datetime import datetime
 
 
 @dataclass(frozen=True)
+class Annotation:
+    """What one annotator said of an image; the time is in UTC."""
+
+    label: str
+    annotator: str | None = None
+    confidence: float | None = None
+    labelled_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """An image of a drop and what was said about it.
 
     Attributes:
-        key: relative to the drop's prefix.
+        key: relative to the drop's prefix; of a file inside an archive ``archive.tar/inner/path``.
         label: None when nobody gave one; `problem` then says why it cannot be used.
+        others: what further annotators said, if several did; `label` and the fields beside it are the
+            drop's own answer.
+        subject: who or what is pictured, where the drop tells; for erasing a person's images.
     """
 
     key: str
@@ -19,6 +32,8 @@ class Entry:
     confidence: float | None = None
     labelled_at: datetime | None = None
     problem: str | None = None
+    others: tuple[Annotation, ...] = ()
+    subject: str | None = None
 
 
 def is_hidden(key: str) -> bool:
