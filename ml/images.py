@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
 
+from ml import perceptual
 from ml.errors import ImageRejectedError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -35,7 +36,8 @@ class Features:
 
     Brightness, contrast are mean and deviation of the grey image in 0..1; `grey` says that all
     colour channels are equal; `fingerprint` is the SHA-256 of the decoded pixels, the same for
-    every lossless encoding of the same picture.
+    every lossless encoding of the same picture; `phash_high` and `phash_low` are the halves of its
+    perceptual hash.
     """
 
     width: int
@@ -46,6 +48,8 @@ class Features:
     brightness: float
     contrast: float
     fingerprint: str
+    phash_high: int
+    phash_low: int
 
 
 def open_image(data: bytes, limits: Limits, draft_side: int | None = None) -> Image.Image:
@@ -98,7 +102,9 @@ def inspect(data: bytes, limits: Limits) -> Features:
     header = _identify(data, limits)
     image = open_image(data, limits)
     array = np.asarray(image)
-    statistics = ImageStat.Stat(image.convert("L"))
+    grey = image.convert("L")
+    statistics = ImageStat.Stat(grey)
+    high, low = perceptual.halves(perceptual.phash(grey))
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     digest.update(array.tobytes())
     return Features(
@@ -110,6 +116,8 @@ def inspect(data: bytes, limits: Limits) -> Features:
         brightness=statistics.mean[0] / 255,
         contrast=statistics.stddev[0] / 255,
         fingerprint=digest.hexdigest(),
+        phash_high=high,
+        phash_low=low,
     )
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -81,10 +80,9 @@ samples = Table(
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("subject", Text),
-    # The two halves of the perceptual hash, and the finer one that confirms: see `ml.datasets.near`.
+    # The two halves of the perceptual hash: see `ml.datasets.near`.
     Column("phash_high", Integer),
     Column("phash_low", Integer),
-    Column("outline", LargeBinary),
     _now(),
     CheckConstraint("split in ('train', 'validation', 'holdout')", name="split"),
     Index(None, "group_id"),

@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
         ("brightness", pa.float64()),
         ("contrast", pa.float64()),
         ("fingerprint", pa.string()),
+        ("phash_high", pa.int32()),
+        ("phash_low", pa.int32()),
     ]
 )
 _BATCH = 64  # images held in memory at once, fewer when they are large

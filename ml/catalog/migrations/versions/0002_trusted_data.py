@@ -12,7 +12,6 @@ def upgrade() -> None:
     op.add_column("samples", sa.Column("subject", sa.Text()))
     op.add_column("samples", sa.Column("phash_high", sa.Integer()))
     op.add_column("samples", sa.Column("phash_low", sa.Integer()))
-    op.add_column("samples", sa.Column("outline", sa.LargeBinary()))
     for column in ("drop_id", "phash_high", "phash_low"):
         op.create_index(op.f(f"ix_samples_{column}"), "samples", [column])
     present = sa.text("subject is not null")
@@ -106,5 +105,5 @@ def downgrade() -> None:
     for column in ("ended_at", "released_to", "note", "actor"):
         op.drop_column("quarantine", column)
     op.drop_index(op.f("ix_samples_drop_id"), table_name="samples")
-    for column in ("outline", "phash_low", "phash_high", "subject"):
+    for column in ("phash_low", "phash_high", "subject"):
         op.drop_column("samples", column)
