@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from ml.errors import InvalidInputError
 
@@ -49,6 +49,10 @@ class Settings(BaseModel):
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_image_pixels: int = Field(40_000_000, ge=1)
     new_classes: Literal["accept", "hold", "reject"] = "accept"
+    label_policy: Literal["majority", "latest", "trusted"] = Field(
+        "majority", description="Whose label counts when several people labelled a sample; see docs/drops.md."
+    )
+    trusted_annotators: tuple[str, ...] = Field((), description="The most trusted first; separated by commas.")
     expectations: Path = Field(Path("expectations"), description="Folder of the suites.")
 
     # Datasets
@@ -101,6 +105,11 @@ class Settings(BaseModel):
 
     # Alerts
     alert_webhook: SecretStr | None = Field(None, description="URL that gets a JSON body for each alert.")
+
+    @field_validator("trusted_annotators", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:

@@ -70,25 +70,20 @@ def known_classes(engine: Engine) -> set[str]:
         return set(connection.execute(newest).scalar() or ())
 
 
-def conflicts(rows: Iterable[dict[str, Any]], known: dict[str, str]) -> dict[str, str]:
-    """Row key → words, for rows whose bytes bear another label elsewhere.
+def conflicts(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Row key → words, for rows whose bytes bear another label in the same drop: all of them are put aside.
 
-    Two labels for the same bytes inside one drop put both rows aside; against a stored sample the
-    stored label stands and the new row is put aside.
+    Another label than a stored sample has is no fault: it is one more annotation, see `ml.datasets.labels`.
     """
     by_hash: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row["sha256"] and row["label"]:
             by_hash.setdefault(row["sha256"], []).append(row)
     words: dict[str, str] = {}
-    for digest, same in by_hash.items():
-        stored = known.get(digest)
+    for same in by_hash.values():
         for row in same:
-            other = next((o for o in same if o["label"] != row["label"]), None)
-            if other:
+            if other := next((o for o in same if o["label"] != row["label"]), None):
                 words[row["key"]] = (
                     f"the same image is labelled {row['label']} here and {other['label']} in {other['key']}"
                 )
-            elif stored is not None and stored != row["label"]:
-                words[row["key"]] = f"the same image is stored with label {stored}; this drop says {row['label']}"
     return words

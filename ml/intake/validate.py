@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ml.catalog import cycles, drops
+from ml.catalog.classes import class_map, renamed
+from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import IntegrityError, NotFoundError, UnavailableError
 from ml.images import Limits
@@ -99,8 +101,12 @@ def _rows(ctx: Context, drop_id: str) -> list[dict[str, Any]]:
 def _judge_rows(ctx: Context, rows: list[dict[str, Any]], drop_id: str, folder: Path) -> Verdict:
     import pandas as pd
 
+    with transaction(ctx.engine) as connection:
+        mapping = class_map(connection)
+    for row in rows:
+        row["label"] = renamed(row["label"], mapping)
     known = judged.known_labels(ctx.engine, sorted({r["sha256"] for r in rows if r["sha256"]}))
-    conflict = judged.conflicts(rows, known)
+    conflict = judged.conflicts(rows)
     for row in rows:
         row["known"] = known.get(row["sha256"])
     frame = pd.DataFrame(rows)

@@ -71,16 +71,17 @@ def test_overlapping_drops_accepted_at_once_hold_each_sample_once(context: Conte
     assert version.train + version.validation + version.holdout == 130
 
 
-def test_a_contradiction_that_arose_since_validation_is_put_aside(context: Context) -> None:
+def test_a_contradiction_that_arose_since_validation_is_one_more_annotation(context: Context) -> None:
     first = validated(context, "one", {"a/1.png": digits()[0][1], "a/2.png": digits()[1][1]})
     second = validated(context, "two", {"b/1.png": digits()[0][1], "b/3.png": digits()[2][1]})
     assert accept(context, first)
     assert accept(context, second)
     with transaction(context.engine) as connection:
-        rows = connection.execute(text("select key, reasons from quarantine")).all()
-    assert [(r.key, r.reasons) for r in rows] == [
-        ("b/1.png", ["the same image is stored with label a; this drop says b"])
-    ]
+        query = text("select s.label, l.label from labels l join samples s using (sha256) order by l.id")
+        said = [tuple(row) for row in connection.execute(query)]
+        tasks = connection.execute(text("select reason, details from label_tasks")).all()
+    assert said == [("a", "a"), ("a", "a"), ("b", "b"), ("a", "b")]
+    assert [tuple(t) for t in tasks] == [("conflict", {"votes": {"a": 1, "b": 1}})]
 
 
 class Waiting(ObjectStore):

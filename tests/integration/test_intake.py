@@ -78,13 +78,6 @@ def test_the_same_again_changes_nothing(context: Context) -> None:
     assert (other["accepted"], other["duplicates"]) == (0, 30)
 
 
-def test_a_stored_image_with_another_label_is_put_aside(context: Context) -> None:
-    ingest(context, upload(context, "one", {"a/1.png": digits()[0][1], "b/2.png": digits()[1][1]}))
-    ingest(context, upload(context, "two", {"b/1.png": digits()[0][1], "b/3.png": digits()[2][1]}))
-    (aside,) = rows(context, quarantine)
-    assert aside["reasons"] == ["the same image is stored with label a; this drop says b"]
-
-
 @pytest.mark.parametrize(
     ("files", "marker", "words"),
     [

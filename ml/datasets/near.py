@@ -1,0 +1,143 @@
+"""Near duplicates: which samples look alike, found without looking at the whole store.
+
+Two pictures are near when their perceptual hashes differ in at most `RADIUS` of 64 bits. Then one
+half of the hash differs in at most one bit, so 33 exact lookups of each half find every near sample
+(multi-index hashing: Norouzi, Punjani, Fleet 2012, "Fast Search in Hamming Space with Multi-Index
+Hashing"). The cost follows the drop; the store adds the depth of two B-trees.
+
+A sample that is near another joins its group, and with it its split, so near samples are never on
+two sides. One that is near samples of two splits would bring them together: it is put aside.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, text
+
+from ml.datasets.splits import SplitName, split_of
+from ml.settings import Settings
+
+RADIUS: Final = 3
+_PAGE: Final = 500
+
+# Nested loops over an index are right however few rows the planner believes there are.
+_PLAN = text("set local enable_hashjoin = off; set local enable_mergejoin = off; set local enable_seqscan = off")
+_SEARCH = text("""
+    with asked as (
+        select * from unnest(cast(:numbers as int[]), cast(:high as int[]), cast(:low as int[])) as q(number, high, low)
+    ), masks as materialized (
+        select 0 as mask union all select 1 << bit from generate_series(0, 31) bit
+    ), found as (
+        select number, high, low, sha256, group_id, split, label, phash_high, phash_low
+        from asked cross join masks join samples on phash_high = high # mask
+        union
+        select number, high, low, sha256, group_id, split, label, phash_high, phash_low
+        from asked cross join masks join samples on phash_low = low # mask
+    )
+    select number, sha256, group_id, split, label from found
+    where bit_count((phash_high # high)::bit(32)) + bit_count((phash_low # low)::bit(32)) <= :radius
+    order by number, sha256
+""")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A sample that looks like the one in question; `name` is its SHA-256, or its key in the same drop."""
+
+    name: str
+    group_id: str
+    split: SplitName
+    label: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample belongs: its group and split, and the neighbours that decided it."""
+
+    group_id: str
+    split: SplitName
+    neighbours: tuple[Neighbour, ...]
+
+
+def stored(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[int, list[Neighbour]]:
+    """Position in `rows` (with `phash_high`, `phash_low`) → its near samples in the catalog."""
+    connection.execute(_PLAN)
+    found: dict[int, list[Neighbour]] = {}
+    for start in range(0, len(rows), _PAGE):
+        page = rows[start : start + _PAGE]
+        asked = {
+            "numbers": list(range(start, start + len(page))),
+            "high": [r["phash_high"] for r in page],
+            "low": [r["phash_low"] for r in page],
+            "radius": RADIUS,
+        }
+        for number, sha256, group_id, split, label in connection.execute(_SEARCH, asked):
+            found.setdefault(number, []).append(Neighbour(sha256, group_id, split, label))
+    return found
+
+
+def among(rows: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+    """Position in `rows` → the earlier positions it is near to."""
+    if not rows:
+        return {}
+    halves = [np.asarray([r[name] for r in rows], np.int64) & 0xFFFFFFFF for name in ("phash_high", "phash_low")]
+    whole = ((halves[0] << 32) | halves[1]).astype(np.uint64)
+    pairs = np.unique(np.concatenate([_candidates(half) for half in halves]), axis=0)
+    near = pairs[np.bitwise_count(whole[pairs[:, 0]] ^ whole[pairs[:, 1]]) <= RADIUS]
+    found: dict[int, list[int]] = {}
+    for earlier, later in near.tolist():
+        found.setdefault(later, []).append(earlier)
+    return found
+
+
+def _candidates(half: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pairs ``int64[n, 2]``, first < second, whose 32-bit halves differ in at most one bit."""
+    order = np.argsort(half, kind="stable")
+    ranked = half[order]
+    found = []
+    for mask in (0, *(1 << bit for bit in range(32))):
+        left = np.searchsorted(ranked, half ^ mask, "left")
+        counts = np.searchsorted(ranked, half ^ mask, "right") - left
+        first = np.repeat(np.arange(len(half)), counts)
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        pairs = np.stack([first, order[np.repeat(left, counts) + offsets]], axis=1)
+        found.append(pairs[pairs[:, 0] < pairs[:, 1]])
+    return np.concatenate(found)
+
+
+def place(
+    rows: Sequence[Mapping[str, Any]], known: Mapping[int, Sequence[Neighbour]], settings: Settings
+) -> list[Place | str]:
+    """A place for each row, in order, or the words why it must be put aside.
+
+    Args:
+        rows: `key`, `label`, `fingerprint`, `phash_high`, `phash_low` of new samples.
+        known: what `stored` found for them.
+    """
+    inside = among(rows)
+    places: list[Place | str] = []
+    for number, row in enumerate(rows):
+        earlier = [_as_neighbour(rows[e], p) for e in inside.get(number, ()) if isinstance(p := places[e], Place)]
+        places.append(_place(row, (*known.get(number, ()), *earlier), settings))
+    return places
+
+
+def _place(row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], settings: Settings) -> Place | str:
+    if not neighbours:
+        group = row["fingerprint"]
+        split = split_of(group, settings.split_salt, settings.holdout_share, settings.validation_share)
+        return Place(group, split, ())
+    first = neighbours[0]
+    if other := next((n for n in neighbours if n.split != first.split), None):
+        return (
+            f"it looks like {first.name[:12]} ({first.split}) and like {other.name[:12]} ({other.split}): "
+            "in either split it would leak into the other"
+        )
+    return Place(first.group_id, first.split, neighbours)
+
+
+def _as_neighbour(row: Mapping[str, Any], place: Place) -> Neighbour:
+    return Neighbour(row["key"], place.group_id, place.split, row["label"])

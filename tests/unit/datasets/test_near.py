@@ -1,0 +1,64 @@
+"""Near duplicates: nothing near is missed, nothing near is on two sides."""
+
+from itertools import combinations
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml import perceptual
+from ml.datasets import near
+from ml.datasets.near import Neighbour, Place
+from ml.settings import Settings
+
+SETTINGS = Settings()
+# Few bits vary, so that many hashes are near one another and chains of them are common.
+HASHES = st.lists(st.integers(0, 15), min_size=0, max_size=5).map(lambda bits: sum({1 << (b * 4) for b in bits}))
+
+
+def row(number: int, value: int) -> dict[str, Any]:
+    high, low = perceptual.halves(value)
+    return {"key": f"k{number}", "label": "a", "fingerprint": f"f{number}", "phash_high": high, "phash_low": low}
+
+
+def distance(one: int, other: int) -> int:
+    return (one ^ other).bit_count()
+
+
+@given(st.lists(HASHES, max_size=40))
+def test_every_near_pair_of_a_drop_is_found_and_no_other(values: list[int]) -> None:
+    found = near.among([row(i, v) for i, v in enumerate(values)])
+    expected = {(j, i) for i, j in combinations(range(len(values)), 2) if distance(values[i], values[j]) <= near.RADIUS}
+    assert {(later, e) for later, earlier in found.items() for e in earlier} == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(HASHES, max_size=12), max_size=8))
+def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[int]]) -> None:
+    stored: list[tuple[int, Neighbour]] = []
+    for number, values in enumerate(drops):
+        rows = [row(number * 100 + i, v) for i, v in enumerate(values)]
+        known = {
+            i: found
+            for i, v in enumerate(values)
+            if (found := [n for other, n in stored if distance(v, other) <= near.RADIUS])
+        }
+        for value, told, place in zip(values, rows, near.place(rows, known, SETTINGS), strict=True):
+            if isinstance(place, Place):
+                stored.append((value, Neighbour(told["key"], place.group_id, place.split, "a")))
+    for (one, a), (other, b) in combinations(stored, 2):
+        if distance(one, other) <= near.RADIUS:
+            assert a.split == b.split
+
+
+def test_what_looks_like_both_sides_is_put_aside_with_both_names() -> None:
+    known = {0: [Neighbour("aaa", "g1", "train", "x"), Neighbour("bbb", "g2", "holdout", "x")]}
+    (place,) = near.place([row(0, 0)], known, SETTINGS)
+    assert isinstance(place, str)
+    assert "aaa (train)" in place
+    assert "bbb (holdout)" in place
+
+
+def test_halves_are_what_postgres_can_keep() -> None:
+    assert perceptual.halves(0xFFFFFFFF_7FFFFFFF) == (-1, 0x7FFFFFFF)
+    assert perceptual.halves(0x80000000_00000000) == (-(2**31), 0)
