@@ -9,7 +9,8 @@ import orjson
 import typer
 from rich.console import Console
 
-from ml.cli import Json, app, printable
+from ml.cli import app
+from ml.cli_shared import Json, printable
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
 
 console = Console()

@@ -4,17 +4,30 @@ Every command prints for a person, or with `--json` for a program. Heavy modules
 commands that need them, so that `--help` is quick.
 """
 
-import getpass
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
+
+from ml import cli_data
+from ml.cli_shared import (
+    STOPPED,
+    Actor,
+    Json,
+    Reason,
+    add_row,
+    connected,
+    console,
+    emit,
+    name_of,
+    new_table,
+    printable,
+    say,
+    show,
+)
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -23,21 +36,9 @@ if TYPE_CHECKING:
     from ml.intake.upload import Upload
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="An image classifier that keeps itself current.")
-console = Console()
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the decision.")]
-Actor = Annotated[str | None, typer.Option("--as", help="Your name; the login name by default.")]
-
-STOPPED = 4
-
-
-def connected() -> "Context":
-    """The context of this shell's settings."""
-    from ml.context import connect
-    from ml.settings import Settings
-
-    return connect(Settings.load(os.environ))
+app.add_typer(cli_data.classes, name="classes")
+app.add_typer(cli_data.labels, name="labels")
+app.command()(cli_data.erase)
 
 
 @app.command()
@@ -54,10 +55,10 @@ def drop(
     with upload.prepare(path, name) as prepared:
         told = {"name": prepared.name, "files": len(prepared.files), "bytes": prepared.bytes, "format": prepared.format}
         if not as_json:
-            _say(f"{path}: {len(prepared.files)} files, to be read as {prepared.format}")
+            say(f"{path}: {len(prepared.files)} files, to be read as {prepared.format}")
         if not dry_run:
             told["prefix"] = send(connected(), prepared, ready=ready, quiet=as_json)
-    _json(told, as_json)
+    emit(told, as_json)
 
 
 def send(ctx: "Context", prepared: "Upload", *, ready: bool = True, quiet: bool = False) -> str:
@@ -70,7 +71,7 @@ def send(ctx: "Context", prepared: "Upload", *, ready: bool = True, quiet: bool 
         prefix = upload.send(ctx, prepared, lambda size: bar.advance(task, size), ready=ready)
     if not quiet:
         state = "marked ready" if ready else "not marked yet: put `_READY` when it is complete"
-        _say(f"uploaded to {prefix}, {state}")
+        say(f"uploaded to {prefix}, {state}")
     return prefix
 
 
@@ -94,9 +95,9 @@ def cycle(
 
     with console.status("running", spinner="dots"):
         row = run_cycle(connected(), prefix, on_stage=on_stage, progress=on_epoch, retrain=retrain)
-    _json(row, as_json)
+    emit(row, as_json)
     if not as_json:
-        _say(f"{row['verdict']}: {row['reason']}")
+        say(f"{row['verdict']}: {row['reason']}")
     if row["verdict"] != "promote":
         raise typer.Exit(STOPPED)
 
@@ -113,7 +114,7 @@ def predict(
     from ml.settings import Settings
 
     url = Settings.load(os.environ).service_url
-    table = _table("file", "label", "probability", "model", "ms")
+    table = new_table("file", "label", "probability", "model", "ms")
     answers = []
     try:
         with httpx.Client(base_url=url, timeout=30) as http:
@@ -121,10 +122,10 @@ def predict(
                 body = _answer(url, path, http.post("/v1/predict", files={"file": (path.name, path.read_bytes())}))
                 answers.append({"file": str(path), **body})
                 numbers = (f"{body['probability']:.1%}", f"v{body['model_version']}", f"{body['milliseconds']:.1f}")
-                _row(table, str(path), body["label"], *numbers)
+                add_row(table, str(path), body["label"], *numbers)
     except httpx.HTTPError as error:
         raise UnavailableError(f"the service at {url} does not answer: {error}") from error
-    _show(table, answers, as_json)
+    show(table, answers, as_json)
 
 
 def _answer(url: str, path: Path, answer: "Response") -> dict[str, Any]:
@@ -176,13 +177,13 @@ def models(as_json: Json = False) -> None:
                 "url": ctx.registry.version_url(number),
             }
         )
-    table = _table("version", "aliases", "dataset", "accuracy", "verdict")
+    table = new_table("version", "aliases", "dataset", "accuracy", "verdict")
     for row in rows:
         accuracy = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
         dataset = (row["dataset_version"] or "–")[:8]
         aliased = ", ".join(row["aliases"])
-        _row(table, f"v{row['version']}", aliased, dataset, accuracy, row["verdict"] or "–")
-    _show(table, rows, as_json, {f"v{row['version']}": row["reason"] for row in rows})
+        add_row(table, f"v{row['version']}", aliased, dataset, accuracy, row["verdict"] or "–")
+    show(table, rows, as_json, {f"v{row['version']}": row["reason"] for row in rows})
 
 
 @app.command()
@@ -190,7 +191,7 @@ def promote(version: int, reason: Reason, actor: Actor = None, as_json: Json = F
     """Make a version the champion, whatever the gate says; your name is kept."""
     from ml.release import operator
 
-    _moved(operator.promote(connected(), version, actor or getpass.getuser(), reason), as_json)
+    _moved(operator.promote(connected(), version, name_of(actor), reason), as_json)
 
 
 @app.command()
@@ -203,7 +204,7 @@ def rollback(
     """The previous model again, on every worker."""
     from ml.release import operator
 
-    _moved(operator.rollback(connected(), actor or getpass.getuser(), reason, to), as_json)
+    _moved(operator.rollback(connected(), name_of(actor), reason, to), as_json)
 
 
 @app.command()
@@ -212,11 +213,11 @@ def drops(as_json: Json = False) -> None:
     from ml.catalog import drops as rows_of
 
     rows = rows_of.recent(connected().engine)
-    table = _table("drop", "status", "images", "accepted", "quarantined", "duplicates")
+    table = new_table("drop", "status", "images", "accepted", "quarantined", "duplicates")
     for row in rows:
         counts = (str(row[name]) for name in ("images", "accepted", "quarantined", "duplicates"))
-        _row(table, row["prefix"], row["status"], *counts)
-    _show(table, rows, as_json, {row["prefix"]: row["reason"] for row in rows})
+        add_row(table, row["prefix"], row["status"], *counts)
+    show(table, rows, as_json, {row["prefix"]: row["reason"] for row in rows})
 
 
 @app.command()
@@ -225,62 +226,19 @@ def deployments(as_json: Json = False) -> None:
     from ml.catalog import deployments as rows_of
 
     rows = rows_of.recent(connected().engine)
-    table = _table("id", "version", "before", "status", "since")
+    table = new_table("id", "version", "before", "status", "since")
     for row in rows:
         before = f"v{row['previous_version']}" if row["previous_version"] else "–"
         since = f"{row['created_at']:%Y-%m-%d %H:%M:%S}"
-        _row(table, str(row["id"]), f"v{row['model_version']}", before, row["status"], since)
-    _show(table, rows, as_json, {f"{row['id']} (v{row['model_version']})": row["reason"] for row in rows})
+        add_row(table, str(row["id"]), f"v{row['model_version']}", before, row["status"], since)
+    show(table, rows, as_json, {f"{row['id']} (v{row['model_version']})": row["reason"] for row in rows})
 
 
 def _moved(done: Any, as_json: bool) -> None:
-    _json(vars(done), as_json)
+    emit(vars(done), as_json)
     if not as_json:
         before = f", before it v{done.previous_version}" if done.previous_version else ""
         where = f"on {done.replicas} replicas after {done.seconds:.1f} s"
-        _say(
-            f"version {done.model_version} is {done.status} {where}{before}{': ' + done.reason if done.reason else ''}"
-        )
+        say(f"version {done.model_version} is {done.status} {where}{before}{': ' + done.reason if done.reason else ''}")
     if done.status != "live":
         raise typer.Exit(STOPPED)
-
-
-_COUNTS = ("images", "accepted", "quarantined", "duplicates", "accuracy", "probability", "ms")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, overflow="fold", justify="right" if name in _COUNTS else "left")
-    return table
-
-
-def _row(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(printable(cell)) for cell in cells))
-
-
-def printable(text: str) -> str:
-    """What others wrote, without characters that would command the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _say(text: str) -> None:
-    console.print(f"  {printable(text)}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _show(table: Table, rows: list[Any], as_json: bool, reasons: dict[str, str | None] | None = None) -> None:
-    """The table, and under it what would not fit into a column."""
-    _json(rows, as_json)
-    if as_json:
-        return
-    console.print(table)
-    told = {name: reason for name, reason in (reasons or {}).items() if reason}
-    if told:
-        console.print()
-    for name, reason in told.items():
-        console.print(Text.assemble((printable(name), "bold"), f": {printable(reason)}"))
-
-
-def _json(body: Any, as_json: bool) -> None:
-    if as_json:
-        typer.echo(orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))

@@ -14,7 +14,7 @@ from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import samples
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
-from ml.datasets import annotate, near, segments, versions
+from ml.datasets import annotate, erase, near, segments, versions
 from ml.datasets.segments import INDEX_SCHEMA, Segment
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
@@ -79,9 +79,11 @@ def _as_of_now(ctx: Context, parts: Judged) -> Judged:
     new = [r for r in parts.good if r["sha256"] not in known]
     with transaction(ctx.engine) as connection:
         mapping = class_map(connection)
-        new = [r | {"label": renamed(r["label"], mapping)} for r in new]
+        gone = erase.erased(connection, [r["sha256"] for r in new])
+        barred = [r | {"reasons": ["this image was erased on request"]} for r in new if r["sha256"] in gone]
+        new = [r | {"label": renamed(r["label"], mapping)} for r in new if r["sha256"] not in gone]
         places = near.place(new, near.stored(connection, new), ctx.settings)
-    good, aside = [], []
+    good, aside = [], barred
     for row, place in zip(new, places, strict=True):
         if isinstance(place, str):
             aside.append(row | {"reasons": [place]})

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, update
 
+from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
 from ml.context import Context
@@ -37,7 +38,10 @@ def take(ctx: Context, drop_id: str, added: Set[str], parts: Judged) -> Told:
     hashes = sorted({r["sha256"] for r in parts.duplicates})
     now = judged.known_labels(ctx.engine, hashes) | {r["sha256"]: r["label"] for r in fresh}
     with transaction(ctx.engine) as connection:
-        before = labels.annotations_of(connection, hashes)
+        before, mapping = labels.annotations_of(connection, hashes), class_map(connection)
+    for rows in before.values():
+        for row in rows:  # said when the class still had its old name
+            row["label"] = renamed(row["label"], mapping)
     new = labels.news((a for a in said if a["sha256"] in now), (a for rows in before.values() for a in rows))
     by_sample: dict[str, list[dict[str, Any]]] = {}
     for annotation in new:

@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from ml.catalog.engine import transaction
 from ml.catalog.tables import label_tasks, labels
+from ml.context import Context
 from ml.settings import Settings
 
 CONFLICT: Final = "conflict"
 NEAR_CONFLICT: Final = "near_duplicate_conflict"
+OPERATOR: Final = "operator"
+"""Source of an annotation that outweighs all before it."""
 _PAGE: Final = 1000
 
 
@@ -31,7 +35,7 @@ def current(annotations: Sequence[Mapping[str, Any]], stands: str, settings: Set
         annotations: `label`, `annotator`, `labelled_at`, `created_at`, `drop_id`, in the order in which they came.
         stands: the label the sample has now.
     """
-    by_annotator = {_who(a): a["label"] for a in sorted(annotations, key=_when)}
+    by_annotator = _answers(annotations)
     if not by_annotator:
         return stands
     if settings.label_policy == "latest":
@@ -43,6 +47,17 @@ def current(annotations: Sequence[Mapping[str, Any]], stands: str, settings: Set
     ranked = Counter(by_annotator.values()).most_common(2)
     tied = len(ranked) > 1 and ranked[0][1] == ranked[1][1]
     return stands if tied else str(ranked[0][0])
+
+
+def _answers(annotations: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Annotator → what they said last, in the order of time; from the operator's word on, if there is one."""
+    spoken = [i for i, a in enumerate(annotations) if a.get("source") == OPERATOR]
+    counted = annotations[spoken[-1] :] if spoken else annotations
+    answers: dict[str, str] = {}
+    for annotation in sorted(counted, key=_when):
+        answers.pop(_who(annotation), None)
+        answers[_who(annotation)] = annotation["label"]
+    return answers
 
 
 def _who(annotation: Mapping[str, Any]) -> str:
@@ -113,10 +128,13 @@ def close_tasks(connection: Connection, hashes: Sequence[str]) -> None:
 
 def disagreement(annotations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Label → annotators who give it, if they do not all agree; else empty."""
-    votes = Counter({_who(a): a["label"] for a in sorted(annotations, key=_when)}.values())
+    votes = Counter(_answers(annotations).values())
     return dict(votes) if len(votes) > 1 else {}
 
 
-def count_open(connection: Connection) -> int:
-    query = select(func.count()).select_from(label_tasks).where(label_tasks.c.status == "open")
-    return int(connection.execute(query).scalar_one())
+def tasks(ctx: Context, limit: int) -> list[dict[str, Any]]:
+    """Open label tasks, the most doubtful first."""
+    query = select(label_tasks).where(label_tasks.c.status == "open")
+    with transaction(ctx.engine) as connection:
+        rows = connection.execute(query.order_by(label_tasks.c.score.desc(), label_tasks.c.id).limit(limit))
+        return [dict(row) for row in rows.mappings()]

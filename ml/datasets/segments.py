@@ -50,6 +50,14 @@ class Segment:
     rows: tuple[dict[str, Any], ...]
 
 
+def tar_key(segment_id: str) -> str:
+    return f"segments/{segment_id}.tar"
+
+
+def index_key(segment_id: str) -> str:
+    return f"segments/{segment_id}.parquet"
+
+
 def write(store: ObjectStore, samples: Iterable[tuple[dict[str, Any], bytes]], limit: int) -> Iterator[Segment]:
     """Pack samples (index row without offset and size, encoded image) into segments of about `limit` bytes.
 
@@ -90,8 +98,8 @@ def _upload(store: ObjectStore, path: Path, rows: list[dict[str, Any]]) -> Segme
     name = hashlib.sha256(f"{tar_sha256}{index_sha256}".encode()).hexdigest()[:32]
     segment = Segment(
         id=name,
-        tar_key=f"segments/{name}.tar",
-        index_key=f"segments/{name}.parquet",
+        tar_key=tar_key(name),
+        index_key=index_key(name),
         samples=len(rows),
         bytes=path.stat().st_size,
         tar_sha256=tar_sha256,

@@ -160,7 +160,14 @@ def insert_version(
             for split in ("train", "validation", "holdout")
         },
     }
-    connection.execute(insert(dataset_versions).values(values).on_conflict_do_nothing())
+    again = text("nextval(pg_get_serial_sequence('dataset_versions', 'number'))")
+    # A label that is changed back makes an earlier content the newest one again.
+    statement = (
+        insert(dataset_versions)
+        .values(values)
+        .on_conflict_do_update(index_elements=["id"], set_={"number": again, "cause": cause})
+    )
+    connection.execute(statement)
 
 
 def all_versions(engine: Engine, limit: int = 50) -> list[DatasetVersion]:

@@ -15,7 +15,7 @@ from ml import bundle, model
 from ml.catalog.engine import transaction
 from ml.catalog.tables import scores
 from ml.context import Context
-from ml.datasets import loader
+from ml.datasets import loader, versions
 from ml.datasets.loader import Split
 from ml.errors import NotFoundError
 from ml.model import Model
@@ -56,7 +56,9 @@ def score(ctx: Context, version: int, judge: Model, version_id: str) -> tuple[Sp
     for segment in dict.fromkeys(holdout.segment_ids):
         answers |= _segment(ctx, version, judge, segment, known.get(segment))
     found = [answers[digest] for digest in holdout.sha256]
-    labels = np.asarray([label for label, _ in found], np.str_)
+    # A model that was trained before a class was renamed still says the old name, and is right.
+    names = versions.manifest(ctx, version_id).class_map
+    labels = np.asarray([names.get(label, label) for label, _ in found], np.str_)
     return holdout, Answers(labels, np.asarray([p for _, p in found], np.float32))
 
 

@@ -1,0 +1,76 @@
+"""What every command of `evergreen` shares: its options, its tables, its way to print for a person or a program."""
+
+import getpass
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ml.context import Context
+
+console: Final = Console()
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; is kept.")]
+Actor = Annotated[str | None, typer.Option("--as", help="Your name; the login name by default.")]
+
+STOPPED: Final = 4
+"""Exit code when the command worked and what it asked for was refused."""
+
+
+def connected() -> "Context":
+    """The context of this shell's settings."""
+    from ml.context import connect
+    from ml.settings import Settings
+
+    return connect(Settings.load(os.environ))
+
+
+def name_of(actor: str | None) -> str:
+    return actor or getpass.getuser()
+
+
+_NUMBERS = ("images", "accepted", "quarantined", "duplicates", "accuracy", "probability", "ms")
+
+
+def new_table(*columns: str) -> Table:
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        made.add_column(name, overflow="fold", justify="right" if name in _NUMBERS else "left")
+    return made
+
+
+def add_row(into: Table, *cells: str) -> None:
+    into.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def printable(text: str) -> str:
+    """What others wrote, without characters that would command the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def say(text: str) -> None:
+    console.print(f"  {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show(shown: Table, rows: list[Any], as_json: bool, reasons: dict[str, str | None] | None = None) -> None:
+    """The table, and under it what would not fit into a column."""
+    emit(rows, as_json)
+    if as_json:
+        return
+    console.print(shown)
+    told = {name: reason for name, reason in (reasons or {}).items() if reason}
+    if told:
+        console.print()
+    for name, reason in told.items():
+        console.print(Text.assemble((printable(name), "bold"), f": {printable(reason)}"))
+
+
+def emit(body: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
