@@ -17,7 +17,7 @@ from typing import Any
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task
 
 from ml.settings import Settings
-from plugins.assets import DATASET, RETRAIN
+from plugins.assets import CHALLENGER, DATASET, RETRAIN
 from plugins.task_defaults import DEFAULTS
 
 _CRON = Settings.load(os.environ).train_schedule
@@ -57,7 +57,7 @@ def train() -> None:
             raise AirflowSkipException("the newest dataset version was trained and decided already")
         return {"cycle_id": told.cycle_id, "dataset_version": told.dataset_version}
 
-    @task(pool="train")
+    @task(pool="train", outlets=[CHALLENGER])
     def fit(chosen: dict[str, Any], params: dict[str, Any]) -> int:
         """Train a challenger and register it."""
         from ml.errors import InvalidInputError

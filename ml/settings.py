@@ -74,6 +74,9 @@ class Settings(BaseModel):
         300_000, ge=1, description="Images seen by one training, counted at 32 px; bounds the epochs."
     )
     train_threads: int | None = Field(None, ge=1, description="None: half the cores, at most 4.")
+    review_samples: int = Field(10_000, ge=1, description="The newest samples whose labels are reviewed.")
+    review_budget: int = Field(150_000, ge=1, description="Like train_budget, of each of a review's three trainings.")
+    review_most: int = Field(200, ge=0, description="Label tasks opened by one review.")
     flips: bool | None = Field(None, description="Train on mirrored images too; None: if they have colour.")
     seed: int = 17
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")

@@ -9,4 +9,5 @@ from plugins.drop_trigger import DropTrigger
 
 DROPS = Asset("drops", uri="evergreen://drops", watchers=[AssetWatcher(name="bucket", trigger=DropTrigger())])
 DATASET = Asset("dataset", uri="evergreen://dataset")
+CHALLENGER = Asset("challenger", uri="evergreen://challenger")
 RETRAIN = Asset("retrain", uri="evergreen://retrain")

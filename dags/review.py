@@ -1,0 +1,48 @@
+"""
+### Review: labels that are probably wrong become questions
+
+Runs after each training, beside everything else: small networks answer samples that they were not
+trained on, and labels they disagree with (confident learning) become label tasks for people. No label
+is changed. `evergreen labels list` shows the tasks.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import dag, task
+
+from plugins.assets import CHALLENGER
+from plugins.task_defaults import DEFAULTS
+
+
+@dag(
+    schedule=[CHALLENGER],
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=6),
+    doc_md=__doc__,
+    tags=["evergreen", "data"],
+    default_args=DEFAULTS | {"execution_timeout": timedelta(hours=3)},
+)
+def review() -> None:
+    @task
+    def suspect() -> int:
+        """Review the labels of the newest dataset version; how many questions were opened."""
+        import os
+
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from ml.datasets import versions
+        from ml.training.suspects import review as look
+        from plugins.runtime import context
+
+        ctx = context()
+        newest = versions.latest(ctx)
+        if newest is None or ctx.settings.review_most == 0:
+            raise AirflowSkipException("there is nothing to review")
+        os.nice(10)  # a task is a process of its own; requests and the next cycle come first
+        return look(ctx, newest.id)
+
+    suspect()
+
+
+review()
