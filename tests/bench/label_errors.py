@@ -59,7 +59,7 @@ def _figures(kind: str, wrong: NDArray[np.bool_], named: NDArray[np.int64]) -> d
 def _material() -> tuple[NDArray[np.uint8], list[dict[str, str]]]:
     with gzip.open(SHARED / "label-errors/cifar10n-train.csv.gz", "rt") as file:
         every = list(csv.DictReader(file))
-    rows = every[:: max(1, len(every) // IMAGES)][:IMAGES]
+    rows = [every[i] for i in np.linspace(0, len(every) - 1, IMAGES).astype(int)]
     with tarfile.open(SHARED / "cifar10/train.tar") as archive:
         members = {m.name.removeprefix("./"): m for m in archive.getmembers()}
 
