@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 from ml.context import Context
 from ml.errors import InvalidInputError
@@ -85,13 +87,41 @@ def _md5(path: Path) -> str:
 
 def _unpacked(path: Path, folder: Path) -> Path:
     if not path.exists():
-        raise InvalidInputError(f"{path} does not exist; give a folder, or a tar of one")
+        raise InvalidInputError(f"{path} does not exist; give a folder, or a tar or zip of one")
     try:
-        with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
-    except (tarfile.TarError, OSError) as error:
-        raise InvalidInputError(f"{path} cannot be unpacked as a tar: {error}") from error
+        if zipfile.is_zipfile(path):
+            _unzip(path, folder)
+        else:
+            _untar(path, folder)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be unpacked as a tar or zip: {error}") from error
     return _single_folder(folder)
+
+
+# Only regular files are taken, so no link can lead out. `extractall` with its filter came with Python 3.11.4.
+def _untar(path: Path, folder: Path) -> None:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile() and (content := archive.extractfile(member)) is not None:
+                with content:
+                    _write(path, folder, member.name, content)
+
+
+def _unzip(path: Path, folder: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.is_dir():
+                with archive.open(member) as content:
+                    _write(path, folder, member.filename, content)
+
+
+def _write(path: Path, folder: Path, name: str, content: IO[bytes]) -> None:
+    target = (folder / name).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise InvalidInputError(f"{path} names a file outside itself: {name!r}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _single_folder(folder: Path) -> Path:

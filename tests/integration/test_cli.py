@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -94,6 +95,9 @@ def test_a_tar_is_as_good_as_its_folder_and_cannot_leave_it(context: Context, fo
         archive.add(folder, "pictures")
     assert as_json(context, "drop", str(tmp_path / "good.tar.gz"))["prefix"] == "drops/good/"
     assert {f"drops/good/{key}" for key in digit_files(0, 40)} < keys(context)
+    shutil.make_archive(str(tmp_path / "zipped"), "zip", folder)
+    as_json(context, "drop", str(tmp_path / "zipped.zip"))
+    assert {f"drops/zipped/{key}" for key in digit_files(0, 40)} < keys(context)
     with tarfile.open(tmp_path / "evil.tar", "w") as archive:
         escaping = tarfile.TarInfo("../../outside.png")
         escaping.size = 1
