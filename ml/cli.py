@@ -43,7 +43,9 @@ app.command()(cli_data.erase)
 
 @app.command()
 def drop(
-    path: Annotated[Path, typer.Argument(help="A folder of class folders, or with a labels.csv; or a tar or zip of one.")],
+    path: Annotated[
+        Path, typer.Argument(help="A folder of class folders, or with a labels.csv; or a tar or zip of one.")
+    ],
     name: Annotated[str | None, typer.Option(help="The drop's name; the folder's by default.")] = None,
     ready: Annotated[bool, typer.Option(help="Put the marker that starts the ingest.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would be read as.")] = False,

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
