@@ -56,11 +56,25 @@ def drop(
 
     with upload.prepare(path, name) as prepared:
         told = {"name": prepared.name, "files": len(prepared.files), "bytes": prepared.bytes, "format": prepared.format}
+        told |= {"classes": prepared.classes, "problems": prepared.problems}
         if not as_json:
-            say(f"{path}: {len(prepared.files)} files, to be read as {prepared.format}")
+            _foretell(path, prepared, whole=dry_run)
         if not dry_run:
             told["prefix"] = send(connected(), prepared, ready=ready, quiet=as_json)
     emit(told, as_json)
+
+
+def _foretell(path: Path, prepared: "Upload", *, whole: bool) -> None:
+    """What it will be read as; as a dry run also every class and every problem."""
+    say(f"{path}: {len(prepared.files)} files, to be read as {prepared.format}, {len(prepared.classes)} classes")
+    shown = list(prepared.problems.items()) if whole else list(prepared.problems.items())[:5]
+    if whole:
+        for label, count in prepared.classes.items():
+            say(f"  {label}: {count}")
+    for key, problem in shown:
+        say(f"  {key}: {problem}")
+    if len(shown) < len(prepared.problems):
+        say(f"  and {len(prepared.problems) - len(shown)} more that cannot be used; --dry-run names them all")
 
 
 def send(ctx: "Context", prepared: "Upload", *, ready: bool = True, quiet: bool = False) -> str:

@@ -103,18 +103,18 @@ def _hint(marker: bytes) -> str | None:
 def _freeze(ctx: Context, frozen: Listing) -> str | None:
     """Store what the drop holds, before its row says so; returns why it cannot be used, if so."""
     listing.save(ctx, frozen)
-    found, problem = _read(ctx, frozen)
-    entries.save(ctx, frozen.drop_id, found, problem)
+    name, found, problem = _read(ctx, frozen)
+    entries.save(ctx, frozen.drop_id, name, found, problem)
     return problem
 
 
-def _read(ctx: Context, frozen: Listing) -> tuple[list[Entry], str | None]:
+def _read(ctx: Context, frozen: Listing) -> tuple[str, list[Entry], str | None]:
     if not frozen.files:
-        return [], "the drop is empty: its marker is there, but no file"
+        return "none", [], "the drop is empty: its marker is there, but no file"
     try:
-        found = entries.take(ctx, frozen)
+        name, found = entries.take(ctx, frozen)
     except InvalidInputError as error:
-        return [], str(error)
+        return "none", [], str(error)
     except NotFoundError as error:
         raise ConflictError(f"the drop is changing while it is claimed: {error}; it is tried again") from error
-    return found, None if found else "the drop holds no image files"
+    return name, found, None if found else "the drop holds no image files"

@@ -5,6 +5,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -39,22 +40,24 @@ def key(drop_id: str) -> str:
     return f"drops/{drop_id}/entries.parquet"
 
 
-def take(ctx: Context, listing: Listing) -> list[Entry]:
-    """Read the drop's format.
+def take(ctx: Context, listing: Listing) -> tuple[str, list[Entry]]:
+    """Read the drop: the format's name, and what it says.
 
     Raises:
         InvalidInputError: no format fits, or its table cannot be read.
         NotFoundError: the table was removed meanwhile.
         ConflictError: the table was replaced meanwhile; list the drop again.
     """
-    found: list[Entry] = formats.read(formats.detect(listing), listing, _reader(ctx, listing))
-    return list({e.key: e for e in map(_storable, reversed(found))}.values())[::-1]
+    get = cache(_reader(ctx, listing))  # several formats may look into the same file
+    name = formats.detect(listing, get)
+    found: list[Entry] = formats.read(name, listing, get)
+    return name, list({e.key: e for e in map(_storable, reversed(found))}.values())[::-1]
 
 
-def save(ctx: Context, drop_id: str, entries: Sequence[Entry], problem: str | None = None) -> None:
+def save(ctx: Context, drop_id: str, format_name: str, entries: Sequence[Entry], problem: str | None = None) -> None:
     """Keep the entries; `problem` says why the drop cannot be used at all."""
     buffer = io.BytesIO()
-    schema = pa.schema(FIELDS, {"problem": problem} if problem else None)
+    schema = pa.schema(FIELDS, {"format": format_name} | ({"problem": problem} if problem else {}))
     pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], schema), buffer)
     ctx.store.put(key(drop_id), buffer.getvalue())
 
@@ -68,6 +71,12 @@ def problem(ctx: Context, drop_id: str) -> str | None:
     """Why the drop cannot be used at all, if it cannot."""
     words: bytes | None = (_metadata(ctx, drop_id).metadata or {}).get(b"problem")
     return words.decode() if words else None
+
+
+def format_of(ctx: Context, drop_id: str) -> str:
+    """The name of the format that the drop was read as."""
+    name: bytes = _metadata(ctx, drop_id).metadata[b"format"]
+    return name.decode()
 
 
 def _metadata(ctx: Context, drop_id: str) -> Any:

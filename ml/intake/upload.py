@@ -7,10 +7,12 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -19,7 +21,7 @@ from ml.context import Context
 from ml.errors import InvalidInputError
 from ml.intake import formats
 from ml.intake.find import READY
-from ml.intake.formats.entry import is_hidden
+from ml.intake.formats.entry import Entry, is_hidden
 from ml.intake.listing import Listing
 from ml.objects import ObjectInfo
 
@@ -33,6 +35,17 @@ class Upload:
     name: str
     files: dict[str, Path]
     format: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Files a class, by name."""
+        return dict(sorted(Counter(e.label for e in self.entries if e.label and not e.problem).items()))
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What could not be used, by file, and why; what is wrong with the images themselves shows later."""
+        return {e.key: e.problem for e in self.entries if e.problem}
 
     @property
     def bytes(self) -> int:
@@ -56,7 +69,9 @@ def prepare(path: Path, name: str | None = None) -> Iterator[Upload]:
         if not files:
             raise InvalidInputError(f"{path} holds no files")
         listing = Listing(name, tuple(ObjectInfo(key, p.stat().st_size, "", None) for key, p in files.items()))
-        yield Upload(name, files, formats.detect(listing))
+        get = cache(lambda key: files[key].read_bytes())
+        found = formats.detect(listing, get)
+        yield Upload(name, files, found, tuple(formats.read(found, listing, get)))
 
 
 def send(ctx: Context, upload: Upload, on_file: OnFile, *, ready: bool = True) -> str:

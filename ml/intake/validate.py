@@ -15,7 +15,7 @@ from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import IntegrityError, NotFoundError, UnavailableError
 from ml.images import Limits
-from ml.intake import agreement, docs, entries, formats, inspect, judged, listing, quarantine, suites
+from ml.intake import agreement, docs, entries, inspect, judged, listing, quarantine, suites
 from ml.intake.claim import reject
 from ml.intake.judged import Judged
 from ml.intake.suites import KEY, Verdict
@@ -58,7 +58,7 @@ def validate(ctx: Context, drop_id: str) -> Validation:
     with cycles.stage(ctx.engine, drop_id, "validate"), tempfile.TemporaryDirectory() as folder:
         rows = _rows(ctx, drop_id)
         by_row = _judge_rows(ctx, rows, drop_id, Path(folder) / "images")
-        parts = _sorted(formats.detect(listing.read(ctx, drop_id)), rows, by_row)
+        parts = _sorted(entries.format_of(ctx, drop_id), rows, by_row)
         figures = _figures(ctx, drop_id, len(rows), parts)
         whole = _judge_drop(ctx, figures, drop_id, Path(folder) / "drop")
         judged.save(ctx, drop_id, parts)

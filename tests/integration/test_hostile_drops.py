@@ -109,7 +109,7 @@ def test_a_hopeless_drop_that_vanished_before_it_was_rejected_blocks_nobody(cont
     prefix = upload(context, "empty", {})
     frozen = listing.take(context, prefix, None)
     listing.save(context, frozen)
-    entries.save(context, frozen.drop_id, [], "the drop is empty")
+    entries.save(context, frozen.drop_id, "none", [], "the drop is empty")
     drops_of_catalog.begin(context.engine, frozen.drop_id, prefix, frozen.digest, datetime.now(UTC))
     context.labels.delete([prefix + "_READY"])
     upload(context, "good", digit_files(0, 10))

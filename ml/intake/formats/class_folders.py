@@ -1,19 +1,36 @@
 """Class folders: ``<label>/<anything>``; the first folder is the label."""
 
-from collections.abc import Callable
+from typing import Final
 
+from ml.errors import InvalidInputError
 from ml.intake.formats.entry import Entry, is_hidden
+from ml.intake.formats.rows import Get
 from ml.intake.listing import Listing
 
+_TABLES: Final = (".csv", ".tsv", ".json", ".jsonl", ".xml", ".txt", ".parquet")
 
-def found(listing: Listing) -> bool:
+
+def found(listing: Listing, get: Get) -> bool:
+    del get
     return any("/" in f.key and not is_hidden(f.key) for f in listing.files)
 
 
-def read(listing: Listing, get: Callable[[str], bytes]) -> list[Entry]:
-    """Files beside the class folders have no label and say so; hidden files are no images."""
+def read(listing: Listing, get: Get) -> list[Entry]:
+    """Files beside the class folders have no label and say so; hidden files are no images.
+
+    Raises:
+        InvalidInputError: all images are in one folder and a table beside it has the labels, it seems.
+    """
     del get
-    return [_entry(f.key) for f in listing.files if not is_hidden(f.key)]
+    keys = [f.key for f in listing.files if not is_hidden(f.key)]
+    folders = {key.partition("/")[0] for key in keys if "/" in key}
+    tables = [key for key in keys if "/" not in key and key.lower().endswith(_TABLES)]
+    if len(folders) == 1 and tables:
+        raise InvalidInputError(
+            f"{tables[0]} beside the only folder `{folders.pop()}` looks like labels, but is none of the known forms; "
+            "make it a labels.csv with columns file,label"
+        )
+    return [_entry(key) for key in keys]
 
 
 def _entry(key: str) -> Entry:

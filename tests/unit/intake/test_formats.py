@@ -21,20 +21,20 @@ def read(table: str, *keys: str) -> dict[str, Entry]:
 
 
 def test_the_table_wins_over_folders() -> None:
-    assert formats.detect(listing("a/1.png", "labels.csv")) == "labels_csv"
-    assert formats.detect(listing("a/1.png", "labels.csv", hint="class_folders")) == "class_folders"
-    assert formats.detect(listing("a/1.png")) == "class_folders"
+    assert formats.detect(listing("a/1.png", "labels.csv"), _never) == "labels_csv"
+    assert formats.detect(listing("a/1.png", "labels.csv", hint="class_folders"), _never) == "class_folders"
+    assert formats.detect(listing("a/1.png"), _never) == "class_folders"
 
 
 @pytest.mark.parametrize("keys", [(), ("1.png",), (".git/config",), ("__MACOSX/a/1.png", "1.png")])
 def test_what_fits_no_format_is_refused(keys: tuple[str, ...]) -> None:
     with pytest.raises(InvalidInputError, match="no known drop format"):
-        formats.detect(listing(*keys))
+        formats.detect(listing(*keys), _never)
 
 
 def test_an_unknown_named_format_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InvalidInputError, match=r"`coco`.*labels_csv, class_folders"):
-        formats.detect(listing("a/1.png", hint="coco"))
+    with pytest.raises(InvalidInputError, match=r"`parquet`.*labels_csv, .*class_folders"):
+        formats.detect(listing("a/1.png", hint="parquet"), _never)
 
 
 def test_the_first_folder_is_the_label() -> None:
@@ -45,6 +45,11 @@ def test_the_first_folder_is_the_label() -> None:
     )
     assert {e.key: e.label for e in found} == {"a/1.png": "a", "a/deep/er/2.png": "a", " c /3.png": "c", "4.png": None}
     assert next(e for e in found if e.key == "4.png").problem
+
+
+def test_one_folder_beside_a_table_is_no_class() -> None:
+    with pytest.raises(InvalidInputError, match=r"ann\.csv beside the only folder `images`"):
+        formats.read("class_folders", listing("images/1.png", "ann.csv"), _never)
 
 
 def _never(key: str) -> bytes:

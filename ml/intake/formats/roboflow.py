@@ -1,0 +1,49 @@
+"""Roboflow's one-hot table: ``_classes.csv`` with ``filename`` and a column of 0 and 1 for each class."""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from ml.errors import InvalidInputError
+from ml.intake.formats.entry import Entry
+from ml.intake.formats.labels_csv import table
+from ml.intake.formats.rows import Get, Row, contents, entries
+from ml.intake.listing import Listing
+
+NAME = "_classes.csv"
+
+
+def found(listing: Listing, get: Get) -> bool:
+    del get
+    return bool(_own(listing))
+
+
+def read(listing: Listing, get: Get) -> list[Entry]:
+    """Each split's folder has its own table; a row with several ones has several labels and is refused.
+
+    Raises:
+        InvalidInputError: a table lacks `filename` or has no class.
+    """
+    if not (own := _own(listing)):
+        raise InvalidInputError("the drop has no _classes.csv at the top or in a folder there")
+    notes = {f.key for f in listing.files if PurePosixPath(f.key).name.startswith("README.")}
+    return entries([r for key in own for r in _rows(listing, get, key)], listing, " and ".join(own), {*own, *notes})
+
+
+def _own(listing: Listing) -> list[str]:
+    return [f.key for f in listing.files if PurePosixPath(f.key).name == NAME and f.key.count("/") <= 1]
+
+
+def _rows(listing: Listing, get: Get, key: str) -> Iterator[Row]:
+    folder = PurePosixPath(key).parent
+    rows = table(contents(listing, get, key), key, {"filename"})
+    if rows and len(rows[0]) < 2:
+        raise InvalidInputError(f"{key} has no column of a class beside `filename`")
+    for row in rows:
+        path = (folder / (row.pop("filename") or "").strip()).as_posix()
+        ones = [name for name, value in row.items() if (value or "").strip() == "1"]
+        if strange := {v.strip() for v in row.values() if v and v.strip() not in ("0", "1")}:
+            yield Row(path, problem=f"{key} must hold 0 and 1; found {sorted(strange)[0]!r}")
+        elif len(ones) > 1:
+            yield Row(path, problem=f"{key} gives it several labels ({', '.join(ones)}); one is needed")
+        else:
+            yield Row(path, ones[0] if ones else None)
