@@ -6,18 +6,21 @@ header and before the pixels, and only the formats listed here are ever tried.
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ml import perceptual
+from ml import colours, headers, perceptual
 from ml.errors import ImageRejectedError
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 """What may be decoded; Pillow tries no other plug-in."""
+
+_STRIP: Final = 1_000_000  # pixels measured at once, so that memory follows the image and not a multiple of it
 
 Pixels = NDArray[np.uint8]
 
@@ -34,8 +37,9 @@ class Limits:
 class Features:
     """Measurements of a decoded image, of the kind drift is looked for in.
 
-    Brightness, contrast are mean and deviation of the grey image in 0..1; `grey` says that all
-    colour channels are equal; `fingerprint` is the SHA-256 of the decoded pixels, the same for
+    Brightness and contrast are mean and deviation of the grey image in 0..1, sharpness the variance
+    of its Laplacian, entropy that of its histogram in bits (0..8); `grey` says that all colour
+    channels are equal; `fingerprint` is the SHA-256 of the decoded pixels, the same for
     every lossless encoding of the same picture; `phash_high` and `phash_low` are the halves of its
     perceptual hash.
     """
@@ -47,6 +51,8 @@ class Features:
     grey: bool
     brightness: float
     contrast: float
+    sharpness: float
+    entropy: float
     fingerprint: str
     phash_high: int
     phash_low: int
@@ -63,14 +69,7 @@ def open_image(data: bytes, limits: Limits, draft_side: int | None = None) -> Im
     Raises:
         ImageRejectedError: empty, too large, not an image of a known format, or broken.
     """
-    image = _identify(data, limits)
-    try:
-        if draft_side is not None:
-            image.draft(None, (draft_side, draft_side))
-        image.load()
-        return _as_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # decoders fed hostile bytes raise anything: TypeError, struct.error, …
-        raise ImageRejectedError("broken", f"the image's data is broken or cut off: {error}") from error
+    return _decoded(_identify(data, limits), draft_side)
 
 
 def to_array(image: Image.Image, size: int, channels: int) -> Pixels:
@@ -100,25 +99,57 @@ def inspect(data: bytes, limits: Limits) -> Features:
         ImageRejectedError: as `open_image`.
     """
     header = _identify(data, limits)
-    image = open_image(data, limits)
+    kind, mode = header.format or "", header.mode
+    image = _decoded(header)
     array = np.asarray(image)
     grey = image.convert("L")
-    statistics = ImageStat.Stat(grey)
+    brightness, contrast, entropy = _of_histogram(grey)
     high, low = perceptual.halves(perceptual.phash(grey))
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
-    digest.update(array.tobytes())
+    digest.update(array.data)
     return Features(
         width=image.width,
         height=image.height,
-        format=header.format or "",
-        mode=header.mode,
+        format=kind,
+        mode=mode,
         grey=bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all()),
-        brightness=statistics.mean[0] / 255,
-        contrast=statistics.stddev[0] / 255,
+        brightness=brightness,
+        contrast=contrast,
+        sharpness=_sharpness(np.asarray(grey)),
+        entropy=entropy,
         fingerprint=digest.hexdigest(),
         phash_high=high,
         phash_low=low,
     )
+
+
+def _of_histogram(grey: Image.Image) -> tuple[float, float, float]:
+    """Mean and deviation in 0..1, entropy in bits."""
+    share = np.asarray(grey.histogram(), np.float64) / (grey.width * grey.height)
+    level = np.arange(256) / 255
+    mean = float(share @ level)
+    deviation = math.sqrt(float(share @ (level - mean) ** 2))
+    present = share[share > 0]
+    return mean, deviation, float(-(present @ np.log2(present))) + 0.0
+
+
+def _sharpness(grey: Pixels) -> float:
+    """Variance of the Laplacian of a ``uint8[height, width]`` whose edge is continued, levels as 0..1."""
+    step = max(1, _STRIP // grey.shape[1])
+    total = squares = 0.0
+    for start in range(0, len(grey), step):
+        above = min(start, 1)
+        strip = grey[start - above : start + step + 1].astype(np.int16)
+        laplacian = np.zeros_like(strip)
+        down, right = np.diff(strip, axis=0), np.diff(strip, axis=1)
+        laplacian[:-1] += down
+        laplacian[1:] -= down
+        laplacian[:, :-1] += right
+        laplacian[:, 1:] -= right
+        values = laplacian[above : above + step].ravel().astype(np.float64)
+        total += float(values.sum())
+        squares += float(values @ values)
+    return max(0.0, squares / grey.size - (total / grey.size) ** 2) / 255**2
 
 
 def _identify(data: bytes, limits: Limits) -> Image.Image:
@@ -126,25 +157,29 @@ def _identify(data: bytes, limits: Limits) -> Image.Image:
         raise ImageRejectedError("empty", "the file is empty (0 bytes)")
     if len(data) > limits.max_bytes:
         raise ImageRejectedError("too_many_bytes", f"{len(data)} bytes, at most {limits.max_bytes} are accepted")
+    headers.check(data, limits.max_pixels)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ImageRejectedError("not_an_image", f"not an image of a known format ({', '.join(FORMATS)})") from error
+        words = f"not an image of a known format ({', '.join(FORMATS)}){headers.advice(data)}"
+        raise ImageRejectedError("not_an_image", words) from error
+    except Image.DecompressionBombError as error:
+        raise ImageRejectedError("too_many_pixels", f"at most {limits.max_pixels} pixels are accepted") from error
     except Exception as error:
         raise ImageRejectedError("broken", f"the image's header is broken: {error}") from error
-    if image.width * image.height > limits.max_pixels:
-        raise ImageRejectedError(
-            "too_many_pixels",
-            f"{image.width}×{image.height} pixels are {image.width * image.height}, "
-            f"at most {limits.max_pixels} are accepted",
-        )
+    headers.refuse_large(image.width, image.height, limits.max_pixels)
     return image
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+def _decoded(image: Image.Image, draft_side: int | None = None) -> Image.Image:
+    try:
+        if draft_side is not None:
+            image.draft(None, (draft_side, draft_side))
+        image.load()
+        return colours.as_rgb(colours.upright(image))
+    except ImageRejectedError:
+        raise
+    except MemoryError as error:
+        raise ImageRejectedError("too_much_memory", "decoding the image takes more memory than it may") from error
+    except Exception as error:  # decoders fed hostile bytes raise anything: TypeError, struct.error, …
+        raise ImageRejectedError("broken", f"the image's data is broken or cut off: {error}") from error

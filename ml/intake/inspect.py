@@ -3,20 +3,21 @@
 import hashlib
 import io
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml import images
 from ml.catalog import cycles
 from ml.context import Context
-from ml.errors import ImageRejectedError, NotFoundError, UnavailableError
+from ml.errors import NotFoundError, UnavailableError
 from ml.images import Limits
 from ml.intake import entries, listing
+from ml.intake.decoding import Answer, Decoders
 from ml.intake.formats import Entry
 from ml.objects import ObjectInfo
 
@@ -32,13 +33,15 @@ SCHEMA = pa.schema(
         ("grey", pa.bool_()),
         ("brightness", pa.float64()),
         ("contrast", pa.float64()),
+        ("sharpness", pa.float64()),
+        ("entropy", pa.float64()),
         ("fingerprint", pa.string()),
         ("phash_high", pa.int32()),
         ("phash_low", pa.int32()),
     ]
 )
-_BATCH = 64  # images held in memory at once, fewer when they are large
-_BATCH_BYTES = 64_000_000
+_BATCH = 64  # images sent to a decoder at once, fewer when they are large
+_BATCH_BYTES = 32_000_000
 
 
 def chunk_count(ctx: Context, drop_id: str) -> int:
@@ -59,14 +62,15 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
         UnavailableError: the object store failed; the chunk is inspected again on retry.
     """
     size = ctx.settings.inspect_chunk
-    with cycles.stage(ctx.engine, drop_id, "inspect"):
+    limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
+    with cycles.stage(ctx.engine, drop_id, "inspect"), Decoders(limits) as decoders:
         frozen = listing.read(ctx, drop_id)
         known = {f.key: f for f in frozen.files}
         chosen = entries.read(ctx, drop_id, chunk * size, size)
+        fetched = (_fetch(ctx, frozen.prefix, batch, known, limits) for batch in _batches(chosen, known))
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, SCHEMA) as writer:
-            for batch in _batches(chosen, known):
-                rows = list(_rows(ctx, frozen.prefix, batch, known))
+            for rows in _decoded(fetched, decoders):
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
         ctx.store.put(chunk_key(drop_id, chunk), buffer.getvalue())
     return len(chosen)
@@ -99,34 +103,49 @@ def _batches(chosen: Sequence[Entry], known: dict[str, ObjectInfo]) -> Iterator[
         yield batch
 
 
-def _rows(ctx: Context, prefix: str, chosen: Sequence[Entry], known: dict[str, ObjectInfo]) -> Iterator[dict[str, Any]]:
-    limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
-    fetchable = [e for e in chosen if e.key in known and known[e.key].size <= limits.max_bytes]
-    fetched = dict(
-        zip(
-            (e.key for e in fetchable),
-            ctx.labels.get_many(prefix + e.key for e in fetchable),
-            strict=True,
-        )
-    )
-    with ThreadPoolExecutor(2) as pool:
-        yield from pool.map(lambda e: _row(e, known.get(e.key), fetched.get(e.key), limits), chosen)
+@dataclass(frozen=True)
+class _Fetched:
+    """Rows of a batch, and the bytes of those that have any."""
+
+    rows: list[dict[str, Any]]
+    images: dict[int, bytes]
 
 
-def _row(
-    entry: Entry, info: ObjectInfo | None, data: bytes | UnavailableError | NotFoundError | None, limits: Limits
-) -> dict[str, Any]:
-    row: dict[str, Any] = asdict(entry)
-    if isinstance(data, UnavailableError):
-        raise data
-    if isinstance(data, NotFoundError):
-        return row | {"problem": "removed from the drop while it was read"}
-    if data is None:
-        too_large = f"{info.size} bytes, at most {limits.max_bytes} are accepted" if info else None
-        return row | {"problem": entry.problem or too_large}
-    row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    try:
-        features = asdict(images.inspect(data, limits))
-    except ImageRejectedError as error:
-        return row | {"problem": entry.problem or str(error).replace("\0", "")}
-    return row | features
+def _fetch(
+    ctx: Context, prefix: str, chosen: Sequence[Entry], known: dict[str, ObjectInfo], limits: Limits
+) -> _Fetched:
+    batch = _Fetched([asdict(e) for e in chosen], {})
+    wanted: list[int] = []
+    for i, entry in enumerate(chosen):
+        info = known.get(entry.key)
+        if info and info.size <= limits.max_bytes:
+            wanted.append(i)
+        elif info and not entry.problem:
+            batch.rows[i]["problem"] = f"{info.size} bytes, at most {limits.max_bytes} are accepted"
+    for i, data in zip(wanted, ctx.labels.get_many(prefix + chosen[i].key for i in wanted), strict=True):
+        if isinstance(data, UnavailableError):
+            raise data
+        if isinstance(data, NotFoundError):
+            batch.rows[i]["problem"] = "removed from the drop while it was read"
+        else:
+            batch.images[i] = data
+            batch.rows[i] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    return batch
+
+
+def _decoded(fetched: Iterable[_Fetched], decoders: Decoders) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each batch, while the decoders work on the next ones and others are fetched."""
+    under_way: deque[tuple[_Fetched, Future[list[Answer]]]] = deque()
+    for batch in fetched:
+        under_way.append((batch, decoders.submit(list(batch.images.values()))))
+        if len(under_way) > decoders.processes:
+            yield _rows(*under_way.popleft())
+    while under_way:
+        yield _rows(*under_way.popleft())
+
+
+def _rows(batch: _Fetched, answers: "Future[list[Answer]]") -> list[dict[str, Any]]:
+    for i, answer in zip(batch.images, answers.result(), strict=True):
+        row = batch.rows[i]
+        batch.rows[i] = row | answer | {"problem": row["problem"] or answer.get("problem")}
+    return batch.rows
