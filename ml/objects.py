@@ -1,6 +1,7 @@
 """The object store: one bucket, plain S3 calls, errors of our own.
 
-minio-py is the client because it was the fastest of the stable ones measured here (docs/decisions).
+minio-py is the client because it was the fastest of the stable ones measured here; where many small
+objects are read, obstore helps (docs/decisions/0001).
 Only put, get, range, list, copy, delete and multipart are used: they behave alike on every S3
 server. Metadata and tags are never relied on.
 """
@@ -20,6 +21,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error
 
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
+from ml.fast_reads import FastReads
 from ml.settings import Settings
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "404"}
@@ -42,8 +44,9 @@ class ObjectStore:
     server cannot be reached, refuses the credentials or fails.
     """
 
-    def __init__(self, client: Minio, bucket: str) -> None:
+    def __init__(self, client: Minio, bucket: str, fast: FastReads | None = None) -> None:
         self._client = client
+        self._fast = fast
         self.bucket = bucket
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
@@ -110,7 +113,8 @@ class ObjectStore:
 
     def _get_or_error(self, key: str) -> bytes | UnavailableError | NotFoundError:
         try:
-            return self.get(key)
+            found = self._fast.get(key) if self._fast else None
+            return self.get(key) if found is None else found
         except (UnavailableError, NotFoundError) as error:
             return error
 
@@ -134,6 +138,8 @@ class _Translated:
             if "404" in str(error):
                 raise NotFoundError(f"{self._where} does not exist") from error
             raise UnavailableError(f"{self._where}: the object store answered nonsense: {error}") from error
+        if isinstance(error, ValueError):  # a `..` in the key, say: S3 would allow it, the client does not
+            raise NotFoundError(f"{self._where} cannot be asked for: {error}") from error
         if isinstance(error, urllib3.exceptions.HTTPError | OSError):
             raise UnavailableError(f"{self._where}: the object store cannot be reached: {error}") from error
 
@@ -164,4 +170,4 @@ def connect(settings: Settings, bucket: str) -> ObjectStore:
             f"the S3 client cannot be made: {error}; check EVERGREEN_S3_ENDPOINT (received {settings.s3_endpoint!r}), "
             "EVERGREEN_S3_ACCESS_KEY and EVERGREEN_S3_SECRET_KEY"
         ) from error
-    return ObjectStore(client, bucket)
+    return ObjectStore(client, bucket, FastReads(settings, bucket))

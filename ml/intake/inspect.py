@@ -126,7 +126,11 @@ def _fetch(
         if isinstance(data, UnavailableError):
             raise data
         if isinstance(data, NotFoundError):
-            batch.rows[i]["problem"] = "removed from the drop while it was read"
+            dots = {".", ".."} & set(chosen[i].key.split("/"))
+            words = (
+                "the file's name has a part that is only dots" if dots else "removed from the drop while it was read"
+            )
+            batch.rows[i]["problem"] = words
         else:
             batch.images[i] = data
             batch.rows[i] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
