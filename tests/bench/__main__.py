@@ -14,7 +14,8 @@ OUTPUT = Path("build/bench")
 
 def names() -> list[str]:
     """Modules here with a `run` function: each is a benchmark, its docstring's first line says of what."""
-    found = (m.name for m in pkgutil.iter_modules(bench.__path__) if m.name not in ("__main__", "report"))
+    modules = (m for m in pkgutil.iter_modules(bench.__path__) if not m.ispkg)
+    found = (m.name for m in modules if m.name not in ("__main__", "report"))
     return sorted(found)
 
 
