@@ -7,10 +7,8 @@ server. Metadata and tags are never relied on.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,21 +18,16 @@ from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error
 
+from ml import object_pages
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.fast_reads import FastReads
+from ml.object_pages import ObjectInfo
 from ml.settings import Settings
 
+__all__ = ["ObjectInfo", "ObjectStore", "connect"]
+
+_SLICE = 8  # keys a thread reads before it is asked for the next: handing over costs as much as a small read
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "404"}
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """What a listing says about an object; ``key`` is the whole key, ``size`` in bytes."""
-
-    key: str
-    size: int
-    etag: str
-    modified: datetime | None
 
 
 class ObjectStore:
@@ -75,8 +68,11 @@ class ObjectStore:
 
     def get_many(self, keys: Iterable[str], threads: int = 8) -> Iterator[bytes | UnavailableError | NotFoundError]:
         """Each key's bytes in order; an error stands in the place of the object that had it."""
+        wanted = tuple(keys)
+        size = max(1, min(_SLICE, len(wanted) // threads))
         with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(self._get_or_error, keys)
+            for slice_ in pool.map(self._get_some, (wanted[i : i + size] for i in range(0, len(wanted), size))):
+                yield from slice_
 
     def info(self, key: str) -> ObjectInfo:
         with _Translated(self.bucket, key):
@@ -93,6 +89,9 @@ class ObjectStore:
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
         """Objects below ``prefix`` in key order; not recursive: folders too, ending in ``/``."""
         with _Translated(self.bucket, prefix):
+            if recursive:
+                yield from object_pages.below(self._client, self.bucket, prefix)
+                return
             for o in self._client.list_objects(self.bucket, prefix=prefix, recursive=recursive):
                 yield ObjectInfo(o.object_name or "", o.size or 0, (o.etag or "").strip('"'), o.last_modified)
 
@@ -110,6 +109,9 @@ class ObjectStore:
         with _Translated(self.bucket, ""):
             if not self._client.bucket_exists(self.bucket):
                 self._client.make_bucket(self.bucket)
+
+    def _get_some(self, keys: Sequence[str]) -> Sequence[bytes | UnavailableError | NotFoundError]:
+        return [self._get_or_error(key) for key in keys]
 
     def _get_or_error(self, key: str) -> bytes | UnavailableError | NotFoundError:
         try:

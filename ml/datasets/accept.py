@@ -18,7 +18,7 @@ from ml.datasets import annotate, erase, near, segments, versions
 from ml.datasets.segments import INDEX_SCHEMA, Segment
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
-from ml.intake import docs, judged, quarantine
+from ml.intake import docs, judged, packs, quarantine
 from ml.intake.claim import acknowledge
 from ml.intake.judged import Judged
 
@@ -118,7 +118,7 @@ def _images(ctx: Context, prefix: str, drop_id: str, parts: Judged) -> Iterator[
     """Index rows of the good images with their bytes; one that changed since inspection is added to the bad."""
     for start in range(0, len(parts.good), _BATCH):
         batch = parts.good[start : start + _BATCH]
-        for row, data in zip(batch, ctx.labels.get_many(prefix + r["key"] for r in batch), strict=True):
+        for row, data in zip(batch, packs.images(ctx, prefix, drop_id, batch), strict=True):
             if isinstance(data, UnavailableError):
                 raise data
             if isinstance(data, NotFoundError) or hashlib.sha256(data).hexdigest() != row["sha256"]:

@@ -80,11 +80,15 @@ def write(store: ObjectStore, samples: Iterable[tuple[dict[str, Any], bytes]], l
 
 
 def _add(tar: tarfile.TarFile, row: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """Append one member: what `TarFile.addfile` does, but for building the header again and keeping it in a list."""
     member = tarfile.TarInfo(f"{row['sha256']}.{row['format'].lower()}")
     member.size = len(data)
-    header = len(member.tobuf(tarfile.USTAR_FORMAT))
-    offset = tar.offset + header
-    tar.addfile(member, io.BytesIO(data))
+    header = member.tobuf(tarfile.USTAR_FORMAT)
+    padding = bytes(-len(data) % tarfile.BLOCKSIZE)
+    offset = tar.offset + len(header)
+    assert tar.fileobj  # noqa: S101 - it is open for writing
+    tar.fileobj.write(header + data + padding)
+    tar.offset = offset + len(data) + len(padding)
     return {**row, "offset": offset, "size": len(data)}
 
 

@@ -12,7 +12,7 @@ from ml.catalog import cycles, drops
 from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
-from ml.intake import entries, listing
+from ml.intake import entries, listing, packs
 from ml.intake.find import INGESTED, READY, REJECTED
 from ml.intake.formats import Entry
 from ml.intake.listing import Listing
@@ -75,6 +75,7 @@ def acknowledge(ctx: Context, drop_id: str) -> None:
     A drop that was added to or changed while this one was handled stays ready: it is a new drop, not yet seen.
     """
     row = drops.get(ctx.engine, drop_id)
+    packs.discard(ctx, drop_id)
     keep = ("images", "accepted", "quarantined", "duplicates", "reason", "dataset_version", "report_key")
     body = {"drop_id": drop_id, "status": row["status"], **{name: row[name] for name in keep}}
     fate, other = (INGESTED, REJECTED) if row["status"] == "accepted" else (REJECTED, INGESTED)

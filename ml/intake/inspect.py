@@ -4,9 +4,9 @@ import hashlib
 import io
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,9 +16,10 @@ from ml.catalog import cycles
 from ml.context import Context
 from ml.errors import NotFoundError, UnavailableError
 from ml.images import Limits
-from ml.intake import entries, listing
+from ml.intake import entries, listing, packs
 from ml.intake.decoding import Answer, Decoders
 from ml.intake.formats import Entry
+from ml.intake.packs import Pack
 from ml.objects import ObjectInfo
 
 SCHEMA = pa.schema(
@@ -38,9 +39,12 @@ SCHEMA = pa.schema(
         ("fingerprint", pa.string()),
         ("phash_high", pa.int32()),
         ("phash_low", pa.int32()),
+        ("chunk", pa.int32()),
+        ("packed", pa.int64()),  # where in the chunk's pack its bytes are; null: they are not, see `packs`
     ]
 )
-_BATCH = 64  # images sent to a decoder at once, fewer when they are large
+_BATCH = 256  # images fetched at once, fewer when they are large
+_PIECE = 64  # images sent to a decoder at once
 _BATCH_BYTES = 32_000_000
 
 
@@ -64,16 +68,23 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
     size = ctx.settings.inspect_chunk
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
     with cycles.stage(ctx.engine, drop_id, "inspect"), Decoders(limits) as decoders:
-        frozen = listing.read(ctx, drop_id)
-        known = {f.key: f for f in frozen.files}
         chosen = entries.read(ctx, drop_id, chunk * size, size)
+        frozen = listing.read_some(ctx, drop_id, {e.key for e in chosen})
+        known = {f.key: f for f in frozen.files}
         fetched = (_fetch(ctx, frozen.prefix, batch, known, limits) for batch in _batches(chosen, known))
-        buffer = io.BytesIO()
+        buffer, pack = io.BytesIO(), Pack()
         with pq.ParquetWriter(buffer, SCHEMA) as writer:
             for rows in _decoded(fetched, decoders):
-                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+                table = [r | {"chunk": chunk, "packed": _packed(pack, r, data)} for r, data in rows]
+                writer.write_table(pa.Table.from_pylist(table, SCHEMA))
+        if pack.data:
+            ctx.store.put(packs.key(drop_id, chunk), bytes(pack.data))
         ctx.store.put(chunk_key(drop_id, chunk), buffer.getvalue())
     return len(chosen)
+
+
+def _packed(pack: Pack, row: Mapping[str, Any], data: bytes | None) -> int | None:
+    return pack.add(data) if data and row["problem"] is None else None
 
 
 def read_rows(ctx: Context, drop_id: str) -> pa.Table:
@@ -114,7 +125,7 @@ class _Fetched:
 def _fetch(
     ctx: Context, prefix: str, chosen: Sequence[Entry], known: dict[str, ObjectInfo], limits: Limits
 ) -> _Fetched:
-    batch = _Fetched([asdict(e) for e in chosen], {})
+    batch = _Fetched([vars(e) | {"others": [vars(o) for o in e.others]} for e in chosen], {})
     wanted: list[int] = []
     for i, entry in enumerate(chosen):
         info = known.get(entry.key)
@@ -137,19 +148,21 @@ def _fetch(
     return batch
 
 
-def _decoded(fetched: Iterable[_Fetched], decoders: Decoders) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each batch, while the decoders work on the next ones and others are fetched."""
-    under_way: deque[tuple[_Fetched, Future[list[Answer]]]] = deque()
+def _decoded(fetched: Iterable[_Fetched], decoders: Decoders) -> Iterator[list[tuple[dict[str, Any], bytes | None]]]:
+    """The rows of each batch with their bytes, while the decoders work on the next ones and others are fetched."""
+    under_way: deque[tuple[_Fetched, list[Future[list[Answer]]]]] = deque()
     for batch in fetched:
-        under_way.append((batch, decoders.submit(list(batch.images.values()))))
-        if len(under_way) > decoders.processes:
+        data = list(batch.images.values())
+        under_way.append((batch, [decoders.submit(data[i : i + _PIECE]) for i in range(0, len(data), _PIECE)]))
+        if len(under_way) > 1:
             yield _rows(*under_way.popleft())
     while under_way:
         yield _rows(*under_way.popleft())
 
 
-def _rows(batch: _Fetched, answers: "Future[list[Answer]]") -> list[dict[str, Any]]:
-    for i, answer in zip(batch.images, answers.result(), strict=True):
+def _rows(batch: _Fetched, pieces: "list[Future[list[Answer]]]") -> list[tuple[dict[str, Any], bytes | None]]:
+    answers = (answer for piece in pieces for answer in piece.result())
+    for i, answer in zip(batch.images, answers, strict=True):
         row = batch.rows[i]
         batch.rows[i] = row | answer | {"problem": row["problem"] or answer.get("problem")}
-    return batch.rows
+    return [(row, batch.images.get(i)) for i, row in enumerate(batch.rows)]

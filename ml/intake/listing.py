@@ -1,6 +1,7 @@
 """The frozen listing: what a drop held when it became ready. It names the drop and everything read later."""
 
 import hashlib
+from collections.abc import Set
 from dataclasses import dataclass
 
 import orjson
@@ -60,9 +61,19 @@ def read(ctx: Context, drop_id: str) -> Listing:
         NotFoundError: the drop was never claimed.
         IntegrityError: the object is damaged.
     """
+    return _chosen(ctx, drop_id, None)
+
+
+def read_some(ctx: Context, drop_id: str, keys: Set[str]) -> Listing:
+    """As `read`, but of all files only `keys`: a chunk of a large drop needs few of them."""
+    return _chosen(ctx, drop_id, keys)
+
+
+def _chosen(ctx: Context, drop_id: str, keys: Set[str] | None) -> Listing:
     data = ctx.store.get(key(drop_id))
     try:
         body = orjson.loads(data)
-        return Listing(body["prefix"], tuple(ObjectInfo(k, s, e, None) for k, s, e in body["files"]), body["hint"])
+        files = tuple(ObjectInfo(k, s, e, None) for k, s, e in body["files"] if keys is None or k in keys)
+        return Listing(body["prefix"], files, body["hint"])
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"the listing of drop {drop_id}, {key(drop_id)}, is damaged: {error!r}") from error
