@@ -40,6 +40,7 @@ class Decoders:
         limits: of an image.
         seconds: processor time that one image may take.
         memory: bytes a process may have; None: enough for the largest image.
+        processes: at most so many; None: as many as there are cores.
         program: what a process runs, in place of `ml.intake.decoder`.
     """
 
@@ -48,15 +49,16 @@ class Decoders:
         limits: Limits,
         seconds: float = _SECONDS,
         memory: int | None = None,
+        processes: int | None = None,
         program: Sequence[str] = ("-m", decoder.__name__),
     ) -> None:
-        self.processes = min(_MOST, _cores())
+        processes = min(_MOST, processes or _cores())
         self._seconds = seconds
         bound = memory or _MEMORY[0] + _MEMORY[1] * limits.max_pixels
         bounds = [str(v) for v in (limits.max_bytes, limits.max_pixels, bound, seconds)]
         self._command = [sys.executable, "-P", "-W", "ignore", *program, *bounds]
         self._idle: SimpleQueue[_Process] = SimpleQueue()
-        self._threads = ThreadPoolExecutor(self.processes, "decoding")
+        self._threads = ThreadPoolExecutor(processes, "decoding")
 
     def __enter__(self) -> Self:
         self._idle.put(_Process(self._command))  # it starts while the first images are fetched

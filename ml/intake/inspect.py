@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
 _BATCH = 256  # images fetched at once, fewer when they are large
 _PIECE = 64  # images sent to a decoder at once
 _BATCH_BYTES = 32_000_000
+_SMALL = 8192  # bytes of an image that takes longer to fetch than to decode, so that one decoder keeps up
 
 
 def chunk_count(ctx: Context, drop_id: str) -> int:
@@ -67,13 +68,13 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
     """
     size = ctx.settings.inspect_chunk
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
-    with cycles.stage(ctx.engine, drop_id, "inspect"), Decoders(limits) as decoders:
+    with cycles.stage(ctx.engine, drop_id, "inspect"):
         chosen = entries.read(ctx, drop_id, chunk * size, size)
         frozen = listing.read_some(ctx, drop_id, {e.key for e in chosen})
         known = {f.key: f for f in frozen.files}
         fetched = (_fetch(ctx, frozen.prefix, batch, known, limits) for batch in _batches(chosen, known))
         buffer, pack = io.BytesIO(), Pack()
-        with pq.ParquetWriter(buffer, SCHEMA) as writer:
+        with Decoders(limits, processes=_processes(known)) as decoders, pq.ParquetWriter(buffer, SCHEMA) as writer:
             for rows in _decoded(fetched, decoders):
                 table = [r | {"chunk": chunk, "packed": _packed(pack, r, data)} for r, data in rows]
                 writer.write_table(pa.Table.from_pylist(table, SCHEMA))
@@ -81,6 +82,11 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
             ctx.store.put(packs.key(drop_id, chunk), bytes(pack.data))
         ctx.store.put(chunk_key(drop_id, chunk), buffer.getvalue())
     return len(chosen)
+
+
+def _processes(known: Mapping[str, ObjectInfo]) -> int | None:
+    """How many decoders are worth their start; None: one a core."""
+    return 1 if sum(f.size for f in known.values()) < _SMALL * len(known) else None
 
 
 def _packed(pack: Pack, row: Mapping[str, Any], data: bytes | None) -> int | None:

@@ -164,7 +164,8 @@ def _spread_out(function: Callable[..., None], work: list[tuple[Any, ...]]) -> t
 
 
 def _child(function: Callable[..., None], piece: tuple[Any, ...], ready: Any, end: Any) -> None:
-    import great_expectations  # noqa: F401
+    if function is _validate:
+        import great_expectations  # noqa: F401
 
     ready.wait()
     function(*piece)
