@@ -35,7 +35,10 @@ def name_of(actor: str | None) -> str:
     return actor or getpass.getuser()
 
 
-_NUMBERS = ("images", "accepted", "quarantined", "duplicates", "accuracy", "probability", "ms")
+_NUMBERS: Final = frozenset(
+    ("samples", "train", "validation", "holdout", "uses", "added", "removed", "images", "accepted", "quarantined")
+    + ("duplicates", "accuracy", "probability", "ms")
+)
 
 
 def new_table(*columns: str) -> Table:

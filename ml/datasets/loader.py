@@ -8,9 +8,8 @@ import fcntl
 import hashlib
 import logging
 import math
-import statistics
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sqlalchemy import select
 
@@ -68,20 +69,27 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
     position = {name: i for i, name in enumerate(manifest.classes)}
     removed = set(manifest.removals)
     parts: list[Pixels] = []
-    chosen: list[tuple[dict[str, Any], str]] = []
+    hashes, labels, drops, segments = list[str](), list[str](), list[str](), list[str]()
     for segment_id in manifest.segments:
-        rows = index(ctx, segment_id)
-        keep = [i for i, r in enumerate(rows) if r["split"] == split and r["sha256"] not in removed]
-        if keep:
+        table = columns(ctx, segment_id, ("sha256", "label", "split", "drop_id"))
+        keep = np.flatnonzero(table["split"].to_numpy() == split)
+        if removed:
+            digests = table["sha256"].to_pylist()
+            keep = np.asarray([i for i in keep if digests[i] not in removed], np.int64)
+        if len(keep):
             parts.append(pixels(ctx, segment_id, size, channels)[keep])
-            chosen += [(rows[i], segment_id) for i in keep]
-    labels = [position[manifest.label_of(r["sha256"], r["label"])] for r, _ in chosen]
+            chosen = table.take(keep)
+            hashes += chosen["sha256"].to_pylist()
+            labels += chosen["label"].to_pylist()
+            drops += chosen["drop_id"].to_pylist()
+            segments += [segment_id] * len(keep)
+    named = [position[manifest.label_of(digest, label)] for digest, label in zip(hashes, labels, strict=True)]
     return Split(
         images=np.concatenate(parts) if parts else np.zeros((0, size, size, channels), np.uint8),
-        labels=np.asarray(labels, np.int64),
-        sha256=[r["sha256"] for r, _ in chosen],
-        segment_ids=[s for _, s in chosen],
-        drop_ids=[r["drop_id"] for r, _ in chosen],
+        labels=np.asarray(named, np.int64),
+        sha256=hashes,
+        segment_ids=segments,
+        drop_ids=drops,
         classes=manifest.classes,
     )
 
@@ -92,26 +100,42 @@ def shape_of(ctx: Context, version_id: str) -> tuple[int, int]:
     The side is the setting, else the median longer side rounded up to a multiple of 8, within 24 and
     96; one channel if every sampled image is grey.
     """
-    rows = [r for s in versions.manifest(ctx, version_id).segments for r in index(ctx, s) if r["split"] == "train"]
-    if not rows:
+    wanted = ("split", "width", "height", "grey")
+    parts = [columns(ctx, s, wanted) for s in versions.manifest(ctx, version_id).segments]
+    every = pa.concat_tables(parts) if parts else pa.table({name: [] for name in wanted})
+    train = np.flatnonzero(every["split"].to_numpy() == "train")
+    if not len(train):
         raise NotFoundError(f"dataset version {version_id[:12]} has no training images")
-    step = max(1, len(rows) // _SHAPE_SAMPLE)
-    sampled = rows[::step]
-    side = statistics.median(max(r["width"], r["height"]) for r in sampled)
+    sampled = every.take(train[:: max(1, len(train) // _SHAPE_SAMPLE)])
+    side = float(np.median(np.maximum(sampled["width"].to_numpy(), sampled["height"].to_numpy())))
     rounded = math.ceil(side / _SIDE_STEP) * _SIDE_STEP
     size = ctx.settings.image_size or min(_SIDE_MOST, max(_SIDE_LEAST, rounded))
-    return size, 1 if all(r["grey"] for r in sampled) else 3
+    return size, 1 if all(sampled["grey"].to_pylist()) else 3
 
 
 def index(ctx: Context, segment_id: str) -> list[dict[str, Any]]:
     """The index rows of a segment, cached."""
+    return read_index(_index(ctx, segment_id).read_bytes())
+
+
+def columns(ctx: Context, segment_id: str, names: Sequence[str]) -> pa.Table:
+    """Some columns of a segment's index, cached; for whole versions, whose rows would be too many as dicts."""
+    return pq.read_table(_index(ctx, segment_id), columns=list(names))
+
+
+def tar(ctx: Context, segment_id: str) -> Path:
+    """A segment's images as a local tar, cached and proven by its SHA-256."""
+    return _tar(ctx, segment_id)
+
+
+def _index(ctx: Context, segment_id: str) -> Path:
     path = _cache(ctx) / "segments" / f"{segment_id}.parquet"
     if not path.exists():
-        row = _row(ctx, segment_id)
-        data = ctx.store.get(row["index_key"])
-        _prove(hashlib.sha256(data).hexdigest(), row["index_sha256"], row["index_key"])
+        stored = row(ctx, segment_id)
+        data = ctx.store.get(stored["index_key"])
+        _prove(hashlib.sha256(data).hexdigest(), stored["index_sha256"], stored["index_key"])
         _place(path, data)
-    return read_index(path.read_bytes())
+    return path
 
 
 def pixels(ctx: Context, segment_id: str, size: int, channels: int) -> Pixels:
@@ -146,22 +170,23 @@ def _decode(ctx: Context, segment_id: str, size: int, channels: int, path: Path)
 def _tar(ctx: Context, segment_id: str) -> Path:
     path = _cache(ctx) / "segments" / f"{segment_id}.tar"
     if not path.exists():
-        row = _row(ctx, segment_id)
+        stored = row(ctx, segment_id)
         temporary = _temporary(path)
-        ctx.store.get_file(row["tar_key"], temporary)
+        ctx.store.get_file(stored["tar_key"], temporary)
         with temporary.open("rb") as file:
-            _prove(hashlib.file_digest(file, "sha256").hexdigest(), row["tar_sha256"], row["tar_key"])
+            _prove(hashlib.file_digest(file, "sha256").hexdigest(), stored["tar_sha256"], stored["tar_key"])
         temporary.rename(path)
     return path
 
 
-def _row(ctx: Context, segment_id: str) -> dict[str, Any]:
+def row(ctx: Context, segment_id: str) -> dict[str, Any]:
+    """A segment's row in the catalog; raises NotFoundError for an unknown id."""
     with transaction(ctx.engine) as connection:
         query = select(segments_table).where(segments_table.c.id == segment_id)
-        row = connection.execute(query).mappings().first()
-    if row is None:
+        found = connection.execute(query).mappings().first()
+    if found is None:
         raise NotFoundError(f"no segment has the id `{segment_id}`")
-    return dict(row)
+    return dict(found)
 
 
 def _prove(found: str, expected: str, key: str) -> None:

@@ -93,6 +93,14 @@ def _add(tar: tarfile.TarFile, row: dict[str, Any], data: bytes) -> dict[str, An
 
 
 def _upload(store: ObjectStore, path: Path, rows: list[dict[str, Any]]) -> Segment:
+    segment, index = _described(path, rows)
+    store.put_file(segment.tar_key, path, "application/x-tar")
+    store.put(segment.index_key, index)
+    return segment
+
+
+def _described(path: Path, rows: list[dict[str, Any]]) -> tuple[Segment, bytes]:
+    """The segment that a tar and its rows are, and its index."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), buffer, store_schema=False)
     index = buffer.getvalue()
@@ -110,9 +118,15 @@ def _upload(store: ObjectStore, path: Path, rows: list[dict[str, Any]]) -> Segme
         index_sha256=index_sha256,
         rows=tuple(rows),
     )
-    store.put_file(segment.tar_key, path, "application/x-tar")
-    store.put(segment.index_key, index)
-    return segment
+    return segment, index
+
+
+def pack(samples: Iterable[tuple[dict[str, Any], bytes]], folder: Path) -> str:
+    """The id of the one segment that the samples make, without storing it: a segment rebuilt has its own id."""
+    path = folder / "segment.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        rows = [_add(tar, row, data) for row, data in samples]
+    return _described(path, rows)[0].id
 
 
 def read_index(data: bytes) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
+from ml.datasets import holdout
 from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.gate import policy, report, scores, statistics
 from ml.gate.policy import Policy, Ruling
@@ -62,6 +63,7 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
             ctx.store.put(str(decision.report_key), report.render(decision).encode(), "text/html; charset=utf-8")
             with transaction(ctx.engine) as connection:
                 decisions.record(connection, decision)
+                holdout.record_use(connection, decision_id, figures["holdout"])
     _note(ctx, decision, cycle_id)
     log.info("decision %s: %s version %d: %s", decision.id, decision.verdict, model_version, decision.reason)
     return decision
@@ -80,8 +82,8 @@ def _decided(ctx: Context, champion: int, cycle_id: str) -> Decision:
 def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) -> tuple[Ruling, dict[str, Any]]:
     rules = Policy(ctx.settings.gate_alpha, ctx.settings.gate_min_holdout)
     judge, _ = scores.load_model(ctx, challenger)
-    holdout, answers = scores.score(ctx, challenger, judge, dataset)
-    right = scores.right(holdout, answers)
+    judged_on, answers = scores.score(ctx, challenger, judge, dataset)
+    right = scores.right(judged_on, answers)
     figures: dict[str, Any] = {
         "holdout": len(right),
         "challenger_accuracy": float(right.mean()) if len(right) else None,
@@ -89,17 +91,19 @@ def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) ->
     }
     other, broken = _champion(ctx, champion)
     if champion is None or other is None:
-        ruling = policy.first_model(right, holdout.labels, rules)
+        ruling = policy.first_model(right, judged_on.labels, rules)
         if broken:
             ruling = Ruling(ruling.verdict, f"{broken}; {ruling.reason}")
-        return ruling, figures | {"classes": policy.by_class({"challenger": right}, holdout.labels, holdout.classes)}
+        return ruling, figures | {
+            "classes": policy.by_class({"challenger": right}, judged_on.labels, judged_on.classes)
+        }
     old_holdout, old_answers = scores.score(ctx, champion, other, dataset)
     old_right = scores.right(old_holdout, old_answers)
     if not len(right):
-        return policy.first_model(right, holdout.labels, rules), figures
+        return policy.first_model(right, judged_on.labels, rules), figures
     comparison = statistics.compare(old_right, right, ctx.settings.seed)
-    harmed = policy.harmed_classes(old_right, right, holdout.labels, holdout.classes, rules.alpha)
-    rows = policy.by_class({"champion": old_right, "challenger": right}, holdout.labels, holdout.classes)
+    harmed = policy.harmed_classes(old_right, right, judged_on.labels, judged_on.classes, rules.alpha)
+    rows = policy.by_class({"champion": old_right, "challenger": right}, judged_on.labels, judged_on.classes)
     figures |= asdict(comparison) | {
         "champion_interval": statistics.wilson(int(np.count_nonzero(old_right)), len(old_right)),
         "harmed_classes": harmed,

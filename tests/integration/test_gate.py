@@ -15,7 +15,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import decisions as decisions_table
 from ml.catalog.tables import scores as scores_table
 from ml.context import Context
-from ml.datasets import loader, versions
+from ml.datasets import holdout, loader, versions
 from ml.datasets.ingest import ingest
 from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.gate.decide import decide
@@ -106,6 +106,8 @@ def test_a_first_model_is_promoted_recorded_shown_and_decided_once(gate: Gate) -
     told, retold = (orjson.dumps(vars(d), option=orjson.OPT_SORT_KEYS) for d in (decision, again))
     assert told == retold
     assert gate.count(decisions_table) == 1
+    (part,) = holdout.parts(gate.ctx)
+    assert (part.name, part.samples, part.uses) == ("growing", version.holdout, 1), "asked twice, it was used once"
 
 
 def test_a_better_model_wins_an_equal_and_a_worse_one_do_not(gate: Gate) -> None:

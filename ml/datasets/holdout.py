@@ -1,0 +1,77 @@
+"""How far the holdout can still be trusted: its frozen part and its growing part, and how often each decided.
+
+A holdout wears out: every decision made on it tells a little of it to those who train on. The frozen
+part stays the same, so decisions of different times can be compared; the growing part is fresh.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from ml.catalog.engine import transaction
+from ml.catalog.tables import dataset_versions, holdout_uses
+from ml.context import Context
+from ml.datasets import versions
+from ml.errors import ConflictError
+
+
+@dataclass(frozen=True)
+class Part:
+    """`since` is when it was frozen, or when the first sample could come; `uses` counts decisions."""
+
+    name: str
+    samples: int
+    since: datetime | None
+    uses: int
+    last_used: datetime | None
+
+
+def freeze(ctx: Context, version_id: str) -> None:
+    """Make the holdout of a version the frozen part, for good.
+
+    Raises:
+        NotFoundError: no such version.
+        ConflictError: another one is frozen already.
+    """
+    version = versions.get(ctx, version_id)
+    with transaction(ctx.engine) as connection:
+        frozen = _frozen(connection)
+        if frozen is not None and frozen["id"] != version.id:
+            raise ConflictError(f"the holdout of version {frozen['id'][:12]} is frozen already, and stays so")
+        connection.execute(
+            update(dataset_versions).where(dataset_versions.c.id == version.id).values(frozen_holdout=True)
+        )
+
+
+def parts(ctx: Context) -> list[Part]:
+    """Both parts as of the newest version; only the growing one before anything was frozen."""
+    newest = versions.latest(ctx)
+    with transaction(ctx.engine) as connection:
+        frozen = _frozen(connection)
+        query = select(holdout_uses.c.part, func.count(), func.max(holdout_uses.c.created_at))
+        used = {part: (count, last) for part, count, last in connection.execute(query.group_by(holdout_uses.c.part))}
+        first = connection.execute(select(func.min(dataset_versions.c.created_at))).scalar_one()
+    total, kept = newest.holdout if newest else 0, frozen["holdout"] if frozen else 0
+    found = [Part("frozen", kept, frozen["created_at"], *used.get("frozen", (0, None)))] if frozen else []
+    return [*found, Part("growing", max(0, total - kept), first, *used.get("growing", (0, None)))]
+
+
+def record_use(connection: Connection, decision_id: str, samples: int) -> None:
+    """Note within the caller's transaction that a decision was made on `samples` of the holdout."""
+    frozen = _frozen(connection)
+    kept = min(samples, frozen["holdout"] if frozen else 0)
+    rows = [
+        {"decision_id": decision_id, "part": part, "samples": count}
+        for part, count in (("frozen", kept), ("growing", samples - kept))
+        if count
+    ]
+    if rows:
+        connection.execute(insert(holdout_uses).on_conflict_do_nothing(), rows)
+
+
+def _frozen(connection: Connection) -> dict[str, Any] | None:
+    row = connection.execute(select(dataset_versions).where(dataset_versions.c.frozen_holdout)).mappings().first()
+    return dict(row) if row else None

@@ -1,0 +1,76 @@
+"""Every byte of a version against what its names promise."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ml.context import Context
+from ml.datasets import loader, segments, versions
+from ml.errors import IntegrityError, NotFoundError
+
+OnSegment = Callable[[str], None]
+
+
+def problems(ctx: Context, version_id: str, on_segment: OnSegment | None = None) -> Iterator[str]:
+    """What is wrong with the version, in words; nothing for a version that is whole.
+
+    Manifest against its id; each segment's tar and index against their SHA-256, read anew from the
+    store and not from the cache; each image in the tar against its own. Memory holds one image, the
+    disk one segment.
+
+    Raises:
+        NotFoundError: no such version.
+        UnavailableError: a server does not answer.
+    """
+    try:
+        manifest = versions.manifest(ctx, version_id)
+    except IntegrityError as error:
+        yield str(error)
+        return
+    for segment in manifest.segments:
+        yield from _segment(ctx, segment)
+        if on_segment:
+            on_segment(segment)
+
+
+def rebuilt(ctx: Context, segment_id: str) -> str:
+    """The id that the segment's images and index give when they are packed anew: its own, if nothing changed."""
+    tar, rows = loader.tar(ctx, segment_id), loader.index(ctx, segment_id)
+
+    def images() -> Iterator[tuple[dict[str, Any], bytes]]:
+        with tar.open("rb") as file:
+            for row in rows:
+                file.seek(row["offset"])
+                yield {k: v for k, v in row.items() if k not in ("offset", "size")}, file.read(row["size"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        return segments.pack(images(), Path(folder))
+
+
+def _segment(ctx: Context, segment_id: str) -> Iterator[str]:
+    row = loader.row(ctx, segment_id)
+    try:
+        index = ctx.store.get(row["index_key"])
+        found = hashlib.sha256(index).hexdigest()
+        if found != row["index_sha256"]:
+            yield f"{row['index_key']} has SHA-256 {found}, expected {row['index_sha256']}"
+            return
+        with tempfile.NamedTemporaryFile() as file:
+            ctx.store.get_file(row["tar_key"], Path(file.name))
+            yield from _tar(Path(file.name), row["tar_key"], row["tar_sha256"], index)
+    except NotFoundError as error:
+        yield f"segment {segment_id} is gone: it was erased, or deleted ({error})"
+
+
+def _tar(path: Path, key: str, expected: str, index: bytes) -> Iterator[str]:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            yield f"{key} has SHA-256 {found}, expected {expected}"
+        for row in segments.read_index(index):
+            file.seek(row["offset"])
+            digest = hashlib.sha256(file.read(row["size"])).hexdigest()
+            if digest != row["sha256"]:
+                yield f"sample {row['sha256']} in {key} at {row['offset']} has SHA-256 {digest}"
