@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml import cli_data, cli_datasets
+from ml import cli_data, cli_datasets, cli_quarantine
 from ml.cli_shared import (
     STOPPED,
     Actor,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="An image classifier that keeps itself current.")
 app.add_typer(cli_datasets.app, name="datasets")
+app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_data.classes, name="classes")
 app.add_typer(cli_data.labels, name="labels")
 app.command()(cli_data.erase)

@@ -36,8 +36,22 @@ def name_of(actor: str | None) -> str:
 
 
 _NUMBERS: Final = frozenset(
-    ("samples", "train", "validation", "holdout", "uses", "added", "removed", "images", "accepted", "quarantined")
-    + ("duplicates", "accuracy", "probability", "ms")
+    {
+        "samples",
+        "train",
+        "validation",
+        "holdout",
+        "uses",
+        "added",
+        "removed",
+        "images",
+        "accepted",
+        "quarantined",
+        "duplicates",
+        "accuracy",
+        "probability",
+        "ms",
+    }
 )
 
 

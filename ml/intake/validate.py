@@ -15,7 +15,7 @@ from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import IntegrityError, NotFoundError, UnavailableError
 from ml.images import Limits
-from ml.intake import agreement, docs, entries, inspect, judged, listing, quarantine, suites
+from ml.intake import agreement, docs, entries, held, inspect, judged, listing, quarantine, suites
 from ml.intake.claim import reject
 from ml.intake.judged import Judged
 from ml.intake.suites import KEY, Verdict
@@ -112,7 +112,7 @@ def _judge_rows(ctx: Context, rows: list[dict[str, Any]], drop_id: str, folder: 
     frame = pd.DataFrame(rows)
     frame["aspect"] = frame["width"] / frame["height"]
     frame["conflict"] = [conflict.get(r["key"]) for r in rows]
-    frame["class_problem"] = _class_problems(ctx, rows)
+    frame["class_problem"] = _class_problems(ctx, rows, drop_id)
     return suites.judge(ctx.settings.expectations / "images.yml", _objects(frame), folder, drop_id)
 
 
@@ -122,10 +122,13 @@ def _objects(frame: "pd.DataFrame") -> "pd.DataFrame":
     return frame.astype(dict.fromkeys(empty, object)).where(frame.notna(), None)
 
 
-def _class_problems(ctx: Context, rows: list[dict[str, Any]]) -> list[str | None]:
+def _class_problems(ctx: Context, rows: list[dict[str, Any]], drop_id: str) -> list[str | None]:
     policy, classes = ctx.settings.new_classes, judged.known_classes(ctx.engine)
     if policy == "accept" or not classes:
         return [None] * len(rows)
+    with transaction(ctx.engine) as connection:
+        if held.is_release(connection, drops.get(ctx.engine, drop_id)["prefix"]):
+            return [None] * len(rows)
     words = {"hold": "waits for approval", "reject": "is not allowed"}[policy]
     return [
         f"class {r['label']} is new and {words} (setting `new_classes`)"
