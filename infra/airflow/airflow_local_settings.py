@@ -4,6 +4,7 @@ Airflow imports a module of this name when it starts; its folder is on PYTHONPAT
 operation here could start threads, which do not survive a fork.
 """
 
+import gc
 import importlib
 import logging
 import sys
@@ -28,3 +29,6 @@ if len(sys.argv) > 1 and sys.argv[1] == "scheduler":
             importlib.import_module(name)
         except ImportError as error:
             logging.getLogger(__name__).warning("%s is not preloaded, tasks will be slower: %s", name, error)
+    # What is loaded now stays for good: without this every collection in a task walks through all of it.
+    gc.collect()
+    gc.freeze()

@@ -4,7 +4,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -58,7 +58,10 @@ def save(ctx: Context, drop_id: str, format_name: str, entries: Sequence[Entry],
     """Keep the entries; `problem` says why the drop cannot be used at all."""
     buffer = io.BytesIO()
     schema = pa.schema(FIELDS, {"format": format_name} | ({"problem": problem} if problem else {}))
-    pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], schema), buffer)
+    columns = [[getattr(e, name) for e in entries] for name in schema.names if name != "others"]
+    columns.insert(schema.names.index("others"), [[vars(o) for o in e.others] for e in entries])
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), buffer)
     ctx.store.put(key(drop_id), buffer.getvalue())
 
 

@@ -1,5 +1,6 @@
 """Intake of CIFAR-10's training images as one drop, beside what this machine can do at most."""
 
+import gc
 import hashlib
 import itertools
 import multiprocessing
@@ -167,6 +168,8 @@ def _child(function: Callable[..., None], piece: tuple[Any, ...], ready: Any, en
     if function is _validate:
         import great_expectations  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # as Airflow's scheduler does before it forks tasks
     ready.wait()
     function(*piece)
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
