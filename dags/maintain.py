@@ -2,7 +2,7 @@
 ### Maintain: once a day, what keeps the system small and ready
 
 Makes the prediction log's partitions for the days to come, drops those past retention, forgets service
-workers that are gone, and trims the local cache.
+workers that are gone, trims the local cache, and finishes erasures that were interrupted.
 """
 
 from datetime import timedelta
