@@ -121,7 +121,7 @@ def _images(ctx: Context, prefix: str, drop_id: str, parts: Judged) -> Iterator[
         for row, data in zip(batch, packs.images(ctx, prefix, drop_id, batch), strict=True):
             if isinstance(data, UnavailableError):
                 raise data
-            if isinstance(data, NotFoundError) or hashlib.sha256(data).hexdigest() != row["sha256"]:
+            if isinstance(data, Exception) or hashlib.sha256(data).hexdigest() != row["sha256"]:
                 words = "removed from the drop" if isinstance(data, NotFoundError) else "changed in the drop"
                 parts.bad.append(row | {"reasons": [f"{words} between inspection and acceptance"]})
                 continue

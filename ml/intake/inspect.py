@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -14,13 +13,11 @@ import pyarrow.parquet as pq
 
 from ml.catalog import cycles
 from ml.context import Context
-from ml.errors import NotFoundError, UnavailableError
+from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.images import Limits
-from ml.intake import entries, listing, packs
+from ml.intake import entries, packs, source
 from ml.intake.decoding import Answer, Decoders
-from ml.intake.formats import Entry
 from ml.intake.packs import Pack
-from ml.objects import ObjectInfo
 
 SCHEMA = pa.schema(
     [
@@ -51,7 +48,7 @@ _SMALL = 8192  # bytes of an image that takes longer to fetch than to decode, so
 
 def chunk_count(ctx: Context, drop_id: str) -> int:
     """How many chunks `inspect_chunk` must be called for."""
-    return math.ceil(entries.count(ctx, drop_id) / ctx.settings.inspect_chunk)
+    return entries.head(ctx, drop_id).pages
 
 
 def chunk_key(drop_id: str, chunk: int) -> str:
@@ -66,15 +63,13 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
     Raises:
         UnavailableError: the object store failed; the chunk is inspected again on retry.
     """
-    size = ctx.settings.inspect_chunk
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
     with cycles.stage(ctx.engine, drop_id, "inspect"):
-        chosen = entries.read(ctx, drop_id, chunk * size, size)
-        frozen = listing.read_some(ctx, drop_id, {e.key for e in chosen})
-        known = {f.key: f for f in frozen.files}
-        fetched = (_fetch(ctx, frozen.prefix, batch, known, limits) for batch in _batches(chosen, known))
+        head, chosen = entries.head(ctx, drop_id), entries.read(ctx, drop_id, chunk)
+        _check_archives(ctx, head, chosen)
+        fetched = (_fetch(ctx, head.prefix, batch, limits) for batch in _batches(chosen))
         buffer, pack = io.BytesIO(), Pack()
-        with Decoders(limits, processes=_processes(known)) as decoders, pq.ParquetWriter(buffer, SCHEMA) as writer:
+        with Decoders(limits, processes=_processes(chosen)) as decoders, pq.ParquetWriter(buffer, SCHEMA) as writer:
             for rows in _decoded(fetched, decoders):
                 table = [r | {"chunk": chunk, "packed": _packed(pack, r, data)} for r, data in rows]
                 writer.write_table(pa.Table.from_pylist(table, SCHEMA))
@@ -84,9 +79,21 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
     return len(chosen)
 
 
-def _processes(known: Mapping[str, ObjectInfo]) -> int | None:
+def _check_archives(ctx: Context, head: entries.Head, rows: Sequence[dict[str, Any]]) -> None:
+    """An archive that was replaced since the claim holds other images elsewhere."""
+    for archive in sorted({row["archive"] for row in rows if row["archive"]}):
+        try:
+            same = ctx.labels.info(head.prefix + archive).etag == head.archives[archive]
+        except NotFoundError:
+            same = False
+        for row in rows:
+            if row["archive"] == archive and not same:
+                row["problem"] = row["problem"] or f"`{archive}` was replaced or removed after the drop was claimed"
+
+
+def _processes(rows: Sequence[Mapping[str, Any]]) -> int | None:
     """How many decoders are worth their start; None: one a core."""
-    return 1 if sum(f.size for f in known.values()) < _SMALL * len(known) else None
+    return 1 if sum(row["size"] or 0 for row in rows) < _SMALL * len(rows) else None
 
 
 def _packed(pack: Pack, row: Mapping[str, Any], data: bytes | None) -> int | None:
@@ -106,15 +113,15 @@ def read_rows(ctx: Context, drop_id: str) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _batches(chosen: Sequence[Entry], known: dict[str, ObjectInfo]) -> Iterator[list[Entry]]:
-    batch: list[Entry] = []
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
     held = 0
-    for entry in chosen:
-        size = known[entry.key].size if entry.key in known else 0
+    for row in rows:
+        size = row["size"] or 0
         if batch and (len(batch) == _BATCH or held + size > _BATCH_BYTES):
             yield batch
             batch, held = [], 0
-        batch.append(entry)
+        batch.append(row)
         held += size
     if batch:
         yield batch
@@ -128,30 +135,32 @@ class _Fetched:
     images: dict[int, bytes]
 
 
-def _fetch(
-    ctx: Context, prefix: str, chosen: Sequence[Entry], known: dict[str, ObjectInfo], limits: Limits
-) -> _Fetched:
-    batch = _Fetched([vars(e) | {"others": [vars(o) for o in e.others]} for e in chosen], {})
+def _fetch(ctx: Context, prefix: str, rows: list[dict[str, Any]], limits: Limits) -> _Fetched:
+    batch = _Fetched(rows, {})
     wanted: list[int] = []
-    for i, entry in enumerate(chosen):
-        info = known.get(entry.key)
-        if info and info.size <= limits.max_bytes:
+    for i, row in enumerate(rows):
+        if row["size"] is None or (row["problem"] and row["archive"]):
+            continue
+        if row["size"] <= limits.max_bytes:
             wanted.append(i)
-        elif info and not entry.problem:
-            batch.rows[i]["problem"] = f"{info.size} bytes, at most {limits.max_bytes} are accepted"
-    for i, data in zip(wanted, ctx.labels.get_many(prefix + chosen[i].key for i in wanted), strict=True):
+        elif not row["problem"]:
+            row["problem"] = f"{row['size']} bytes, at most {limits.max_bytes} are accepted"
+    for i, data in zip(wanted, source.images(ctx, prefix, [rows[i] for i in wanted]), strict=True):
         if isinstance(data, UnavailableError):
             raise data
-        if isinstance(data, NotFoundError):
-            dots = {".", ".."} & set(chosen[i].key.split("/"))
-            words = (
-                "the file's name has a part that is only dots" if dots else "removed from the drop while it was read"
-            )
-            batch.rows[i]["problem"] = words
+        if isinstance(data, Exception):
+            rows[i]["problem"] = _words(rows[i], data)
         else:
             batch.images[i] = data
-            batch.rows[i] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            rows[i] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     return batch
+
+
+def _words(row: Mapping[str, Any], error: Exception) -> str:
+    if isinstance(error, InvalidInputError):
+        return str(error)
+    dots = {".", ".."} & set(row["key"].split("/"))
+    return "the file's name has a part that is only dots" if dots else "removed from the drop while it was read"
 
 
 def _decoded(fetched: Iterable[_Fetched], decoders: Decoders) -> Iterator[list[tuple[dict[str, Any], bytes | None]]]:

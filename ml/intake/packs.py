@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ml.context import Context
-from ml.errors import NotFoundError, UnavailableError
+from ml.errors import NotFoundError
+from ml.intake import source
+from ml.intake.source import Found
 
 LARGEST: Final = 32_768  # bytes of an image that is packed
 _MOST: Final = 64_000_000  # bytes of a pack, which is held in memory while it grows
@@ -38,17 +40,15 @@ def discard(ctx: Context, drop_id: str) -> None:
         ctx.store.delete(keys)
 
 
-def images(
-    ctx: Context, prefix: str, drop_id: str, rows: Sequence[dict[str, Any]]
-) -> Iterator[bytes | UnavailableError | NotFoundError]:
+def images(ctx: Context, prefix: str, drop_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[Found]:
     """The encoded image of each inspected row, in order; an error stands in the place of what has one.
 
-    Memory holds the packed images of `rows`, so give it a few hundred at once.
+    Memory holds the images of `rows`, so give it a few hundred at once.
     """
     found: dict[int, bytes] = {}
     for chunk in {r["chunk"] for r in rows if r.get("packed") is not None}:
         found |= _of_chunk(ctx, drop_id, chunk, rows)
-    others = ctx.labels.get_many(prefix + r["key"] for i, r in enumerate(rows) if i not in found)
+    others = source.images(ctx, prefix, [r for i, r in enumerate(rows) if i not in found])
     for i in range(len(rows)):
         yield found[i] if i in found else next(others)
 

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import IntegrityError, NotFoundError, UnavailableError
 from ml.images import Limits
-from ml.intake import agreement, docs, entries, held, inspect, judged, listing, quarantine, suites
+from ml.intake import agreement, docs, entries, held, inspect, judged, packs, quarantine, suites
 from ml.intake.claim import reject
 from ml.intake.judged import Judged
 from ml.intake.suites import KEY, Verdict
@@ -52,14 +53,15 @@ def validate(ctx: Context, drop_id: str) -> Validation:
     row = drops.get(ctx.engine, drop_id)
     if row["status"] != "claimed":
         return _finished(row)
-    if problem := entries.problem(ctx, drop_id):  # its claim was killed before it could say so
+    head = entries.head(ctx, drop_id)
+    if problem := head.problem:  # its claim was killed before it could say so
         reject(ctx, drop_id, problem)
         return _finished(drops.get(ctx.engine, drop_id))
     with cycles.stage(ctx.engine, drop_id, "validate"), tempfile.TemporaryDirectory() as folder:
         rows = _rows(ctx, drop_id)
         by_row = _judge_rows(ctx, rows, drop_id, Path(folder) / "images")
-        parts = _sorted(entries.format_of(ctx, drop_id), rows, by_row)
-        figures = _figures(ctx, drop_id, len(rows), parts)
+        parts = _sorted(head.format, rows, by_row)
+        figures = _figures(ctx, drop_id, head.prefix, len(rows), parts)
         whole = _judge_drop(ctx, figures, drop_id, Path(folder) / "drop")
         judged.save(ctx, drop_id, parts)
         report_key = docs.publish(ctx, drop_id, Path(folder), _report(drop_id, figures, by_row, whole, parts))
@@ -159,9 +161,8 @@ def _unusable(row: dict[str, Any]) -> list[str]:
     return [] if row["label"] else ["it has no label"]
 
 
-def _figures(ctx: Context, drop_id: str, count: int, parts: Judged) -> dict[str, Any]:
+def _figures(ctx: Context, drop_id: str, prefix: str, count: int, parts: Judged) -> dict[str, Any]:
     """The one row that `drop.yml` judges."""
-    frozen = listing.read(ctx, drop_id)
     sound = len(parts.good) + len(parts.duplicates)
     counts = Counter(r["label"] for r in parts.good)
     return {
@@ -173,7 +174,7 @@ def _figures(ctx: Context, drop_id: str, count: int, parts: Judged) -> dict[str,
         "classes": len(counts),
         "largest_class_share": max(counts.values()) / len(parts.good) if parts.good else None,
         "brightness": sum(r["brightness"] for r in parts.good) / len(parts.good) if parts.good else None,
-        "label_agreement": _agreement(ctx, drop_id, frozen.prefix, parts),
+        "label_agreement": _agreement(ctx, drop_id, prefix, parts),
     }
 
 
@@ -181,12 +182,11 @@ def _agreement(ctx: Context, drop_id: str, prefix: str, parts: Judged) -> float 
     if len(parts.good) < agreement.ENOUGH or (judge := agreement.champion(ctx)) is None:
         return None
 
-    def fetch(keys: Any) -> list[bytes]:
-        found = list(ctx.labels.get_many(prefix + k for k in keys))
-        for problem in found:
-            if isinstance(problem, UnavailableError):
-                raise problem
-        return [b"" if isinstance(data, NotFoundError) else data for data in found]  # type: ignore[misc]
+    def fetch(rows: Sequence[dict[str, Any]]) -> list[bytes]:
+        found = list(packs.images(ctx, prefix, drop_id, rows))
+        if problem := next((data for data in found if isinstance(data, UnavailableError)), None):
+            raise problem
+        return [data if isinstance(data, bytes) else b"" for data in found]
 
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
     return agreement.label_agreement(judge, parts.good, fetch, limits, drop_id)

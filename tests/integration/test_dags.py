@@ -60,7 +60,7 @@ def test_a_broken_drop_and_a_rejected_one_do_not_stop_a_good_one(
     webhook: tuple[str, list[dict[str, str]]],
 ) -> None:
     url, alerts = webhook
-    ctx = make_context(alert_webhook=SecretStr(url), inspect_chunk=40)
+    ctx = make_context(alert_webhook=SecretStr(url), inspect_bytes=40 * 8192)
     broken = claim(ctx, upload(ctx, "broken", digit_files(100, 140)))
     assert broken is not None
     ctx.store.put(listing.key(broken), b"damaged")  # so that its inspection fails, and goes on failing

@@ -17,6 +17,7 @@ from ml.intake.claim import claim
 from ml.intake.find import find_ready
 from ml.intake.inspect import chunk_count, inspect_chunk
 from ml.intake.pending import claim_all
+from ml.intake.reading import NOTHING
 from ml.intake.validate import validate
 from ml.objects import ObjectInfo, ObjectStore
 from tests.pictures import digit_files, digits, upload
@@ -109,7 +110,7 @@ def test_a_hopeless_drop_that_vanished_before_it_was_rejected_blocks_nobody(cont
     prefix = upload(context, "empty", {})
     frozen = listing.take(context, prefix, None)
     listing.save(context, frozen)
-    entries.save(context, frozen.drop_id, "none", [], "the drop is empty")
+    entries.save(context, frozen, NOTHING, "the drop is empty")
     drops_of_catalog.begin(context.engine, frozen.drop_id, prefix, frozen.digest, datetime.now(UTC))
     context.labels.delete([prefix + "_READY"])
     upload(context, "good", digit_files(0, 10))
