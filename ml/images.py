@@ -21,6 +21,7 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 """What may be decoded; Pillow tries no other plug-in."""
 
 _STRIP: Final = 1_000_000  # pixels measured at once, so that memory follows the image and not a multiple of it
+_LEVELS: Final = np.arange(256) / 255
 
 Pixels = NDArray[np.uint8]
 
@@ -103,7 +104,8 @@ def inspect(data: bytes, limits: Limits) -> Features:
     image = _decoded(header)
     array = np.asarray(image)
     grey = image.convert("L")
-    brightness, contrast, entropy = _of_histogram(grey)
+    levels = np.asarray(grey)
+    brightness, contrast, entropy = _of_levels(levels)
     high, low = perceptual.halves(perceptual.phash(grey))
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     digest.update(array.data)
@@ -112,10 +114,10 @@ def inspect(data: bytes, limits: Limits) -> Features:
         height=image.height,
         format=kind,
         mode=mode,
-        grey=bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all()),
+        grey=_is_grey(array),
         brightness=brightness,
         contrast=contrast,
-        sharpness=_sharpness(np.asarray(grey)),
+        sharpness=_sharpness(levels),
         entropy=entropy,
         fingerprint=digest.hexdigest(),
         phash_high=high,
@@ -123,12 +125,21 @@ def inspect(data: bytes, limits: Limits) -> Features:
     )
 
 
-def _of_histogram(grey: Image.Image) -> tuple[float, float, float]:
+def _is_grey(array: Pixels) -> bool:
+    red, green, blue = array[..., 0], array[..., 1], array[..., 2]
+    if not red[0, 0] == green[0, 0] == blue[0, 0]:
+        return False  # most colour pictures need no further look
+    return bool((red == green).all() and (green == blue).all())
+
+
+def _of_levels(grey: Pixels) -> tuple[float, float, float]:
     """Mean and deviation in 0..1, entropy in bits."""
-    share = np.asarray(grey.histogram(), np.float64) / (grey.width * grey.height)
-    level = np.arange(256) / 255
-    mean = float(share @ level)
-    deviation = math.sqrt(float(share @ (level - mean) ** 2))
+    flat, counts = grey.ravel(), np.zeros(256, np.int64)
+    for start in range(0, len(flat), _STRIP):
+        counts += np.bincount(flat[start : start + _STRIP], minlength=256)
+    share = counts / len(flat)
+    mean = float(share @ _LEVELS)
+    deviation = math.sqrt(float(share @ (_LEVELS - mean) ** 2))
     present = share[share > 0]
     return mean, deviation, float(-(present @ np.log2(present))) + 0.0
 
@@ -141,7 +152,7 @@ def _sharpness(grey: Pixels) -> float:
         above = min(start, 1)
         strip = grey[start - above : start + step + 1].astype(np.int16)
         laplacian = np.zeros_like(strip)
-        down, right = np.diff(strip, axis=0), np.diff(strip, axis=1)
+        down, right = strip[1:] - strip[:-1], strip[:, 1:] - strip[:, :-1]
         laplacian[:-1] += down
         laplacian[1:] -= down
         laplacian[:, :-1] += right

@@ -27,7 +27,9 @@ def phash(grey: Image.Image) -> int:
     Functions"), but for its threshold: with the median, bits can only change in pairs, so that one
     frequency near the threshold costs two bits.
     """
-    small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0), np.float32)
+    if grey.size != (_SIDE, _SIDE):
+        grey = grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    small = np.asarray(grey, np.float32)
     return int.from_bytes(np.packbits(_DCT @ small @ _DCT.T > 0).tobytes(), "big")
 
 
