@@ -42,7 +42,7 @@ def claim(ctx: Context, prefix: str) -> str | None:
         raise InvalidInputError(
             f"`{prefix}` has no marker: upload an empty object `{prefix}{READY}` when the drop is complete"
         ) from error
-    frozen = listing.take(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
+    frozen = listing.take(ctx, prefix)
     drop_id = frozen.drop_id
     problem = _frozen(ctx, frozen)
     # A store that tells no time for the marker costs the wait before the claim, which nobody can know then.
@@ -69,10 +69,16 @@ def reject(ctx: Context, drop_id: str, reason: str, aside: Sequence[Mapping[str,
     acknowledge(ctx, drop_id)
 
 
-def acknowledge(ctx: Context, drop_id: str) -> None:
+def acknowledge(ctx: Context, drop_id: str, seen: Listing | None = None) -> None:
     """Replace the markers of a finished drop by the one that tells its fate.
 
-    A drop that was added to or changed while this one was handled stays ready: it is a new drop, not yet seen.
+    A drop that was added to or changed while this one was handled stays ready: it is a new drop, not yet
+    seen. What is changed without a new marker after that is found by `ml.monitoring.maintain`.
+
+    Args:
+        ctx: the context.
+        drop_id: the drop.
+        seen: what the drop held a moment ago; good as long as nobody has set the marker anew.
     """
     row = drops.get(ctx.engine, drop_id)
     packs.discard(ctx, drop_id)
@@ -82,27 +88,16 @@ def acknowledge(ctx: Context, drop_id: str) -> None:
     ctx.labels.put(row["prefix"] + fate, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
     ctx.labels.delete([row["prefix"] + other])
     try:
-        hint = _hint(ctx.labels.get(row["prefix"] + READY))
+        marker = ctx.labels.info(row["prefix"] + READY)
+        now = seen if seen and marker.modified == row["ready_at"] else listing.take(ctx, row["prefix"])
     except NotFoundError:
         return
-    now = listing.take(ctx, row["prefix"], hint)
     if now.drop_id == drop_id or _is_part(now, listing.read(ctx, drop_id)):
         ctx.labels.delete([row["prefix"] + READY])
 
 
 def _is_part(now: Listing, frozen: Listing) -> bool:
     return now.hint == frozen.hint and set(now.files) <= set(frozen.files)
-
-
-def _hint(marker: bytes) -> str | None:
-    if not marker.strip():
-        return None
-    try:
-        body = orjson.loads(marker)
-    except orjson.JSONDecodeError:
-        return None
-    named = body.get("format") if isinstance(body, dict) else None
-    return str(named) if named is not None else None
 
 
 def _frozen(ctx: Context, found: Listing) -> str | None:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -37,7 +39,7 @@ SCHEMA = pa.schema(
         ("phash_high", pa.int32()),
         ("phash_low", pa.int32()),
         ("chunk", pa.int32()),
-        ("packed", pa.int64()),  # where in the chunk's pack its bytes are; null: they are not, see `packs`
+        ("packed", pa.int64()),  # where in the chunk's pack its member is; null: it is not sound
     ]
 )
 _BATCH = 256  # images fetched at once, fewer when they are large
@@ -68,13 +70,15 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
         head, chosen = entries.head(ctx, drop_id), entries.read(ctx, drop_id, chunk)
         _check_archives(ctx, head, chosen)
         fetched = (_fetch(ctx, head.prefix, batch, limits) for batch in _batches(chosen))
-        buffer, pack = io.BytesIO(), Pack()
-        with Decoders(limits, processes=_processes(chosen)) as decoders, pq.ParquetWriter(buffer, SCHEMA) as writer:
-            for rows in _decoded(fetched, decoders):
-                table = [r | {"chunk": chunk, "packed": _packed(pack, r, data)} for r, data in rows]
-                writer.write_table(pa.Table.from_pylist(table, SCHEMA))
-        if pack.data:
-            ctx.store.put(packs.key(drop_id, chunk), bytes(pack.data))
+        with TemporaryDirectory() as folder:
+            buffer, pack = io.BytesIO(), Pack(Path(folder) / "pack.tar")
+            with Decoders(limits, processes=_processes(chosen)) as decoders, pq.ParquetWriter(buffer, SCHEMA) as writer:
+                for rows in _decoded(fetched, decoders):
+                    table = [r | {"chunk": chunk, "packed": _packed(pack, r, data)} for r, data in rows]
+                    writer.write_table(pa.Table.from_pylist(table, SCHEMA))
+            pack.close()
+            if pack.size:
+                ctx.store.put_file(packs.key(drop_id, chunk), pack.path, "application/x-tar")
         ctx.store.put(chunk_key(drop_id, chunk), buffer.getvalue())
     return len(chosen)
 
@@ -97,7 +101,7 @@ def _processes(rows: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _packed(pack: Pack, row: Mapping[str, Any], data: bytes | None) -> int | None:
-    return pack.add(data) if data and row["problem"] is None else None
+    return pack.add(row["sha256"], row["format"], data) if data and row["problem"] is None else None
 
 
 def read_rows(ctx: Context, drop_id: str) -> pa.Table:

@@ -11,7 +11,7 @@ import orjson
 
 from ml.context import Context
 from ml.errors import IntegrityError
-from ml.intake.find import MARKERS
+from ml.intake.find import MARKERS, READY
 from ml.objects import ObjectInfo, ObjectStore
 
 _FOLDERS: Final = 64
@@ -36,8 +36,13 @@ class Listing:
         return f"d-{self.digest[:16]}"
 
 
-def take(ctx: Context, prefix: str, hint: str | None) -> Listing:
-    """What the bucket holds below `prefix` now, markers left out."""
+def take(ctx: Context, prefix: str) -> Listing:
+    """What the bucket holds below `prefix` now, markers left out.
+
+    Raises:
+        NotFoundError: there is no marker.
+    """
+    hint = _hint(ctx.labels.get(prefix + READY))
     found = ((o.key.removeprefix(prefix), o) for o in _objects(ctx.labels, prefix) if not o.key.endswith("/"))
     files = (ObjectInfo(key, o.size, o.etag, None) for key, o in found if key not in MARKERS)
     return Listing(prefix, tuple(files), hint)
@@ -52,6 +57,18 @@ def _objects(store: ObjectStore, prefix: str) -> Iterable[ObjectInfo]:
     with ThreadPoolExecutor(4) as pool:
         inside = pool.map(lambda folder: list(store.list(folder)), folders)
         return sorted([*top, *(o for part in inside for o in part)], key=lambda o: o.key)
+
+
+def _hint(marker: bytes) -> str | None:
+    """The format that the marker names; anything else in it is nobody's business."""
+    if not marker.strip():
+        return None
+    try:
+        body = orjson.loads(marker)
+    except orjson.JSONDecodeError:
+        return None
+    named = body.get("format") if isinstance(body, dict) else None
+    return str(named) if named is not None else None
 
 
 def key(drop_id: str) -> str:

@@ -4,17 +4,16 @@ import errno
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Final, cast
 
+from ml import ranges
 from ml.context import Context
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.objects import ObjectInfo, ObjectStore
+from ml.ranges import Part
 
 Found = bytes | UnavailableError | NotFoundError | InvalidInputError
-_GAP: Final = 65_536  # bytes that are rather read than asked around
-_READ: Final = 32_000_000  # bytes of an archive read at once
 _BUFFER: Final = 1_048_576
 _LOCAL: Final = struct.Struct("<4s2xHH16xHH")  # a zip's local header: signature, flags, method, lengths behind it
 
@@ -27,15 +26,11 @@ def images(ctx: Context, prefix: str, rows: Sequence[Mapping[str, Any]]) -> Iter
     Args:
         rows: `key`, and of a member of an archive `archive`, `offset`, `span`, `size` (`ml.intake.archives.Place`).
     """
-    inside: dict[int, Found] = {}
-    members = [i for i, row in enumerate(rows) if row.get("archive")]
-    if members:
-        with ThreadPoolExecutor(4) as pool:
-            for part in pool.map(lambda run: _run(ctx.labels, prefix, rows, run), _runs(rows, members)):
-                inside |= part
+    inside = [row for row in rows if row.get("archive")]
+    parts = ranges.read(ctx.labels, [Part(prefix + r["archive"], r["offset"], r["span"]) for r in inside])
     whole = ctx.labels.get_many(prefix + row["key"] for row in rows if not row.get("archive"))
-    for i in range(len(rows)):
-        yield inside[i] if i in inside else next(whole)
+    for row in rows:
+        yield _cut(next(parts), row) if row.get("archive") else next(whole)
 
 
 def opened(store: ObjectStore, prefix: str, info: ObjectInfo) -> IO[bytes]:
@@ -67,48 +62,21 @@ def member(data: bytes, archive: str, size: int) -> bytes:
         raise InvalidInputError(f"it cannot be unpacked from `{archive}`: {error}") from error
 
 
+def _cut(data: memoryview | UnavailableError | NotFoundError, row: Mapping[str, Any]) -> Found:
+    if isinstance(data, Exception):
+        return data
+    try:
+        return member(bytes(data), row["archive"], row["size"])
+    except InvalidInputError as error:
+        return error
+
+
 def _of_size(data: bytes, size: int, archive: str) -> bytes:
     if len(data) != size:
         raise InvalidInputError(
             f"`{archive}` promises {size} bytes of it and holds {'more' if len(data) > size else len(data)}"
         )
     return data
-
-
-def _runs(rows: Sequence[Mapping[str, Any]], members: Iterable[int]) -> list[list[int]]:
-    """Members that lie near each other, to be read at once."""
-    runs: list[list[int]] = []
-    begin = end = 0
-    for i in sorted(members, key=lambda i: (rows[i]["archive"], rows[i]["offset"])):
-        row = rows[i]
-        same = bool(runs) and rows[runs[-1][0]]["archive"] == row["archive"]
-        if same and row["offset"] - end <= _GAP and row["offset"] + row["span"] - begin <= _READ:
-            runs[-1].append(i)
-        else:
-            runs.append([i])
-            begin = row["offset"]
-            end = begin
-        end = max(end, row["offset"] + row["span"])
-    return runs
-
-
-def _run(store: ObjectStore, prefix: str, rows: Sequence[Mapping[str, Any]], run: Sequence[int]) -> dict[int, Found]:
-    first = rows[run[0]]
-    begin, archive = first["offset"], first["archive"]
-    end = max(rows[i]["offset"] + rows[i]["span"] for i in run)
-    try:
-        data = store.get(prefix + archive, begin, end - begin) if end > begin else b""
-    except (UnavailableError, NotFoundError) as error:
-        return dict.fromkeys(run, error)
-    return {i: _cut(data, rows[i], begin) for i in run}
-
-
-def _cut(data: bytes, row: Mapping[str, Any], begin: int) -> Found:
-    start = row["offset"] - begin
-    try:
-        return member(data[start : start + row["span"]], row["archive"], row["size"])
-    except InvalidInputError as error:
-        return error
 
 
 class _Ranges(io.RawIOBase):

@@ -14,7 +14,7 @@ from ml.catalog import cycles, drops
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.errors import IntegrityError, NotFoundError, UnavailableError
+from ml.errors import IntegrityError, NotFoundError
 from ml.images import Limits
 from ml.intake import agreement, docs, entries, held, inspect, judged, packs, quarantine, suites
 from ml.intake.claim import reject
@@ -60,8 +60,8 @@ def validate(ctx: Context, drop_id: str) -> Validation:
     with cycles.stage(ctx.engine, drop_id, "validate"), tempfile.TemporaryDirectory() as folder:
         rows = _rows(ctx, drop_id)
         by_row = _judge_rows(ctx, rows, drop_id, Path(folder) / "images")
-        parts = _sorted(head.format, rows, by_row)
-        figures = _figures(ctx, drop_id, head.prefix, len(rows), parts)
+        parts = _sorted(rows, by_row)
+        figures = _figures(ctx, drop_id, head.format, len(rows), parts)
         whole = _judge_drop(ctx, figures, drop_id, Path(folder) / "drop")
         judged.save(ctx, drop_id, parts)
         report_key = docs.publish(ctx, drop_id, Path(folder), _report(drop_id, figures, by_row, whole, parts))
@@ -140,18 +140,26 @@ def _class_problems(ctx: Context, rows: list[dict[str, Any]], drop_id: str) -> l
     ]
 
 
-def _sorted(format_name: str, rows: list[dict[str, Any]], verdict: Verdict) -> Judged:
-    parts = Judged(format_name, [], [], [])
-    seen: set[str] = set()
+def _sorted(rows: list[dict[str, Any]], verdict: Verdict) -> Judged:
+    parts = Judged([], [], [])
+    first: dict[str, dict[str, Any]] = {}
     for row in rows:
+        row["twin"] = False
         if reasons := verdict.reasons.get(row[KEY]) or _unusable(row):
             parts.bad.append(row | {"reasons": reasons})
-        elif row["known"] is not None or row["sha256"] in seen:
+        elif row["known"] is not None:
             parts.duplicates.append(row)
+        elif same := first.get(row["sha256"]):
+            same["others"] = [*(same["others"] or ()), *_said(row)]
+            parts.duplicates.append(row | {"twin": True})
         else:
-            seen.add(row["sha256"])
+            first[row["sha256"]] = row
             parts.good.append(row)
     return parts
+
+
+def _said(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name, _ in entries.ANNOTATION}, *(row["others"] or ())]
 
 
 def _unusable(row: dict[str, Any]) -> list[str]:
@@ -161,32 +169,29 @@ def _unusable(row: dict[str, Any]) -> list[str]:
     return [] if row["label"] else ["it has no label"]
 
 
-def _figures(ctx: Context, drop_id: str, prefix: str, count: int, parts: Judged) -> dict[str, Any]:
+def _figures(ctx: Context, drop_id: str, format_name: str, count: int, parts: Judged) -> dict[str, Any]:
     """The one row that `drop.yml` judges."""
     sound = len(parts.good) + len(parts.duplicates)
     counts = Counter(r["label"] for r in parts.good)
     return {
         KEY: "drop",
-        "format": parts.format,
+        "format": format_name,
         "images": count,
         "good_share": sound / count if count else None,
         "duplicate_share": len(parts.duplicates) / count if count else None,
         "classes": len(counts),
         "largest_class_share": max(counts.values()) / len(parts.good) if parts.good else None,
         "brightness": sum(r["brightness"] for r in parts.good) / len(parts.good) if parts.good else None,
-        "label_agreement": _agreement(ctx, drop_id, prefix, parts),
+        "label_agreement": _agreement(ctx, drop_id, parts),
     }
 
 
-def _agreement(ctx: Context, drop_id: str, prefix: str, parts: Judged) -> float | None:
+def _agreement(ctx: Context, drop_id: str, parts: Judged) -> float | None:
     if len(parts.good) < agreement.ENOUGH or (judge := agreement.champion(ctx)) is None:
         return None
 
     def fetch(rows: Sequence[dict[str, Any]]) -> list[bytes]:
-        found = list(packs.images(ctx, prefix, drop_id, rows))
-        if problem := next((data for data in found if isinstance(data, UnavailableError)), None):
-            raise problem
-        return [data if isinstance(data, bytes) else b"" for data in found]
+        return [packs.image(m, r["bytes"]) for m, r in zip(packs.read(ctx, drop_id, rows), rows, strict=True)]
 
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
     return agreement.label_agreement(judge, parts.good, fetch, limits, drop_id)

@@ -12,9 +12,8 @@ from sqlalchemy import select
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine, samples
 from ml.context import Context
-from ml.datasets.accept import accept
 from ml.datasets.ingest import ingest
-from ml.intake import entries, packs, upload
+from ml.intake import entries, upload
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk
 from ml.intake.validate import validate
@@ -94,16 +93,6 @@ def test_a_table_in_the_archive_names_its_members(context: Context) -> None:
     files = {"export/labels.csv": table.encode(), **{f"export/{name}": data for name, _, data in rows}}
     result = ingest(context, put(context, "one", {"export.zip": zipped(files)}))
     assert result.version, result.reason
-    assert labels(context) == expected()
-
-
-def test_without_packs_members_are_read_from_their_archive_again(context: Context) -> None:
-    drop_id = claim(context, put(context, "one", {"all.tar": tar(digit_files(0, COUNT))}))
-    assert drop_id
-    inspect_chunk(context, drop_id, 0)
-    assert validate(context, drop_id).accepted
-    packs.discard(context, drop_id)
-    accept(context, drop_id)
     assert labels(context) == expected()
 
 

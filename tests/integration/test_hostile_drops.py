@@ -108,7 +108,7 @@ def test_files_added_and_removed_meanwhile_stay_ready(context: Context) -> None:
 def test_a_hopeless_drop_that_vanished_before_it_was_rejected_blocks_nobody(context: Context) -> None:
     """Its claim was killed between the row and the rejection, then the drop was removed."""
     prefix = upload(context, "empty", {})
-    frozen = listing.take(context, prefix, None)
+    frozen = listing.take(context, prefix)
     listing.save(context, frozen)
     entries.save(context, frozen, NOTHING, "the drop is empty")
     drops_of_catalog.begin(context.engine, frozen.drop_id, prefix, frozen.digest, datetime.now(UTC))
