@@ -46,7 +46,7 @@ class Settings(BaseModel):
     drops_prefix: str = "drops/"
     poll_seconds: float = Field(1.0, gt=0, description="How often the bucket is asked for ready drops.")
     inspect_bytes: int = Field(
-        100_000_000, ge=1, description="Images of so many bytes are inspected by one task, none counted below 8 kB."
+        128_000_000, ge=1, description="Images of so many bytes are inspected by one task, none counted below 8 kB."
     )
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_image_pixels: int = Field(40_000_000, ge=1)

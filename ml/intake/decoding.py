@@ -30,7 +30,7 @@ _MEMORY: Final = (768_000_000, 32)  # bytes for the process itself, and for each
 _PASSED_ON: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
 
 Answer = dict[str, Any]
-"""The features of an image (`ml.images.Features`), or `problem`: why it has none."""
+"""The features of an image (`ml.measures.Features`), or `problem`: why it has none."""
 
 
 class Decoders:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ml import perceptual
 from ml.datasets import near
 from ml.datasets.near import Neighbour, Place, Placer
 from ml.settings import Settings
+from tests.pictures import halves
 
 SETTINGS = Settings()
 # Few bits vary, so that many hashes are near one another and chains of them are common.
@@ -19,13 +19,13 @@ HASHES = st.lists(st.integers(0, 15), min_size=0, max_size=5).map(lambda bits: s
 
 
 def row(number: int, value: int) -> dict[str, Any]:
-    high, low = perceptual.halves(value)
+    high, low = halves(value)
     return {"key": f"k{number}", "label": "a", "fingerprint": f"f{number}", "phash_high": high, "phash_low": low}
 
 
 def looks(values: list[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    halves = np.array([perceptual.halves(v) for v in values], np.int32).reshape(-1, 2)
-    return halves[:, 0], halves[:, 1]
+    both = np.array([halves(v) for v in values], np.int32).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
 
 
 def distance(one: int, other: int) -> int:
@@ -65,8 +65,3 @@ def test_what_looks_like_both_sides_is_put_aside_with_both_names() -> None:
     assert isinstance(place, str)
     assert "aaa (train)" in place
     assert "bbb (holdout)" in place
-
-
-def test_halves_are_what_postgres_can_keep() -> None:
-    assert perceptual.halves(0xFFFFFFFF_7FFFFFFF) == (-1, 0x7FFFFFFF)
-    assert perceptual.halves(0x80000000_00000000) == (-(2**31), 0)
