@@ -19,7 +19,7 @@ from ml.context import Context
 from ml.datasets import annotate, segments, versions
 from ml.datasets.annotate import Told
 from ml.datasets.incoming import Incoming
-from ml.datasets.segments import WIDE_SCHEMA, Sample, Segment, Uploads
+from ml.datasets.segments import Sample, Segment, Uploads
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
 from ml.intake import docs, entries, judged, listing, packs, quarantine
@@ -119,8 +119,8 @@ class _Acceptance:
         for page in self.rows.new():
             self._hear(annotate.of_new(page, drop_id, self.ctx.settings))
             for row, member in zip(page, packs.read(self.ctx, drop_id, page), strict=True):
-                told = {name: row.get(name) for name in WIDE_SCHEMA.names}
-                yield told | {"drop_id": drop_id, "size": row["bytes"]}, member
+                row |= {"drop_id": drop_id, "size": row["bytes"]}
+                yield row, member
 
     def _keep(self, segment: Segment, rows: pa.Table) -> None:
         self.made.append(segment)

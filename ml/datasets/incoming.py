@@ -85,7 +85,8 @@ class Incoming:
             if isinstance(place, str):
                 self._put_aside((row,), place)
             else:
-                yield row | {"group_id": place.group_id, "split": place.split, "neighbours": place.neighbours}
+                row |= {"group_id": place.group_id, "split": place.split, "neighbours": place.neighbours}
+                yield row
 
     def _put_aside(self, rows: Any, words: str) -> None:
         self.aside += [row | {"reasons": [words]} for row in rows]

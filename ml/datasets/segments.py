@@ -44,7 +44,7 @@ _BUFFER: Final = 1_048_576
 _NAME: Final = "segment.tar"
 
 Sample = tuple[dict[str, Any], bytes | memoryview]
-"""A row by the names of `WIDE_SCHEMA`, without offset, and the image as `members.encode` gives it."""
+"""A row with the names of `WIDE_SCHEMA`, but for offset, and the image as `members.encode` gives it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Uploads:
 def write(uploads: Uploads, samples: Iterable[Sample], limit: int) -> Iterator[tuple[Segment, pa.Table]]:
     """Pack samples into segments of about `limit` bytes; each with its rows (`WIDE_SCHEMA`).
 
-    Memory holds a page of rows; the tar grows in a temporary file.
+    Memory holds a page of rows, which get their `offset`; the tar grows in a temporary file.
     """
     iterator = iter(samples)
     first = next(iterator, None)
@@ -145,7 +145,8 @@ class _Growing:
         self._pages: list[pa.Table] = []
 
     def add(self, row: dict[str, Any], member: bytes | memoryview) -> None:
-        self._rows.append({**row, "offset": self.size + members.HEADER})
+        row["offset"] = self.size + members.HEADER
+        self._rows.append(row)
         self._write(member)
         if len(self._rows) == _PAGE:
             self._turn()

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         ("reasons", pa.string()),
     ]
 )
+_JUDGED_BY: Final = frozenset({"problem", "mode", "sharpness", "entropy", "known", "twin", "fate", "reasons"})
 _PAGE = 5000
 
 
@@ -84,11 +85,13 @@ class Verdicts:
         return self._file.read_row_groups(self._groups(fate), columns=list(names))
 
     def pages(self, fate: Fate) -> Iterator[list[dict[str, Any]]]:
-        """Rows as dicts by the names of `SCHEMA`."""
+        """Rows as dicts by the names of `SCHEMA`; of good ones without what was measured for validation only."""
+        names = [n for n in SCHEMA.names if fate != "good" or n not in _JUDGED_BY]
         for group in self._groups(fate):
-            rows = self._file.read_row_group(group).to_pylist()
-            for row in rows:
-                row["reasons"] = orjson.loads(row["reasons"])
+            rows = self._file.read_row_group(group, columns=names).to_pylist()
+            if fate == "bad":
+                for row in rows:
+                    row["reasons"] = orjson.loads(row["reasons"])
             yield rows
 
     def _groups(self, fate: Fate) -> list[int]:
