@@ -1,6 +1,6 @@
 """Parts of large objects: what lies close together is asked for at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -32,6 +32,33 @@ def read(store: ObjectStore, parts: Sequence[Part]) -> Iterator[memoryview | Una
         for piece in pool.map(lambda run: _run(store, parts, run), _runs(parts)):
             found |= piece
     return (found[i] for i in range(len(parts)))
+
+
+def stream(store: ObjectStore, parts: Iterable[Part]) -> Iterator[memoryview]:
+    """Each part's bytes, in order; memory holds some 32 MB of them, and at least one.
+
+    Raises:
+        NotFoundError: an object is gone.
+        UnavailableError: the object store failed.
+    """
+    for batch in _batches(parts):
+        for data in read(store, batch):
+            if isinstance(data, Exception):
+                raise data
+            yield data
+
+
+def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    batch: list[Part] = []
+    held = 0
+    for part in parts:
+        if batch and held + part.length > _READ:
+            yield batch
+            batch, held = [], 0
+        batch.append(part)
+        held += part.length
+    if batch:
+        yield batch
 
 
 def _runs(parts: Sequence[Part]) -> list[list[int]]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
-from ml import members
 from ml.catalog import drops
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import dataset_versions, erasures, label_tasks, labels, quarantine, samples, scores
@@ -115,10 +114,8 @@ def _without(ctx: Context, segment: str, hashes: Set[str]) -> list[tuple[Segment
 
 
 def _kept(ctx: Context, segment: str, hashes: Set[str]) -> Iterator[Sample]:
-    key = segments.tar_key(segment)
-    for row in loader.index(ctx, segment):
-        if row["sha256"] not in hashes:
-            yield row, ctx.store.get(key, row["offset"] - members.HEADER, members.span(row["size"]))
+    rows = [row for row in loader.index(ctx, segment) if row["sha256"] not in hashes]
+    return segments.samples(ctx.store, segment, rows)
 
 
 def _manifest(before: Manifest, made: dict[str, list[tuple[Segment, list[str]]]], hashes: Set[str]) -> Manifest:

@@ -5,7 +5,7 @@ The same samples in the same order give the same bytes, so writing a segment twi
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import IO, Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml import members
+from ml import members, ranges
 from ml.objects import ObjectStore
+from ml.ranges import Part
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -117,6 +118,13 @@ def write(uploads: Uploads, samples: Iterable[Sample], limit: int) -> Iterator[t
             segment, index, rows = growing.close()
         uploads.add(segment, index, folder)
         yield segment, rows
+
+
+def samples(store: ObjectStore, segment_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+    """Samples of a stored segment as `write` takes them; `rows` are those of its index that are wanted."""
+    name = tar_key(segment_id)
+    parts = [Part(name, r["offset"] - members.HEADER, members.span(r["size"])) for r in rows]
+    return zip(rows, ranges.stream(store, parts), strict=True)
 
 
 def pack(samples: Iterable[Sample], folder: Path) -> str:

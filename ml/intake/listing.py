@@ -42,7 +42,11 @@ def take(ctx: Context, prefix: str) -> Listing:
     Raises:
         NotFoundError: there is no marker.
     """
-    hint = _hint(ctx.labels.get(prefix + READY))
+    return of(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
+
+
+def of(ctx: Context, prefix: str, hint: str | None) -> Listing:
+    """As `take`, whether there is a marker or not."""
     found = ((o.key.removeprefix(prefix), o) for o in _objects(ctx.labels, prefix) if not o.key.endswith("/"))
     files = (ObjectInfo(key, o.size, o.etag, None) for key, o in found if key not in MARKERS)
     return Listing(prefix, tuple(files), hint)

@@ -4,15 +4,14 @@ What was inspected is what is accepted, whatever happens to the drop meanwhile; 
 objects, of which each costs a request, are read once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from ml import members, ranges
 from ml.context import Context
 from ml.ranges import Part
-
-_BATCH_BYTES = 32_000_000
 
 
 class Pack:
@@ -43,34 +42,17 @@ def discard(ctx: Context, drop_id: str) -> None:
         ctx.store.delete(keys)
 
 
-def read(ctx: Context, drop_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[memoryview]:
+def read(ctx: Context, drop_id: str, rows: Iterable[dict[str, Any]]) -> Iterator[memoryview]:
     """The member (`members.encode`) of each sound row, in order; memory holds some 32 MB of them.
 
     Raises:
         NotFoundError: the pack is gone; inspect the chunk again.
         UnavailableError: the object store failed.
     """
-    for batch in _batches(rows):
-        parts = [Part(key(drop_id, r["chunk"]), r["packed"], members.span(r["bytes"])) for r in batch]
-        for data in ranges.read(ctx.store, parts):
-            if isinstance(data, Exception):
-                raise data
-            yield data
+    name = cache(lambda chunk: key(drop_id, chunk))
+    return ranges.stream(ctx.store, (Part(name(r["chunk"]), r["packed"], members.span(r["bytes"])) for r in rows))
 
 
 def image(member: memoryview, size: int) -> bytes:
     """The encoded image in a member."""
     return bytes(member[members.HEADER : members.HEADER + size])
-
-
-def _batches(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    held = 0
-    for row in rows:
-        if batch and held + row["bytes"] > _BATCH_BYTES:
-            yield batch
-            batch, held = [], 0
-        batch.append(row)
-        held += row["bytes"]
-    if batch:
-        yield batch
