@@ -43,6 +43,7 @@ def page(
     verdicts: Sequence[tuple[str, Verdict]],
     figures: dict[str, Any],
     rows: Sequence[tuple[str, list[str]]] = (),
+    named: tuple[str, str] = ("images put aside", "File"),
 ) -> str:
     """One HTML page.
 
@@ -52,7 +53,8 @@ def page(
         outcome: ``good``, ``warn`` or ``bad``, and the words.
         verdicts: of each suite, with a heading.
         figures: what was judged as a whole.
-        rows: images that were put aside, with their reasons.
+        rows: images that were put aside, or else rows that are at fault, with their reasons.
+        named: what `rows` are, many and one.
     """
     environment = Environment(
         loader=PackageLoader("ml.intake", "templates"),
@@ -66,7 +68,7 @@ def page(
         for heading, v in verdicts
     ]
     told = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in figures.items()}
-    listed = {"rows": rows[:_LISTED], "more": max(0, len(rows) - _LISTED)}
+    listed = {"rows": rows[:_LISTED], "more": max(0, len(rows) - _LISTED), "many": named[0], "one": named[1]}
     return environment.get_template("data_docs.html").render(
         title=title, subject=subject, kind=outcome[0], words=outcome[1], suites=suites, figures=told, **listed
     )

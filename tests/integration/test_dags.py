@@ -104,6 +104,9 @@ def test_runs_by_hand_and_a_drop_that_brings_nothing_new(context: Context, airfl
     assert "`drops/none/` has no marker" in none["log"]
     assert (rest["state"], rest["assets"]) == ("success", []), "nothing new starts no training"
     assert fates(context) == {f"drops/{name}/": "accepted" for name in ("one", "two", "again")}
+    (link,) = one["links"]
+    page = link.removeprefix(f"{context.settings.service_url}/console/files/")
+    assert b"Drop drops/two/" in context.store.get(page), "the button of `validate` leads to the drop's Data Docs"
 
 
 def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(
@@ -124,6 +127,11 @@ def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflo
     with transaction(context.engine) as connection:
         connection.execute(update(cycles_table).values(started_at=func.now() - timedelta(hours=1)))
     monitor, maintain = run_dags(airflow_home, context.settings, ("monitor", {}), ("maintain", {}))
-    assert monitor["tasks"] == {"observe": "skipped", "take_up": "success", "collect_feedback": "success"}
+    assert monitor["tasks"] == {
+        "observe": "skipped",
+        "judge_log": "success",
+        "take_up": "success",
+        "collect_feedback": "success",
+    }
     assert monitor["assets"] == ["retrain"]
     assert maintain["state"] == "success"
