@@ -70,7 +70,7 @@ def key(drop_id: str) -> str:
     return f"drops/{drop_id}/entries.json"
 
 
-def _page_key(drop_id: str, page: int) -> str:
+def page_key(drop_id: str, page: int) -> str:
     return f"drops/{drop_id}/entries/{page:06}.parquet"
 
 
@@ -79,7 +79,7 @@ def save(ctx: Context, listing: Listing, drop: Drop, problem: str | None = None)
     drop_id = listing.drop_id
     pages = list(_pages(drop, ctx.settings.inspect_bytes))
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: ctx.store.put(_page_key(drop_id, n), _parquet(drop, pages[n])), range(len(pages))))
+        list(pool.map(lambda n: ctx.store.put(page_key(drop_id, n), _parquet(drop, pages[n])), range(len(pages))))
     inside = {place.archive for place in drop.places.values()}
     head = Head(
         listing.prefix,
@@ -107,9 +107,17 @@ def head(ctx: Context, drop_id: str) -> Head:
 
 
 def read(ctx: Context, drop_id: str, page: int) -> list[dict[str, Any]]:
-    """The entries of a page, by the names of `FIELDS`."""
-    table = pq.read_table(io.BytesIO(ctx.store.get(_page_key(drop_id, page))))
-    rows: list[dict[str, Any]] = table.to_pylist()
+    """The entries of a page, by the names of `FIELDS`.
+
+    Raises:
+        NotFoundError: there is no such page.
+        IntegrityError: the object is damaged.
+    """
+    data = ctx.store.get(page_key(drop_id, page))
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise IntegrityError(f"entries of drop {drop_id}, {page_key(drop_id, page)}, are damaged: {error}") from error
     return rows
 
 

@@ -5,6 +5,7 @@ import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,16 +58,19 @@ def chunk_key(drop_id: str, chunk: int) -> str:
     return f"drops/{drop_id}/inspected/{chunk:06}.parquet"
 
 
-def inspect_chunk(ctx: Context, drop_id: str, chunk: int) -> int:
+def inspect_chunk(ctx: Context, drop_id: str, chunk: int, *, recorded: bool = True) -> int:
     """Inspect one chunk and write its rows (`SCHEMA`) to the store; returns how many.
 
     What is wrong with an image stands in its row's `problem`; it never ends the task.
+
+    Args:
+        recorded: the cycle's diary hears how long it took; a rehearsal has no cycle.
 
     Raises:
         UnavailableError: the object store failed; the chunk is inspected again on retry.
     """
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
-    with cycles.stage(ctx.engine, drop_id, "inspect"):
+    with cycles.stage(ctx.engine, drop_id, "inspect") if recorded else nullcontext():
         head, chosen = entries.head(ctx, drop_id), entries.read(ctx, drop_id, chunk)
         _check_archives(ctx, head, chosen)
         fetched = (_fetch(ctx, head.prefix, batch, limits) for batch in _batches(chosen))

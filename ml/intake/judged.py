@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import Engine, any_, bindparam, select
+from sqlalchemy import Connection, Engine, any_, bindparam, select
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions, samples
@@ -34,38 +34,63 @@ _PAGE = 5000
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Rows of a validated drop, as dicts with `inspect.SCHEMA`'s columns plus `known`, `twin` and `reasons`."""
+class Fates:
+    """What becomes of each row of a drop, held by column: a drop may have very many.
 
-    good: list[dict[str, Any]]
-    duplicates: list[dict[str, Any]]
-    bad: list[dict[str, Any]]
+    Attributes:
+        table: `inspect.SCHEMA`, with `known` and `twin` as in `SCHEMA`.
+        fate: ``good``, ``duplicate`` or ``bad``, for each row.
+        reasons: of the bad rows, by their place in the table.
+    """
+
+    table: pa.Table
+    fate: Sequence[Fate]
+    reasons: Mapping[int, list[str]]
+
+    def __len__(self) -> int:
+        return len(self.fate)
+
+    def count(self, fate: Fate) -> int:
+        return sum(f == fate for f in self.fate)
+
+    def rows(self, fate: Fate, *columns: str) -> list[dict[str, Any]]:
+        """Some columns of the rows that have this fate; with `reasons`, if they are bad."""
+        chosen = [i for i, f in enumerate(self.fate) if f == fate]
+        rows: list[dict[str, Any]] = self.table.select(list(columns)).take(pa.array(chosen, pa.int64())).to_pylist()
+        if fate == "bad":
+            rows = [row | {"reasons": self.reasons[i]} for i, row in zip(chosen, rows, strict=True)]
+        return rows
 
 
 def key(drop_id: str) -> str:
     return f"drops/{drop_id}/validated.parquet"
 
 
-def save(ctx: Context, drop_id: str, judged: Judged) -> None:
+def save(ctx: Context, drop_id: str, fates: Fates) -> None:
     """Keep the rows, sorted by fate, so that each fate is read page by page."""
     buffer = io.BytesIO()
-    duplicates = sorted(judged.duplicates, key=lambda row: str(row["sha256"]))
     with pq.ParquetWriter(buffer, SCHEMA) as writer:
-        for fate, part in (("good", judged.good), ("duplicate", duplicates), ("bad", judged.bad)):
-            for page in _paged(part):
-                rows = [{**r, "fate": fate, "reasons": orjson.dumps(r.get("reasons", [])).decode()} for r in page]
-                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+        for fate in FATES:
+            chosen = [i for i, f in enumerate(fates.fate) if f == fate]
+            table = fates.table.take(pa.array(chosen, pa.int64()))
+            reasons = [orjson.dumps(fates.reasons.get(i, [])).decode() for i in chosen]
+            table = table.append_column("reasons", pa.array(reasons, pa.string()))
+            table = table.append_column("fate", pa.repeat(fate, len(chosen))).select(SCHEMA.names)
+            if fate == "duplicate":
+                table = table.sort_by("sha256")
+            for start, end in _pages(table["sha256"].to_pylist()):
+                writer.write_table(table.slice(start, end - start), row_group_size=end - start)
     ctx.store.put(key(drop_id), buffer.getvalue())
 
 
-def _paged(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
-    """Pages that keep together what follows upon one another with the same bytes."""
+def _pages(hashes: Sequence[str | None]) -> Iterator[tuple[int, int]]:
+    """From and to of pages that keep together what follows upon one another with the same bytes."""
     start = 0
-    while start < len(rows):
-        end = min(start + _PAGE, len(rows))
-        while end < len(rows) and rows[end]["sha256"] == rows[end - 1]["sha256"] is not None:
+    while start < len(hashes):
+        end = min(start + _PAGE, len(hashes))
+        while end < len(hashes) and hashes[end] == hashes[end - 1] is not None:
             end += 1
-        yield rows[start:end]
+        yield start, end
         start = end
 
 
@@ -120,27 +145,29 @@ def known_labels(engine: Engine, hashes: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def known_classes(engine: Engine) -> set[str]:
+def known_classes(connection: Connection) -> set[str]:
     """The classes of the newest dataset version; empty before the first."""
-    with transaction(engine) as connection:
-        newest = select(dataset_versions.c.classes).order_by(dataset_versions.c.number.desc()).limit(1)
-        return set(connection.execute(newest).scalar() or ())
+    newest = select(dataset_versions.c.classes).order_by(dataset_versions.c.number.desc()).limit(1)
+    return set(connection.execute(newest).scalar() or ())
 
 
-def conflicts(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Row key → words, for rows whose bytes bear another label in the same drop: all of them are put aside.
+def conflicts(keys: Sequence[str], labels: Sequence[str | None], hashes: Sequence[str | None]) -> list[str | None]:
+    """Words for each row whose bytes bear another label in the same drop: all of them are put aside.
 
     Another label than a stored sample has is no fault: it is one more annotation, see `ml.datasets.labels`.
     """
-    by_hash: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["sha256"] and row["label"]:
-            by_hash.setdefault(row["sha256"], []).append(row)
-    words: dict[str, str] = {}
-    for same in by_hash.values():
-        for row in same:
-            if other := next((o for o in same if o["label"] != row["label"]), None):
-                words[row["key"]] = (
-                    f"the same image is labelled {row['label']} here and {other['label']} in {other['key']}"
-                )
+    first: dict[str, str] = {}
+    told = [(label, digest) for label, digest in zip(labels, hashes, strict=True) if label and digest]
+    contested = {digest for label, digest in told if first.setdefault(digest, label) != label}
+    if not contested:
+        return [None] * len(keys)
+    same: dict[str, list[int]] = {}
+    for i, digest in enumerate(hashes):
+        if digest in contested and labels[i]:
+            same.setdefault(digest, []).append(i)
+    words: list[str | None] = [None] * len(keys)
+    for rows in same.values():
+        for i in rows:
+            if (other := next((o for o in rows if labels[o] != labels[i]), None)) is not None:
+                words[i] = f"the same image is labelled {labels[i]} here and {labels[other]} in {keys[other]}"
     return words

@@ -14,9 +14,12 @@ from ml.bundle import BundleInfo
 from ml.catalog import cycles
 from ml.context import Context
 from ml.datasets import versions
+from ml.datasets.versions import DatasetVersion
+from ml.errors import InvalidInputError
 from ml.settings import Settings
-from ml.training import export, figures, networks, track
+from ml.training import due, export, figures, networks, track
 from ml.training.fit import Fitted, Progress, Recipe, fit, logits_of
+from ml.training.judge import judge
 from ml.training.lineage import code_version
 from ml.training.material import Material, gather
 from ml.training.plan import Mode
@@ -47,8 +50,11 @@ def train(
     A cycle that has its challenger already gets the same one back, so a killed task may simply run
     again; the run it left behind is marked as killed.
 
+    A dataset version that cannot be trained on ends the cycle, with the reason.
+
     Raises:
-        InvalidInputError: the version has fewer than two classes with training samples.
+        InvalidInputError: the version breaks an expectation of `dataset.yml`, or has fewer than two classes with
+            training samples.
         NotFoundError: no dataset version has this id.
         UnavailableError: a server does not answer.
     """
@@ -58,7 +64,7 @@ def train(
     if done is None:
         with cycles.stage(ctx.engine, cycle_id, "train"):
             chosen_seed = ctx.settings.seed if seed is None else seed
-            material = gather(ctx, version, mode, chosen_seed)
+            material = _material(ctx, version, cycle_id, mode, chosen_seed)
             recipe = _recipe(ctx.settings, material, epochs, chosen_seed)
             done = _run(ctx, material, cycle_id, recipe, progress)
     ctx.registry.set_alias("challenger", done.model_version)
@@ -66,6 +72,15 @@ def train(
         ctx.engine, cycle_id, run_id=done.run_id, model_version=done.model_version, dataset_version=version.id
     )
     return done
+
+
+def _material(ctx: Context, version: DatasetVersion, cycle_id: str, mode: Mode, seed: int) -> Material:
+    try:
+        judge(ctx, version)
+        return gather(ctx, version, mode, seed)
+    except InvalidInputError as error:
+        due.give_up(ctx, cycle_id, str(error))
+        raise
 
 
 def _finished(ctx: Context, cycle_id: str, version_id: str) -> TrainedModel | None:
