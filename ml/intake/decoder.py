@@ -5,17 +5,13 @@ each: a list of `ml.images.Features` or ``{"problem": words}``. Ends when its in
 outlive who started it.
 """
 
-import contextlib
-import resource
-import signal
 import struct
 import sys
 from typing import IO
 
 import orjson
-from PIL import AvifImagePlugin
 
-from ml import images
+from ml import bounds, images
 from ml.errors import ImageRejectedError
 from ml.images import Limits
 
@@ -25,20 +21,13 @@ READY = b"ready\n"
 def main(arguments: list[str]) -> None:
     """`arguments`: most bytes and pixels of an image, bytes of memory, seconds of processor time an image."""
     limits = Limits(int(arguments[0]), int(arguments[1]))
-    _bind(int(arguments[2]))
+    bounds.bind(int(arguments[2]))
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
     outgoing.write(READY)
     outgoing.flush()
     while batch := _read(incoming):
         outgoing.write(orjson.dumps([_answer(data, limits, float(arguments[3])) for data in batch]) + b"\n")
         outgoing.flush()
-
-
-def _bind(memory: int) -> None:
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process a core already
-    for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # systems differ in what they let be bound
-            resource.setrlimit(kind, (most, most))
 
 
 def _read(incoming: IO[bytes]) -> list[bytes]:
@@ -51,8 +40,7 @@ def _read(incoming: IO[bytes]) -> list[bytes]:
 
 
 def _answer(data: bytes, limits: Limits, seconds: float) -> object:
-    # The signal's default action ends the process, even in the middle of a decoder's C code.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    bounds.allow(seconds)
     try:
         return images.inspect(data, limits)
     except ImageRejectedError as error:
@@ -60,7 +48,7 @@ def _answer(data: bytes, limits: Limits, seconds: float) -> object:
     except MemoryError:
         return {"problem": "decoding the image takes more memory than it may"}
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        bounds.allow(0)
 
 
 if __name__ == "__main__":
