@@ -5,18 +5,14 @@ each: a list of `ml.measures.Features` or ``{"problem": words}``. Ends when its 
 outlive who started it.
 """
 
-import contextlib
-import resource
-import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator
 from typing import IO
 
 import orjson
-from PIL import AvifImagePlugin
 
-from ml import images, measures
+from ml import bounds, images, measures
 from ml.errors import ImageRejectedError
 from ml.images import Limits
 from ml.measures import Sight
@@ -28,20 +24,13 @@ _HELD = 1_000_000  # pixels that wait to be measured
 def main(arguments: list[str]) -> None:
     """`arguments`: most bytes and pixels of an image, bytes of memory, seconds of processor time an image."""
     limits = Limits(int(arguments[0]), int(arguments[1]))
-    _bind(int(arguments[2]))
+    bounds.bind(int(arguments[2]))
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
     outgoing.write(READY)
     outgoing.flush()
     while batch := _read(incoming):
         outgoing.write(orjson.dumps(list(_answers(batch, limits, float(arguments[3])))) + b"\n")
         outgoing.flush()
-
-
-def _bind(memory: int) -> None:
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process a core already
-    for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # systems differ in what they let be bound
-            resource.setrlimit(kind, (most, most))
 
 
 def _read(incoming: IO[bytes]) -> list[bytes]:
@@ -78,8 +67,7 @@ def _measured(waiting: list[object], seconds: float) -> Iterator[object]:
 
 def _bounded(work: Callable[[], object], seconds: float) -> object:
     """What comes of the work, or what is wrong with the image, within so much processor time."""
-    # The signal's default action ends the process, even in the middle of a decoder's C code.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    bounds.allow(seconds)
     try:
         return work()
     except ImageRejectedError as error:
@@ -87,7 +75,7 @@ def _bounded(work: Callable[[], object], seconds: float) -> object:
     except MemoryError:
         return {"problem": "decoding the image takes more memory than it may"}
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        bounds.allow(0)
 
 
 if __name__ == "__main__":
