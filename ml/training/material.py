@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from ml.context import Context
 from ml.datasets import loader, versions
-from ml.datasets.loader import Split
+from ml.datasets.loader import Images, Split
 from ml.datasets.versions import DatasetVersion
 from ml.errors import InvalidInputError, NotFoundError
-from ml.images import Pixels
 from ml.training import networks, plan, predecessor
 from ml.training.networks import SmallCNN
+from ml.training.objective import Teacher
 from ml.training.plan import Mode, Plan
 from ml.training.predecessor import Absent, Predecessor
 
@@ -34,9 +34,9 @@ class Material:
     channels: int
 
     @property
-    def chosen(self) -> tuple[Pixels, NDArray[np.int64]]:
+    def chosen(self) -> tuple[Images, NDArray[np.int64]]:
         """Images and labels that the plan picked from the training split."""
-        return self.train.images[self.plan.chosen], self.train.labels[self.plan.chosen]
+        return self.train.images.take(self.plan.chosen), self.train.labels[self.plan.chosen]
 
     @property
     def judge(self) -> Split:
@@ -49,6 +49,15 @@ class Material:
         if self.warm:
             networks.carry_head(made, self.warm.weights, self.warm.info.labels, self.version.classes)
         return made
+
+    def teacher(self) -> Teacher | None:
+        """The predecessor as it was, for a network that starts from it."""
+        if self.warm is None:
+            return None
+        labels, now = self.warm.info.labels, self.version.classes
+        network = networks.seeded(self.channels, len(labels), self.size, 0)
+        networks.carry_head(network, self.warm.weights, labels, labels)
+        return Teacher(network, tuple(now.index(label) if label in now else -1 for label in labels))
 
     def as_params(self) -> dict[str, Any]:
         return {

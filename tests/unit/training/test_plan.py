@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ml.training import plan
-from ml.training.fit import Recipe
+from ml.settings import Settings
+from ml.training import plan, recipe
 
 
 def test_without_a_champion_everything_is_trained_on() -> None:
@@ -41,14 +41,10 @@ def test_nothing_new_or_asked_for_is_a_full_training() -> None:
 
 
 def test_threads_leave_room_for_the_others() -> None:
-    values = {"epochs": 1, "budget": 1, "patience": 1, "batch_size": 64, "learning_rate": 1e-3, "seed": 0}
-    assert 1 <= Recipe.within_budget(10, 24, **values).threads <= 4
-    assert Recipe.within_budget(10, 24, threads=7, **values).threads == 7
+    assert 1 <= recipe.of(Settings(), 10, 24, 1).threads <= 4
+    assert recipe.of(Settings(train_threads=7), 10, 24, 1).threads == 7
 
 
 @pytest.mark.parametrize(("samples", "side", "epochs"), [(600, 24, 30), (7000, 32, 8), (700, 96, 9), (50_000, 64, 4)])
 def test_the_budget_bounds_the_epochs_by_data_alone(samples: int, side: int, epochs: int) -> None:
-    recipe = Recipe.within_budget(
-        samples, side, epochs=30, budget=60_000, patience=5, batch_size=128, learning_rate=1e-3, seed=0
-    )
-    assert recipe.epochs == epochs
+    assert recipe.of(Settings(train_budget=60_000), samples, side, 3).epochs == epochs
