@@ -73,6 +73,15 @@ class Settings(BaseModel):
     train_budget: int = Field(
         300_000, ge=1, description="Images seen by one training, counted at 32 px; bounds the epochs."
     )
+    refresh_budget: int = Field(75_000, ge=1, description="Like train_budget, of a refresh.")
+    refresh_rate: float = Field(1.0, gt=0, description="A refresh's learning rate, as a share of learning_rate.")
+    replay_policy: Literal["stratified", "herding", "hardest"] = Field(
+        "stratified", description="Which old samples are replayed; see docs/training.md."
+    )
+    full_every: int = Field(20, ge=0, description="A full training after so many refreshes in a row; 0: never so.")
+    full_growth: float = Field(
+        0.0, ge=0, description="A full training at so many times the samples of the last one; 0: never so."
+    )
     train_threads: int | None = Field(None, ge=1, description="None: half the cores, at most 4.")
     review_samples: int = Field(10_000, ge=1, description="The newest samples whose labels are reviewed.")
     review_budget: int = Field(150_000, ge=1, description="Like train_budget, of each of a review's three trainings.")

@@ -106,6 +106,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, positions: NDArray[np.int64]) -> Self:
+        """Some of the samples; images stay unread."""
+        return replace(
+            self,
+            images=self.images.take(positions),
+            labels=self.labels[positions],
+            sha256=[self.sha256[i] for i in positions],
+            segment_ids=[self.segment_ids[i] for i in positions],
+            drop_ids=[self.drop_ids[i] for i in positions],
+        )
+
 
 def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: int) -> Split:
     """A split decoded to the model's input, removals left out and relabels applied.

@@ -60,6 +60,7 @@ def of(
     side: int,
     channels: int,
     *,
+    warm: bool = False,
     epochs: int | None = None,
     budget: int | None = None,
     seed: int | None = None,
@@ -73,13 +74,18 @@ def of(
     Half the cores, at most four, is the default of `threads`: the operations on small images last
     microseconds and all threads meet after each, so that with every core taken one busy neighbour
     made training 10 to 40 times slower, where on an idle machine a second thread gained next to nothing.
+
+    A warm start has a budget of its own and needs about half the way: as good on the hard second drops
+    tried, for half the time.
     """
-    affordable = int((budget or settings.train_budget) / max(1, samples) / (side / 32) ** 2)
+    budget = budget or (settings.refresh_budget if warm else settings.train_budget)
+    most = epochs or (max(1, settings.epochs // 2) if warm else settings.epochs)
+    affordable = int(budget / max(1, samples) / (side / 32) ** 2)
     return Recipe(
-        epochs=min(epochs or settings.epochs, max(4, affordable)),
+        epochs=min(most, max(2 if warm else 4, affordable)),
         patience=settings.patience,
         batch_size=min(settings.batch_size, max(16, samples // 12)),
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate * (settings.refresh_rate if warm else 1),
         seed=settings.seed if seed is None else seed,
         flips=channels == 3 if settings.flips is None else settings.flips,
         threads=threads or settings.train_threads or max(1, min(4, (os.cpu_count() or 1) // 2)),

@@ -143,8 +143,8 @@ def _recipe(settings: Settings, material: Material, epochs: int | None, seed: in
         len(material.plan.chosen),
         material.size,
         material.channels,
-        # A warm start needs about half the way: as good on the hard second drops tried, for half the time.
-        epochs=epochs or (max(1, settings.epochs // 2) if material.warm else settings.epochs),
+        warm=material.warm is not None,
+        epochs=epochs,
         seed=seed,
     )
 
@@ -170,7 +170,9 @@ def _run(ctx: Context, training: _Training, progress: Progress | None) -> Traine
         logits = logits_of(fitted.network, material.judge.images)
         info = _export(material, fitted, logits, recipe, run.id, code, Path(folder))
         _log_figures(run, material, fitted, logits)
-        model_version = ctx.registry.register(run.id, Path(folder), info, {"cycle": cycle_id})
+        past = material.plan.past
+        told_of = {"cycle": cycle_id, "refreshes": str(past.refreshes), "added": str(past.added)}
+        model_version = ctx.registry.register(run.id, Path(folder), info, told_of)
         run.tag("version", str(model_version))
     return TrainedModel(run.id, model_version)
 
