@@ -210,7 +210,6 @@ gate_looks = Table(
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("decision_id", Text, ForeignKey("decisions.id"), nullable=False, unique=True),
-    Column("consulted", BigInteger, nullable=False),
     Column("level", Double, nullable=False),
     Column("event", Boolean, nullable=False),
     _now(),

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 from scipy.stats import norm
 
 WINDOW: Final = 100
@@ -29,9 +30,9 @@ POWER: Final = 0.8
 
 @dataclass(frozen=True)
 class Part:
-    """Holdout samples that could be tested on: those that came after dataset number `after`.
+    """Holdout samples that could be tested on: those that came after decision number `after`.
 
-    `looks` decisions consulted them, of which `events` were not plain rejections.
+    `looks` decisions were made since, of which `events` were not plain rejections.
     """
 
     after: int
@@ -52,7 +53,7 @@ def level(number: int, part: Part, alpha: float) -> float:
     if not part.looks:
         return share(number, alpha)
     weight = (1 - _PHASE) * _PHASE**part.events
-    return share(number, alpha) * weight / (math.comb(part.looks, part.events) * 2**part.events)
+    return float(share(number, alpha) * weight / (math.comb(part.looks, part.events) * 2**part.events))
 
 
 def choose(number: int, parts: Sequence[Part], alpha: float) -> Part:
@@ -76,4 +77,4 @@ def detectable(at: float, samples: int, disagreement: float) -> float:
 
 def samples_needed(at: float, improvement: float, disagreement: float) -> int:
     """Holdout samples with which a test at level `at` sees `improvement` with probability `POWER`."""
-    return math.ceil(((norm.isf(at) + norm.isf(1 - POWER)) / improvement) ** 2 * disagreement)
+    return int(np.ceil(((norm.isf(at) + norm.isf(1 - POWER)) / improvement) ** 2 * disagreement))

@@ -15,7 +15,6 @@ def upgrade() -> None:
         "gate_looks",
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("decision_id", sa.Text(), nullable=False),
-        sa.Column("consulted", sa.BigInteger(), nullable=False),
         sa.Column("level", sa.Double(), nullable=False),
         sa.Column("event", sa.Boolean(), nullable=False),
         _created_at(),
