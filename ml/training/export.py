@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ml import bundle, model
 from ml.bundle import BundleInfo
 from ml.errors import IntegrityError
-from ml.images import Pixels
-from ml.training.fit import Labels, logits_of
-from ml.training.networks import SmallCNN, normalise
+from ml.training.feed import Labels, Pictures
+from ml.training.fit import logits_of
+from ml.training.networks import normalise
 
 PARITY = 1e-3
 PROBES = 16
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class _Served(nn.Module):
     """The graph that is deployed: raw pixels in, logits out."""
 
-    def __init__(self, network: SmallCNN) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
@@ -34,7 +34,7 @@ class _Served(nn.Module):
         return logits
 
 
-def export(network: SmallCNN, info: BundleInfo, sample: Pixels, folder: Path) -> str:
+def export(network: nn.Module, info: BundleInfo, sample: Pictures, folder: Path) -> str:
     """Write the bundle of `network` into `folder`; returns its digest.
 
     Args:
@@ -55,7 +55,7 @@ def export(network: SmallCNN, info: BundleInfo, sample: Pixels, folder: Path) ->
     return bundle.write(folder, info)
 
 
-def _write_onnx(network: SmallCNN, info: BundleInfo, path: Path) -> None:
+def _write_onnx(network: nn.Module, info: BundleInfo, path: Path) -> None:
     example = torch.zeros((2, info.image_size, info.image_size, info.channels), dtype=torch.uint8)
     with warnings.catch_warnings():
         # The tracing exporter is called legacy, but takes 0.3 s of CPU where the new one takes 6 in a
@@ -73,7 +73,7 @@ def _write_onnx(network: SmallCNN, info: BundleInfo, path: Path) -> None:
         )
 
 
-def _check_parity(network: SmallCNN, loaded: model.Model, sample: Pixels) -> None:
+def _check_parity(network: nn.Module, loaded: model.Model, sample: Pictures) -> None:
     sample = np.ascontiguousarray(sample[:256])
     (found,) = loaded.session.run(None, {"images": sample})
     worst = float(np.abs(found - logits_of(network, sample).numpy()).max())
