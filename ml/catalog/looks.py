@@ -42,4 +42,4 @@ def before(engine: Engine, drop_ids: Sequence[str]) -> dict[str, int]:
     ).scalar_subquery()
     query = select(drops.c.id, looked).where(drops.c.id.in_(drop_ids), drops.c.finished_at.is_not(None))
     with transaction(engine) as connection:
-        return dict(connection.execute(query).tuples().all())
+        return dict(connection.execute(query).all())

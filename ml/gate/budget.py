@@ -4,13 +4,16 @@ Promise: of any `WINDOW` consecutive decisions, the chance that even one promote
 better is at most `alpha`, although all of them consult the same holdout, and whatever each challenger
 owes to the verdicts before it.
 
-Why it holds. Decision number k has its own share of alpha, and the shares of `WINDOW` consecutive
-decisions sum to alpha. What a challenger can owe to the holdout went through verdicts, which are few: a row
-of m verdicts with b that were not plain rejections is one of C(m, b)·2^b. A level of the share divided by that
-number and weighted by `_PHASE` keeps the sum over all courses within the share (a union bound over the tree
-of verdicts: the description length bound of Dwork et al., Science 349 (2015), with the counting of Blum and
-Hardt's Ladder, ICML 2015; spending as Lan and DeMets, Biometrika 70 (1983), or Foster and Stine 2008).
-Samples that came after a verdict owe it nothing, so a test on them alone counts only later verdicts.
+Why it holds. Decision number k has a share of alpha, and the shares of `WINDOW` consecutive decisions sum
+to alpha (spending as Lan and DeMets, Biometrika 70 (1983)). What a challenger can owe to the holdout went
+through verdicts, which are few, so within a share it is a union bound over all courses of verdicts, the more
+unlikely ones with less weight (the description length bound of Dwork et al., Science 349 (2015), with the
+counting of Blum and Hardt's Ladder, ICML 2015). A verdict that is no plain rejection is an event. Samples
+that came after the i-th event owe nothing to what was said until then, so a test on these alone counts only
+the courses since; that event's time is a stopping time, so one weight for each (i, events since) bounds
+the sum, whatever rule chooses between the parts.
+
+What it does not cover: a person who reads reports and acts on them passes on more than verdicts.
 """
 
 import math
@@ -22,20 +25,29 @@ import numpy as np
 from scipy.stats import norm
 
 WINDOW: Final = 100
+KINDS: Final = 3
+"""What an event can be: promoted; waits for a person who then says yes, or no."""
 _FRONT: Final = 0.95
 """Share of alpha that the first decisions of a window get, falling as 1/(k(k+1)); the rest is dealt evenly."""
-_PHASE: Final = 0.2
+_QUIET: Final = 0.7
+"""Weight of the courses without any event; those with e events have the rest, falling as 1/(e(e+1))."""
+_SINCE: Final = 0.2
+"""How much less each event since a part's beginning weighs."""
+_LEAST: Final = -690.0
+"""Logarithm of the smallest level: floats end a little below, and no sum of so little counts."""
 POWER: Final = 0.8
 
 
 @dataclass(frozen=True)
 class Part:
-    """Holdout samples that could be tested on: those that came after decision number `after`.
+    """Holdout samples that a test could be made on: those that came after decision number `after`.
 
-    `looks` decisions were made since, of which `events` were not plain rejections.
+    `after` was the event number `begun`, both 0 for all samples; `looks` decisions were made since, of which
+    `events` were not plain rejections.
     """
 
     after: int
+    begun: int
     samples: int
     looks: int
     events: int
@@ -50,17 +62,25 @@ def share(number: int, alpha: float) -> float:
 
 def level(number: int, part: Part, alpha: float) -> float:
     """The level at which the decision of this number tests on `part`."""
-    if not part.looks:
-        return share(number, alpha)
-    weight = (1 - _PHASE) * _PHASE**part.events
-    return float(share(number, alpha) * weight / (math.comb(part.looks, part.events) * 2**part.events))
+    courses = math.comb(part.looks, part.events) * KINDS**part.events
+    logarithm = math.log(share(number, alpha)) + _log_weight(number, part.begun, part.events) - math.log(courses)
+    return math.exp(max(logarithm, _LEAST))
+
+
+def _log_weight(number: int, begun: int, since: int) -> float:
+    """Of decision `number`: the part of its share for all courses in which `since` events follow event `begun`.
+
+    Sums, as a share, to 1 over all pairs that there can be.
+    """
+    events = begun + since
+    by_events = _QUIET if events == 0 else (1 - _QUIET) / (events * (events + 1))
+    total = 1 - (1 - _QUIET) / number
+    spread = (1 - _SINCE) / (1 - math.pow(_SINCE, events + 1))
+    return math.log(by_events / total * spread) + since * math.log(_SINCE)
 
 
 def choose(number: int, parts: Sequence[Part], alpha: float) -> Part:
-    """The part on which the smallest improvement can be seen.
-
-    It looks at counts only, never at answers, so choosing costs nothing.
-    """
+    """The part on which the smallest improvement can be seen."""
     return min(parts, key=lambda p: (detectable(level(number, p, alpha), p.samples, 1.0), p.after))
 
 
@@ -78,3 +98,16 @@ def detectable(at: float, samples: int, disagreement: float) -> float:
 def samples_needed(at: float, improvement: float, disagreement: float) -> int:
     """Holdout samples with which a test at level `at` sees `improvement` with probability `POWER`."""
     return int(np.ceil(((norm.isf(at) + norm.isf(1 - POWER)) / improvement) ** 2 * disagreement))
+
+
+def fresh_needed(number: int, parts: Sequence[Part], alpha: float, improvement: float, disagreement: float) -> int:
+    """Holdout samples that must come until the decision after this one can see `improvement`; 0 if it can already.
+
+    As if this decision becomes a plain rejection; new samples belong to every part.
+    """
+    after = number + 1
+    lacking = []
+    for part in parts:
+        then = Part(part.after, part.begun, part.samples, part.looks + 1, part.events)
+        lacking.append(samples_needed(level(after, then, alpha), improvement, disagreement) - part.samples)
+    return max(0, min(lacking))

@@ -21,8 +21,8 @@ def noise(images: Pixels, seed: int) -> Pixels:
 
 
 def blur(images: Pixels) -> Pixels:
-    """Gaussian, deviation 1 pixel for each 32 of the side."""
-    sigma = images.shape[1] / 32
+    """Gaussian, deviation 1 pixel for each 32 of the side, at least half a pixel: less would change nothing."""
+    sigma = max(0.5, images.shape[1] / 32)
     return _clipped(gaussian_filter(images.astype(np.float32), (0, sigma, sigma, 0)))
 
 

@@ -35,18 +35,18 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
         IntegrityError: the challenger's bundle is broken.
         UnavailableError: a server does not answer.
     """
-    champion = ctx.registry.alias("champion")
-    if champion == model_version:
-        return _decided(ctx, model_version, cycle_id)
     dataset = ctx.registry.tags(model_version).get("dataset_version")
-    if dataset is None:
-        raise NotFoundError(
-            f"version {model_version} has no tag `dataset_version`, so there is no holdout to judge it on"
-        )
-    key = f"{ctx.settings.model_name}:{model_version}:{champion}:{dataset}:gate"
-    decision_id = hashlib.sha256(key.encode()).hexdigest()[:16]
     # One gate at a time: each decision's level depends on how many there were before.
     with advisory_lock(ctx.engine, "gate"):
+        champion = ctx.registry.alias("champion")
+        if champion == model_version:
+            return _decided(ctx, model_version, cycle_id)
+        if dataset is None:
+            raise NotFoundError(
+                f"version {model_version} has no tag `dataset_version`, so there is no holdout to judge it on"
+            )
+        key = f"{ctx.settings.model_name}:{model_version}:{champion}:{dataset}:gate"
+        decision_id = hashlib.sha256(key.encode()).hexdigest()[:16]
         if (decision := decisions.find(ctx.engine, decision_id)) is None:
             with cycles.stage(ctx.engine, cycle_id, "gate"):
                 decision = _decide(ctx, decision_id, model_version, champion, dataset)
@@ -92,9 +92,9 @@ def _decided(ctx: Context, champion: int, cycle_id: str) -> Decision:
 def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) -> tuple[Ruling, dict[str, Any]]:
     rules = Policy.of(ctx.settings)
     judged = evidence.side(ctx, challenger, scores.load_model(ctx, challenger)[0], dataset)
-    figures = evidence.alone(ctx, judged)
+    figures = evidence.alone(ctx, judged) | {"rules": asdict(rules)}
     other, broken = _champion(ctx, champion)
-    if champion is None or other is None or not len(judged.right):
+    if champion is None or other is None or policy.too_small(len(judged.right), rules):
         ruling = policy.first_model(judged.right, judged.holdout.labels, figures, rules)
         if broken:
             ruling = Ruling(ruling.verdict, f"{broken}; {ruling.reason}")

@@ -50,8 +50,8 @@ def alone(ctx: Context, of: Side) -> dict[str, Any]:
         "holdout": n,
         "challenger_accuracy": right / n if n else None,
         "challenger_interval": statistics.wilson(right, n),
-        "calibration": {"challenger": statistics.calibration(of.answers.probability, of.right)},
-        "calibration_error": {"challenger": statistics.calibration_error(of.answers.probability, of.right)},
+        "challenger_calibration": statistics.calibration(of.answers.probability, of.right),
+        "challenger_calibration_error": statistics.calibration_error(of.answers.probability, of.right),
         "served": served(ctx, of.version),
     }
 
@@ -89,7 +89,7 @@ def against(ctx: Context, challenger: Side, champion: Side, dataset: str) -> dic
     """The paired figures; see `ml.gate.policy` for what follows from them."""
     seed = ctx.settings.seed
     comparison = statistics.compare(champion.right, challenger.right, seed)
-    groups = _groups(ctx, challenger, champion, dataset)
+    groups = _groups(ctx, challenger, champion)
     n, old_right = len(champion.right), int(champion.right.sum())
     before, after = ((s.answers.probability, s.right) for s in (champion, challenger))
     rise, surely = statistics.calibration_rise(before, after, seed)
@@ -108,19 +108,18 @@ def against(ctx: Context, challenger: Side, champion: Side, dataset: str) -> dic
 
 def _budgeted(ctx: Context, challenger: Side, champion: Side) -> dict[str, Any]:
     """The test that decides: on which part, at which level, and how much improvement could be seen."""
-    alpha, past = ctx.settings.gate_alpha, looks.all_looks(ctx.engine)
+    alpha, past, wanted = ctx.settings.gate_alpha, looks.all_looks(ctx.engine), ctx.settings.gate_improvement
     number = len(past) + 1
-    known = looks.before(ctx.engine, sorted(set(challenger.holdout.drop_ids)))
-    # A drop that is unknown by now counts as old: it might have been seen.
-    before = np.asarray([known.get(drop, 0) for drop in challenger.holdout.drop_ids], np.int64)
-    chosen = budget.choose(number, parts(before, past, ctx.settings.gate_min_holdout), alpha)
+    before = _looked_at(ctx, challenger.holdout)
+    possible = parts(before, past, ctx.settings.gate_min_holdout)
+    chosen = budget.choose(number, possible, alpha)
     level = budget.level(number, chosen, alpha)
     on = before >= chosen.after
-    found = _gain(ctx, challenger, champion, on)
     differ = float((champion.right != challenger.right)[on].mean())
-    wanted = ctx.settings.gate_improvement
+    lacking = budget.fresh_needed(number, possible, alpha, wanted, differ)
     return {
         "number": number,
+        "after": chosen.after,
         "samples": chosen.samples,
         "looks_before": chosen.looks,
         "events_before": chosen.events,
@@ -129,11 +128,24 @@ def _budgeted(ctx: Context, challenger: Side, champion: Side) -> dict[str, Any]:
         "left": alpha - math.fsum(look.level for look in past[-(budget.WINDOW - 1) :]) - level,
         "metric": ctx.settings.gate_metric,
         "metric_words": Metric(ctx.settings.gate_metric, {}).words,
-        "gain": asdict(found),
+        "gain": asdict(_gain(ctx, challenger, champion, on)),
+        "disagreement": differ,
         "detectable": budget.detectable(level, chosen.samples, differ),
         "wanted": wanted,
-        "samples_needed": budget.samples_needed(level, wanted, differ),
+        "fresh_needed": lacking,
+        "labels_needed": math.ceil(lacking / ctx.settings.holdout_share),
     }
+
+
+def _looked_at(ctx: Context, holdout: Split) -> NDArray[np.int64]:
+    """How many decisions had been made when each sample came, or a near duplicate of it, ``int64[N]``."""
+    known = looks.before(ctx.engine, sorted(set(holdout.drop_ids)))
+    # A drop that is unknown by now counts as old: it might have been seen.
+    before = np.asarray([known.get(drop, 0) for drop in holdout.drop_ids], np.int64)
+    _, group = np.unique(_column(ctx, holdout, "group_id").astype(np.str_), return_inverse=True)
+    first = np.full(group.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, group, before)
+    return first[group]
 
 
 def parts(before: NDArray[np.int64], past: Sequence[looks.Look], least: int) -> list[Part]:
@@ -144,11 +156,12 @@ def parts(before: NDArray[np.int64], past: Sequence[looks.Look], least: int) -> 
         past: the decisions, the oldest first.
         least: samples without which nothing is decided.
     """
-    found = [Part(0, len(before), len(past), sum(look.event for look in past))]
-    for look in past:
-        fresh, later = int((before >= look.number).sum()), past[look.number :]
-        if look.event and fresh >= least:
-            found.append(Part(look.number, fresh, len(later), sum(each.event for each in later)))
+    events = [look for look in past if look.event]
+    found = [Part(0, 0, len(before), len(past), len(events))]
+    for begun, look in enumerate(events, 1):
+        fresh = int((before >= look.number).sum())
+        if fresh >= least:
+            found.append(Part(look.number, begun, fresh, len(past) - look.number, len(events) - begun))
     return found
 
 
@@ -169,14 +182,14 @@ def _known(ctx: Context, of: Side, dataset: str) -> set[str]:
     return {manifest.class_map.get(label, label) for label in of.model.info.labels} & set(manifest.classes)
 
 
-def _groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> list[Group]:
+def _groups(ctx: Context, challenger: Side, champion: Side) -> list[Group]:
     holdout, before, after = challenger.holdout, champion.right, challenger.right
     names = np.asarray(holdout.classes, np.str_)[holdout.labels]
     newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
     drop_names = [drop if drop in newest else "" for drop in holdout.drop_ids]
     found = [
         *slices.group("class", names, before, after),
-        *slices.group("brightness", slices.bands(_brightness(ctx, dataset, holdout)), before, after),
+        *slices.group("brightness", slices.bands(_column(ctx, holdout, "brightness")), before, after),
     ]
     if len(newest) > 1:
         found += slices.group("drop", drop_names, before, after)
@@ -198,11 +211,12 @@ def _seen_by(ctx: Context, champion: Side) -> set[str] | None:
         return None
 
 
-def _brightness(ctx: Context, dataset: str, holdout: Split) -> NDArray[np.float64]:
-    tables = [loader.columns(ctx, s, ("sha256", "brightness")) for s in dict.fromkeys(holdout.segment_ids)]
+def _column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:
+    """A column of the segments' indexes, in the order of the split."""
+    tables = [loader.columns(ctx, s, ("sha256", name)) for s in dict.fromkeys(holdout.segment_ids)]
     every = pa.concat_tables(tables)
-    known = dict(zip(every["sha256"].to_pylist(), every["brightness"].to_pylist(), strict=True))
-    return np.asarray([known[digest] for digest in holdout.sha256], np.float64)
+    known = dict(zip(every["sha256"].to_pylist(), every[name].to_pylist(), strict=True))
+    return np.asarray([known[digest] for digest in holdout.sha256])
 
 
 def _corrupted(ctx: Context, challenger: Side, champion: Side) -> list[Group]:

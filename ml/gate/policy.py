@@ -49,8 +49,8 @@ class Ruling:
 
 def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, Any], policy: Policy) -> Ruling:
     """There is no champion: promote what is surely better than naming the commonest class."""
-    if too_small := _too_small(len(right), policy):
-        return too_small
+    if problem := too_small(len(right), policy):
+        return problem
     accuracy, (low, high) = float(right.mean()), statistics.wilson(int(right.sum()), len(right))
     commonest = float(np.bincount(labels).max() / len(labels))
     told = f"{accuracy:.1%} right on {len(right)} holdout samples (95% interval {low:.1%} to {high:.1%})"
@@ -64,8 +64,6 @@ def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, A
 
 def against_champion(figures: Mapping[str, Any], policy: Policy) -> Ruling:
     """Promote iff surely better by the chosen metric, worse nowhere that counts, and within the budgets."""
-    if too_small := _too_small(figures["samples"], policy):
-        return too_small
     told = told_of(figures)
     if obstacles := harms(figures, policy):
         return Ruling("reject", f"{'; '.join(obstacles)}; {told}")
@@ -73,12 +71,10 @@ def against_champion(figures: Mapping[str, Any], policy: Policy) -> Ruling:
     p_value, better = spent["gain"]["p_value"], spent["gain"]["difference"] > 0
     if better and p_value <= spent["level"]:
         return _asked(Ruling("promote", told), doubts(figures), policy)
-    reason = f"not provably better: {told}"
-    if better and p_value <= policy.alpha:
-        reason = f"better, but not beyond what chance does in so many decisions (p {_p(p_value)}, level {spent['level']:.2g}): {told}"
-        if policy.review != "never":
-            return Ruling("needs_person", reason)
-    return Ruling("reject", reason)
+    if not (better and p_value <= policy.alpha):
+        return Ruling("reject", f"not provably better: {told}")
+    reason = f"better, but not beyond what chance does in so many decisions (level {spent['level']:.2g}): {told}"
+    return Ruling("reject" if policy.review == "never" else "needs_person", reason)
 
 
 def harms(figures: Mapping[str, Any], policy: Policy) -> list[str]:
@@ -136,7 +132,8 @@ def _asked(promotion: Ruling, doubtful: list[str], policy: Policy) -> Ruling:
     return promotion
 
 
-def _too_small(samples: int, policy: Policy) -> Ruling | None:
+def too_small(samples: int, policy: Policy) -> Ruling | None:
+    """The answer where there is nothing to decide on; nothing was consulted then."""
     if samples >= policy.min_holdout:
         return None
     return Ruling(

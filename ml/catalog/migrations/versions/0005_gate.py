@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
-down_revision = "0002"
+down_revision = "0003"
 
 
 def upgrade() -> None:
@@ -31,6 +31,16 @@ def upgrade() -> None:
         _created_at(),
         sa.ForeignKeyConstraint(["decision_id"], ["decisions.id"], name=op.f("fk_approvals_decision_id")),
         sa.PrimaryKeyConstraint("decision_id", name=op.f("pk_approvals")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("approvals")
+    op.drop_table("gate_looks")
+    op.execute("update decisions set verdict = 'reject' where verdict = 'needs_person'")
+    op.drop_constraint("ck_decisions_verdict", "decisions")
+    op.create_check_constraint(
+        op.f("ck_decisions_verdict"), "decisions", "verdict in ('promote', 'reject', 'rollback')"
     )
 
 
