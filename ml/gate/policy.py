@@ -25,6 +25,7 @@ class Policy:
     max_milliseconds: float | None = None
     max_bytes: int | None = None
     review: Literal["never", "borderline", "always"] = "never"
+    review_hours: float = 24.0
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
@@ -36,6 +37,7 @@ class Policy:
             settings.gate_max_milliseconds,
             settings.gate_max_bytes,
             settings.gate_review,
+            settings.gate_review_hours,
         )
 
 

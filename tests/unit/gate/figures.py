@@ -26,7 +26,8 @@ def figures(
     spent = {
         "number": 1, "after": 0, "samples": n, "looks_before": 0, "events_before": 0, "alpha": 0.05, "level": level,
         "left": 0.05 - level, "metric": "accuracy", "metric_words": "accuracy", "gain": asdict(gain),
-        "disagreement": float((champion != challenger).mean()), "detectable": 0.03, "wanted": 0.02, "fresh_needed": 0, "labels_needed": 0,
+        "disagreement": float((champion != challenger).mean()), "detectable": 0.03, "wanted": 0.02,
+        "fresh_needed": 0, "labels_needed": 0,
     }  # fmt: skip
     return {
         **asdict(comparison),
