@@ -5,6 +5,7 @@ file that the local stack writes (``$EVERGREEN_HOME/evergreen.env``), so a shell
 real environment variables win over the file.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -105,8 +106,28 @@ class Settings(BaseModel):
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")
 
     # Gate
-    gate_alpha: float = Field(0.05, gt=0, lt=1, description="Chance of promoting an equal model.")
+    gate_alpha: float = Field(
+        0.05, gt=0, lt=1, description="Chance that any of 100 decisions in a row promotes a model that is no better."
+    )
     gate_min_holdout: int = Field(30, ge=1, description="Fewer holdout samples: no decision to promote.")
+    gate_metric: str = Field(
+        "accuracy",
+        pattern=r"^(accuracy|macro_f1|cost|recall:.+)$",
+        description="What must get better: accuracy, macro_f1, recall:CLASS or cost.",
+    )
+    gate_costs: dict[str, dict[str, float]] = Field(
+        {}, description="JSON: true class → answered class → cost, for gate_metric cost; 1 for errors not named."
+    )
+    gate_margin: float = Field(0.05, ge=0, lt=1, description="Drop tolerated on a class or slice.")
+    gate_calibration_margin: float = Field(0.05, ge=0, lt=1, description="Tolerated rise of the calibration error.")
+    gate_corrupted: int = Field(64, ge=0, description="Holdout images that are also judged corrupted.")
+    gate_max_milliseconds: float | None = Field(None, gt=0, description="For one image, on one core.")
+    gate_max_bytes: int | None = Field(None, ge=1, description="Size of what is served.")
+    gate_review: Literal["never", "borderline", "always"] = Field("never", description="When a person is asked.")
+    gate_review_hours: float = Field(24.0, gt=0, description="No answer for so long is a rejection.")
+    gate_improvement: float = Field(
+        0.02, gt=0, lt=1, description="Improvement that the holdout should be able to show; else labels are asked for."
+    )
 
     # Release
     release_timeout: float = Field(30.0, gt=0, description="Seconds for all replicas to acknowledge.")
@@ -131,6 +152,11 @@ class Settings(BaseModel):
 
     # Alerts
     alert_webhook: SecretStr | None = Field(None, description="URL that gets a JSON body for each alert.")
+
+    @field_validator("gate_costs", mode="before")
+    @classmethod
+    def _json(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("trusted_annotators", mode="before")
     @classmethod

@@ -200,8 +200,30 @@ decisions = Table(
     _json("statistics"),
     Column("report_key", Text),
     _now(),
-    CheckConstraint("verdict in ('promote', 'reject', 'rollback')", name="verdict"),
+    CheckConstraint("verdict in ('promote', 'reject', 'needs_person', 'rollback')", name="verdict"),
     Index(None, "model_version"),
+)
+
+# Each comparison with a champion that consulted the holdout, in their order: see `ml.gate.budget`.
+gate_looks = Table(
+    "gate_looks",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("decision_id", Text, ForeignKey("decisions.id"), nullable=False, unique=True),
+    Column("level", Double, nullable=False),
+    Column("event", Boolean, nullable=False),
+    _now(),
+)
+
+# What a person said to a decision that needs one; nobody's answer in time is a rejection by `timeout`.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("decision_id", Text, ForeignKey("decisions.id"), primary_key=True),
+    Column("approved", Boolean, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    _now(),
 )
 
 deployments = Table(

@@ -5,18 +5,18 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import orjson
 from sqlalchemy import func, update
 
-from ml.catalog import cycles, decisions
+from ml.catalog import cycles, decisions, looks
 from ml.catalog.decisions import Decision
-from ml.catalog.engine import transaction
+from ml.catalog.engine import advisory_lock, transaction
+from ml.catalog.looks import Look
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.datasets import holdout
 from ml.errors import ConflictError, IntegrityError, NotFoundError
-from ml.gate import policy, report, scores, statistics
+from ml.gate import evidence, policy, report, scores
 from ml.gate.policy import Policy, Ruling
 from ml.model import Model
 
@@ -35,37 +35,47 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
         IntegrityError: the challenger's bundle is broken.
         UnavailableError: a server does not answer.
     """
-    champion = ctx.registry.alias("champion")
-    if champion == model_version:
-        return _decided(ctx, model_version, cycle_id)
     dataset = ctx.registry.tags(model_version).get("dataset_version")
-    if dataset is None:
-        raise NotFoundError(
-            f"version {model_version} has no tag `dataset_version`, so there is no holdout to judge it on"
-        )
-    key = f"{ctx.settings.model_name}:{model_version}:{champion}:{dataset}:gate"
-    decision_id = hashlib.sha256(key.encode()).hexdigest()[:16]
-    if (decision := decisions.find(ctx.engine, decision_id)) is None:
-        with cycles.stage(ctx.engine, cycle_id, "gate"):
-            ruling, figures = _judge(ctx, model_version, champion, dataset)
-            decision = Decision(
-                id=decision_id,
-                model_version=model_version,
-                champion_version=champion,
-                dataset_version=dataset,
-                verdict=ruling.verdict,
-                reason=ruling.reason,
-                actor="gate",
-                statistics=figures,
-                report_key=f"decisions/{decision_id}/report.html",
+    # One gate at a time: each decision's level depends on how many there were before.
+    with advisory_lock(ctx.engine, "gate"):
+        champion = ctx.registry.alias("champion")
+        if champion == model_version:
+            return _decided(ctx, model_version, cycle_id)
+        if dataset is None:
+            raise NotFoundError(
+                f"version {model_version} has no tag `dataset_version`, so there is no holdout to judge it on"
             )
-            ctx.store.put(f"decisions/{decision_id}/report.json", orjson.dumps(asdict(decision)), "application/json")
-            ctx.store.put(str(decision.report_key), report.render(decision).encode(), "text/html; charset=utf-8")
-            with transaction(ctx.engine) as connection:
-                decisions.record(connection, decision)
-                holdout.record_use(connection, decision_id, figures["holdout"])
+        key = f"{ctx.settings.model_name}:{model_version}:{champion}:{dataset}:gate"
+        decision_id = hashlib.sha256(key.encode()).hexdigest()[:16]
+        if (decision := decisions.find(ctx.engine, decision_id)) is None:
+            with cycles.stage(ctx.engine, cycle_id, "gate"):
+                decision = _decide(ctx, decision_id, model_version, champion, dataset)
     _note(ctx, decision, cycle_id)
     log.info("decision %s: %s version %d: %s", decision.id, decision.verdict, model_version, decision.reason)
+    return decision
+
+
+def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | None, dataset: str) -> Decision:
+    """Judge, and record it: report first, rows last."""
+    ruling, figures = _judge(ctx, challenger, champion, dataset)
+    decision = Decision(
+        id=decision_id,
+        model_version=challenger,
+        champion_version=champion,
+        dataset_version=dataset,
+        verdict=ruling.verdict,
+        reason=ruling.reason,
+        actor="gate",
+        statistics=figures,
+        report_key=f"decisions/{decision_id}/report.html",
+    )
+    ctx.store.put(f"decisions/{decision_id}/report.json", orjson.dumps(asdict(decision)), "application/json")
+    ctx.store.put(str(decision.report_key), report.render(decision).encode(), "text/html; charset=utf-8")
+    with transaction(ctx.engine) as connection:
+        decisions.record(connection, decision)
+        holdout.record_use(connection, decision_id, figures["holdout"])
+        if spent := figures.get("budget"):
+            looks.record(connection, Look(spent["number"], decision_id, spent["level"], ruling.verdict != "reject"))
     return decision
 
 
@@ -80,36 +90,17 @@ def _decided(ctx: Context, champion: int, cycle_id: str) -> Decision:
 
 
 def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) -> tuple[Ruling, dict[str, Any]]:
-    rules = Policy(ctx.settings.gate_alpha, ctx.settings.gate_min_holdout)
-    judge, _ = scores.load_model(ctx, challenger)
-    judged_on, answers = scores.score(ctx, challenger, judge, dataset)
-    right = scores.right(judged_on, answers)
-    figures: dict[str, Any] = {
-        "holdout": len(right),
-        "challenger_accuracy": float(right.mean()) if len(right) else None,
-        "challenger_interval": statistics.wilson(int(right.sum()), len(right)),
-    }
+    rules = Policy.of(ctx.settings)
+    judged = evidence.side(ctx, challenger, scores.load_model(ctx, challenger)[0], dataset)
+    figures = evidence.alone(ctx, judged) | {"rules": asdict(rules)}
     other, broken = _champion(ctx, champion)
-    if champion is None or other is None:
-        ruling = policy.first_model(right, judged_on.labels, rules)
+    if champion is None or other is None or policy.too_small(len(judged.right), rules):
+        ruling = policy.first_model(judged.right, judged.holdout.labels, figures, rules)
         if broken:
             ruling = Ruling(ruling.verdict, f"{broken}; {ruling.reason}")
-        return ruling, figures | {
-            "classes": policy.by_class({"challenger": right}, judged_on.labels, judged_on.classes)
-        }
-    old_holdout, old_answers = scores.score(ctx, champion, other, dataset)
-    old_right = scores.right(old_holdout, old_answers)
-    if not len(right):
-        return policy.first_model(right, judged_on.labels, rules), figures
-    comparison = statistics.compare(old_right, right, ctx.settings.seed)
-    harmed = policy.harmed_classes(old_right, right, judged_on.labels, judged_on.classes, rules.alpha)
-    rows = policy.by_class({"champion": old_right, "challenger": right}, judged_on.labels, judged_on.classes)
-    figures |= asdict(comparison) | {
-        "champion_interval": statistics.wilson(int(np.count_nonzero(old_right)), len(old_right)),
-        "harmed_classes": harmed,
-        "classes": rows,
-    }
-    return policy.against_champion(comparison, harmed, rules), figures
+        return ruling, figures | {"groups": evidence.classes_alone(judged)}
+    figures |= evidence.against(ctx, judged, evidence.side(ctx, champion, other, dataset), dataset)
+    return policy.against_champion(figures, rules), figures
 
 
 def _champion(ctx: Context, version: int | None) -> tuple[Model | None, str | None]:
@@ -126,8 +117,7 @@ def _note(ctx: Context, decision: Decision, cycle_id: str) -> None:
     """Say it where people look: on the MLflow version, and in the cycle."""
     figures = decision.statistics
     tags = {"decision": decision.id, "verdict": decision.verdict, "reason": decision.reason}
-    shown = ("challenger_accuracy", "champion_accuracy", "p_value", "holdout")
-    ctx.registry.tag(decision.model_version, tags | {k: figures[k] for k in shown if figures.get(k) is not None})
+    ctx.registry.tag(decision.model_version, tags | _told(figures))
     told = {"decision_id": decision.id, "verdict": decision.verdict, "reason": decision.reason}
     ended = func.now() if decision.verdict == "reject" else None
     with transaction(ctx.engine) as connection:
@@ -136,3 +126,18 @@ def _note(ctx: Context, decision: Decision, cycle_id: str) -> None:
         connection.execute(
             update(cycles_table).where(cycles_table.c.id == cycle_id, new).values(finished_at=ended, **told)
         )
+
+
+def _told(figures: dict[str, Any]) -> dict[str, object]:
+    """The figures that are worth a tag each; all of them are in the report."""
+    shown = ("challenger_accuracy", "champion_accuracy", "p_value", "holdout", "calibration_rise")
+    told = {name: figures[name] for name in shown if figures.get(name) is not None}
+    told |= {f"served_{name}": value for name, value in figures["served"].items()}
+    if spent := figures.get("budget"):
+        told |= {
+            "gate_level": spent["level"],
+            "gate_budget_left": spent["left"],
+            "gate_decision_number": spent["number"],
+        }
+        told |= {"gate_detectable_improvement": spent["detectable"]}
+    return told

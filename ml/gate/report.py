@@ -1,17 +1,71 @@
-"""A decision as one HTML page that needs no engineer and no network."""
+"""A decision as one HTML page that needs no engineer, no network and no script."""
+
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ml.catalog.decisions import Decision
+from ml.gate import charts
+
+_MOST_ROWS: Final = 40
+_KINDS: Final = {
+    "class": "By class",
+    "drop": "By drop, the newest ones",
+    "brightness": "By brightness",
+    "age": "Material the champion was trained on, and newer",
+}
+_WORST_FIRST: Final = ("worse", "unclear", "fine")
 
 
 def render(decision: Decision) -> str:
     """A self-contained page; everything from outside is escaped."""
-    environment = Environment(loader=PackageLoader("ml.gate", "templates"), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("ml.gate", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     figures = decision.statistics
-    bars = [
-        (name, figures[f"{name}_accuracy"], figures[f"{name}_interval"])
-        for name in ("champion", "challenger")
-        if figures.get(f"{name}_accuracy") is not None
+    groups = [row for row in figures["groups"] if row["kind"] != "corruption"]
+    return environment.get_template("report.html").render(
+        d=decision,
+        f=figures,
+        spent=figures.get("budget"),
+        sides=_sides(decision),
+        kinds=_by_kind(groups),
+        ends=charts.scale([row[s] for row in groups for s in ("champion", "challenger") if s in row]),
+        corrupted=[row for row in figures["groups"] if row["kind"] == "corruption"],
+        bins={s: figures[f"{s}_calibration"] for s in ("champion", "challenger") if f"{s}_calibration" in figures},
+        charts=charts,
+    )
+
+
+def _sides(decision: Decision) -> list[tuple[str, str, float, Any]]:
+    """Side, words, accuracy and interval of the champion, if there is one, and the challenger."""
+    figures = decision.statistics
+    named = (
+        ("champion", f"now: version {decision.champion_version}"),
+        ("challenger", f"new: version {decision.model_version}"),
+    )
+    return [
+        (side, words, figures[f"{side}_accuracy"], figures[f"{side}_interval"])
+        for side, words in named
+        if figures.get(f"{side}_accuracy") is not None
     ]
-    return environment.get_template("report.html").render(d=decision, f=figures, bars=bars)
+
+
+def _by_kind(groups: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]], int]]:
+    """Heading, rows with the worst first, and how many rows are left out."""
+    found = []
+    for kind, heading in _KINDS.items():
+        rows = sorted((row for row in groups if row["kind"] == kind), key=_badness)
+        if rows:
+            found.append((heading, rows[:_MOST_ROWS], max(0, len(rows) - _MOST_ROWS)))
+    return found
+
+
+def _badness(row: dict[str, Any]) -> tuple[int, float]:
+    if "champion" not in row:
+        return 0, row["challenger"]
+    return _WORST_FIRST.index(row["finding"]), row["challenger"] - row["champion"]

@@ -1,7 +1,8 @@
 """The statistics of a decision. Pure functions of right and wrong answers.
 
 Sources: Wilson, J. Am. Stat. Assoc. 22 (1927); McNemar, Psychometrika 12 (1947), exact form; Efron,
-Ann. Stat. 7 (1979) for the bootstrap; Holm, Scand. J. Stat. 6 (1979).
+Ann. Stat. 7 (1979) for the bootstrap; Holm, Scand. J. Stat. 6 (1979); Guo et al., ICML 2017, for the
+expected calibration error.
 """
 
 from collections.abc import Sequence
@@ -78,3 +79,45 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
             break
         fallen[position] = True
     return fallen
+
+
+def calibration(probability: NDArray[np.float32], right: Right, bins: int = 10) -> list[dict[str, float]]:
+    """The reliability diagram: a row a bin of equal width that holds samples.
+
+    Args:
+        probability: of the answer given, ``float32[N]``.
+        right: whether that answer is right, ``bool[N]``.
+    """
+    of = np.minimum((probability * bins).astype(int), bins - 1)
+    return [
+        {
+            "samples": int((of == b).sum()),
+            "confidence": float(probability[of == b].mean()),
+            "accuracy": float(right[of == b].mean()),
+        }
+        for b in np.unique(of)
+    ]
+
+
+def calibration_error(probability: NDArray[np.float32], right: Right, bins: int = 10) -> float:
+    """Expected calibration error: how far confidence is from accuracy, averaged over samples; 0 for none."""
+    of = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.bincount(of, probability.astype(np.float64) - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(right)) if len(right) else 0.0
+
+
+def calibration_rise(
+    champion: tuple[NDArray[np.float32], Right],
+    challenger: tuple[NDArray[np.float32], Right],
+    seed: int,
+    rounds: int = 200,
+) -> tuple[float, float]:
+    """How much larger the challenger's calibration error is, and the 5 % quantile of that by a paired bootstrap."""
+    generator, n = np.random.default_rng(seed), len(champion[1])
+    observed = calibration_error(*challenger) - calibration_error(*champion)
+    drawn = []
+    for _ in range(rounds):
+        i = generator.integers(0, n, n)
+        after, before = (calibration_error(p[i], r[i]) for p, r in (challenger, champion))
+        drawn.append(after - before)
+    return observed, float(np.quantile(drawn, 0.05))

@@ -26,7 +26,7 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
         UnavailableError: a server does not answer.
     """
     decision = decisions.get(ctx.engine, decision_id)
-    if decision.verdict == "reject":
+    if decision.verdict in ("reject", "needs_person"):
         return None
     if cycle_id is None:
         return move(ctx, decision, decision.champion_version)

@@ -1,24 +1,27 @@
 """Decisions on a real dataset version, over models of known worth: linear ones, fitted to more or fewer digits."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 from sqlalchemy import func, select
 
-from ml.catalog import cycles
+from ml.catalog import cycles, looks
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.catalog.tables import decisions as decisions_table
 from ml.catalog.tables import scores as scores_table
 from ml.context import Context
-from ml.datasets import holdout, loader, versions
+from ml.datasets import classes, holdout, loader, versions
 from ml.datasets.ingest import ingest
 from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.gate.decide import decide
+from ml.release.release import release
 from tests.bundles import make_bundle, upload
 from tests.file_registry import FileRegistry, install
 from tests.pictures import digit_files
@@ -90,7 +93,7 @@ def test_a_first_model_is_promoted_recorded_shown_and_decided_once(gate: Gate) -
     assert decision.reason.startswith("first model: ")
     figures = decision.statistics
     version = versions.get(gate.ctx, gate.dataset)
-    assert figures["holdout"] == version.holdout == sum(row["samples"] for row in figures["classes"])
+    assert figures["holdout"] == version.holdout == sum(row["samples"] for row in figures["groups"])
     low, high = figures["challenger_interval"]
     assert low < figures["challenger_accuracy"] < high
     report = orjson.loads(gate.ctx.store.get(f"decisions/{decision.id}/report.json"))
@@ -133,16 +136,108 @@ def test_a_better_model_wins_an_equal_and_a_worse_one_do_not(gate: Gate) -> None
 def test_a_class_the_challenger_never_heard_of_is_answered_wrong_and_named(gate: Gate) -> None:
     gate.registry.set_alias("champion", gate.model(1, labels=tuple("3456789")))
     decision = gate.decide(gate.model(2, labels=tuple("012345678")))
-    (row,) = [row for row in decision.statistics["classes"] if row["class"] == "9"]
-    assert row["challenger"] == 0
+    row = group(decision, "class", "9")
+    assert (row["challenger"], row["finding"]) == (0, "worse")
+    assert decision.statistics["lost_classes"] == ["9"]
     assert decision.statistics["challenger_accuracy"] > decision.statistics["champion_accuracy"], "better over all"
     assert decision.verdict == "reject"
     assert "worse on class 9" in decision.reason
+    assert "it does not know class 9 any more" in decision.reason
 
 
 def test_a_new_class_counts_for_the_challenger_that_knows_it(gate: Gate) -> None:
     gate.registry.set_alias("champion", gate.model(1, labels=tuple("0123456")))
-    assert gate.decide(gate.model(2)).verdict == "promote"
+    decision = gate.decide(gate.model(2))
+    assert decision.verdict == "promote"
+    assert decision.statistics["new_classes"] == ["7", "8", "9"]
+
+
+def test_a_champion_that_says_a_class_by_its_old_name_is_right(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1))
+    before = gate.decide(gate.model(2, seed=1)).statistics["champion_accuracy"]
+    gate.dataset = classes.rename(gate.ctx, "7", "seven", actor="ann", reason="words").version
+    decision = gate.decide(gate.model(3, labels=(*DIGITS[:7], "seven", *DIGITS[8:]), seed=1))
+    assert decision.statistics["champion_accuracy"] == before
+    assert (decision.statistics["new_classes"], decision.statistics["lost_classes"]) == ([], [])
+    assert group(decision, "class", "seven")["champion"] > 0
+
+
+def test_whatever_counts_is_compared_and_told(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1, fitted_to=100))
+    newer = ingest(gate.ctx, upload_drop(gate.ctx, "two", digit_files(700, 1000))).version
+    assert newer is not None
+    gate.dataset = newer
+    figures = gate.decide(gate.model(2)).statistics
+    kinds: dict[str, list[str]] = {}
+    for row in figures["groups"]:
+        kinds.setdefault(row["kind"], []).append(row["name"])
+    assert kinds["class"] == list(DIGITS)
+    assert kinds["brightness"] == ["bright", "dark", "medium"]
+    assert len(kinds["drop"]) == 2
+    assert kinds["age"] == ["new", "old"], "what the champion was trained on, and what it was not"
+    assert kinds["corruption"] == ["noise", "blur", "dim", "jpeg"]
+    old, new = (group_of(figures, "age", name)["samples"] for name in ("old", "new"))
+    assert old + new == figures["holdout"]
+    assert figures["served"]["milliseconds"] > 0
+    assert figures["served"]["bytes"] > 1000
+    assert 0 <= figures["challenger_calibration_error"] <= 1
+    assert sum(b["samples"] for b in figures["champion_calibration"]) == figures["holdout"]
+    tags = gate.registry.tags(2)
+    assert float(tags["gate_level"]) == figures["budget"]["level"]
+    assert tags["gate_decision_number"] == "1"
+
+
+def test_each_look_at_the_holdout_is_stricter_and_a_promotion_leaves_fresh_samples(
+    make_context: Callable[..., Context], tmp_path: Path
+) -> None:
+    ctx = make_context()
+    one = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 300))).version
+    assert one is not None
+    gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, one)
+    gate.registry.set_alias("champion", gate.model(1, fitted_to=40))
+    first = gate.decide(gate.model(2)).statistics["budget"]
+    gate.registry.set_alias("champion", 2)
+    second = gate.decide(gate.model(3, seed=1)).statistics["budget"]
+    assert (first["number"], second["number"], second["looks_before"], second["events_before"]) == (1, 2, 1, 1)
+    assert second["level"] < first["level"] / 10
+    assert second["left"] == pytest.approx(0.05 - first["level"] - second["level"])
+    assert [look.event for look in looks.all_looks(gate.ctx.engine)] == [True, False]
+    two = ingest(gate.ctx, upload_drop(gate.ctx, "two", digit_files(300, 1700)))
+    assert two.version is not None
+    gate.dataset = two.version
+    third = gate.decide(gate.model(4, fitted_to=900, seed=2)).statistics
+    spent = third["budget"]
+    assert (spent["after"], spent["looks_before"], spent["events_before"]) == (1, 1, 0)
+    of_two = group_of(third, "drop", two.drop_id)["samples"]
+    assert 0.9 * of_two < spent["samples"] <= of_two, "near duplicates of old ones are not fresh"
+    assert gate.decide(4).statistics["budget"] == spent, "asked again, nothing more is spent"
+    assert len(looks.all_looks(gate.ctx.engine)) == 3
+
+
+def test_two_gates_at_once_take_numbers_one_after_the_other(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1))
+    for version in (2, 3, 4):
+        gate.model(version, seed=version)
+        cycles.open_cycle(gate.ctx.engine, f"c{version}", "manual")
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(gate.decide, (2, 3, 4)))
+    assert sorted(d.statistics["budget"]["number"] for d in made) == [1, 2, 3]
+    assert len({d.statistics["budget"]["level"] for d in made}) == 3
+
+
+def test_a_person_is_asked_where_the_settings_say_so_and_nothing_moves(
+    make_context: Callable[..., Context], tmp_path: Path
+) -> None:
+    ctx = make_context(gate_review="always")
+    made = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 700))).version
+    assert made is not None
+    gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
+    decision = gate.decide(gate.model(1))
+    assert decision.verdict == "needs_person"
+    row = gate.cycle(1)
+    assert (row["verdict"], row["finished_at"]) == ("needs_person", None)
+    assert release(ctx, decision.id, cycle_id="c1") is None
+    assert gate.registry.aliases() == {}
 
 
 @pytest.mark.parametrize("how", ["missing", "damaged"])
@@ -248,6 +343,16 @@ def test_a_holdout_that_is_too_small_promotes_nothing(make_context: Callable[...
     assert "at least 500 are needed" in first.reason
     gate.registry.set_alias("champion", gate.model(2, fitted_to=40))
     assert "at least 500 are needed" in gate.decide(gate.model(3)).reason
+    assert looks.all_looks(ctx.engine) == [], "nothing was looked at"
+
+
+def group(decision: Decision, kind: str, name: str) -> dict[str, Any]:
+    return group_of(decision.statistics, kind, name)
+
+
+def group_of(figures: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    (row,) = [row for row in figures["groups"] if (row["kind"], row["name"]) == (kind, name)]
+    return dict(row)
 
 
 def _all_wrong(data: bytes) -> bytes:

@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.gate import policy, statistics
-from ml.gate.policy import Policy
+from ml.gate import statistics
 
-RULES = Policy(alpha=0.05, min_holdout=30)
 COUNTS = st.integers(0, 400)
 
 
@@ -52,43 +50,16 @@ def test_the_bootstrap_is_seeded_and_covers_the_truth_as_often_as_it_says() -> N
     assert 920 <= covered <= 980
 
 
-def test_two_thousand_equal_challengers_are_promoted_at_most_as_often_as_stated() -> None:
+def test_equal_challengers_pass_the_test_at_most_as_often_as_its_level_says() -> None:
     """Equal in worth and correlated, as a warm-started challenger is: they differ on few samples."""
-    generator, promoted = np.random.default_rng(4), 0
-    for better, worse, right, _ in generator.multinomial(500, [0.04, 0.04, 0.85, 0.07], 2000):
-        champion = np.repeat([False, True, True, False], [better, worse, right, 500 - better - worse - right])
-        challenger = np.repeat([True, False, True, False], [better, worse, right, 500 - better - worse - right])
-        comparison = statistics.compare(champion, challenger, seed=0, rounds=2)
-        promoted += policy.against_champion(comparison, [], RULES).verdict == "promote"
-    assert promoted <= 100 + 3 * 10  # 5 % and three standard deviations
+    cells = np.random.default_rng(4).multinomial(500, [0.04, 0.04, 0.92], 2000)
+    passed = sum(statistics.mcnemar(int(better), int(worse)) <= 0.05 for better, worse, _ in cells)
+    assert passed <= 100 + 3 * 10  # 5 % and three standard deviations
 
 
 def test_a_challenger_better_by_a_few_points_is_found_in_most_cases() -> None:
-    generator, promoted = np.random.default_rng(5), 0
-    for better, worse, _ in generator.multinomial(1000, [0.06, 0.02, 0.92], 200):
-        champion = np.repeat([False, True, True], [better, worse, 1000 - better - worse])
-        challenger = np.repeat([True, False, True], [better, worse, 1000 - better - worse])
-        promoted += statistics.compare(champion, challenger, seed=0, rounds=2).p_value < RULES.alpha
-    assert promoted > 190
-
-
-def test_equal_models_are_seldom_said_to_harm_a_class() -> None:
-    """Ten classes are looked at, and still it is one promise: Holm's correction."""
-    generator, alarms = np.random.default_rng(6), 0
-    labels = np.repeat(np.arange(10), 40)
-    for _ in range(300):
-        champion, challenger = generator.random((2, 400)) < 0.85
-        alarms += bool(policy.harmed_classes(champion, challenger, labels, "0123456789", RULES.alpha))
-    assert alarms <= 15 + 3 * 4
-
-
-def test_a_small_harm_that_is_significant_is_tolerated_and_a_large_one_that_is_not_too() -> None:
-    many = np.zeros(2000, np.int64)
-    slightly = np.arange(2000) >= 60  # 3 points, far beyond chance
-    assert policy.harmed_classes(np.full(2000, True), slightly, many, ["a"], 0.05) == []
-    few = np.zeros(10, np.int64)
-    hardly = np.arange(10) >= 3  # 30 points, three samples
-    assert policy.harmed_classes(np.full(10, True), hardly, few, ["a"], 0.05) == []
+    cells = np.random.default_rng(5).multinomial(1000, [0.06, 0.02, 0.92], 200)
+    assert sum(statistics.mcnemar(int(better), int(worse)) <= 0.05 for better, worse, _ in cells) > 190
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
@@ -99,8 +70,37 @@ def test_holm_rejects_no_more_than_uncorrected_and_no_less_than_bonferroni(p_val
         assert f or p > 0.05 / len(p_values)
 
 
-def test_the_words_tell_the_figures() -> None:
-    champion = np.repeat([False, True, True, False], [61, 9, 600, 30])
-    challenger = np.repeat([True, False, True, False], [61, 9, 600, 30])
-    words = policy.against_champion(statistics.compare(champion, challenger, seed=0), [], RULES).reason
-    assert words == "94.4% against 87.0% on 700 holdout samples: 61 gained, 9 lost, p < 0.0001"
+@pytest.mark.parametrize(("better", "worse", "p"), [(0, 0, 1.0), (5, 5, 0.623), (10, 0, 0.000977), (8, 2, 0.0547)])
+def test_mcnemar_is_the_exact_binomial(better: int, worse: int, p: float) -> None:
+    assert statistics.mcnemar(better, worse) == pytest.approx(p, rel=1e-2)
+
+
+def test_holm_stops_at_the_first_that_stands() -> None:
+    assert statistics.holm([0.001, 0.04, 0.03, 0.5], 0.05) == [True, False, False, False]
+
+
+def confident(share: float, probability: float, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A model that is right in `share` of its answers and says `probability`."""
+    right = np.random.default_rng(seed).random(samples) < share
+    return np.full(samples, probability, np.float32), right
+
+
+def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> None:
+    probability = np.asarray([0.95] * 4 + [0.55] * 4 + [1.0] * 2, np.float32)
+    right = np.asarray([True] * 3 + [False] + [True, False] * 2 + [True] * 2)
+    # Bin 0.9 to 1: 6 samples, 5 right, mean confidence (4 · 0.95 + 2) / 6; bin 0.5: 4 samples, 2 right.
+    expected = 0.6 * abs(5 / 6 - 5.8 / 6) + 0.4 * 0.05
+    assert statistics.calibration_error(probability, right) == pytest.approx(expected, abs=1e-6)
+    bins = statistics.calibration(probability, right)
+    assert [b["samples"] for b in bins] == [4, 6]
+    assert bins[1]["accuracy"] == pytest.approx(5 / 6)
+    assert statistics.calibration_error(probability[:0], right[:0]) == 0
+
+
+def test_a_rise_of_the_calibration_error_is_sure_only_where_it_is_large() -> None:
+    honest, boastful = confident(0.8, 0.8, 500, 1), confident(0.8, 0.98, 500, 1)
+    rise, least = statistics.calibration_rise(honest, boastful, seed=0)
+    assert rise == pytest.approx(0.17, abs=0.04)
+    assert 0.1 < least < rise
+    rise, least = statistics.calibration_rise(honest, confident(0.8, 0.8, 500, 2), seed=0)
+    assert least < 0.02

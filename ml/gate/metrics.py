@@ -1,0 +1,146 @@
+"""What must get better: accuracy, macro-F1, recall of a class, or cost; each with a paired test. Pure.
+
+A test asks how often so large an improvement comes about if, sample by sample, it were a matter of chance
+which of the two models gave which of the two answers. For accuracy and recall that is the exact McNemar
+test; for the others it is done by drawing (Fisher's randomisation test, paired).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.errors import InvalidInputError
+from ml.gate import statistics
+
+Labels = NDArray[np.int64]
+_ROUNDS: Final = 20_000
+_CHUNK: Final = 2_000_000  # random choices in memory at once
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`name` as in the setting `gate_metric`; `costs` true class → answered class → cost."""
+
+    name: str
+    costs: Mapping[str, Mapping[str, float]]
+
+    @property
+    def words(self) -> str:
+        kind, _, of = self.name.partition(":")
+        known = {"accuracy": "accuracy", "macro_f1": "macro-F1", "cost": "mean cost"}
+        return known.get(kind, f"recall of {of}")
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Values of both models (for cost: negated, so that more is better), their difference, and one-sided p."""
+
+    champion: float
+    challenger: float
+    difference: float
+    p_value: float
+
+
+def gain(
+    metric: Metric, truth: Labels, champion: Labels, challenger: Labels, classes: Sequence[str], seed: int
+) -> Gain:
+    """Compare two models' answers on the same samples.
+
+    Args:
+        truth: ``int64[N]``, positions in `classes`.
+        champion: ``int64[N]``, positions in `classes`; -1 for a class that is not among them.
+        challenger: as `champion`.
+
+    Raises:
+        InvalidInputError: the metric names a class that does not exist.
+    """
+    kind, _, of = metric.name.partition(":")
+    if kind == "recall":
+        return _exact(truth == _position(of, classes), truth, champion, challenger)
+    if kind == "accuracy":
+        return _exact(np.ones(len(truth), np.bool_), truth, champion, challenger)
+    if kind == "cost":
+        table = _costs(metric.costs, classes)
+        return _by_sum(-table[truth, champion], -table[truth, challenger], seed)
+    return _by_f1(truth, champion, challenger, len(classes), seed)
+
+
+def macro_f1(truth: Labels, answers: Labels, classes: int) -> float:
+    """Mean of the F1 of the classes that are present in `truth`."""
+    hit = np.bincount(truth[truth == answers], minlength=classes)
+    return float(_f1(hit, np.bincount(answers[answers >= 0], minlength=classes), np.bincount(truth, minlength=classes)))
+
+
+def _exact(of: NDArray[np.bool_], truth: Labels, champion: Labels, challenger: Labels) -> Gain:
+    if not of.any():
+        return Gain(0.0, 0.0, 0.0, 1.0)
+    before, after = (champion == truth)[of], (challenger == truth)[of]
+    better, worse = int((after & ~before).sum()), int((before & ~after).sum())
+    was, now = float(before.mean()), float(after.mean())
+    return Gain(was, now, (better - worse) / int(of.sum()), statistics.mcnemar(better, worse))
+
+
+def _by_sum(before: NDArray[np.float64], after: NDArray[np.float64], seed: int) -> Gain:
+    difference = after - before
+    differing = difference[difference != 0]
+    observed = float(differing.sum())
+    at_least = 0
+    for signs in _choices(len(differing), seed):
+        at_least += int(((2.0 * signs - 1) @ differing >= observed - 1e-9).sum())
+    p = (1 + at_least) / (1 + _ROUNDS)
+    return Gain(float(before.mean()), float(after.mean()), float(difference.mean()), p)
+
+
+def _by_f1(truth: Labels, champion: Labels, challenger: Labels, classes: int, seed: int) -> Gain:
+    was, now = macro_f1(truth, champion, classes), macro_f1(truth, challenger, classes)
+    support = np.bincount(truth, minlength=classes)
+    differ = champion != challenger
+    a, b, t = champion[differ], challenger[differ], truth[differ]
+    hit = np.bincount(truth[~differ & (truth == champion)], minlength=classes)
+    same = champion[~differ]
+    answered = np.bincount(same[same >= 0], minlength=classes)
+    names = np.arange(classes)
+    hits_a, hits_b = ((x == t)[:, None] & (t[:, None] == names) for x in (a, b))
+    said_a, said_b = (x[:, None] == names for x in (a, b))
+    at_least = 0
+    for swapped in _choices(len(t), seed):
+        # float32 counts are exact, and its matrix product is the fast one.
+        kept = (~swapped).astype(np.float32)
+        moved = swapped.astype(np.float32)
+        first = _f1(hit + kept @ hits_a + moved @ hits_b, answered + kept @ said_a + moved @ said_b, support)
+        second = _f1(hit + kept @ hits_b + moved @ hits_a, answered + kept @ said_b + moved @ said_a, support)
+        at_least += int((second - first >= now - was - 1e-9).sum())
+    return Gain(was, now, now - was, (1 + at_least) / (1 + _ROUNDS))
+
+
+def _choices(samples: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """`_ROUNDS` rows of `samples` coin tosses, in chunks ``bool[rounds, samples]``."""
+    generator = np.random.default_rng(seed)
+    step = max(1, min(_ROUNDS, _CHUNK // max(1, samples)))
+    for start in range(0, _ROUNDS, step):
+        yield generator.random((min(step, _ROUNDS - start), samples), np.float32) < 0.5
+
+
+def _f1(hit: NDArray[Any], answered: NDArray[Any], support: NDArray[Any]) -> NDArray[np.float64]:
+    present = support > 0
+    result: NDArray[np.float64] = (2 * hit[..., present] / (answered[..., present] + support[present])).mean(axis=-1)
+    return result
+
+
+def _costs(costs: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> NDArray[np.float64]:
+    """``float64[C, C + 1]``; the last column is for answers that are no class."""
+    table = np.ones((len(classes), len(classes) + 1))
+    table[np.arange(len(classes)), np.arange(len(classes))] = 0
+    for true, answers in costs.items():
+        for answer, cost in answers.items():
+            table[_position(true, classes), _position(answer, classes)] = cost
+    return table
+
+
+def _position(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise InvalidInputError(f"`gate_metric` or `gate_costs` names class {name!r}; there are {sorted(classes)}")
+    return list(classes).index(name)

@@ -1,0 +1,147 @@
+"""The page of a decision: whole in each case, safe, and in words."""
+
+import re
+from dataclasses import asdict
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from ml.catalog.decisions import Decision
+from ml.gate import charts, report, slices, statistics
+from ml.gate.policy import Policy
+from ml.gate.slices import Group
+from tests.unit.gate.figures import figures, pair
+
+EVIL = '<script>alert("1")</script>'
+
+
+class Page(HTMLParser):
+    """Tags, attributes and words of a page; knows whether every tag was closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.names: set[str] = set()
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.names |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    @property
+    def told(self) -> str:
+        return re.sub(r"\s+", " ", self.words)
+
+
+def compared(verdict: str = "promote", name: str = "dog", **more: Any) -> Decision:
+    """A decision against a champion: version 7 against 5."""
+    champion, challenger = pair(61, 9, 600, 30)
+    groups = [Group("class", name, *pair(3, 30, 150, 9)), Group("class", "cat", *pair(58, 0, 340, 30))]
+    groups += [Group("brightness", b, *pair(20, 3, 200, 10)) for b in ("dark", "medium", "bright")]
+    groups += [Group("corruption", c, *pair(6, 3, 40, 15)) for c in ("noise", "blur", "dim", "jpeg")]
+    told = {
+        "groups": slices.judge(groups, 0.05, 0.05),
+        "champion_interval": statistics.wilson(609, 700),
+        "challenger_interval": statistics.wilson(661, 700),
+        "champion_calibration": [{"samples": 200, "confidence": 0.75, "accuracy": 0.7}],
+        "challenger_calibration": [{"samples": 500, "confidence": 0.95, "accuracy": 0.93}],
+        "champion_calibration_error": 0.05,
+        "challenger_calibration_error": 0.02,
+        "rules": asdict(Policy(0.05, 30, max_milliseconds=5, review_hours=8)),
+    }
+    return Decision(
+        "d1", 7, 5, "v" * 64, verdict, "because of this", "gate", figures(champion, challenger, **(told | more))
+    )
+
+
+def first() -> Decision:
+    """There is no champion."""
+    told: dict[str, Any] = {
+        "holdout": 100,
+        "challenger_accuracy": 0.9,
+        "challenger_interval": [0.82, 0.94],
+        "challenger_calibration": [{"samples": 100, "confidence": 0.9, "accuracy": 0.9}],
+        "challenger_calibration_error": 0.01,
+        "served": {"milliseconds": 1.0, "bytes": 500_000},
+        "groups": [{"kind": "class", "name": "cat", "samples": 100, "challenger": 0.9}],
+        "rules": asdict(Policy(0.05, 30)),
+    }
+    return Decision("d0", 1, None, "v" * 64, "promote", "first model", "gate", told)
+
+
+def test_the_page_says_in_words_what_was_decided_and_why() -> None:
+    page = Page(report.render(compared()))
+    for words in (
+        "May version 7 answer?",
+        "Yes: version 7 answers from now on",
+        "Because of this.",
+        "ahead by 7.4 points",
+        "600 right before and after",
+        "61 newly right",
+        "9 newly wrong",
+        "30 wrong before and after",
+        "This was judgement number 1",
+    ):
+        assert words in page.told, words
+    assert re.search(r"One image on one core ?2\.00 ms ?5 ms", page.told)
+    assert re.search(r"dog ?192 ", page.told)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("reject", "No: version 5 goes on answering"),
+        ("needs_person", "A person has to say"),
+        ("needs_person", "within 8 hours"),
+        ("needs_person", "evergreen approve d1"),
+    ],
+)
+def test_each_verdict_has_its_words(verdict: str, words: str) -> None:
+    assert words in Page(report.render(compared(verdict))).told
+
+
+def test_a_first_model_and_an_empty_holdout_have_a_page_too() -> None:
+    page = Page(report.render(first()))
+    assert "Yes: version 1 answers from now on" in page.told
+    assert "How far these images" not in page.told
+    empty = first().statistics | {"holdout": 0, "challenger_accuracy": None, "groups": [], "challenger_calibration": []}
+    nothing = Decision("d2", 1, None, "v", "reject", "the holdout has 0 samples", "gate", empty)
+    assert "No: it is not good enough yet" in Page(report.render(nothing)).told
+
+
+def test_what_comes_from_outside_is_escaped_and_nothing_is_fetched_or_run() -> None:
+    text = report.render(compared(name=EVIL))
+    page = Page(text)
+    assert EVIL in page.words, "shown as words"
+    assert "script" not in page.tags
+    assert not page.names & {"src", "href", "onload", "onclick", "style"}
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_many_classes_show_the_worst_first() -> None:
+    groups = [Group("class", f"c{i:03}", *pair(9, 9, 40)) for i in range(100)]
+    groups.append(Group("class", "harmed", *pair(0, 40, 60)))
+    page = Page(report.render(compared("reject", groups=slices.judge(groups, 0.05, 0.05))))
+    assert page.told.index("harmed") < page.told.index("c000")
+    assert "And 61 more" in page.told
+
+
+def test_fresh_labels_are_asked_for() -> None:
+    decision = compared()
+    decision.statistics["budget"] |= {"fresh_needed": 320, "labels_needed": 1600}
+    told = Page(report.render(decision)).told
+    assert "about 320 fresh test images are needed: some 1600 newly labelled ones" in told
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [0.0], [0.93, 0.94], [0.0, 1.0], [0.31, 0.77]])
+def test_a_scale_holds_its_values_and_is_wide_enough(values: list[float]) -> None:
+    low, high = charts.scale(values)
+    assert 0 <= low <= min(values, default=0.5)
+    assert max(values, default=0.5) <= high <= 1
+    assert high - low > 0.19
