@@ -64,6 +64,13 @@ class Settings(BaseModel):
     # Training
     model_name: str = Field("classifier", description="Name in the MLflow registry.")
     experiment: str = "evergreen"
+    architecture: str = Field("small_cnn", description="Or a backbone of torchvision; see docs/training.md.")
+    weights: str = Field(
+        "none", description="What a full training starts from: none, torchvision, a file, s3://BUCKET/KEY."
+    )
+    layer_rates: tuple[float, ...] = Field(
+        (), description="Factors of the learning rate from the input to the head, 0 is frozen; separated by commas."
+    )
     image_size: int | None = Field(None, ge=8, le=1024, description="Side in pixels; None: from the data.")
     epochs: int = Field(30, ge=1, description="At most; see train_budget.")
     patience: int = Field(5, ge=1, description="Epochs without a better validation loss before stopping.")
@@ -109,7 +116,7 @@ class Settings(BaseModel):
     # Alerts
     alert_webhook: SecretStr | None = Field(None, description="URL that gets a JSON body for each alert.")
 
-    @field_validator("trusted_annotators", mode="before")
+    @field_validator("trusted_annotators", "layer_rates", mode="before")
     @classmethod
     def _separated(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value

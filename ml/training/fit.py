@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml.images import Pixels
-from ml.training.networks import SmallCNN, normalise
+from ml.training import networks
+from ml.training.networks import normalise
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Fitted:
         best_epoch: from 0; −1 when no epoch was better than the start of a warm one.
     """
 
-    network: SmallCNN
+    network: nn.Module
     start: dict[str, float]
     history: list[dict[str, float]]
     best_epoch: int
@@ -86,7 +87,7 @@ class Fitted:
 
 
 def fit(
-    network: SmallCNN,
+    network: nn.Module,
     train: tuple[Pixels, Labels],
     validation: tuple[Pixels, Labels],
     recipe: Recipe,
@@ -107,7 +108,7 @@ def fit(
 
 
 def _fit(
-    network: SmallCNN,
+    network: nn.Module,
     train: tuple[Pixels, Labels],
     validation: tuple[Pixels, Labels],
     recipe: Recipe,
@@ -118,7 +119,8 @@ def _fit(
     generator = torch.Generator().manual_seed(recipe.seed)
     images, labels = (torch.from_numpy(np.ascontiguousarray(a)) for a in train)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
+    learning = [{"params": g.parameters, "factor": g.factor} for g in networks.groups(network) if g.factor]
+    optimizer = torch.optim.AdamW(learning, lr=recipe.learning_rate, weight_decay=1e-2)
     steps, epochs = math.ceil(len(labels) / recipe.batch_size), recipe.epochs
     start, history = evaluate(network, *validation), list[dict[str, float]]()
     best, best_epoch, best_state = start["validation_loss"] if warm else math.inf, -1, _copy(network)
@@ -129,7 +131,7 @@ def _fit(
         for step, chosen in enumerate(torch.randperm(len(labels), generator=generator).tensor_split(steps)):
             rate = recipe.learning_rate * _schedule(epoch * steps + step, epochs * steps)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
             batch = augmented(normalise(images[chosen]), generator, flips=recipe.flips)
             with torch.autocast("cpu", torch.bfloat16, enabled=_bf16_pays()):
                 logits = network(batch)
@@ -152,7 +154,7 @@ def _fit(
     return Fitted(network.eval(), start, history, best_epoch)
 
 
-def evaluate(network: SmallCNN, images: Pixels, labels: Labels) -> dict[str, float]:
+def evaluate(network: nn.Module, images: Pixels, labels: Labels) -> dict[str, float]:
     """``validation_loss`` (nats) and ``validation_accuracy`` of the network as it stands."""
     if not len(labels):
         return {"validation_loss": 0.0, "validation_accuracy": 0.0}
@@ -166,7 +168,7 @@ def evaluate(network: SmallCNN, images: Pixels, labels: Labels) -> dict[str, flo
 
 
 @torch.no_grad()
-def logits_of(network: SmallCNN, images: Pixels) -> Tensor:
+def logits_of(network: nn.Module, images: Pixels) -> Tensor:
     """``float32[N, classes]`` of ``uint8[N, side, side, channels]``, N ≥ 1, in batches."""
     network.eval()
     parts = []
@@ -210,7 +212,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _copy(network: SmallCNN) -> dict[str, Tensor]:
+def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from ml.context import Context
 from ml.datasets import loader, versions
@@ -13,17 +14,17 @@ from ml.datasets.loader import Split
 from ml.datasets.versions import DatasetVersion
 from ml.errors import InvalidInputError, NotFoundError
 from ml.images import Pixels
-from ml.training import networks, plan, predecessor
-from ml.training.networks import SmallCNN
+from ml.training import backbones, networks, plan, predecessor, weights
 from ml.training.plan import Mode, Plan
 from ml.training.predecessor import Absent, Predecessor
+from ml.training.weights import Pretrained
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Material:
-    """`warm` is the predecessor that the network starts from, if it does."""
+    """`warm` is the predecessor that the network starts from, if it does; else it may start `pretrained`."""
 
     version: DatasetVersion
     warm: Predecessor | None
@@ -32,6 +33,9 @@ class Material:
     validation: Split
     size: int
     channels: int
+    architecture: str = networks.SMALL_CNN
+    rates: tuple[float, ...] = (1.0,)
+    pretrained: Pretrained | None = None
 
     @property
     def chosen(self) -> tuple[Pixels, NDArray[np.int64]]:
@@ -43,16 +47,20 @@ class Material:
         """What epochs are judged by: validation, or, where a handful of samples left it empty, training."""
         return self.validation if len(self.validation) else self.train
 
-    def network(self, seed: int) -> SmallCNN:
+    def network(self, seed: int) -> nn.Module:
         """Fresh, or with the predecessor's weights."""
-        made = networks.seeded(self.channels, len(self.version.classes), self.size, seed)
+        made = networks.build(self.architecture, self.channels, len(self.version.classes), self.size, seed, self.rates)
         if self.warm:
             networks.carry_head(made, self.warm.weights, self.warm.info.labels, self.version.classes)
+        elif self.pretrained:
+            self.pretrained.put_into(made)
         return made
 
     def as_params(self) -> dict[str, Any]:
         return {
-            "architecture": networks.SMALL_CNN,
+            "architecture": self.architecture,
+            "layer_rates": ",".join(f"{rate:g}" for rate in self.rates),
+            "pretrained": self.pretrained.source if self.pretrained else "none",
             "image_size": self.size,
             "channels": self.channels,
             "classes": len(self.version.classes),
@@ -70,8 +78,12 @@ def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Mate
         InvalidInputError: fewer than two classes have training samples.
     """
     found = predecessor.champion(ctx)
+    architecture = ctx.settings.architecture
+    sides = backbones.sides(architecture) if architecture in backbones.NAMES else ()
     before = found if isinstance(found, Predecessor) else None
-    size, channels = (before.info.image_size, before.info.channels) if before else loader.shape_of(ctx, version.id)
+    size, channels = (
+        (before.info.image_size, before.info.channels) if before else loader.shape_of(ctx, version.id, *sides)
+    )
     train = loader.load(ctx, version.id, "train", size, channels)
     if (classes := len(np.unique(train.labels))) < 2:
         raise InvalidInputError(
@@ -83,7 +95,9 @@ def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Mate
     log.info("plan: %s (%s), %d new and %d replayed samples", made.mode, made.reason, made.new, made.replayed)
     validation = loader.load(ctx, version.id, "validation", size, channels)
     warm = before if made.mode == "refresh" else None
-    return Material(version, warm, made, train, validation, size, channels)
+    pretrained = None if warm else weights.pretrained(ctx)
+    rates = weights.rates(ctx.settings)
+    return Material(version, warm, made, train, validation, size, channels, architecture, rates, pretrained)
 
 
 def _why_cold(found: Predecessor | Absent, version: DatasetVersion) -> str | None:

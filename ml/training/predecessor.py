@@ -56,12 +56,12 @@ def _load(ctx: Context, version: int) -> Predecessor:
     with tempfile.TemporaryDirectory() as folder:
         info = bundle.fetch(ctx.artifacts, place.prefix, place.digest, Path(folder), names=(bundle.WEIGHTS,))
         data = (Path(folder) / bundle.WEIGHTS).read_bytes()
-    if info.architecture != networks.SMALL_CNN:
-        raise IntegrityError(f"its architecture is `{info.architecture}`, known is `{networks.SMALL_CNN}`")
+    if info.architecture != (wanted := ctx.settings.architecture):
+        raise IntegrityError(f"its architecture is `{info.architecture}`, set is `{wanted}`")
     try:
         weights = load(data)
     except SafetensorError as error:
         raise IntegrityError(f"{bundle.WEIGHTS} cannot be read: {error}") from error
-    probe = networks.seeded(info.channels, len(info.labels), info.image_size, seed=0)
+    probe = networks.build(info.architecture, info.channels, len(info.labels), info.image_size, seed=0)
     networks.carry_head(probe, weights, info.labels, info.labels)
     return Predecessor(version, info, weights)

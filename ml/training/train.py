@@ -15,7 +15,7 @@ from ml.catalog import cycles
 from ml.context import Context
 from ml.datasets import versions
 from ml.settings import Settings
-from ml.training import export, figures, networks, track
+from ml.training import export, figures, track
 from ml.training.fit import Fitted, Progress, Recipe, fit, logits_of
 from ml.training.lineage import code_version
 from ml.training.material import Material, gather
@@ -122,7 +122,7 @@ def _export(material: Material, fitted: Fitted, recipe: Recipe, run_id: str, cod
     confidence = torch.softmax(logits / heat, 1).amax(1).numpy()
     counts = Counter(material.train.labels.tolist())
     info = BundleInfo(
-        architecture=networks.SMALL_CNN,
+        architecture=material.architecture,
         labels=material.version.classes,
         image_size=material.size,
         channels=material.channels,
