@@ -63,7 +63,9 @@ def _write_onnx(network: nn.Module, info: BundleInfo, path: Path) -> None:
         # The tracing exporter is called legacy, but takes 0.3 s of CPU where the new one takes 6 in a
         # fresh process, for the same graph; parity is checked either way.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of the checks inside attention
+        warnings.filterwarnings(
+            "ignore", category=UserWarning, message=".*trace might"
+        )  # of the checks inside attention
         torch.onnx.export(
             _Served(network).eval(),
             (example,),

@@ -15,7 +15,7 @@ from ml.catalog import cycles
 from ml.context import Context
 from ml.datasets import versions
 from ml.settings import Settings
-from ml.training import export, figures, track
+from ml.training import export, figures, networks, quantise, track
 from ml.training.fit import Fitted, Progress, Recipe, fit, logits_of
 from ml.training.lineage import code_version
 from ml.training.material import Material, gather
@@ -109,14 +109,16 @@ def _run(ctx: Context, material: Material, cycle_id: str, recipe: Recipe, progre
         run.metrics(0, {f"start_{k}": v for k, v in fitted.start.items()})
         best = {"best_epoch": fitted.best_epoch + 1.0, **fitted.best}
         run.metrics(0, {f"final_{k}": v for k, v in best.items()})
-        info = _export(material, fitted, recipe, run.id, code, Path(folder))
+        info = _export(run, ctx.settings, material, fitted, recipe, code, Path(folder))
         _log_figures(run, material, fitted)
         model_version = ctx.registry.register(run.id, Path(folder), info, {"cycle": cycle_id})
         run.tag("version", str(model_version))
     return TrainedModel(run.id, model_version)
 
 
-def _export(material: Material, fitted: Fitted, recipe: Recipe, run_id: str, code: str, folder: Path) -> BundleInfo:
+def _export(
+    run: track.Run, settings: Settings, material: Material, fitted: Fitted, recipe: Recipe, code: str, folder: Path
+) -> BundleInfo:
     logits = logits_of(fitted.network, material.judge.images)
     heat = export.temperature(logits, material.judge.labels)
     confidence = torch.softmax(logits / heat, 1).amax(1).numpy()
@@ -128,7 +130,7 @@ def _export(material: Material, fitted: Fitted, recipe: Recipe, run_id: str, cod
         channels=material.channels,
         temperature=heat,
         dataset_version=material.version.id,
-        run_id=run_id,
+        run_id=run.id,
         code_version=code,
         seed=recipe.seed,
         class_shares={c: counts[i] / len(material.train) for i, c in enumerate(material.version.classes)},
@@ -136,6 +138,13 @@ def _export(material: Material, fitted: Fitted, recipe: Recipe, run_id: str, cod
         files={},
     )
     export.export(fitted.network, info, material.judge.images, folder)
+    if settings.int8 or (settings.int8 is None and material.architecture != networks.SMALL_CNN):
+        images, _ = material.chosen
+        judge = (material.judge.images, material.judge.labels)
+        report, kept = quantise.add(
+            folder, images[:: max(1, len(images) // quantise.CALIBRATION)], judge, settings.int8_max_loss
+        )
+        run.metrics(0, {f"int8_{k}": float(v) for k, v in report} | {"int8_kept": float(kept)})
     return bundle.parse((folder / bundle.INFO).read_bytes())
 
 
