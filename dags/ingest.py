@@ -6,7 +6,8 @@ looks for all ready drops, so it does not matter how often or for which drop it 
 
 `find` claims the drops, `inspect` looks at their images in chunks, `validate` judges them with the
 suites in `expectations/`, `accept` makes them part of the data. A drop that breaks an expectation is
-rejected: its `accept` is skipped, and the reason stands in the drop's row and its `_REJECTED` marker.
+rejected: its `accept` is skipped, and the reason stands in the drop's row and its `_REJECTED` marker. The
+button Data Docs of each `validate` opens what was found.
 """
 
 from datetime import timedelta
@@ -15,6 +16,7 @@ from typing import Any
 from airflow.sdk import Param, dag, task, task_group
 
 from plugins.assets import DATASET, DROPS
+from plugins.links import DataDocsLink
 from plugins.runtime import LABEL
 from plugins.task_defaults import DEFAULTS
 
@@ -98,7 +100,9 @@ def ingest() -> None:
     # Mapped as a group, each drop goes its own way: one that fails leaves the others be.
     @task_group(prefix_group_id=False)
     def each_drop(drop: dict[str, Any]) -> None:
-        accept(validate(drop))
+        judged = validate(drop)
+        judged.operator.operator_extra_links = (DataDocsLink(),)  # the decorator takes no such argument
+        accept(judged)
 
     found = find()
     inspect.expand(work=chunks_of(found)) >> each_drop.expand(drop=found)

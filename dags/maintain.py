@@ -2,7 +2,8 @@
 ### Maintain: once a day, what keeps the system small and ready
 
 Makes the prediction log's partitions for the days to come, drops those past retention, forgets service
-workers that are gone, trims the local cache, and finishes erasures that were interrupted.
+workers that are gone, trims the local cache, finishes erasures that were interrupted and writes many
+small segments anew as few large ones. Tells of drops that were changed after they were accepted.
 """
 
 from datetime import timedelta
@@ -30,7 +31,20 @@ def maintain() -> None:
 
         return run(context())
 
+    @task
+    def changed_drops() -> list[str]:
+        """See `ml.intake.changed`."""
+        from ml.intake.changed import report
+        from plugins.alerts import alert
+        from plugins.runtime import context
+
+        found = report(context())
+        for words in found:
+            alert("an accepted drop was changed", words)
+        return found
+
     tidy()
+    changed_drops()
 
 
 maintain()

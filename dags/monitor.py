@@ -3,8 +3,9 @@
 
 Class and confidence shift (population stability index) and live accuracy where there is feedback. A
 shift beyond the setting `drift_threshold` asks for retraining. Feedback labels, once there are enough,
-become a drop like any other. A training that is overdue, because its servers were away for longer than
-its retries lasted, is asked for again.
+become a drop like any other. The log itself is judged by `expectations/predictions.yml`: what breaks an
+expectation is recorded, and people are alerted. A training that is overdue, because its servers were
+away for longer than its retries lasted, is asked for again.
 """
 
 import os
@@ -42,6 +43,20 @@ def monitor() -> None:
             raise AirflowSkipException("no reason to retrain")
         return list(report.reasons)
 
+    @task
+    def judge_log() -> list[str]:
+        """Judge the prediction log; people hear of what is wrong once, until something else is."""
+        from ml.intake import docs
+        from ml.monitoring.judge import judge
+        from plugins.alerts import alert
+        from plugins.runtime import context, settings
+
+        verdict = judge(context())
+        if verdict.news:
+            where = f"\n{docs.url(settings(), verdict.report_key)}" if verdict.report_key else ""
+            alert("the prediction log breaks expectations", "; ".join(verdict.failures) + where)
+        return list(verdict.failures)
+
     @task(outlets=[RETRAIN])
     def take_up() -> None:
         """Ask again for a training that did not happen; while one is running, the request waits for its end."""
@@ -62,6 +77,7 @@ def monitor() -> None:
         return collect(context())
 
     observe()
+    judge_log()
     take_up()
     collect_feedback()
 

@@ -5,9 +5,9 @@ Starts when a drop was accepted, when monitoring asks for it, on the schedule of
 `train_schedule`, or by hand with parameters. Every run looks for the newest dataset version; if that
 one was trained and decided already, and nobody asks by hand, there is nothing to do.
 
-`train` warm-starts from the champion and logs to MLflow, `gate` compares on the holdout and records a
-decision, `release` moves the alias and waits until every service worker runs the new model, or puts
-everything back.
+`fit` judges the dataset version by `expectations/dataset.yml`, warm-starts from the champion and logs to
+MLflow, `gate` compares on the holdout and records a decision, `release` moves the alias and waits until
+every service worker runs the new model, or puts everything back.
 """
 
 import os
@@ -59,18 +59,12 @@ def train() -> None:
 
     @task(pool="train", outlets=[CHALLENGER])
     def fit(chosen: dict[str, Any], params: dict[str, Any]) -> int:
-        """Train a challenger and register it."""
-        from ml.errors import InvalidInputError
-        from ml.training import due
+        """Train a challenger and register it; a dataset version that breaks an expectation ends the cycle."""
         from ml.training.train import train as make
         from plugins.runtime import context
 
         wishes = {name: params[name] for name in ("mode", "epochs", "seed")}
-        try:
-            return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **wishes).model_version
-        except InvalidInputError as error:
-            due.give_up(context(), chosen["cycle_id"], str(error))
-            raise
+        return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **wishes).model_version
 
     @task
     def gate(chosen: dict[str, Any], model_version: int) -> str:

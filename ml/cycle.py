@@ -12,7 +12,7 @@ from ml.errors import InvalidInputError
 from ml.gate.decide import decide
 from ml.intake.find import find_ready
 from ml.release.release import release
-from ml.training.fit import Progress
+from ml.training.feed import Progress
 from ml.training.train import train
 
 OnStage = Callable[[str, str], None]

@@ -1,12 +1,10 @@
-"""Decode, resize, fingerprint: the one way in training and in serving. No torch.
+"""Decode and resize: the one way in training and in serving. No torch.
 
 Bytes are hostile until proven otherwise: size is checked before decoding, pixel count after the
 header and before the pixels, and only the formats listed here are ever tried.
 """
 
-import hashlib
 import io
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ml import colours, headers, perceptual
+from ml import colours, headers, measures
 from ml.errors import ImageRejectedError
+from ml.measures import Features, Sight
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 """What may be decoded; Pillow tries no other plug-in."""
-
-_STRIP: Final = 1_000_000  # pixels measured at once, so that memory follows the image and not a multiple of it
 
 Pixels = NDArray[np.uint8]
 
@@ -31,31 +28,6 @@ class Limits:
 
     max_bytes: int
     max_pixels: int
-
-
-@dataclass(frozen=True)
-class Features:
-    """Measurements of a decoded image, of the kind drift is looked for in.
-
-    Brightness and contrast are mean and deviation of the grey image in 0..1, sharpness the variance
-    of its Laplacian, entropy that of its histogram in bits (0..8); `grey` says that all colour
-    channels are equal; `fingerprint` is the SHA-256 of the decoded pixels, the same for
-    every lossless encoding of the same picture; `phash_high` and `phash_low` are the halves of its
-    perceptual hash.
-    """
-
-    width: int
-    height: int
-    format: str
-    mode: str
-    grey: bool
-    brightness: float
-    contrast: float
-    sharpness: float
-    entropy: float
-    fingerprint: str
-    phash_high: int
-    phash_low: int
 
 
 def open_image(data: bytes, limits: Limits, draft_side: int | None = None) -> Image.Image:
@@ -92,64 +64,20 @@ def decode(data: bytes, size: int, channels: int, limits: Limits) -> Pixels:
     return to_array(open_image(data, limits, draft_side=size), size, channels)
 
 
-def inspect(data: bytes, limits: Limits) -> Features:
-    """Decode fully and measure.
+def sight(data: bytes, limits: Limits) -> Sight:
+    """Decode fully and keep what is measured; see `ml.measures`.
 
     Raises:
         ImageRejectedError: as `open_image`.
     """
     header = _identify(data, limits)
     kind, mode = header.format or "", header.mode
-    image = _decoded(header)
-    array = np.asarray(image)
-    grey = image.convert("L")
-    brightness, contrast, entropy = _of_histogram(grey)
-    high, low = perceptual.halves(perceptual.phash(grey))
-    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
-    digest.update(array.data)
-    return Features(
-        width=image.width,
-        height=image.height,
-        format=kind,
-        mode=mode,
-        grey=bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all()),
-        brightness=brightness,
-        contrast=contrast,
-        sharpness=_sharpness(np.asarray(grey)),
-        entropy=entropy,
-        fingerprint=digest.hexdigest(),
-        phash_high=high,
-        phash_low=low,
-    )
+    return measures.sight(_decoded(header), kind, mode)
 
 
-def _of_histogram(grey: Image.Image) -> tuple[float, float, float]:
-    """Mean and deviation in 0..1, entropy in bits."""
-    share = np.asarray(grey.histogram(), np.float64) / (grey.width * grey.height)
-    level = np.arange(256) / 255
-    mean = float(share @ level)
-    deviation = math.sqrt(float(share @ (level - mean) ** 2))
-    present = share[share > 0]
-    return mean, deviation, float(-(present @ np.log2(present))) + 0.0
-
-
-def _sharpness(grey: Pixels) -> float:
-    """Variance of the Laplacian of a ``uint8[height, width]`` whose edge is continued, levels as 0..1."""
-    step = max(1, _STRIP // grey.shape[1])
-    total = squares = 0.0
-    for start in range(0, len(grey), step):
-        above = min(start, 1)
-        strip = grey[start - above : start + step + 1].astype(np.int16)
-        laplacian = np.zeros_like(strip)
-        down, right = np.diff(strip, axis=0), np.diff(strip, axis=1)
-        laplacian[:-1] += down
-        laplacian[1:] -= down
-        laplacian[:, :-1] += right
-        laplacian[:, 1:] -= right
-        values = laplacian[above : above + step].ravel().astype(np.float64)
-        total += float(values.sum())
-        squares += float(values @ values)
-    return max(0.0, squares / grey.size - (total / grey.size) ** 2) / 255**2
+def inspect(data: bytes, limits: Limits) -> Features:
+    """Decode fully and measure; raises as `open_image`."""
+    return measures.measure([sight(data, limits)])[0]
 
 
 def _identify(data: bytes, limits: Limits) -> Image.Image:

@@ -65,21 +65,24 @@ def load(folder: Path, threads: int = 1, variant: str = "auto") -> Model:
 def load_proven(folder: Path, tolerance: float, threads: int = 1, variant: str = "auto") -> Model:
     """The model of a fetched bundle folder, proven by its probes.
 
-    Where nobody asked for INT8 by name, one that answers otherwise than where it was made gives way to fp32:
+    INT8 that cannot be loaded or answers otherwise than where it was made gives way to fp32:
     processors without instructions for it saturate.
 
     Raises:
-        IntegrityError: as `load` and `check_probes`.
+        IntegrityError: as `load` and `check_probes`, of fp32.
     """
-    loaded = load(folder, threads, variant)
     try:
-        check_probes(loaded, folder, tolerance)
+        return _proven(folder, tolerance, threads, variant)
     except IntegrityError as error:
-        if loaded.variant == "fp32" or variant == "int8":
+        if bundle.parse((folder / bundle.INFO).read_bytes()).variant(variant) == "fp32":
             raise
-        log.warning("fp32 answers in the place of INT8, which differs on this processor: %s", error)
-        loaded = load(folder, threads, "fp32")
-        check_probes(loaded, folder, tolerance)
+        log.warning("fp32 answers in the place of INT8, which does not work on this host: %s", error)
+        return _proven(folder, tolerance, threads, "fp32")
+
+
+def _proven(folder: Path, tolerance: float, threads: int, variant: str) -> Model:
+    loaded = load(folder, threads, variant)
+    check_probes(loaded, folder, tolerance)
     return loaded
 
 
@@ -87,13 +90,17 @@ def check_probes(model: Model, folder: Path, tolerance: float) -> None:
     """Run the golden probes.
 
     Raises:
-        IntegrityError: a probability is not finite or further than `tolerance` from the recorded one.
+        IntegrityError: it cannot run, or a probability is not finite or further than `tolerance` from the
+            recorded one.
     """
     _, file = bundle.FILES[model.variant]
     if model.variant == "int8":
         tolerance *= INT8_SLACK
     images, expected = bundle.load_probes((folder / file).read_bytes())
-    found = model.predict(images)
+    try:
+        found = model.predict(images)
+    except Exception as error:  # onnxruntime and numpy raise types of their own on a bundle that does not fit
+        raise IntegrityError(f"the model cannot run: {type(error).__name__}: {error}") from error
     worst = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
     if not np.isfinite(found).all() or not worst <= tolerance:  # a NaN among the recorded ones compares as False
         raise IntegrityError(f"golden probes differ by up to {worst:.6g}, at most {tolerance:g} is allowed")

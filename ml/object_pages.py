@@ -24,15 +24,19 @@ class ObjectInfo:
     modified: datetime | None
 
 
-def below(client: "Minio", bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+def below(client: "Minio", bucket: str, prefix: str, *, recursive: bool = True) -> Iterator[ObjectInfo]:
     """All objects below `prefix` in key order; the next page is fetched while one is read.
+
+    Not recursive: the objects there and, with keys that end in ``/``, the folders, page by page.
 
     Raises:
         UnavailableError: the server's answer is no listing; the client's errors are passed on.
     """
 
+    delimiter = "" if recursive else "/"
+
     def fetch(token: str | None) -> bytes:
-        query = {"list-type": "2", "delimiter": "", "encoding-type": "url", "max-keys": "1000", "prefix": prefix}
+        query = {"list-type": "2", "delimiter": delimiter, "encoding-type": "url", "max-keys": "1000", "prefix": prefix}
         # The client's one way to sign and send a request and to tell errors apart, by that name since its version 7.
         answer = client._execute("GET", bucket, query_params=query | ({"continuation-token": token} if token else {}))  # type: ignore[arg-type]
         return bytes(answer.data)
@@ -50,6 +54,8 @@ def below(client: "Minio", bucket: str, prefix: str) -> Iterator[ObjectInfo]:
                 page = pool.submit(fetch, token)
             encoded = root.findtext(f"{space}EncodingType") == "url"
             yield from (_info(item, len(space), encoded) for item in root.iterfind(f"{space}Contents"))
+            for folder in root.iterfind(f"{space}CommonPrefixes/{space}Prefix"):
+                yield ObjectInfo(unquote_plus(folder.text or "") if encoded else folder.text or "", 0, "", None)
             if not more:
                 return
 

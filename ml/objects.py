@@ -27,7 +27,7 @@ from ml.settings import Settings
 __all__ = ["ObjectInfo", "ObjectStore", "connect"]
 
 _SLICE = 8  # keys a thread reads before it is asked for the next: handing over costs as much as a small read
-_MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "404"}
+_MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "InvalidRange", "404"}
 
 
 class ObjectStore:
@@ -89,11 +89,7 @@ class ObjectStore:
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
         """Objects below ``prefix`` in key order; not recursive: folders too, ending in ``/``."""
         with _Translated(self.bucket, prefix):
-            if recursive:
-                yield from object_pages.below(self._client, self.bucket, prefix)
-                return
-            for o in self._client.list_objects(self.bucket, prefix=prefix, recursive=recursive):
-                yield ObjectInfo(o.object_name or "", o.size or 0, (o.etag or "").strip('"'), o.last_modified)
+            yield from object_pages.below(self._client, self.bucket, prefix, recursive=recursive)
 
     def copy(self, source: str, target: str, source_bucket: str | None = None) -> None:
         with _Translated(self.bucket, source):
@@ -139,6 +135,8 @@ class _Translated:
             # Some servers answer a copy of what is not there with XML that the client does not take as such.
             if "404" in str(error):
                 raise NotFoundError(f"{self._where} does not exist") from error
+            if "InvalidRange" in str(error):
+                raise NotFoundError(f"{self._where} ends before the part that was asked for") from error
             raise UnavailableError(f"{self._where}: the object store answered nonsense: {error}") from error
         if isinstance(error, ValueError):  # a `..` in the key, say: S3 would allow it, the client does not
             raise NotFoundError(f"{self._where} cannot be asked for: {error}") from error

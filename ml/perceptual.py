@@ -7,31 +7,36 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_SIDE: Final = 32
+SIDE: Final = 32  # pixels of the square that is hashed
 _LOW: Final = 8
 
 
 def _dct_rows() -> NDArray[np.float32]:
     """The lowest frequencies of an orthonormal DCT-II, without the constant one: ``float32[8, 32]``."""
-    n, k = np.arange(_SIDE), np.arange(1, _LOW + 1)[:, None]
-    return (math.sqrt(2 / _SIDE) * np.cos(math.pi * (2 * n + 1) * k / (2 * _SIDE))).astype(np.float32)
+    n, k = np.arange(SIDE), np.arange(1, _LOW + 1)[:, None]
+    return (math.sqrt(2 / SIDE) * np.cos(math.pi * (2 * n + 1) * k / (2 * SIDE))).astype(np.float32)
 
 
 _DCT: Final = _dct_rows()
 
 
-def phash(grey: Image.Image) -> int:
-    """64 bits, as an unsigned number: the signs of a grey image's lowest frequencies.
+def small(grey: Image.Image) -> Image.Image:
+    """The grey image at the size that is hashed."""
+    return grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
-    The DCT hash of Zauner 2010 ("Implementation and Benchmarking of Perceptual Image Hash
-    Functions"), but for its threshold: with the median, bits can only change in pairs, so that one
-    frequency near the threshold costs two bits.
+
+def phashes(pictures: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Of each picture ``uint8[n, SIDE, SIDE]`` the upper and lower half of its hash, ``int32[n, 2]``.
+
+    The signs of its lowest frequencies: the DCT hash of Zauner 2010 ("Implementation and
+    Benchmarking of Perceptual Image Hash Functions"), but for its threshold: with the median, bits can
+    only change in pairs, so that one frequency near the threshold costs two bits.
     """
-    small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0), np.float32)
-    return int.from_bytes(np.packbits(_DCT @ small @ _DCT.T > 0).tobytes(), "big")
+    signs = _DCT @ pictures.astype(np.float32) @ _DCT.T > 0
+    return np.packbits(signs.reshape(-1, _LOW * _LOW), axis=1).view(">i4").astype(np.int32)
 
 
-def halves(value: int) -> tuple[int, int]:
-    """A `phash` as two signed 32-bit numbers, high and low, as Postgres keeps them."""
-    high, low = value >> 32, value & 0xFFFFFFFF
-    return high - (high >> 31 << 32), low - (low >> 31 << 32)
+def phash(grey: Image.Image) -> int:
+    """The 64 bits of one grey image, as an unsigned number."""
+    high, low = (int(half) & 0xFFFFFFFF for half in phashes(np.asarray(small(grey))[None])[0])
+    return high << 32 | low

@@ -45,7 +45,9 @@ class Settings(BaseModel):
     # Intake
     drops_prefix: str = "drops/"
     poll_seconds: float = Field(1.0, gt=0, description="How often the bucket is asked for ready drops.")
-    inspect_chunk: int = Field(2000, ge=1, description="Images inspected by one task.")
+    inspect_bytes: int = Field(
+        128_000_000, ge=1, description="Images of so many bytes are inspected by one task, none counted below 8 kB."
+    )
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_image_pixels: int = Field(40_000_000, ge=1)
     new_classes: Literal["accept", "hold", "reject"] = "accept"
@@ -82,11 +84,32 @@ class Settings(BaseModel):
     train_budget: int = Field(
         300_000, ge=1, description="Images seen by one training, counted at 32 px; bounds the epochs."
     )
+    refresh_budget: int = Field(75_000, ge=1, description="Like train_budget, of a refresh.")
+    refresh_rate: float = Field(1.0, gt=0, description="A refresh's learning rate, as a share of learning_rate.")
+    replay_policy: Literal["stratified", "herding", "hardest"] = Field(
+        "stratified", description="Which old samples are replayed; see docs/training.md."
+    )
+    full_every: int = Field(20, ge=0, description="A full training after so many refreshes in a row; 0: never so.")
+    full_growth: float = Field(
+        0.0, ge=0, description="A full training at so many times the samples of the last one; 0: never so."
+    )
     train_threads: int | None = Field(None, ge=1, description="None: half the cores, at most 4.")
     review_samples: int = Field(10_000, ge=1, description="The newest samples whose labels are reviewed.")
     review_budget: int = Field(150_000, ge=1, description="Like train_budget, of each of a review's three trainings.")
     review_most: int = Field(200, ge=0, description="Label tasks opened by one review.")
     flips: bool | None = Field(None, description="Train on mirrored images too; None: if they have colour.")
+    augmentation: Literal["none", "light", "trivial"] = Field("light", description="See docs/training.md, Recipe.")
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    balance: Literal["none", "weights", "sampler", "focal"] = Field("none", description="What helps rare classes.")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(1e-2, ge=0)
+    warm_up: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the average of the weights that is kept; 0: none.")
+    clip: float = Field(1.0, ge=0, description="Most norm of the gradient; 0: unbounded.")
+    distillation: float = Field(0.0, ge=0, description="Weight of the champion's answers in a refresh; 0: none.")
+    compile: bool = Field(default=False, description="torch.compile: pays on long trainings of large networks only.")
+    checkpoint_seconds: float = Field(15.0, ge=0, description="A killed training loses at most so much work.")
     seed: int = 17
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")
 

@@ -37,6 +37,10 @@ INFERENCE_THREADS: Final = 2
 INFERENCE_WAITING: Final = 128
 DATABASE_THREADS: Final = 4
 DATABASE_WAITING: Final = 32
+STORAGE_THREADS: Final = 2
+STORAGE_WAITING: Final = 32
+PICTURE_THREADS: Final = 2
+PICTURES_WAITING: Final = 96
 GOODBYE_SECONDS: Final = 3.0
 
 _ABOUT = """Answers what an image shows, with the newest model that proved better than the one before.
@@ -92,6 +96,9 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         predictor=Predictor(slot, prediction_log, limits, metrics),
         inference=Pool("inference", INFERENCE_THREADS, INFERENCE_WAITING),
         database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),
+        store=store,
+        storage=Pool("storage", STORAGE_THREADS, STORAGE_WAITING),
+        pictures=Pool("pictures", PICTURE_THREADS, PICTURES_WAITING),
     )
     return _app(parts, threads)
 
@@ -102,8 +109,8 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
         threads.start()
         yield
         threads.stop()
-        parts.inference.close()
-        parts.database.close()
+        for pool in (parts.inference, parts.database, parts.storage, parts.pictures):
+            pool.close()
         parts.engine.dispose()
 
     app = FastAPIOffline(

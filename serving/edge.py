@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import problems
+from serving.console import files
 from serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Edge:
             f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self' {frame_ancestors}"
         )
         self._policy = policy.format(inline="").strip()
+        self._files_policy = f"{files.POLICY}; frame-ancestors 'self' {frame_ancestors}".strip()
         # Swagger UI's page starts itself with an inline script.
         self._docs_policy = policy.format(inline=" 'unsafe-inline'").strip()
 
@@ -84,8 +86,13 @@ class Edge:
         headers["x-content-type-options"] = "nosniff"
         headers["referrer-policy"] = "no-referrer"
         headers["cross-origin-resource-policy"] = "same-origin"
-        headers["content-security-policy"] = self._docs_policy if path.startswith("/docs") else self._policy
+        headers["content-security-policy"] = self._policy_of(path)
         headers.setdefault("cache-control", "no-store")
+
+    def _policy_of(self, path: str) -> str:
+        if path.startswith(files.PREFIX):
+            return self._files_policy
+        return self._docs_policy if path.startswith("/docs") else self._policy
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from ml.objects import ObjectStore
 from ml.settings import Settings
 from serving.metrics import Metrics
 from serving.model_slot import ModelSlot
@@ -21,6 +22,9 @@ class Parts:
     Attributes:
         inference: threads that decode and infer.
         database: threads that may wait for Postgres, so that nothing else does.
+        store: the bucket of reports and of what lies in quarantine.
+        storage: threads that may wait for it.
+        pictures: threads that wait for processes that decode.
         remembered: what was read a moment ago, with the time by `time.monotonic`.
     """
 
@@ -32,6 +36,9 @@ class Parts:
     predictor: Predictor
     inference: Pool
     database: Pool
+    store: ObjectStore
+    storage: Pool
+    pictures: Pool
     remembered: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
 

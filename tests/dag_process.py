@@ -36,7 +36,7 @@ def dag_environment(airflow_home: Path, settings: Settings) -> dict[str, str]:
 
 
 def run_dags(airflow_home: Path, settings: Settings, *runs: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each run's state, its task instances' states by ``task`` or ``task[label]``, the assets it touched, all logs.
+    """Each run's state, task instances' states by ``task`` or ``task[label]``, assets it touched, links, all logs.
 
     Args:
         runs: DAG ids and params, run one after the other.
@@ -66,17 +66,22 @@ def main(runs: list[tuple[str, dict[str, Any]]]) -> None:
 
 def _outcome(run: Any) -> dict[str, Any]:
     from airflow.models.asset import AssetEvent
+    from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     with create_session() as session:
         events = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == run.run_id))
         assets = [event.asset.name for event in events]
+        kept = session.scalars(
+            select(XComModel).where(XComModel.run_id == run.run_id, XComModel.key.startswith("_link_", autoescape=True))
+        )
+        links = sorted(str(link.value).strip('"') for link in kept if link.value)
     tasks = {
         f"{ti.task_id}[{ti.rendered_map_index}]" if ti.map_index >= 0 else ti.task_id: str(ti.state)
         for ti in run.get_task_instances()
     }
-    return {"state": str(run.state), "tasks": tasks, "assets": assets}
+    return {"state": str(run.state), "tasks": tasks, "assets": assets, "links": links}
 
 
 if __name__ == "__main__":

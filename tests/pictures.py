@@ -38,3 +38,9 @@ def upload(ctx: Context, name: str, files: dict[str, bytes], marker: bytes | Non
 def digit_files(start: int, stop: int) -> dict[str, bytes]:
     """Digits `start` to `stop` as class folders."""
     return {f"{label}/{i:04}.png": data for i, (label, data) in enumerate(digits()) if start <= i < stop}
+
+
+def halves(phash: int) -> tuple[int, int]:
+    """A 64-bit perceptual hash as the two numbers that the catalog keeps."""
+    high, low = np.array([phash >> 32, phash & 0xFFFFFFFF], np.uint32).view(np.int32).tolist()
+    return high, low

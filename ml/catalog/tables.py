@@ -126,6 +126,7 @@ quarantine = Table(
     _now(),
     UniqueConstraint("drop_id", "key"),
     CheckConstraint("status in ('held', 'released', 'discarded')", name="status"),
+    Index("ix_quarantine_held", "id", postgresql_where=text("status = 'held'")),
 )
 
 segments = Table(
@@ -341,4 +342,19 @@ drift_reports = Table(
     Column("retrain", Boolean, nullable=False),
     Column("reasons", ARRAY(Text), nullable=False, server_default="{}"),
     _now(),
+)
+
+# What a suite of `expectations/` said of a drop, a dataset version or the prediction log.
+validations = Table(
+    "validations",
+    metadata,
+    Column("suite", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("passed", Boolean, nullable=False),
+    _json("failures", "[]"),
+    _json("warnings", "[]"),
+    _json("figures"),
+    Column("report_key", Text),
+    _now(),
+    Index(None, "suite", "created_at"),
 )

@@ -1,39 +1,47 @@
 """Makes a validated drop part of the data: segments first, then everything in one transaction."""
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+import pyarrow as pa
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 
-from ml.catalog import cycles, drops
-from ml.catalog.classes import class_map, renamed
+from ml.catalog import bulk, cycles, drops
+from ml.catalog.bulk import Rows
 from ml.catalog.engine import advisory_lock, transaction
-from ml.catalog.tables import samples
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
-from ml.datasets import annotate, erase, near, segments, versions
-from ml.datasets.segments import INDEX_SCHEMA, Segment
+from ml.datasets import annotate, segments, versions
+from ml.datasets.annotate import Told
+from ml.datasets.incoming import Incoming
+from ml.datasets.segments import Sample, Segment, Uploads
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
-from ml.intake import docs, judged, packs, quarantine
+from ml.intake import docs, entries, judged, listing, packs, quarantine
 from ml.intake.claim import acknowledge
-from ml.intake.judged import Judged
+from ml.intake.listing import Listing
 
 log = logging.getLogger(__name__)
 
 NOTHING_NEW = "the drop brought no image and no label that is not stored already"
-_BATCH = 256
-_INSERT = 1000
+_SAMPLE: Final = (
+    *("sha256", "group_id", "split", "label", "drop_id", "segment_id"),
+    *("width", "height", "phash_high", "phash_low", "subject"),
+)
+_ANNOTATION: Final = pa.schema([("sha256", pa.string()), *entries.ANNOTATION, ("source", pa.string())])
 
 
 def accept(ctx: Context, drop_id: str) -> str | None:
     """The dataset version that holds the drop's new samples and labels; None if the drop brought nothing new.
 
     One drop is accepted at a time, so that each sees the samples of the one before. Killed anywhere,
-    it leaves at most unreferenced objects; run again, it ends the same.
+    it leaves at most unreferenced objects; run again, it ends the same. Memory holds a page of rows,
+    however large the drop.
 
     Raises:
         NotFoundError: the drop was not validated.
@@ -42,124 +50,125 @@ def accept(ctx: Context, drop_id: str) -> str | None:
     """
     row = drops.get(ctx.engine, drop_id)
     if row["status"] == "claimed":
-        with cycles.stage(ctx.engine, drop_id, "accept"), advisory_lock(ctx.engine, "datasets"):
-            _accept(ctx, row)
-    acknowledge(ctx, drop_id)
+        with (
+            cycles.stage(ctx.engine, drop_id, "accept"),
+            advisory_lock(ctx.engine, "datasets"),
+            judged.opened(ctx, drop_id) as verdicts,
+            bulk.rows("samples", _SAMPLE) as samples,
+            bulk.rows("labels", annotate.COLUMNS) as labels,
+            Uploads(ctx.store) as uploads,
+            ThreadPoolExecutor(1, "listing") as looking,
+        ):
+            seen = looking.submit(_look, ctx, row["prefix"])
+            _Acceptance(ctx, row, Incoming(ctx, verdicts), samples, labels).run(uploads)
+        acknowledge(ctx, drop_id, seen.result())
+    else:
+        acknowledge(ctx, drop_id)
     done = drops.get(ctx.engine, drop_id)
     version: str | None = done["dataset_version"] if done["status"] == "accepted" else None
     return version
 
 
-def _accept(ctx: Context, drop: dict[str, Any]) -> None:
-    parent = versions.latest(ctx)
-    parts = _as_of_now(ctx, judged.read(ctx, drop["id"]))
-    made = list(segments.write(ctx.store, _images(ctx, drop["prefix"], drop["id"], parts), ctx.settings.segment_bytes))
-    quarantined = quarantine.hold(ctx, drop["prefix"], drop["id"], parts.bad)
-    rows = [r for s in made for r in s.rows]
-    told = annotate.take(ctx, drop["id"], {r["sha256"] for r in rows}, parts)
-    manifest = _manifest(ctx, parent, made, rows, told.relabels)
-    changed = bool(made or told.relabels)
-    if changed:
-        ctx.store.put(versions.key(manifest.id), manifest.to_bytes(), "application/json")
-    with transaction(ctx.engine) as connection:
-        if drops.locked_status(connection, drop["id"]) != "claimed":
-            return
+def _look(ctx: Context, prefix: str) -> Listing | None:
+    try:
+        return listing.take(ctx, prefix)
+    except (NotFoundError, UnavailableError):  # it is looked again in the end
+        return None
+
+
+@dataclass
+class _Acceptance:
+    """One drop on its way into the data: what was stored so far, and what the transaction will write."""
+
+    ctx: Context
+    drop: dict[str, Any]
+    rows: Incoming
+    samples: Rows
+    labels: Rows
+    made: list[Segment] = field(default_factory=list)
+    added: Counter[str] = field(default_factory=Counter)
+    classes: set[str] = field(default_factory=set)
+    told: Told = field(default_factory=Told)
+    aside: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, uploads: Uploads) -> None:
+        ctx, drop_id = self.ctx, self.drop["id"]
+        parent = versions.latest(ctx)
+        for segment, rows in segments.write(uploads, self._new(), ctx.settings.segment_bytes):
+            self._keep(segment, rows)
+        for page in self.rows.known():
+            self._hear(annotate.of_known(ctx, page, drop_id))
+        for page in self.rows.bad():
+            self.aside += quarantine.hold(ctx, self.drop["prefix"], drop_id, page)
+        manifest = self._manifest(parent)
+        changed = bool(self.made or self.told.relabels)
         if changed:
-            versions.check_newest(connection, parent)
-            versions.insert_version(connection, manifest, parent, versions.counts(rows), f"drop {drop['id']}")
-            _insert_samples(connection, made, {r["sha256"]: r for r in parts.good})
-        annotate.keep(connection, told)
-        drops.put_in_quarantine(connection, drop["id"], quarantined)
-        _finish(connection, drop["id"], parts, made, manifest.id if changed else None)
+            ctx.store.put(versions.key(manifest.id), manifest.to_bytes(), "application/json")
+        uploads.wait()
+        with transaction(ctx.engine) as connection:
+            if drops.locked_status(connection, drop_id) != "claimed":
+                return
+            if changed:
+                versions.check_newest(connection, parent)
+                versions.insert_version(connection, manifest, parent, self.added, f"drop {drop_id}")
+            self._write(connection)
+            self._finish(connection, manifest.id if changed else None)
 
+    def _new(self) -> Iterator[Sample]:
+        drop_id = self.drop["id"]
+        for page in self.rows.new():
+            self._hear(annotate.of_new(page, drop_id, self.ctx.settings))
+            for row, member in zip(page, packs.read(self.ctx, drop_id, page), strict=True):
+                row |= {"drop_id": drop_id, "size": row["bytes"]}
+                yield row, member
 
-def _as_of_now(ctx: Context, parts: Judged) -> Judged:
-    """The verdict again, against what other drops brought since validation; places for what is new."""
-    known = judged.known_labels(ctx.engine, [r["sha256"] for r in parts.good])
-    new = [r for r in parts.good if r["sha256"] not in known]
-    with transaction(ctx.engine) as connection:
-        mapping = class_map(connection)
-        gone = erase.erased(connection, [r["sha256"] for r in new])
-        barred = [r | {"reasons": ["this image was erased on request"]} for r in new if r["sha256"] in gone]
-        new = [r | {"label": renamed(r["label"], mapping)} for r in new if r["sha256"] not in gone]
-        places = near.place(new, near.stored(connection, new), ctx.settings)
-    good, aside = [], barred
-    for row, place in zip(new, places, strict=True):
-        if isinstance(place, str):
-            aside.append(row | {"reasons": [place]})
-        else:
-            good.append(row | {"group_id": place.group_id, "split": place.split, "neighbours": place.neighbours})
-    known_now = [r for r in parts.good if r["sha256"] in known]
-    duplicates = [r | {"label": renamed(r["label"], mapping)} for r in (*parts.duplicates, *known_now)]
-    return Judged(parts.format, good, duplicates, [*parts.bad, *aside])
+    def _keep(self, segment: Segment, rows: pa.Table) -> None:
+        self.made.append(segment)
+        self.added.update(rows["split"].to_pylist())
+        self.classes.update(rows["label"].unique().to_pylist())
+        self.samples.add(rows.append_column("segment_id", pa.repeat(segment.id, len(rows))))
 
+    def _hear(self, told: Told) -> None:
+        rows = pa.Table.from_pylist(told.annotations, _ANNOTATION)
+        self.labels.add(rows.append_column("drop_id", pa.repeat(self.drop["id"], len(rows))))
+        self.told.relabels.update(told.relabels)
+        self.told.tasks.extend(told.tasks)
+        self.told.settled.extend(told.settled)
 
-def _finish(connection: Connection, drop_id: str, parts: Judged, made: list[Segment], version: str | None) -> None:
-    accepted = sum(s.samples for s in made)
-    drops.finish(
-        connection,
-        drop_id,
-        "accepted",
-        images=accepted + len(parts.duplicates) + len(parts.bad),
-        accepted=accepted,
-        quarantined=len(parts.bad),
-        duplicates=len(parts.duplicates),
-        format=parts.format,
-        report_key=docs.key(drop_id),
-        dataset_version=version,
-    )
-    if version is None:
-        drops.stop_cycle(connection, drop_id, "stopped", NOTHING_NEW)
-    else:
-        cycles.set_dataset_version(connection, drop_id, version)
-
-
-def _images(ctx: Context, prefix: str, drop_id: str, parts: Judged) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Index rows of the good images with their bytes; one that changed since inspection is added to the bad."""
-    for start in range(0, len(parts.good), _BATCH):
-        batch = parts.good[start : start + _BATCH]
-        for row, data in zip(batch, packs.images(ctx, prefix, drop_id, batch), strict=True):
-            if isinstance(data, UnavailableError):
-                raise data
-            if isinstance(data, NotFoundError) or hashlib.sha256(data).hexdigest() != row["sha256"]:
-                words = "removed from the drop" if isinstance(data, NotFoundError) else "changed in the drop"
-                parts.bad.append(row | {"reasons": [f"{words} between inspection and acceptance"]})
-                continue
-            yield {name: row.get(name) for name in INDEX_SCHEMA.names} | {"drop_id": drop_id}, data
-
-
-def _manifest(
-    ctx: Context,
-    parent: versions.DatasetVersion | None,
-    made: list[Segment],
-    rows: list[dict[str, Any]],
-    relabels: Mapping[str, str],
-) -> Manifest:
-    before = versions.manifest(ctx, parent.id) if parent else EMPTY
-    return Manifest(
-        segments=(*before.segments, *(s.id for s in made)),
-        relabels={**before.relabels, **relabels},
-        removals=before.removals,
-        classes=tuple(sorted({*before.classes, *(r["label"] for r in rows), *relabels.values()})),
-        class_map=before.class_map,
-    )
-
-
-def _insert_samples(connection: Connection, made: list[Segment], judged_rows: dict[str, dict[str, Any]]) -> None:
-    for segment in made:
-        connection.execute(
-            insert(segments_table)
-            .values({c.name: getattr(segment, c.name) for c in segments_table.columns if c.name != "created_at"})
-            .on_conflict_do_nothing()
+    def _manifest(self, parent: versions.DatasetVersion | None) -> Manifest:
+        before = versions.manifest(self.ctx, parent.id) if parent else EMPTY
+        relabels = self.told.relabels
+        return Manifest(
+            segments=(*before.segments, *(s.id for s in self.made)),
+            relabels={**before.relabels, **relabels},
+            removals=before.removals,
+            classes=tuple(sorted({*before.classes, *self.classes, *relabels.values()})),
+            class_map=before.class_map,
         )
-        for start in range(0, len(segment.rows), _INSERT):
-            page = segment.rows[start : start + _INSERT]
-            columns = ("sha256", "group_id", "split", "label", "drop_id", "width", "height")
-            looks = ("phash_high", "phash_low", "subject")
-            values = [
-                {c: r[c] for c in columns}
-                | {c: judged_rows[r["sha256"]].get(c) for c in looks}
-                | {"segment_id": segment.id}
-                for r in page
-            ]
-            connection.execute(insert(samples), values)
+
+    def _write(self, connection: Connection) -> None:
+        for segment in self.made:
+            connection.execute(insert(segments_table).values(vars(segment)).on_conflict_do_nothing())
+        self.samples.copy(connection)
+        self.labels.copy(connection)
+        annotate.keep(connection, self.told)
+        drops.put_in_quarantine(connection, self.drop["id"], self.aside)
+
+    def _finish(self, connection: Connection, version: str | None) -> None:
+        drop_id, accepted = self.drop["id"], sum(s.samples for s in self.made)
+        drops.finish(
+            connection,
+            drop_id,
+            "accepted",
+            images=accepted + self.rows.duplicates + len(self.aside),
+            accepted=accepted,
+            quarantined=len(self.aside),
+            duplicates=self.rows.duplicates,
+            format=entries.head(self.ctx, drop_id).format,
+            report_key=docs.key(drop_id),
+            dataset_version=version,
+        )
+        if version is None:
+            drops.stop_cycle(connection, drop_id, "stopped", NOTHING_NEW)
+        else:
+            cycles.set_dataset_version(connection, drop_id, version)

@@ -1,8 +1,8 @@
 """What a drop says of samples: new annotations, the labels that change by them, the questions they raise."""
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, update
 
@@ -12,56 +12,71 @@ from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets import labels
 from ml.intake import judged
-from ml.intake.judged import Judged
+from ml.settings import Settings
+
+COLUMNS: Final = ("sha256", "label", "source", "annotator", "confidence", "labelled_at", "drop_id")
+"""Of table `labels`, as written for a drop."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """`relabels` maps SHA-256 of stored samples to their new label; the rest are rows to insert."""
+    """`relabels` maps SHA-256 of stored samples to their new label; the rest are rows to insert or to close."""
 
-    annotations: list[dict[str, Any]]
-    relabels: dict[str, str]
-    tasks: list[dict[str, Any]]
-    settled: list[str]
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    relabels: dict[str, str] = field(default_factory=dict)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    settled: list[str] = field(default_factory=list)
 
 
-def take(ctx: Context, drop_id: str, added: Set[str], parts: Judged) -> Told:
-    """Compare what the drop says with what was said before.
+def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) -> Told:
+    """What the drop says of samples that it adds.
 
     Args:
+        rows: of `ml.intake.judged`, with their `neighbours`.
         drop_id: the drop.
-        added: SHA-256 of the samples that it adds.
-        parts: its rows; `good` ones with their `neighbours`.
+        settings: how labels are chosen.
     """
-    fresh = [r for r in parts.good if r["sha256"] in added]
-    said = [a for r in (*fresh, *parts.duplicates) for a in labels.from_row(r, drop_id)]
-    hashes = sorted({r["sha256"] for r in parts.duplicates})
-    now = judged.known_labels(ctx.engine, hashes) | {r["sha256"]: r["label"] for r in fresh}
+    told = Told()
+    for row in rows:
+        said = labels.from_row(row, drop_id)
+        if len(said) > 1:
+            said = labels.news(said, ())
+            if votes := labels.disagreement(said):
+                told.tasks.append(_conflict(row["sha256"], labels.current(said, row["label"], settings), votes))
+        told.annotations.extend(said)
+        if task := _near_conflict(row):
+            told.tasks.append(task)
+    return told
+
+
+def of_known(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> Told:
+    """What the drop says of samples that are stored already, compared with what was said before."""
+    hashes = sorted({r["sha256"] for r in rows})
+    now = judged.known_labels(ctx.engine, hashes)
     with transaction(ctx.engine) as connection:
         before, mapping = labels.annotations_of(connection, hashes), class_map(connection)
-    for rows in before.values():
-        for row in rows:  # said when the class still had its old name
+    for earlier in before.values():
+        for row in earlier:  # said when the class still had its old name
             row["label"] = renamed(row["label"], mapping)
-    new = labels.news((a for a in said if a["sha256"] in now), (a for rows in before.values() for a in rows))
+    said = (a for r in rows for a in labels.from_row(r, drop_id) if a["sha256"] in now)
+    told = Told(labels.news(said, (a for earlier in before.values() for a in earlier)))
     by_sample: dict[str, list[dict[str, Any]]] = {}
-    for annotation in new:
+    for annotation in told.annotations:
         by_sample.setdefault(annotation["sha256"], []).append(annotation)
-    relabels, tasks, settled = dict[str, str](), list[dict[str, Any]](), list[str]()
     for digest, given in by_sample.items():
         everything = [*before.get(digest, ()), *given]
         chosen = labels.current(everything, now[digest], ctx.settings)
-        if digest not in added and chosen != now[digest]:
-            relabels[digest] = chosen
+        if chosen != now[digest]:
+            told.relabels[digest] = chosen
         if votes := labels.disagreement(everything):
-            tasks.append(_conflict(digest, chosen, votes))
+            told.tasks.append(_conflict(digest, chosen, votes))
         elif before.get(digest):
-            settled.append(digest)
-    return Told(new, relabels, [*tasks, *(t for r in fresh if (t := _near_conflict(r)))], settled)
+            told.settled.append(digest)
+    return told
 
 
 def keep(connection: Connection, told: Told) -> None:
-    """Write it all within the caller's transaction."""
-    labels.record(connection, told.annotations)
+    """Write it within the caller's transaction, but for the annotations, which come in bulk."""
     if told.relabels:
         statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))
         connection.execute(statement, [{"digest": d, "new": new} for d, new in told.relabels.items()])

@@ -15,7 +15,7 @@ from ml.catalog.tables import drops as drops_table
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
 from ml.datasets import amend, loader, segments, versions
-from ml.datasets.segments import INDEX_SCHEMA, Segment
+from ml.datasets.segments import Sample, Segment, Uploads
 from ml.datasets.versions import Manifest
 from ml.errors import NotFoundError
 from ml.intake import judged
@@ -96,10 +96,8 @@ def _rewrite(
     gone = Counter({split: -count for split, count in Counter(r["split"] for r in rows).items()})
 
     def within(connection: Connection) -> None:
-        for segment in (s for parts in made.values() for s in parts):
-            columns = {c.name: getattr(segment, c.name) for c in segments_table.columns if c.name != "created_at"}
-            connection.execute(insert(segments_table).values(columns))
-            kept = [r["sha256"] for r in segment.rows]
+        for segment, kept in (s for parts in made.values() for s in parts):
+            connection.execute(insert(segments_table).values(vars(segment)))
             connection.execute(update(samples).where(samples.c.sha256.in_(kept)).values(segment_id=segment.id))
         for table in (labels, label_tasks, samples):
             connection.execute(delete(table).where(table.c.sha256.in_(hashes)))
@@ -108,20 +106,20 @@ def _rewrite(
     return amend.commit(ctx, parent, after, gone, "erasure", within)
 
 
-def _without(ctx: Context, segment: str, hashes: Set[str]) -> list[Segment]:
-    return list(segments.write(ctx.store, _kept(ctx, segment, hashes), ctx.settings.segment_bytes))
+def _without(ctx: Context, segment: str, hashes: Set[str]) -> list[tuple[Segment, list[str]]]:
+    """What the segment becomes, and the samples in it."""
+    with Uploads(ctx.store) as uploads:
+        made = segments.write(uploads, _kept(ctx, segment, hashes), ctx.settings.segment_bytes)
+        return [(new, rows["sha256"].to_pylist()) for new, rows in made]
 
 
-def _kept(ctx: Context, segment: str, hashes: Set[str]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    key = segments.tar_key(segment)
-    for row in loader.index(ctx, segment):
-        if row["sha256"] not in hashes:
-            data = ctx.store.get(key, row["offset"], row["size"])
-            yield {name: row.get(name) for name in INDEX_SCHEMA.names}, data
+def _kept(ctx: Context, segment: str, hashes: Set[str]) -> Iterator[Sample]:
+    rows = [row for row in loader.index(ctx, segment) if row["sha256"] not in hashes]
+    return segments.samples(ctx.store, segment, rows)
 
 
-def _manifest(before: Manifest, made: dict[str, list[Segment]], hashes: Set[str]) -> Manifest:
-    ids = [new for old in before.segments for new in ([s.id for s in made[old]] if old in made else [old])]
+def _manifest(before: Manifest, made: dict[str, list[tuple[Segment, list[str]]]], hashes: Set[str]) -> Manifest:
+    ids = [new for old in before.segments for new in ([s.id for s, _ in made[old]] if old in made else [old])]
     return replace(
         before,
         segments=tuple(ids),
@@ -195,11 +193,13 @@ def _uploaded(ctx: Context, old: Set[str], hashes: Set[str]) -> list[str]:
     for drop_id in sorted(ids):
         prefix = drops.get(ctx.engine, drop_id)["prefix"]
         try:
-            parts = judged.read(ctx, drop_id)
+            with judged.opened(ctx, drop_id) as verdicts:
+                pages = (page for fate in judged.FATES for page in verdicts.pages(fate))
+                # An archive goes whole: what else was in it has been accepted or put aside.
+                keys += [prefix + (r["archive"] or r["key"]) for p in pages for r in p if r["sha256"] in hashes]
         except NotFoundError:
             continue
-        keys += [prefix + r["key"] for r in (*parts.good, *parts.duplicates, *parts.bad) if r["sha256"] in hashes]
-    return keys
+    return sorted(set(keys))
 
 
 def _rows_or_none(ctx: Context, segment: str) -> list[dict[str, Any]]:

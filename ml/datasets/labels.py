@@ -81,9 +81,18 @@ def annotations_of(connection: Connection, hashes: Sequence[str]) -> dict[str, l
 
 def from_row(row: Mapping[str, Any], drop_id: str) -> list[dict[str, Any]]:
     """The annotations that a validated row of a drop carries, as rows of table `labels`."""
-    told = [{"label": row["label"], **{k: row.get(k) for k in ("annotator", "confidence", "labelled_at")}}]
-    told += [dict(other) for other in row.get("others") or ()]
-    return [{"sha256": row["sha256"], "source": "drop", "drop_id": drop_id, **t} for t in told]
+    return [
+        {
+            "sha256": row["sha256"],
+            "source": "drop",
+            "drop_id": drop_id,
+            "label": told["label"],
+            "annotator": told["annotator"],
+            "confidence": told["confidence"],
+            "labelled_at": told["labelled_at"],
+        }
+        for told in (row, *(row["others"] or ()))
+    ]
 
 
 def news(told: Iterable[Mapping[str, Any]], known: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -38,16 +38,65 @@ _SHAPE_SAMPLE = 2000
 _SIDE_STEP, _SIDE_LEAST, _SIDE_MOST = 8, 24, 96
 
 
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Chosen rows of memory maps as one array, ``uint8[N, size, size, channels]``, that is never in memory whole.
+
+    Attributes:
+        maps: the decoded segments.
+        part: ``int32[N]``, the map that an image is in; `row`: ``int64[N]``, its place there.
+    """
+
+    maps: tuple[Pixels, ...]
+    part: NDArray[np.int32]
+    row: NDArray[np.int64]
+    image_shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Pixels, NDArray[np.int64]]], image_shape: tuple[int, int, int]) -> Self:
+        """From maps and the rows wanted of each."""
+        counts = [len(rows) for _, rows in parts]
+        part = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
+        row = np.concatenate([rows for _, rows in parts]) if parts else np.zeros(0, np.int64)
+        return cls(tuple(pixels for pixels, _ in parts), part, row, image_shape)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self), *self.image_shape)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __getitem__(self, wanted: Any) -> Pixels:
+        """What an array would give for a number, a slice, positions or a mask, read now."""
+        part, row = self.part[wanted], self.row[wanted]
+        if part.ndim == 0:
+            one: Pixels = np.asarray(self.maps[int(part)][row])
+            return one
+        found = np.empty((len(row), *self.image_shape), np.uint8)
+        for number in np.unique(part):
+            here = np.flatnonzero(part == number)
+            found[here] = self.maps[number][row[here]]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Pixels:
+        return np.asarray(self[:], dtype)
+
+    def take(self, positions: NDArray[np.int64]) -> Self:
+        """Some of the images, still unread."""
+        return replace(self, part=self.part[positions], row=self.row[positions])
+
+
 @dataclass(frozen=True)
 class Split:
     """One split of a version, in manifest order.
 
     Attributes:
-        images: ``uint8[N, size, size, channels]``.
+        images: ``uint8[N, size, size, channels]``, read when they are looked at.
         labels: ``int64[N]``, positions in `classes`.
     """
 
-    images: Pixels
+    images: Images
     labels: NDArray[np.int64]
     sha256: list[str]
     segment_ids: list[str]
@@ -56,6 +105,17 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, positions: NDArray[np.int64]) -> Self:
+        """Some of the samples; images stay unread."""
+        return replace(
+            self,
+            images=self.images.take(positions),
+            labels=self.labels[positions],
+            sha256=[self.sha256[i] for i in positions],
+            segment_ids=[self.segment_ids[i] for i in positions],
+            drop_ids=[self.drop_ids[i] for i in positions],
+        )
 
 
 def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: int) -> Split:
@@ -68,7 +128,7 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
     manifest = versions.manifest(ctx, version_id)
     position = {name: i for i, name in enumerate(manifest.classes)}
     removed = set(manifest.removals)
-    parts: list[Pixels] = []
+    parts: list[tuple[Pixels, NDArray[np.int64]]] = []
     hashes, labels, drops, segments = list[str](), list[str](), list[str](), list[str]()
     for segment_id in manifest.segments:
         table = columns(ctx, segment_id, ("sha256", "label", "split", "drop_id"))
@@ -77,7 +137,7 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
             digests = table["sha256"].to_pylist()
             keep = np.asarray([i for i in keep if digests[i] not in removed], np.int64)
         if len(keep):
-            parts.append(pixels(ctx, segment_id, size, channels)[keep])
+            parts.append((pixels(ctx, segment_id, size, channels), keep))
             chosen = table.take(keep)
             hashes += chosen["sha256"].to_pylist()
             labels += chosen["label"].to_pylist()
@@ -85,7 +145,7 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
             segments += [segment_id] * len(keep)
     named = [position[manifest.label_of(digest, label)] for digest, label in zip(hashes, labels, strict=True)]
     return Split(
-        images=np.concatenate(parts) if parts else np.zeros((0, size, size, channels), np.uint8),
+        images=Images.of(parts, (size, size, channels)),
         labels=np.asarray(named, np.int64),
         sha256=hashes,
         segment_ids=segments,

@@ -23,6 +23,9 @@ from ml.settings import Settings
 RADIUS: Final = 3
 _PAGE: Final = 500
 
+_MASKS: Final = (0, *(1 << bit for bit in range(32)))
+_READ: Final = (4, 1_000_000)  # stored samples that are read rather than looked up: for each new one, and at the most
+
 # Nested loops over an index are right however few rows the planner believes there are.
 _PLAN = text("set local enable_hashjoin = off; set local enable_mergejoin = off; set local enable_seqscan = off")
 _SEARCH = text("""
@@ -79,11 +82,29 @@ def stored(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[in
     return found
 
 
-def among(rows: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
-    """Position in `rows` → the earlier positions it is near to."""
-    if not rows:
+def sift(connection: Connection, high: NDArray[np.int32], low: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which samples of a drop `stored` must be asked about: all, unless the store is small beside the drop.
+
+    Then its hashes are read once, for less than the lookups would cost; a first, large drop needs none.
+    """
+    most = min(_READ[0] * len(high), _READ[1])
+    counted = text("select count(*) from (select 1 from samples limit :most) as counted")
+    if connection.execute(counted, {"most": most}).scalar_one() == most:
+        return np.ones(len(high), np.bool_)
+    rows = connection.execute(text("select phash_high, phash_low from samples where phash_high is not null")).all()
+    there = np.asarray(rows, np.int32).reshape(-1, 2)
+    may = np.zeros(len(high), np.bool_)
+    for half, known in ((high, np.unique(there[:, 0])), (low, np.unique(there[:, 1]))):
+        for mask in _MASKS:
+            may |= np.isin(half ^ np.array(mask, np.uint32).astype(np.int32), known)
+    return may
+
+
+def among(high: NDArray[np.int32], low: NDArray[np.int32]) -> dict[int, list[int]]:
+    """Position → the earlier positions it is near to; `high` and `low` are the halves of the hashes."""
+    if not len(high):
         return {}
-    halves = [np.asarray([r[name] for r in rows], np.int64) & 0xFFFFFFFF for name in ("phash_high", "phash_low")]
+    halves = [half.astype(np.int64) & 0xFFFFFFFF for half in (high, low)]
     whole = ((halves[0] << 32) | halves[1]).astype(np.uint64)
     pairs = np.unique(np.concatenate([_candidates(half) for half in halves]), axis=0)
     near = pairs[np.bitwise_count(whole[pairs[:, 0]] ^ whole[pairs[:, 1]]) <= RADIUS]
@@ -98,31 +119,45 @@ def _candidates(half: NDArray[np.int64]) -> NDArray[np.int64]:
     order = np.argsort(half, kind="stable")
     ranked = half[order]
     found = []
-    for mask in (0, *(1 << bit for bit in range(32))):
-        left = np.searchsorted(ranked, half ^ mask, "left")
-        counts = np.searchsorted(ranked, half ^ mask, "right") - left
-        first = np.repeat(np.arange(len(half)), counts)
+    for mask in _MASKS:
+        wanted = ranked ^ mask  # nearly in order, so that looking it up stays in the cache
+        left = np.searchsorted(ranked, wanted, "left")
+        counts = np.searchsorted(ranked, wanted, "right") - left
+        first = np.repeat(order, counts)
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         pairs = np.stack([first, order[np.repeat(left, counts) + offsets]], axis=1)
         found.append(pairs[pairs[:, 0] < pairs[:, 1]])
     return np.concatenate(found)
 
 
-def place(
-    rows: Sequence[Mapping[str, Any]], known: Mapping[int, Sequence[Neighbour]], settings: Settings
-) -> list[Place | str]:
-    """A place for each row, in order, or the words why it must be put aside.
+class Placer:
+    """Places for the samples of one drop, told one after another; it remembers those that a later one looks like.
 
     Args:
-        rows: `key`, `label`, `fingerprint`, `phash_high`, `phash_low` of new samples.
-        known: what `stored` found for them.
+        high: of all samples of the drop the upper halves of the hashes, ``int32[N]``.
+        low: the lower halves.
+        settings: shares of the splits.
     """
-    inside = among(rows)
-    places: list[Place | str] = []
-    for number, row in enumerate(rows):
-        earlier = [_as_neighbour(rows[e], p) for e in inside.get(number, ()) if isinstance(p := places[e], Place)]
-        places.append(_place(row, (*known.get(number, ()), *earlier), settings))
-    return places
+
+    def __init__(self, high: NDArray[np.int32], low: NDArray[np.int32], settings: Settings) -> None:
+        self._inside = among(high, low)
+        self._wanted = {earlier for found in self._inside.values() for earlier in found}
+        self._placed: dict[int, Neighbour] = {}
+        self._settings = settings
+
+    def place(self, number: int, row: Mapping[str, Any], known: Sequence[Neighbour]) -> Place | str:
+        """A place, or the words why the sample must be put aside.
+
+        Args:
+            number: its position in the drop.
+            row: `key`, `label`, `fingerprint`.
+            known: what `stored` found for it.
+        """
+        earlier = [self._placed[e] for e in self._inside.get(number, ()) if e in self._placed]
+        found = _place(row, (*known, *earlier), self._settings)
+        if isinstance(found, Place) and number in self._wanted:
+            self._placed[number] = Neighbour(row["key"], found.group_id, found.split, row["label"])
+        return found
 
 
 def _place(row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], settings: Settings) -> Place | str:
@@ -137,7 +172,3 @@ def _place(row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], settings: 
             "in either split it would leak into the other"
         )
     return Place(first.group_id, first.split, neighbours)
-
-
-def _as_neighbour(row: Mapping[str, Any], place: Place) -> Neighbour:
-    return Neighbour(row["key"], place.group_id, place.split, row["label"])

@@ -5,19 +5,21 @@ The same samples in the same order give the same bytes, so writing a segment twi
 
 import hashlib
 import io
-import tarfile
-import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import IO, Any, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ml import members, ranges
 from ml.objects import ObjectStore
+from ml.ranges import Part
 
-INDEX_SCHEMA = pa.schema(
+INDEX_SCHEMA: Final = pa.schema(
     [
         ("sha256", pa.string()),
         ("label", pa.string()),
@@ -34,11 +36,21 @@ INDEX_SCHEMA = pa.schema(
         ("contrast", pa.float64()),
     ]
 )
+WIDE_SCHEMA: Final = pa.schema(
+    [*INDEX_SCHEMA, ("phash_high", pa.int32()), ("phash_low", pa.int32()), ("subject", pa.string())]
+)
+"""What the catalog keeps of a sample beside the index."""
+_PAGE: Final = 5000  # rows that are held as dicts
+_BUFFER: Final = 1_048_576
+_NAME: Final = "segment.tar"
+
+Sample = tuple[dict[str, Any], bytes | memoryview]
+"""A row with the names of `WIDE_SCHEMA`, but for offset, and the image as `members.encode` gives it."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stored segment; `rows` are its index rows (see `INDEX_SCHEMA`), `offset` points at the image's bytes."""
+    """A stored segment."""
 
     id: str
     tar_key: str
@@ -47,7 +59,6 @@ class Segment:
     bytes: int
     tar_sha256: str
     index_sha256: str
-    rows: tuple[dict[str, Any], ...]
 
 
 def tar_key(segment_id: str) -> str:
@@ -58,75 +69,71 @@ def index_key(segment_id: str) -> str:
     return f"segments/{segment_id}.parquet"
 
 
-def write(store: ObjectStore, samples: Iterable[tuple[dict[str, Any], bytes]], limit: int) -> Iterator[Segment]:
-    """Pack samples (index row without offset and size, encoded image) into segments of about `limit` bytes.
+class Uploads:
+    """Stores segments while the next thing is done; use it in a `with` statement, which waits for them in the end."""
 
-    Memory holds one image; the tar grows in a temporary file. Everything is uploaded when a segment
-    is yielded.
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(1, "segments")
+        self._under_way: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._pool.shutdown(cancel_futures=error is not None)
+        if error is None:
+            self.wait()
+
+    def add(self, segment: Segment, index: bytes, folder: TemporaryDirectory[str]) -> None:
+        """Store the tar in `folder`, which is removed then, and the index; one waits while another is sent."""
+        self.wait(1)
+        self._under_way.append(self._pool.submit(self._send, segment, index, folder))
+
+    def wait(self, most: int = 0) -> None:
+        """Until no more than `most` are under way; raises what befell one."""
+        while len(self._under_way) > most:
+            self._under_way.pop(0).result()
+
+    def _send(self, segment: Segment, index: bytes, folder: TemporaryDirectory[str]) -> None:
+        with folder as path:
+            self._store.put_file(segment.tar_key, Path(path) / _NAME, "application/x-tar")
+            self._store.put(segment.index_key, index)
+
+
+def write(uploads: Uploads, samples: Iterable[Sample], limit: int) -> Iterator[tuple[Segment, pa.Table]]:
+    """Pack samples into segments of about `limit` bytes; each with its rows (`WIDE_SCHEMA`).
+
+    Memory holds a page of rows, which get their `offset`; the tar grows in a temporary file.
     """
     iterator = iter(samples)
     first = next(iterator, None)
     while first is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "segment.tar"
-            rows: list[dict[str, Any]] = []
-            following: tuple[dict[str, Any], bytes] | None = first
-            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-                while following is not None and (not rows or tar.offset < limit):
-                    rows.append(_add(tar, *following))
-                    following = next(iterator, None)
-            yield _upload(store, path, rows)
-        first = following
+        folder = TemporaryDirectory(prefix="evergreen-segment-")
+        growing = _Growing(Path(folder.name) / _NAME)
+        with growing.file:
+            while first is not None and (not growing.size or growing.size < limit):
+                growing.add(*first)
+                first = next(iterator, None)
+            segment, index, rows = growing.close()
+        uploads.add(segment, index, folder)
+        yield segment, rows
 
 
-def _add(tar: tarfile.TarFile, row: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """Append one member: what `TarFile.addfile` does, but for building the header again and keeping it in a list."""
-    member = tarfile.TarInfo(f"{row['sha256']}.{row['format'].lower()}")
-    member.size = len(data)
-    header = member.tobuf(tarfile.USTAR_FORMAT)
-    padding = bytes(-len(data) % tarfile.BLOCKSIZE)
-    offset = tar.offset + len(header)
-    assert tar.fileobj  # noqa: S101 - it is open for writing
-    tar.fileobj.write(header + data + padding)
-    tar.offset = offset + len(data) + len(padding)
-    return {**row, "offset": offset, "size": len(data)}
+def samples(store: ObjectStore, segment_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+    """Samples of a stored segment as `write` takes them; `rows` are those of its index that are wanted."""
+    name = tar_key(segment_id)
+    parts = [Part(name, r["offset"] - members.HEADER, members.span(r["size"])) for r in rows]
+    return zip(rows, ranges.stream(store, parts), strict=True)
 
 
-def _upload(store: ObjectStore, path: Path, rows: list[dict[str, Any]]) -> Segment:
-    segment, index = _described(path, rows)
-    store.put_file(segment.tar_key, path, "application/x-tar")
-    store.put(segment.index_key, index)
-    return segment
-
-
-def _described(path: Path, rows: list[dict[str, Any]]) -> tuple[Segment, bytes]:
-    """The segment that a tar and its rows are, and its index."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), buffer, store_schema=False)
-    index = buffer.getvalue()
-    with path.open("rb") as file:
-        tar_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    index_sha256 = hashlib.sha256(index).hexdigest()
-    name = hashlib.sha256(f"{tar_sha256}{index_sha256}".encode()).hexdigest()[:32]
-    segment = Segment(
-        id=name,
-        tar_key=tar_key(name),
-        index_key=index_key(name),
-        samples=len(rows),
-        bytes=path.stat().st_size,
-        tar_sha256=tar_sha256,
-        index_sha256=index_sha256,
-        rows=tuple(rows),
-    )
-    return segment, index
-
-
-def pack(samples: Iterable[tuple[dict[str, Any], bytes]], folder: Path) -> str:
+def pack(samples: Iterable[Sample], folder: Path) -> str:
     """The id of the one segment that the samples make, without storing it: a segment rebuilt has its own id."""
-    path = folder / "segment.tar"
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        rows = [_add(tar, row, data) for row, data in samples]
-    return _described(path, rows)[0].id
+    growing = _Growing(folder / _NAME)
+    with growing.file:
+        for row, member in samples:
+            growing.add(row, member)
+        return growing.close()[0].id
 
 
 def read_index(data: bytes) -> list[dict[str, Any]]:
@@ -135,5 +142,44 @@ def read_index(data: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def without_rows(segment: Segment) -> Segment:
-    return replace(segment, rows=())
+class _Growing:
+    """A segment being written."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: IO[bytes] = path.open("wb", _BUFFER)
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._rows: list[dict[str, Any]] = []
+        self._pages: list[pa.Table] = []
+
+    def add(self, row: dict[str, Any], member: bytes | memoryview) -> None:
+        row["offset"] = self.size + members.HEADER
+        self._rows.append(row)
+        self._write(member)
+        if len(self._rows) == _PAGE:
+            self._turn()
+
+    def close(self) -> tuple[Segment, bytes, pa.Table]:
+        """The segment, its index, its rows."""
+        self._turn()
+        self._write(members.ending(self.size))
+        self.file.flush()
+        # In one piece, so that the index is a function of the rows and not of how they came.
+        rows = pa.concat_tables(self._pages).combine_chunks()
+        buffer = io.BytesIO()
+        pq.write_table(rows.select(INDEX_SCHEMA.names), buffer, store_schema=False)
+        index = buffer.getvalue()
+        tar_sha256, index_sha256 = self._digest.hexdigest(), hashlib.sha256(index).hexdigest()
+        name = hashlib.sha256(f"{tar_sha256}{index_sha256}".encode()).hexdigest()[:32]
+        made = Segment(name, tar_key(name), index_key(name), len(rows), self.size, tar_sha256, index_sha256)
+        return made, index, rows
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self.file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    def _turn(self) -> None:
+        if self._rows or not self._pages:
+            self._pages.append(pa.Table.from_pylist(self._rows, WIDE_SCHEMA))
+            self._rows = []

@@ -4,10 +4,11 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from ml import members
 from ml.context import Context
 from ml.datasets import loader, segments, versions
+from ml.datasets.segments import Sample
 from ml.errors import IntegrityError, NotFoundError
 
 OnSegment = Callable[[str], None]
@@ -39,11 +40,11 @@ def rebuilt(ctx: Context, segment_id: str) -> str:
     """The id that the segment's images and index give when they are packed anew: its own, if nothing changed."""
     tar, rows = loader.tar(ctx, segment_id), loader.index(ctx, segment_id)
 
-    def images() -> Iterator[tuple[dict[str, Any], bytes]]:
+    def images() -> Iterator[Sample]:
         with tar.open("rb") as file:
             for row in rows:
                 file.seek(row["offset"])
-                yield {k: v for k, v in row.items() if k not in ("offset", "size")}, file.read(row["size"])
+                yield row, members.encode(row["sha256"], row["format"], file.read(row["size"]))
 
     with tempfile.TemporaryDirectory() as folder:
         return segments.pack(images(), Path(folder))

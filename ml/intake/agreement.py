@@ -21,7 +21,7 @@ ENOUGH = 50
 MOST = 500
 MOST_OF_ONE = 0.8
 
-Fetch = Callable[[Sequence[str]], list[bytes]]
+Fetch = Callable[[Sequence[dict[str, Any]]], list[bytes]]
 
 
 def champion(ctx: Context) -> Model | None:
@@ -49,8 +49,8 @@ def label_agreement(
 
     Args:
         judge: the champion.
-        rows: dicts with `key` and `label`; labels the model does not know are left out.
-        fetch: keys to encoded images, in order.
+        rows: dicts with `label` and what `fetch` needs; labels the model does not know are left out.
+        fetch: rows to encoded images, in order.
         seed: makes the sample repeatable.
 
     Returns:
@@ -62,7 +62,7 @@ def label_agreement(
     chosen = random.Random(seed).sample(known, min(MOST, len(known)))  # noqa: S311 - repeatable, not secret
     given: list[int] = []
     pixels: list[images.Pixels] = []
-    for row, data in zip(chosen, fetch([r["key"] for r in chosen]), strict=True):
+    for row, data in zip(chosen, fetch(chosen), strict=True):
         try:
             pixels.append(images.decode(data, judge.info.image_size, judge.info.channels, limits))
         except ImageRejectedError:

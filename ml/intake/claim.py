@@ -12,10 +12,10 @@ from ml.catalog import cycles, drops
 from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
-from ml.intake import entries, listing, packs
+from ml.intake import entries, listing, packs, reading
 from ml.intake.find import INGESTED, READY, REJECTED
-from ml.intake.formats import Entry
 from ml.intake.listing import Listing
+from ml.intake.reading import NOTHING, Drop
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ def claim(ctx: Context, prefix: str) -> str | None:
         raise InvalidInputError(
             f"`{prefix}` has no marker: upload an empty object `{prefix}{READY}` when the drop is complete"
         ) from error
-    frozen = listing.take(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
+    frozen = listing.take(ctx, prefix)
     drop_id = frozen.drop_id
-    problem = _freeze(ctx, frozen)
+    problem = _frozen(ctx, frozen)
     # A store that tells no time for the marker costs the wait before the claim, which nobody can know then.
     status = drops.begin(ctx.engine, drop_id, prefix, frozen.digest, marker.modified or datetime.now(UTC))
     if status != "claimed":
@@ -69,10 +69,16 @@ def reject(ctx: Context, drop_id: str, reason: str, aside: Sequence[Mapping[str,
     acknowledge(ctx, drop_id)
 
 
-def acknowledge(ctx: Context, drop_id: str) -> None:
+def acknowledge(ctx: Context, drop_id: str, seen: Listing | None = None) -> None:
     """Replace the markers of a finished drop by the one that tells its fate.
 
-    A drop that was added to or changed while this one was handled stays ready: it is a new drop, not yet seen.
+    A drop that was added to or changed while this one was handled stays ready: it is a new drop, not yet
+    seen. What is changed without a new marker after that is found by `ml.monitoring.maintain`.
+
+    Args:
+        ctx: the context.
+        drop_id: the drop.
+        seen: what the drop held a moment ago; good as long as nobody has set the marker anew.
     """
     row = drops.get(ctx.engine, drop_id)
     packs.discard(ctx, drop_id)
@@ -82,40 +88,36 @@ def acknowledge(ctx: Context, drop_id: str) -> None:
     ctx.labels.put(row["prefix"] + fate, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
     ctx.labels.delete([row["prefix"] + other])
     try:
-        hint = _hint(ctx.labels.get(row["prefix"] + READY))
+        marker = ctx.labels.info(row["prefix"] + READY)
+        now = seen if seen and marker.modified == row["ready_at"] else listing.take(ctx, row["prefix"])
     except NotFoundError:
         return
-    now, frozen = listing.take(ctx, row["prefix"], hint), listing.read(ctx, drop_id)
-    if now.hint == frozen.hint and set(now.files) <= set(frozen.files):
+    if now.drop_id == drop_id or _is_part(now, listing.read(ctx, drop_id)):
         ctx.labels.delete([row["prefix"] + READY])
 
 
-def _hint(marker: bytes) -> str | None:
-    if not marker.strip():
-        return None
+def _is_part(now: Listing, frozen: Listing) -> bool:
+    return now.hint == frozen.hint and set(now.files) <= set(frozen.files)
+
+
+def _frozen(ctx: Context, found: Listing) -> str | None:
+    """Keep what the drop holds, before its row says so, and once only; returns why it cannot be used, if so."""
     try:
-        body = orjson.loads(marker)
-    except orjson.JSONDecodeError:
-        return None
-    named = body.get("format") if isinstance(body, dict) else None
-    return str(named) if named is not None else None
-
-
-def _freeze(ctx: Context, frozen: Listing) -> str | None:
-    """Store what the drop holds, before its row says so; returns why it cannot be used, if so."""
-    listing.save(ctx, frozen)
-    name, found, problem = _read(ctx, frozen)
-    entries.save(ctx, frozen.drop_id, name, found, problem)
+        return entries.head(ctx, found.drop_id).problem
+    except NotFoundError:
+        listing.save(ctx, found)
+    drop, problem = _read(ctx, found)
+    entries.save(ctx, found, drop, problem)
     return problem
 
 
-def _read(ctx: Context, frozen: Listing) -> tuple[str, list[Entry], str | None]:
-    if not frozen.files:
-        return "none", [], "the drop is empty: its marker is there, but no file"
+def _read(ctx: Context, found: Listing) -> tuple[Drop, str | None]:
+    if not found.files:
+        return NOTHING, "the drop is empty: its marker is there, but no file"
     try:
-        name, found = entries.take(ctx, frozen)
+        drop = reading.take(ctx, found)
     except InvalidInputError as error:
-        return "none", [], str(error)
+        return NOTHING, str(error)
     except NotFoundError as error:
         raise ConflictError(f"the drop is changing while it is claimed: {error}; it is tried again") from error
-    return name, found, None if found else "the drop holds no image files"
+    return drop, None if drop.entries else "the drop holds no image files"

@@ -1,44 +1,36 @@
 """The process that decodes: no credentials, little memory, little time; what happens to it happens to nobody else.
 
 Started by `ml.intake.decoding`. Reads batches from its standard input and writes a line of JSON for
-each: a list of `ml.images.Features` or ``{"problem": words}``. Ends when its input ends, so it cannot
+each: a list of `ml.measures.Features` or ``{"problem": words}``. Ends when its input ends, so it cannot
 outlive who started it.
 """
 
-import contextlib
-import resource
-import signal
 import struct
 import sys
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import orjson
-from PIL import AvifImagePlugin
 
-from ml import images
+from ml import bounds, images, measures
 from ml.errors import ImageRejectedError
 from ml.images import Limits
+from ml.measures import Sight
 
 READY = b"ready\n"
+_HELD = 1_000_000  # pixels that wait to be measured
 
 
 def main(arguments: list[str]) -> None:
     """`arguments`: most bytes and pixels of an image, bytes of memory, seconds of processor time an image."""
     limits = Limits(int(arguments[0]), int(arguments[1]))
-    _bind(int(arguments[2]))
+    bounds.bind(int(arguments[2]))
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
     outgoing.write(READY)
     outgoing.flush()
     while batch := _read(incoming):
-        outgoing.write(orjson.dumps([_answer(data, limits, float(arguments[3])) for data in batch]) + b"\n")
+        outgoing.write(orjson.dumps(list(_answers(batch, limits, float(arguments[3])))) + b"\n")
         outgoing.flush()
-
-
-def _bind(memory: int) -> None:
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process a core already
-    for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # systems differ in what they let be bound
-            resource.setrlimit(kind, (most, most))
 
 
 def _read(incoming: IO[bytes]) -> list[bytes]:
@@ -50,17 +42,40 @@ def _read(incoming: IO[bytes]) -> list[bytes]:
     return [incoming.read(size) for size in sizes]
 
 
-def _answer(data: bytes, limits: Limits, seconds: float) -> object:
-    # The signal's default action ends the process, even in the middle of a decoder's C code.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+def _answers(batch: list[bytes], limits: Limits, seconds: float) -> Iterator[object]:
+    """In order. What was seen of small pictures waits until it is measured together."""
+    waiting: list[object] = []
+    held = 0
+    for data in batch:
+        seen = _bounded(lambda data=data: images.sight(data, limits), seconds)  # type: ignore[misc]
+        waiting.append(seen)
+        held += seen.levels.size if isinstance(seen, Sight) else 0
+        if held > _HELD:
+            yield from _measured(waiting, seconds)
+            waiting, held = [], 0
+    yield from _measured(waiting, seconds)
+
+
+def _measured(waiting: list[object], seconds: float) -> Iterator[object]:
+    sights = [seen for seen in waiting if isinstance(seen, Sight)]
+    features = _bounded(lambda: measures.measure(sights), seconds)
+    if not isinstance(features, list):  # not enough memory for them together, or for the only one
+        features = [_bounded(lambda one=one: measures.measure([one])[0], seconds) for one in sights]  # type: ignore[misc]
+    told = iter(features)
+    return (next(told) if isinstance(seen, Sight) else seen for seen in waiting)
+
+
+def _bounded(work: Callable[[], object], seconds: float) -> object:
+    """What comes of the work, or what is wrong with the image, within so much processor time."""
+    bounds.allow(seconds)
     try:
-        return images.inspect(data, limits)
+        return work()
     except ImageRejectedError as error:
         return {"problem": str(error).replace("\0", "")}
     except MemoryError:
         return {"problem": "decoding the image takes more memory than it may"}
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        bounds.allow(0)
 
 
 if __name__ == "__main__":

@@ -12,25 +12,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import IO, Any, Final, Self, cast
 
 import orjson
 
-import ml
+from ml import bounds
 from ml.errors import UnavailableError
 from ml.images import Limits
 from ml.intake import decoder
 
 _MOST: Final = 4  # processes a task; Airflow runs several tasks on one machine
 _SECONDS: Final = 10.0  # of processor time an image; 40 megapixels take about one
-_MEMORY: Final = (768_000_000, 32)  # bytes for the process itself, and for each pixel of the largest image
-_PASSED_ON: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
 
 Answer = dict[str, Any]
-"""The features of an image (`ml.images.Features`), or `problem`: why it has none."""
+"""The features of an image (`ml.measures.Features`), or `problem`: why it has none."""
 
 
 class Decoders:
@@ -54,9 +51,9 @@ class Decoders:
     ) -> None:
         processes = min(_MOST, processes or _cores())
         self._seconds = seconds
-        bound = memory or _MEMORY[0] + _MEMORY[1] * limits.max_pixels
-        bounds = [str(v) for v in (limits.max_bytes, limits.max_pixels, bound, seconds)]
-        self._command = [sys.executable, "-P", "-W", "ignore", *program, *bounds]
+        bound = memory or bounds.memory_for(limits.max_pixels)
+        arguments = [str(v) for v in (limits.max_bytes, limits.max_pixels, bound, seconds)]
+        self._command = [sys.executable, "-P", "-W", "ignore", *program, *arguments]
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._threads = ThreadPoolExecutor(processes, "decoding")
 
@@ -108,14 +105,8 @@ class _Process:
     """One decoding process; what it needs to know comes with its command, what it must not know is left out."""
 
     def __init__(self, command: list[str]) -> None:
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
-            "PYTHONPATH": str(Path(ml.__file__).parent.parent),
-            # What reserves memory for each thread would reach the bound with nothing in it.
-            "MALLOC_ARENA_MAX": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=bounds.environment(), start_new_session=True
         )
         self._incoming = cast("IO[bytes]", self._process.stdin)
         self._outgoing = cast("IO[bytes]", self._process.stdout)

@@ -1,21 +1,25 @@
-"""The drop's entries, read from its format once and frozen: a table that changes later changes nothing."""
+"""A drop's entries, frozen when it was claimed: a table that changes later changes nothing.
+
+They are kept in pages, one for each task that inspects, and a head that says what there is; the head
+comes last, so that either everything is there or nothing counts.
+"""
 
 import io
-import math
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from functools import cache
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.context import Context
-from ml.errors import ConflictError, InvalidInputError
-from ml.intake import formats
-from ml.intake.formats import Annotation, Entry
+from ml.errors import IntegrityError
+from ml.intake.archives import Place
+from ml.intake.formats import Entry
 from ml.intake.listing import Listing
+from ml.intake.reading import Drop
 
 ANNOTATION = [
     ("label", pa.string()),
@@ -32,107 +36,120 @@ FIELDS = [
     ("problem", pa.string()),
     ("others", pa.list_(pa.struct(ANNOTATION))),
     ("subject", pa.string()),
+    ("size", pa.int64()),  # null: the drop has no such file
+    ("archive", pa.string()),  # and where in it, see `archives.Place`; null: an object of its own
+    ("offset", pa.int64()),
+    ("span", pa.int64()),
 ]
-_KEY_BYTES = 1024  # S3's limit; only the name of a file that does not exist can be longer
+_SCHEMA: Final = pa.schema(FIELDS)
+_LEAST: Final = 8192  # bytes a small image counts as in a page: that much it costs to ask for it
+
+
+@dataclass(frozen=True)
+class Head:
+    """Of the frozen entries.
+
+    Attributes:
+        prefix: the drop's folder.
+        format: the name of the format it was read as.
+        problem: why the drop cannot be used at all, if it cannot.
+        count: entries.
+        pages: how many pages they are on.
+        archives: ETags of the archives that images are in, by key.
+    """
+
+    prefix: str
+    format: str
+    problem: str | None
+    count: int
+    pages: int
+    archives: Mapping[str, str]
 
 
 def key(drop_id: str) -> str:
-    return f"drops/{drop_id}/entries.parquet"
+    return f"drops/{drop_id}/entries.json"
 
 
-def take(ctx: Context, listing: Listing) -> tuple[str, list[Entry]]:
-    """Read the drop: the format's name, and what it says.
-
-    Raises:
-        InvalidInputError: no format fits, or its table cannot be read.
-        NotFoundError: the table was removed meanwhile.
-        ConflictError: the table was replaced meanwhile; list the drop again.
-    """
-    get = cache(_reader(ctx, listing))  # several formats may look into the same file
-    name = formats.detect(listing, get)
-    found: list[Entry] = formats.read(name, listing, get)
-    return name, list({e.key: e for e in map(_storable, reversed(found))}.values())[::-1]
+def page_key(drop_id: str, page: int) -> str:
+    return f"drops/{drop_id}/entries/{page:06}.parquet"
 
 
-def save(ctx: Context, drop_id: str, format_name: str, entries: Sequence[Entry], problem: str | None = None) -> None:
+def save(ctx: Context, listing: Listing, drop: Drop, problem: str | None = None) -> None:
     """Keep the entries; `problem` says why the drop cannot be used at all."""
-    buffer = io.BytesIO()
-    schema = pa.schema(FIELDS, {"format": format_name} | ({"problem": problem} if problem else {}))
-    columns = [[getattr(e, name) for e in entries] for name in schema.names if name != "others"]
-    columns.insert(schema.names.index("others"), [[vars(o) for o in e.others] for e in entries])
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), buffer)
-    ctx.store.put(key(drop_id), buffer.getvalue())
+    drop_id = listing.drop_id
+    pages = list(_pages(drop, ctx.settings.inspect_bytes))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: ctx.store.put(page_key(drop_id, n), _parquet(drop, pages[n])), range(len(pages))))
+    inside = {place.archive for place in drop.places.values()}
+    head = Head(
+        listing.prefix,
+        drop.format,
+        problem,
+        len(drop.entries),
+        len(pages),
+        {f.key: f.etag for f in listing.files if f.key in inside},
+    )
+    ctx.store.put(key(drop_id), orjson.dumps(head), "application/json")
 
 
-def count(ctx: Context, drop_id: str) -> int:
-    rows: int = _metadata(ctx, drop_id).num_rows
-    return rows
-
-
-def problem(ctx: Context, drop_id: str) -> str | None:
-    """Why the drop cannot be used at all, if it cannot."""
-    words: bytes | None = (_metadata(ctx, drop_id).metadata or {}).get(b"problem")
-    return words.decode() if words else None
-
-
-def format_of(ctx: Context, drop_id: str) -> str:
-    """The name of the format that the drop was read as."""
-    name: bytes = _metadata(ctx, drop_id).metadata[b"format"]
-    return name.decode()
-
-
-def _metadata(ctx: Context, drop_id: str) -> Any:
-    return pq.read_metadata(io.BytesIO(ctx.store.get(key(drop_id))))
-
-
-def read(ctx: Context, drop_id: str, start: int = 0, length: float = math.inf) -> list[Entry]:
-    """The frozen entries, or `length` of them from `start`.
+def head(ctx: Context, drop_id: str) -> Head:
+    """What there is.
 
     Raises:
         NotFoundError: the drop was never claimed.
+        IntegrityError: the object is damaged.
     """
-    table = pq.read_table(io.BytesIO(ctx.store.get(key(drop_id))))
-    rows: Iterable[dict[str, Any]] = table.slice(start, int(min(length, table.num_rows))).to_pylist()
-    return [_entry(row) for row in rows]
+    data = ctx.store.get(key(drop_id))
+    try:
+        return Head(**orjson.loads(data))
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(f"the entries of drop {drop_id}, {key(drop_id)}, are damaged: {error!r}") from error
 
 
-def _entry(row: dict[str, Any]) -> Entry:
-    return Entry(**{**row, "others": tuple(Annotation(**other) for other in row["others"] or ())})
+def read(ctx: Context, drop_id: str, page: int) -> list[dict[str, Any]]:
+    """The entries of a page, by the names of `FIELDS`.
+
+    Raises:
+        NotFoundError: there is no such page.
+        IntegrityError: the object is damaged.
+    """
+    data = ctx.store.get(page_key(drop_id, page))
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise IntegrityError(f"entries of drop {drop_id}, {page_key(drop_id, page)}, are damaged: {error}") from error
+    return rows
 
 
-def _reader(ctx: Context, listing: Listing) -> Callable[[str], bytes]:
-    etags = {f.key: f.etag for f in listing.files}
-
-    def get(name: str) -> bytes:
-        if name not in etags:
-            raise InvalidInputError(f"the drop has no `{name}`, which its format needs")
-        data = ctx.labels.get(listing.prefix + name)
-        if ctx.labels.info(listing.prefix + name).etag != etags[name]:
-            raise ConflictError(f"`{listing.prefix}{name}` was replaced while the drop was claimed; it is tried again")
-        return data
-
-    return get
-
-
-def _storable(entry: Entry) -> Entry:
-    """The entry in a form that Postgres, Parquet and S3 can all hold; classes spelt alike on every system."""
-    name = entry.key.replace("\0", "\ufffd").encode()[:_KEY_BYTES].decode(errors="ignore")
-    kept = replace(
-        entry,
-        key=name,
-        annotator=_clean(entry.annotator),
-        subject=_clean(entry.subject),
-        others=tuple(
-            replace(o, label=unicodedata.normalize("NFC", o.label), annotator=_clean(o.annotator))
-            for o in entry.others
-            if "\0" not in o.label
-        ),
-    )
-    if entry.label is None or "\0" not in entry.label:
-        return replace(kept, label=unicodedata.normalize("NFC", entry.label) if entry.label else None)
-    return replace(kept, label=None, problem=entry.problem or "the label holds a NUL character")
+def _pages(drop: Drop, most: int) -> Iterator[Sequence[Entry]]:
+    """Pages of nearly equal cost, of about `most` bytes of images each."""
+    costs = [max(_LEAST, drop.sizes.get(e.key, 0)) for e in drop.entries]
+    total = sum(costs)
+    if not total:
+        return
+    share = total / -(-total // most)
+    start, spent = 0, 0
+    for i, cost in enumerate(costs, 1):
+        spent += cost
+        if spent >= share or i == len(costs):
+            yield drop.entries[start:i]
+            start, spent = i, 0
 
 
-def _clean(text: str | None) -> str | None:
-    return text.replace("\0", "\ufffd") if text else None
+def _parquet(drop: Drop, page: Sequence[Entry]) -> bytes:
+    placed = [drop.places.get(e.key) for e in page]
+    columns = {name: [getattr(e, name) for e in page] for name in vars(page[0]) if name not in ("others", "problem")}
+    columns["others"] = [[vars(o) for o in e.others] for e in page]
+    columns["problem"] = [_problem(e, p, drop) for e, p in zip(page, placed, strict=True)]
+    columns["size"] = [drop.sizes.get(e.key) for e in page]
+    for name in ("archive", "offset", "span"):
+        columns[name] = [getattr(p, name) if p else None for p in placed]
+    buffer = io.BytesIO()
+    pq.write_table(pa.table([pa.array(columns[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA), buffer)
+    return buffer.getvalue()
+
+
+def _problem(entry: Entry, place: Place | None, drop: Drop) -> str | None:
+    if problem := entry.problem or (place.problem if place else None):
+        return problem
+    return None if entry.key in drop.sizes else "its name is too long, or holds a NUL character"

@@ -1,15 +1,20 @@
 """The frozen listing: what a drop held when it became ready. It names the drop and everything read later."""
 
 import hashlib
-from collections.abc import Set
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
 
 import orjson
 
 from ml.context import Context
 from ml.errors import IntegrityError
-from ml.intake.find import MARKERS
-from ml.objects import ObjectInfo
+from ml.intake.find import MARKERS, READY
+from ml.objects import ObjectInfo, ObjectStore
+
+_FOLDERS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -20,25 +25,54 @@ class Listing:
     files: tuple[ObjectInfo, ...]
     hint: str | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over prefix and every file's name, size and ETag."""
         rows = [[f.key, f.size, f.etag] for f in self.files]
         return hashlib.sha256(orjson.dumps([self.prefix, self.hint, rows])).hexdigest()
 
-    @property
+    @cached_property
     def drop_id(self) -> str:
         return f"d-{self.digest[:16]}"
 
 
-def take(ctx: Context, prefix: str, hint: str | None) -> Listing:
-    """What the bucket holds below `prefix` now, markers left out."""
-    files = (
-        ObjectInfo(o.key.removeprefix(prefix), o.size, o.etag, None)
-        for o in ctx.labels.list(prefix)
-        if not o.key.endswith("/")
-    )
-    return Listing(prefix, tuple(f for f in files if f.key not in MARKERS), hint)
+def take(ctx: Context, prefix: str) -> Listing:
+    """What the bucket holds below `prefix` now, markers left out.
+
+    Raises:
+        NotFoundError: there is no marker.
+    """
+    return of(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
+
+
+def of(ctx: Context, prefix: str, hint: str | None) -> Listing:
+    """As `take`, whether there is a marker or not."""
+    found = ((o.key.removeprefix(prefix), o) for o in _objects(ctx.labels, prefix) if not o.key.endswith("/"))
+    files = (ObjectInfo(key, o.size, o.etag, None) for key, o in found if key not in MARKERS)
+    return Listing(prefix, tuple(files), hint)
+
+
+def _objects(store: ObjectStore, prefix: str) -> Iterable[ObjectInfo]:
+    """In key order. A few folders are listed side by side: an answer of a thousand keys takes its time."""
+    top = list(store.list(prefix, recursive=False))
+    folders = [o.key for o in top if o.key.endswith("/")]
+    if len(folders) > _FOLDERS:
+        return store.list(prefix)
+    with ThreadPoolExecutor(4) as pool:
+        inside = pool.map(lambda folder: list(store.list(folder)), folders)
+        return sorted([*top, *(o for part in inside for o in part)], key=lambda o: o.key)
+
+
+def _hint(marker: bytes) -> str | None:
+    """The format that the marker names; anything else in it is nobody's business."""
+    if not marker.strip():
+        return None
+    try:
+        body = orjson.loads(marker)
+    except orjson.JSONDecodeError:
+        return None
+    named = body.get("format") if isinstance(body, dict) else None
+    return str(named) if named is not None else None
 
 
 def key(drop_id: str) -> str:
@@ -61,19 +95,9 @@ def read(ctx: Context, drop_id: str) -> Listing:
         NotFoundError: the drop was never claimed.
         IntegrityError: the object is damaged.
     """
-    return _chosen(ctx, drop_id, None)
-
-
-def read_some(ctx: Context, drop_id: str, keys: Set[str]) -> Listing:
-    """As `read`, but of all files only `keys`: a chunk of a large drop needs few of them."""
-    return _chosen(ctx, drop_id, keys)
-
-
-def _chosen(ctx: Context, drop_id: str, keys: Set[str] | None) -> Listing:
     data = ctx.store.get(key(drop_id))
     try:
         body = orjson.loads(data)
-        files = tuple(ObjectInfo(k, s, e, None) for k, s, e in body["files"] if keys is None or k in keys)
-        return Listing(body["prefix"], files, body["hint"])
+        return Listing(body["prefix"], tuple(ObjectInfo(k, s, e, None) for k, s, e in body["files"]), body["hint"])
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"the listing of drop {drop_id}, {key(drop_id)}, is damaged: {error!r}") from error

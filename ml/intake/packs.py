@@ -1,35 +1,39 @@
-"""Small images of a chunk, kept together at inspection, so that acceptance need not ask for each again.
+"""The sound images of a chunk, kept at inspection as the tar that segments are cut from at acceptance.
 
-Asking costs more than the bytes of a small image; a large one is fetched from the drop once more. A
-pack is only a copy: without it everything is read from the drop.
+What was inspected is what is accepted, whatever happens to the drop meanwhile; and the drop's
+objects, of which each costs a request, are read once.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
 
+from ml import members, ranges
 from ml.context import Context
-from ml.errors import NotFoundError, UnavailableError
-
-LARGEST: Final = 32_768  # bytes of an image that is packed
-_MOST: Final = 64_000_000  # bytes of a pack, which is held in memory while it grows
+from ml.ranges import Part
 
 
 class Pack:
-    """A pack that grows."""
+    """A pack that grows in a file."""
 
-    def __init__(self) -> None:
-        self.data = bytearray()
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._file: IO[bytes] = path.open("wb")
 
-    def add(self, image: bytes) -> int | None:
-        """Where the image is in the pack; None: it is not."""
-        if len(image) > LARGEST or len(self.data) + len(image) > _MOST:
-            return None
-        self.data += image
-        return len(self.data) - len(image)
+    def add(self, sha256: str, kind: str, data: bytes) -> int:
+        """Where the member of the image begins."""
+        start = self.size
+        self.size += self._file.write(members.encode(sha256, kind, data))
+        return start
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def key(drop_id: str, chunk: int) -> str:
-    return f"drops/{drop_id}/packs/{chunk:06}"
+    return f"drops/{drop_id}/packs/{chunk:06}.tar"
 
 
 def discard(ctx: Context, drop_id: str) -> None:
@@ -38,31 +42,17 @@ def discard(ctx: Context, drop_id: str) -> None:
         ctx.store.delete(keys)
 
 
-def images(
-    ctx: Context, prefix: str, drop_id: str, rows: Sequence[dict[str, Any]]
-) -> Iterator[bytes | UnavailableError | NotFoundError]:
-    """The encoded image of each inspected row, in order; an error stands in the place of what has one.
+def read(ctx: Context, drop_id: str, rows: Iterable[dict[str, Any]]) -> Iterator[memoryview]:
+    """The member (`members.encode`) of each sound row, in order; memory holds some 32 MB of them.
 
-    Memory holds the packed images of `rows`, so give it a few hundred at once.
+    Raises:
+        NotFoundError: the pack is gone; inspect the chunk again.
+        UnavailableError: the object store failed.
     """
-    found: dict[int, bytes] = {}
-    for chunk in {r["chunk"] for r in rows if r.get("packed") is not None}:
-        found |= _of_chunk(ctx, drop_id, chunk, rows)
-    others = ctx.labels.get_many(prefix + r["key"] for i, r in enumerate(rows) if i not in found)
-    for i in range(len(rows)):
-        yield found[i] if i in found else next(others)
+    name = cache(lambda chunk: key(drop_id, chunk))
+    return ranges.stream(ctx.store, (Part(name(r["chunk"]), r["packed"], members.span(r["bytes"])) for r in rows))
 
 
-def _of_chunk(ctx: Context, drop_id: str, chunk: int, rows: Sequence[dict[str, Any]]) -> dict[int, bytes]:
-    """The images by their place in `rows`, read in one range of the pack; none if the pack is gone."""
-    spans = {
-        i: (r["packed"], r["packed"] + r["bytes"])
-        for i, r in enumerate(rows)
-        if r["chunk"] == chunk and r.get("packed") is not None
-    }
-    low, high = min(start for start, _ in spans.values()), max(end for _, end in spans.values())
-    try:
-        data = ctx.store.get(key(drop_id, chunk), low, high - low)
-    except NotFoundError:
-        return {}
-    return {i: data[start - low : end - low] for i, (start, end) in spans.items()}
+def image(member: memoryview, size: int) -> bytes:
+    """The encoded image in a member."""
+    return bytes(member[members.HEADER : members.HEADER + size])

@@ -1,7 +1,6 @@
 """Uploads a drop as a user would: the files, then the marker. Begun again, it sends only what is missing."""
 
 import hashlib
-import os
 import re
 import shutil
 import tarfile
@@ -19,7 +18,8 @@ from typing import IO
 
 from ml.context import Context
 from ml.errors import InvalidInputError
-from ml.intake import formats
+from ml.intake import archives, formats, source
+from ml.intake.archives import Place, wrapping
 from ml.intake.find import READY
 from ml.intake.formats.entry import Entry, is_hidden
 from ml.intake.listing import Listing
@@ -69,9 +69,10 @@ def prepare(path: Path, name: str | None = None) -> Iterator[Upload]:
         if not files:
             raise InvalidInputError(f"{path} holds no files")
         listing = Listing(name, tuple(ObjectInfo(key, p.stat().st_size, "", None) for key, p in files.items()))
-        get = cache(lambda key: files[key].read_bytes())
-        found = formats.detect(listing, get)
-        yield Upload(name, files, found, tuple(formats.read(found, listing, get)))
+        wide, places = archives.expand(listing, lambda info: files[info.key].open("rb"))
+        get = cache(lambda key: _inside(files, places[key]) if key in places else files[key].read_bytes())
+        found = formats.detect(wide, get)
+        yield Upload(name, files, found, tuple(formats.read(found, wide, get)))
 
 
 def send(ctx: Context, upload: Upload, on_file: OnFile, *, ready: bool = True) -> str:
@@ -95,6 +96,12 @@ def send(ctx: Context, upload: Upload, on_file: OnFile, *, ready: bool = True) -
     if ready:
         ctx.labels.put(prefix + READY, b"")
     return prefix
+
+
+def _inside(files: dict[str, Path], place: Place) -> bytes:
+    with files[place.archive].open("rb") as file:
+        file.seek(place.offset)
+        return source.member(file.read(place.span), place.archive, place.size)
 
 
 def _md5(path: Path) -> str:
@@ -143,9 +150,4 @@ def _write(path: Path, folder: Path, name: str, content: IO[bytes]) -> None:
 
 def _single_folder(folder: Path) -> Path:
     """A tar of one folder that holds everything else is that folder."""
-    inside = [e for e in os.scandir(folder) if not e.name.startswith(".")]
-    if len(inside) == 1 and inside[0].is_dir():
-        deeper = Path(inside[0].path)
-        if any(e.is_dir() for e in os.scandir(deeper)) or (deeper / "labels.csv").exists():
-            return deeper
-    return folder
+    return folder / wrapping(p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())

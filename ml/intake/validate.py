@@ -1,29 +1,23 @@
-"""Judges a drop: row by row (bad ones go to quarantine), and as a whole (or it is rejected)."""
+"""Judges a drop: row by row (bad ones go to quarantine), and as a whole (or it is rejected); keeps every result."""
 
 import logging
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from ml.catalog import cycles, drops
-from ml.catalog.classes import class_map, renamed
-from ml.catalog.engine import transaction
+from ml.catalog import cycles, drops, validations
 from ml.context import Context
-from ml.errors import IntegrityError, NotFoundError, UnavailableError
-from ml.images import Limits
-from ml.intake import agreement, docs, entries, held, inspect, judged, listing, quarantine, suites
+from ml.errors import IntegrityError
+from ml.intake import agreement, docs, entries, history, judged, quarantine
 from ml.intake.claim import reject
-from ml.intake.judged import Judged
+from ml.intake.judgement import Judgement, judge
 from ml.intake.suites import KEY, Verdict
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 log = logging.getLogger(__name__)
+
+_WHERE = ("size", "archive", "offset", "span")
 
 
 @dataclass(frozen=True)
@@ -52,30 +46,25 @@ def validate(ctx: Context, drop_id: str) -> Validation:
     row = drops.get(ctx.engine, drop_id)
     if row["status"] != "claimed":
         return _finished(row)
-    if problem := entries.problem(ctx, drop_id):  # its claim was killed before it could say so
+    head = entries.head(ctx, drop_id)
+    if problem := head.problem:  # its claim was killed before it could say so
         reject(ctx, drop_id, problem)
         return _finished(drops.get(ctx.engine, drop_id))
-    with cycles.stage(ctx.engine, drop_id, "validate"), tempfile.TemporaryDirectory() as folder:
-        rows = _rows(ctx, drop_id)
-        by_row = _judge_rows(ctx, rows, drop_id, Path(folder) / "images")
-        parts = _sorted(entries.format_of(ctx, drop_id), rows, by_row)
-        figures = _figures(ctx, drop_id, len(rows), parts)
-        whole = _judge_drop(ctx, figures, drop_id, Path(folder) / "drop")
-        judged.save(ctx, drop_id, parts)
-        report_key = docs.publish(ctx, drop_id, Path(folder), _report(drop_id, figures, by_row, whole, parts))
-    reason = "; ".join(_against_the_drop(by_row, whole)) or None
-    result = Validation(
-        drop_id, reason is None, reason, len(rows), len(parts.good), len(parts.duplicates), len(parts.bad)
-    )
+    with cycles.stage(ctx.engine, drop_id, "validate"):
+        found = judge(ctx, drop_id, history.read(ctx.engine, row["prefix"]), agreement.champion)
+        judged.save(ctx, drop_id, found.fates)
+        _keep(ctx, row, found)
+    fates, reason = found.fates, "; ".join(found.against) or None
+    good, duplicates, bad = (fates.count(name) for name in ("good", "duplicate", "bad"))
     if reason:
-        counts = {"images": result.images, "quarantined": result.bad, "duplicates": result.duplicates}
-        aside = quarantine.hold(ctx, row["prefix"], drop_id, parts.bad)
-        reject(ctx, drop_id, reason, aside, report_key=report_key, format=figures["format"], **counts)
-    return result
+        counts = {"images": len(fates), "quarantined": bad, "duplicates": duplicates}
+        aside = quarantine.hold(ctx, row["prefix"], drop_id, fates.rows("bad", KEY, "label", "sha256", *_WHERE))
+        reject(ctx, drop_id, reason, aside, report_key=docs.key(drop_id), format=head.format, **counts)
+    return Validation(drop_id, reason is None, reason, len(fates), good, duplicates, bad)
 
 
-def _against_the_drop(by_row: Verdict, whole: Verdict) -> list[str]:
-    return [*(words for reasons in whole.reasons.values() for words in reasons), *whole.overall, *by_row.overall]
+def report_key(drop_id: str) -> str:
+    return f"drops/{drop_id}/report.json"
 
 
 def _finished(row: dict[str, Any]) -> Validation:
@@ -90,124 +79,63 @@ def _finished(row: dict[str, Any]) -> Validation:
     )
 
 
-def _rows(ctx: Context, drop_id: str) -> list[dict[str, Any]]:
+def _keep(ctx: Context, row: dict[str, Any], found: Judgement) -> None:
+    """The report for programs, the page for people, the row that later drops are compared with."""
+    drop_id, page = row["id"], docs.key(row["id"])
+    aside = [(r[KEY], r["reasons"]) for r in found.fates.rows("bad", KEY)]
+    ctx.store.put(report_key(drop_id), _report(drop_id, found, dict(aside)), "application/json")
+    docs.publish(ctx, page, _page(row, found, aside))
+    validations.keep(
+        ctx.engine,
+        "drop",
+        drop_id,
+        failures=found.against,
+        warnings=found.warnings,
+        figures=found.figures,
+        report_key=page,
+    )
+    log.info("drop %s: data docs at %s", drop_id, docs.url(ctx.settings, page))
+
+
+def _report(drop_id: str, found: Judgement, quarantined: dict[str, list[str]]) -> bytes:
+    body = {
+        "drop_id": drop_id,
+        "figures": found.figures,
+        "classes": Counter(r["label"] for r in found.fates.rows("good", "label")),
+        "rejected_because": found.against,
+        "warnings": found.warnings,
+        "quarantined": quarantined,
+        "failed_expectations": [*found.whole.failed, *found.by_row.failed],
+        "results": {name: _told(v) for name, v in (("drop", found.whole), ("images", found.by_row))},
+    }
     try:
-        rows: list[dict[str, Any]] = inspect.read_rows(ctx, drop_id).to_pylist()
-    except NotFoundError as error:
-        raise NotFoundError(f"drop {drop_id} is not wholly inspected: {error}") from error
-    return rows
+        return orjson.dumps(body, option=orjson.OPT_INDENT_2, default=str)
+    except orjson.JSONEncodeError as error:
+        raise IntegrityError(f"the report of drop {drop_id} cannot be written as JSON: {error}") from error
 
 
-def _judge_rows(ctx: Context, rows: list[dict[str, Any]], drop_id: str, folder: Path) -> Verdict:
-    import pandas as pd
-
-    with transaction(ctx.engine) as connection:
-        mapping = class_map(connection)
-    for row in rows:
-        row["label"] = renamed(row["label"], mapping)
-    known = judged.known_labels(ctx.engine, sorted({r["sha256"] for r in rows if r["sha256"]}))
-    conflict = judged.conflicts(rows)
-    for row in rows:
-        row["known"] = known.get(row["sha256"])
-    frame = pd.DataFrame(rows)
-    frame["aspect"] = frame["width"] / frame["height"]
-    frame["conflict"] = [conflict.get(r["key"]) for r in rows]
-    frame["class_problem"] = _class_problems(ctx, rows, drop_id)
-    return suites.judge(ctx.settings.expectations / "images.yml", _objects(frame), folder, drop_id)
-
-
-def _objects(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """All-empty columns as objects: an all-NaN float column cannot be matched against a pattern."""
-    empty = [name for name in frame.columns if frame[name].isna().all()]
-    return frame.astype(dict.fromkeys(empty, object)).where(frame.notna(), None)
-
-
-def _class_problems(ctx: Context, rows: list[dict[str, Any]], drop_id: str) -> list[str | None]:
-    policy, classes = ctx.settings.new_classes, judged.known_classes(ctx.engine)
-    if policy == "accept" or not classes:
-        return [None] * len(rows)
-    with transaction(ctx.engine) as connection:
-        if held.is_release(connection, drops.get(ctx.engine, drop_id)["prefix"]):
-            return [None] * len(rows)
-    words = {"hold": "waits for approval", "reject": "is not allowed"}[policy]
+def _told(verdict: Verdict) -> list[dict[str, Any]]:
+    """Every expectation with its outcome, those that held too; the files stand under `failed_expectations`."""
+    counts = ("element_count", "unexpected_count", "missing_count", "observed_value")
     return [
-        f"class {r['label']} is new and {words} (setting `new_classes`)"
-        if r["label"] and r["label"] not in classes
-        else None
-        for r in rows
+        {
+            "type": outcome.expectation_config.type,
+            "kwargs": {k: v for k, v in outcome.expectation_config.kwargs.items() if k != "batch_id"},
+            "success": bool(outcome.success),
+            **{name: outcome.result[name] for name in counts if name in outcome.result},
+        }
+        for outcome in verdict.result.results
     ]
 
 
-def _sorted(format_name: str, rows: list[dict[str, Any]], verdict: Verdict) -> Judged:
-    parts = Judged(format_name, [], [], [])
-    seen: set[str] = set()
-    for row in rows:
-        if reasons := verdict.reasons.get(row[KEY]) or _unusable(row):
-            parts.bad.append(row | {"reasons": reasons})
-        elif row["known"] is not None or row["sha256"] in seen:
-            parts.duplicates.append(row)
-        else:
-            seen.add(row["sha256"])
-            parts.good.append(row)
-    return parts
-
-
-def _unusable(row: dict[str, Any]) -> list[str]:
-    """What no suite can allow, however it is edited."""
-    if row["fingerprint"] is None:
-        return [row["problem"] or "it could not be decoded"]
-    return [] if row["label"] else ["it has no label"]
-
-
-def _figures(ctx: Context, drop_id: str, count: int, parts: Judged) -> dict[str, Any]:
-    """The one row that `drop.yml` judges."""
-    frozen = listing.read(ctx, drop_id)
-    sound = len(parts.good) + len(parts.duplicates)
-    counts = Counter(r["label"] for r in parts.good)
-    return {
-        KEY: "drop",
-        "format": parts.format,
-        "images": count,
-        "good_share": sound / count if count else None,
-        "duplicate_share": len(parts.duplicates) / count if count else None,
-        "classes": len(counts),
-        "largest_class_share": max(counts.values()) / len(parts.good) if parts.good else None,
-        "brightness": sum(r["brightness"] for r in parts.good) / len(parts.good) if parts.good else None,
-        "label_agreement": _agreement(ctx, drop_id, frozen.prefix, parts),
-    }
-
-
-def _agreement(ctx: Context, drop_id: str, prefix: str, parts: Judged) -> float | None:
-    if len(parts.good) < agreement.ENOUGH or (judge := agreement.champion(ctx)) is None:
-        return None
-
-    def fetch(keys: Any) -> list[bytes]:
-        found = list(ctx.labels.get_many(prefix + k for k in keys))
-        for problem in found:
-            if isinstance(problem, UnavailableError):
-                raise problem
-        return [b"" if isinstance(data, NotFoundError) else data for data in found]  # type: ignore[misc]
-
-    limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
-    return agreement.label_agreement(judge, parts.good, fetch, limits, drop_id)
-
-
-def _judge_drop(ctx: Context, figures: dict[str, Any], drop_id: str, folder: Path) -> Verdict:
-    import pandas as pd
-
-    return suites.judge(ctx.settings.expectations / "drop.yml", _objects(pd.DataFrame([figures])), folder, drop_id)
-
-
-def _report(drop_id: str, figures: dict[str, Any], rows: Verdict, whole: Verdict, parts: Judged) -> bytes:
-    body = {
-        "drop_id": drop_id,
-        "figures": {k: v for k, v in figures.items() if k != KEY},
-        "classes": Counter(r["label"] for r in parts.good),
-        "rejected_because": _against_the_drop(rows, whole),
-        "quarantined": {r[KEY]: r["reasons"] for r in parts.bad},
-        "failed_expectations": [*whole.failed, *rows.failed],
-    }
-    try:
-        return orjson.dumps(body, option=orjson.OPT_INDENT_2)
-    except orjson.JSONEncodeError as error:
-        raise IntegrityError(f"the report of drop {drop_id} cannot be written as JSON: {error}") from error
+def _page(row: dict[str, Any], found: Judgement, aside: list[tuple[str, list[str]]]) -> str:
+    good, duplicates = found.fates.count("good"), found.fates.count("duplicate")
+    if found.against:
+        outcome = ("bad", f"Rejected: {'; '.join(found.against)}")
+    elif found.warnings:
+        outcome = ("warn", f"Accepted, with a warning: {'; '.join(found.warnings)}")
+    else:
+        outcome = ("good", "The drop meets every expectation of a drop.")
+    told = {"good": good, "duplicates": duplicates, "put aside": len(aside)} | found.figures
+    verdicts = [("The drop as a whole", found.whole), ("Each image", found.by_row)]
+    return docs.page(f"Drop {row['prefix']}", row["id"], outcome, verdicts, told, aside)

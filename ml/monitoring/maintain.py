@@ -1,4 +1,4 @@
-"""Daily housekeeping: partitions of the prediction log, replicas that are gone, the local cache, erasures."""
+"""Daily housekeeping: partitions of the prediction log, replicas that are gone, the local cache, erasures, segments."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, func, text
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import replicas
 from ml.context import Context
-from ml.datasets import erase
+from ml.datasets import compact, erase
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def maintain(ctx: Context) -> dict[str, int]:
         "replicas_forgotten": gone,
         "cache_files_removed": _trim_cache(ctx),
         "erased_objects_deleted": erase.finish(ctx),
+        "segments_compacted": compact.compact(ctx),
     }
 
 

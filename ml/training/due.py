@@ -11,6 +11,8 @@ from ml.catalog.tables import cycles, drift_reports
 from ml.context import Context
 from ml.datasets import versions
 
+_UNTRAINED = (cycles.c.drop_id.is_not(None), cycles.c.dataset_version.is_not(None), cycles.c.finished_at.is_(None))
+
 
 @dataclass(frozen=True)
 class Due:
@@ -39,8 +41,8 @@ def choose(ctx: Context, run_id: str, version_id: str | None = None) -> Due | No
     cycle_id = f"c-{run_id}"
     if version_id is None and not _is_open(ctx, cycle_id):
         with transaction(ctx.engine) as connection:
-            if (waiting := _waiting(connection, version.id)) is not None:
-                _close_superseded(connection, version, waiting)
+            if (waiting := _waiting(connection)) is not None:
+                _close_superseded(connection, waiting)
                 return Due(waiting, version.id)
             asked = not run_id.startswith("asset_triggered") or _retrain_asked(connection)
         if not asked:
@@ -52,11 +54,8 @@ def choose(ctx: Context, run_id: str, version_id: str | None = None) -> Due | No
 
 def overdue(ctx: Context, minutes: float) -> bool:
     """Whether the newest dataset version has waited that long for its training to begin, or to come to an end."""
-    version = versions.latest(ctx)
-    if version is None:
-        return False
     with transaction(ctx.engine) as connection:
-        return _waiting(connection, version.id, timedelta(minutes=minutes)) is not None
+        return _waiting(connection, timedelta(minutes=minutes)) is not None
 
 
 def give_up(ctx: Context, cycle_id: str, reason: str) -> None:
@@ -77,31 +76,24 @@ def _is_open(ctx: Context, cycle_id: str) -> bool:
         return connection.execute(query).first() is not None
 
 
-def _waiting(connection: Connection, version_id: str, age: timedelta = timedelta()) -> str | None:
-    """The unfinished cycle of the drop that made this version, if it began so long ago."""
+def _waiting(connection: Connection, age: timedelta = timedelta()) -> str | None:
+    """The newest unfinished cycle of a drop that is part of the data, if it began so long ago.
+
+    The newest version contains that drop, though it need not be the one that the drop made: classes
+    may have been renamed since, samples erased, segments compacted.
+    """
     found: str | None = connection.execute(
-        select(cycles.c.id).where(
-            cycles.c.dataset_version == version_id,
-            cycles.c.finished_at.is_(None),
-            cycles.c.drop_id.is_not(None),
-            cycles.c.started_at <= func.now() - age,
-        )
+        select(cycles.c.id)
+        .where(*_UNTRAINED, cycles.c.started_at <= func.now() - age)
+        .order_by(cycles.c.started_at.desc(), cycles.c.id)
+        .limit(1)
     ).scalar()
     return found
 
 
-def _close_superseded(connection: Connection, version: versions.DatasetVersion, cycle_id: str) -> None:
-    connection.execute(
-        update(cycles)
-        .where(
-            cycles.c.id != cycle_id,
-            cycles.c.drop_id.is_not(None),
-            cycles.c.dataset_version.is_not(None),
-            cycles.c.dataset_version != version.id,
-            cycles.c.finished_at.is_(None),
-        )
-        .values(reason=f"trained together with {cycle_id}", verdict="merged", finished_at=func.now())
-    )
+def _close_superseded(connection: Connection, cycle_id: str) -> None:
+    told = {"reason": f"trained together with {cycle_id}", "verdict": "merged", "finished_at": func.now()}
+    connection.execute(update(cycles).where(cycles.c.id != cycle_id, *_UNTRAINED).values(told))
 
 
 def _retrain_asked(connection: Connection) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ml import bundle, model
 from ml.bundle import BundleInfo
 from ml.errors import IntegrityError
-from ml.images import Pixels
-from ml.training.fit import Labels, logits_of
+from ml.training.feed import Labels, Pictures
+from ml.training.fit import logits_of
 from ml.training.networks import normalise
 
 PARITY = 1e-3
@@ -36,7 +36,7 @@ class _Served(nn.Module):
         return logits
 
 
-def export(network: nn.Module, info: BundleInfo, sample: Pixels, folder: Path) -> str:
+def export(network: nn.Module, info: BundleInfo, sample: Pictures, folder: Path) -> str:
     """Write the bundle of `network` into `folder`; returns its digest.
 
     Args:
@@ -46,7 +46,7 @@ def export(network: nn.Module, info: BundleInfo, sample: Pixels, folder: Path) -
     Raises:
         IntegrityError: the ONNX model's answers are further than `PARITY` from PyTorch's.
     """
-    network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network = network.eval().to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     _write_onnx(network, info, folder / bundle.MODEL)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, str(folder / bundle.WEIGHTS))
     bundle.write(folder, info)
@@ -63,9 +63,8 @@ def _write_onnx(network: nn.Module, info: BundleInfo, path: Path) -> None:
         # The tracing exporter is called legacy, but takes 0.3 s of CPU where the new one takes 6 in a
         # fresh process, for the same graph; parity is checked either way.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.filterwarnings(
-            "ignore", category=UserWarning, message=".*trace might"
-        )  # of the checks inside attention
+        # Of the checks inside attention.
+        warnings.filterwarnings("ignore", category=UserWarning, message=".*trace might")
         torch.onnx.export(
             _Served(network).eval(),
             (example,),
@@ -89,7 +88,7 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _check_parity(network: nn.Module, loaded: model.Model, sample: Pixels) -> None:
+def _check_parity(network: nn.Module, loaded: model.Model, sample: Pictures) -> None:
     sample = np.ascontiguousarray(sample[:256])
     (found,) = loaded.session.run(None, {"images": sample})
     worst = float(np.abs(found - logits_of(network, sample).numpy()).max())

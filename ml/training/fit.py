@@ -1,222 +1,247 @@
 """The training loop, in one piece."""
 
+import copy
 import logging
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 import torch._dynamo  # the first optimizer of a process imports it, over a second; here a preloading parent does
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml.images import Pixels
-from ml.training import networks
+from ml.training import augment, feed, objective, optimizers, order
+from ml.training.checkpoint import Checkpoint
+from ml.training.feed import Labels, Pictures, Progress
 from ml.training.networks import normalise
+from ml.training.objective import Teacher
+from ml.training.placement import ALONE, Placement, threads
+from ml.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-Labels = NDArray[np.int64]
-Progress = Callable[[int, int, dict[str, float]], None]
+Metrics = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: everything that, with the data and the code, determines the weights."""
+@dataclass
+class Standing:
+    """How far a training is: the next step's position, and what is known of the epochs before it.
 
-    epochs: int
-    patience: int
-    batch_size: int
-    learning_rate: float
-    seed: int
-    flips: bool = False
-    threads: int = 1
+    Attributes:
+        start: metrics before the first epoch.
+        history: an epoch's metrics a row.
+        best_epoch: from 0; −1 when no epoch was better than the start of a warm one.
+        total: loss of the unfinished epoch, summed over its samples.
+    """
 
-    @classmethod
-    def within_budget(
-        cls,
-        samples: int,
-        side: int,
-        *,
-        epochs: int,
-        budget: int,
-        patience: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-        flips: bool = False,
-        threads: int | None = None,
-    ) -> "Recipe":
-        """Fewer epochs for more or larger images, smaller batches for few.
+    start: Metrics
+    best_loss: float
+    epoch: int = 0
+    step: int = 0
+    total: float = 0.0
+    best_epoch: int = -1
+    history: list[Metrics] = field(default_factory=list)
 
-        The cost of an image grows with its area, so `budget` counts images at 32 px. The wall clock
-        has no say: the same data, settings and seed give the same model on a busy machine.
-
-        Half the cores, at most four, is the default of `threads`: the operations on small images last
-        microseconds and all threads meet after each, so that with every core taken one busy neighbour
-        made training 10 to 40 times slower, where on an idle machine a second thread gained next to nothing.
-        """
-        affordable = int(budget / max(1, samples) / (side / 32) ** 2)
-        batch = min(batch_size, max(16, samples // 12))
-        chosen = threads or max(1, min(4, (os.cpu_count() or 1) // 2))
-        return cls(min(epochs, max(4, affordable)), patience, batch, learning_rate, seed, flips, chosen)
+    def ended(self, recipe: Recipe) -> bool:
+        return self.epoch >= recipe.epochs or self.epoch - 1 - max(0, self.best_epoch) >= recipe.patience
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The network with its best weights, and an epoch's metrics a row.
-
-    Attributes:
-        start: metrics before the first epoch.
-        best_epoch: from 0; −1 when no epoch was better than the start of a warm one.
-    """
+    """The network with its best weights, and how it came to them."""
 
     network: nn.Module
-    start: dict[str, float]
-    history: list[dict[str, float]]
+    start: Metrics
+    history: list[Metrics]
     best_epoch: int
 
     @property
-    def best(self) -> dict[str, float]:
+    def best(self) -> Metrics:
         """Metrics of the weights that were kept."""
         return self.history[self.best_epoch] if self.best_epoch >= 0 else self.start
 
 
 def fit(
     network: nn.Module,
-    train: tuple[Pixels, Labels],
-    validation: tuple[Pixels, Labels],
+    train: tuple[Pictures, Labels],
+    validation: tuple[Pictures, Labels],
     recipe: Recipe,
     progress: Progress | None = None,
     *,
     warm: bool = False,
+    teacher: Teacher | None = None,
+    checkpoint: Checkpoint | None = None,
+    place: Placement = ALONE,
 ) -> Fitted:
-    """AdamW, warm-up and cosine, light shifts, early stop on the validation loss.
+    """Train by the recipe; stop early on the validation loss and keep the best weights.
 
     Args:
+        network: takes ``float32[N, channels, side, side]``, gives logits.
         train: ``uint8[N, side, side, channels]`` and ``int64[N]``, N ≥ 2.
         validation: likewise; judges the epochs.
-        progress: told epoch, epochs and metrics after each epoch.
+        progress: told epoch, epochs and metrics after each epoch, of those before a kill once more.
         warm: the network has learned already; its weights stay if no epoch betters them.
+        teacher: whose answers count as far as the recipe's `distillation` says.
+        checkpoint: continue where a killed call with the same arguments stood, to the same weights bit for bit.
+        place: this process among those that share every batch; all of them call this.
     """
     with threads(recipe.threads):
-        return _fit(network, train, validation, recipe, progress, warm)
+        return _Loop(network, train, validation, recipe, progress, warm, teacher, checkpoint, place).run()
 
 
-def _fit(
-    network: nn.Module,
-    train: tuple[Pixels, Labels],
-    validation: tuple[Pixels, Labels],
-    recipe: Recipe,
-    progress: Progress | None,
-    warm: bool,
-) -> Fitted:
-    torch.manual_seed(recipe.seed)  # dropout draws from the global generator
-    generator = torch.Generator().manual_seed(recipe.seed)
-    images, labels = (torch.from_numpy(np.ascontiguousarray(a)) for a in train)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learning = [{"params": g.parameters, "factor": g.factor} for g in networks.groups(network) if g.factor]
-    optimizer = torch.optim.AdamW(learning, lr=recipe.learning_rate, weight_decay=1e-2)
-    steps, epochs = math.ceil(len(labels) / recipe.batch_size), recipe.epochs
-    start, history = evaluate(network, *validation), list[dict[str, float]]()
-    best, best_epoch, best_state = start["validation_loss"] if warm else math.inf, -1, _copy(network)
-    for epoch in range(epochs):
-        network.train()
-        total = 0.0
-        # Batches of nearly equal size: none is left with a single image, which batch norm cannot take.
-        for step, chosen in enumerate(torch.randperm(len(labels), generator=generator).tensor_split(steps)):
-            rate = recipe.learning_rate * _schedule(epoch * steps + step, epochs * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
-            batch = augmented(normalise(images[chosen]), generator, flips=recipe.flips)
-            with torch.autocast("cpu", torch.bfloat16, enabled=_bf16_pays()):
-                logits = network(batch)
-            loss = functional.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.05)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            total += float(loss.detach()) * len(chosen)
-        metrics = {"train_loss": total / len(labels), **evaluate(network, *validation), "learning_rate": rate}
-        history.append(metrics)
-        log.info("epoch %d/%d %s", epoch + 1, epochs, {k: round(v, 4) for k, v in metrics.items()})
-        if progress:
-            progress(epoch + 1, epochs, metrics)
-        if metrics["validation_loss"] < best:
-            best, best_epoch, best_state = metrics["validation_loss"], epoch, _copy(network)
-        if epoch - max(0, best_epoch) >= recipe.patience:
-            break
-    network.load_state_dict(best_state)
-    return Fitted(network.eval(), start, history, best_epoch)
+class _Loop:
+    def __init__(
+        self,
+        network: nn.Module,
+        train: tuple[Pictures, Labels],
+        validation: tuple[Pictures, Labels],
+        recipe: Recipe,
+        progress: Progress | None,
+        warm: bool,
+        teacher: Teacher | None,
+        checkpoint: Checkpoint | None,
+        place: Placement,
+    ) -> None:
+        self.network, self.recipe, self.place, self.checkpoint = network, recipe, place, checkpoint
+        self.train, self.validation, self.progress = train, validation, progress
+        self.teacher = teacher if teacher is not None and recipe.distillation else None
+        network.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.teacher:
+            self.teacher.network.to(place.device)
+        self.inner = network if place.world == 1 else place.shared(copy.deepcopy(network))
+        learner = place.wrapped(self.inner)
+        self.learner: nn.Module = torch.compile(learner) if recipe.compile else learner  # type: ignore[assignment]
+        self.optimizer = optimizers.optimizer(self.inner, recipe)
+        self.average = optimizers.average(self.inner, recipe.ema)
+        self.classes = logits_of(network, train[0], np.zeros(1, np.int64)).shape[1]
+        self.weights, self.chances = objective.balance(train[1], self.classes, recipe)
+        self.best = _copy(network)
+        self.at = Standing({}, math.inf)
+        if not self._restore():
+            start = evaluate(network, *validation, place)
+            self.at = Standing(start, start["validation_loss"] if warm else math.inf)
+
+    def run(self) -> Fitted:
+        recipe, at, place = self.recipe, self.at, self.place
+        kind, bf16 = torch.device(place.device).type, place.bf16_pays()
+        while not at.ended(recipe):
+            self.learner.train()
+            batches = order.batches(len(self.train[1]), recipe.batch_size, recipe.seed, at.epoch, self.chances)
+            for chosen, images, labels in feed.batches(self.train, batches[at.step :], place):
+                rate = optimizers.rate(recipe, at.epoch * len(batches) + at.step, recipe.epochs * len(batches))
+                optimizers.set_rate(self.optimizer, rate)
+                batch, target = self._prepared(images, labels, len(chosen))
+                with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+                    logits = self.learner(batch).float()
+                losses = objective.losses(logits, target, recipe, self.weights)
+                if self.teacher:
+                    losses = losses + recipe.distillation * objective.kept(logits, batch, self.teacher)
+                # Processes average their gradients: times their number, it is the mean over the whole batch.
+                loss = losses.sum() * (place.world / len(chosen))
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if recipe.clip:
+                    nn.utils.clip_grad_norm_(self.inner.parameters(), recipe.clip)
+                self.optimizer.step()
+                if self.average:
+                    self.average.update_parameters(self.inner)
+                at.total += float(losses.detach().sum())
+                at.step += 1
+                self._save()
+            self._judge(optimizers.rate(recipe, (at.epoch + 1) * len(batches) - 1, recipe.epochs * len(batches)))
+        self.network.load_state_dict(self.best)
+        return Fitted(self.network.eval(), at.start, at.history, at.best_epoch)
+
+    def _prepared(self, images: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Augmented and normalised; what is random depends on the step and the place in the batch alone."""
+        recipe, place = self.recipe, self.place
+        seed = order.step_seed(recipe.seed, self.at.epoch, self.at.step)
+        torch.manual_seed(seed)
+        draws = torch.rand(size, augment.DRAWS)[place.mine].to(place.device)
+        torch.manual_seed(seed + place.rank)  # dropout must differ between processes
+        if recipe.augmentation != "none":
+            images = augment.light(images, draws, flips=recipe.flips)
+        if recipe.augmentation == "trivial":
+            images = augment.trivial(images)
+        batch = normalise(images)
+        return augment.mixed(batch, labels, self.classes, recipe.mix)
+
+    def _judge(self, rate: float) -> None:
+        """Close an epoch: its metrics, and its weights if they are the best."""
+        at, recipe, count = self.at, self.recipe, len(self.train[1])
+        total = float(self.place.total(torch.tensor(at.total, dtype=torch.float64, device=self.place.device)))
+        judged = self.average.module if self.average else self.inner
+        metrics = {
+            "train_loss": total / count,
+            **evaluate(judged, *self.validation, self.place),
+            "learning_rate": rate,
+        }
+        at.history.append(metrics)
+        log.info("epoch %d/%d %s", at.epoch + 1, recipe.epochs, {k: round(v, 4) for k, v in metrics.items()})
+        if metrics["validation_loss"] < at.best_loss:
+            at.best_loss, at.best_epoch, self.best = metrics["validation_loss"], at.epoch, _copy(judged)
+        at.epoch, at.step, at.total = at.epoch + 1, 0, 0.0
+        self._save()
+        if self.progress:
+            self.progress(at.epoch, recipe.epochs, metrics)
+
+    def _save(self) -> None:
+        if self.checkpoint is None or not self.place.leads or not self.checkpoint.due:
+            return
+        state: dict[str, Any] = {
+            "standing": asdict(self.at),
+            "network": self.inner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "best": self.best,
+        }
+        self.checkpoint.write(state)
+
+    def _restore(self) -> bool:
+        state = self.checkpoint.read() if self.checkpoint and self.place.leads else None
+        if (state := self.place.told(state)) is None:
+            return False
+        self.at = Standing(**state["standing"])
+        self.inner.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.best = state["best"]
+        log.info("continuing at epoch %d, step %d", self.at.epoch + 1, self.at.step + 1)
+        for epoch, metrics in enumerate(self.at.history, 1):
+            if self.progress:
+                self.progress(epoch, self.recipe.epochs, metrics)
+        return True
 
 
-def evaluate(network: nn.Module, images: Pixels, labels: Labels) -> dict[str, float]:
-    """``validation_loss`` (nats) and ``validation_accuracy`` of the network as it stands."""
-    if not len(labels):
-        return {"validation_loss": 0.0, "validation_accuracy": 0.0}
-    with torch.autocast("cpu", torch.bfloat16, enabled=_bf16_pays()):
-        output = logits_of(network, images)
-    target = torch.from_numpy(labels)
-    return {
-        "validation_loss": float(functional.cross_entropy(output, target)),
-        "validation_accuracy": float((output.argmax(1) == target).float().mean()),
-    }
+def evaluate(network: nn.Module, images: Pictures, labels: Labels, place: Placement = ALONE) -> Metrics:
+    """``validation_loss`` (nats) and ``validation_accuracy`` of the network as it stands, shared by all processes."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    mine = np.arange(len(labels))[place.mine]
+    if len(mine):
+        with torch.autocast(torch.device(place.device).type, torch.bfloat16, enabled=place.bf16_pays()):
+            output = logits_of(network, images, mine)
+        target = torch.from_numpy(labels[mine])
+        sums[0] = functional.cross_entropy(output, target, reduction="sum")
+        sums[1] = (output.argmax(1) == target).sum()
+    loss, right = (place.total(sums.to(place.device)) / max(1, len(labels))).tolist()
+    return {"validation_loss": loss, "validation_accuracy": right}
 
 
 @torch.no_grad()
-def logits_of(network: nn.Module, images: Pixels) -> Tensor:
-    """``float32[N, classes]`` of ``uint8[N, side, side, channels]``, N ≥ 1, in batches."""
+def logits_of(network: nn.Module, images: Pictures, positions: Labels | None = None) -> Tensor:
+    """``float32[N, classes]`` of ``uint8[N, side, side, channels]``, N ≥ 1, or of some `positions`, in batches."""
     network.eval()
+    device = next(network.parameters()).device
+    wanted = np.arange(len(images)) if positions is None else positions
     parts = []
-    for i in range(0, len(images), 256):
-        batch = normalise(torch.from_numpy(np.ascontiguousarray(images[i : i + 256])))
-        parts.append(network(batch.contiguous(memory_format=torch.channels_last)).float())
+    for i in range(0, len(wanted), 256):
+        batch = normalise(torch.from_numpy(np.ascontiguousarray(images[wanted[i : i + 256]])).to(device))
+        parts.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(parts)
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Linear warm-up over the first twentieth, then a half cosine to zero."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
-
-
-def augmented(images: Tensor, generator: torch.Generator, *, flips: bool) -> Tensor:
-    """Every image moved by up to a twelfth of its side, edges repeated; with `flips`, half of them mirrored."""
-    n, channels, side, _ = images.shape
-    reach = max(1, side // 12)
-    padded = functional.pad(images, (reach, reach, reach, reach), mode="replicate")
-    offsets = torch.randint(0, 2 * reach + 1, (2, n, 1), generator=generator)
-    rows = offsets[0] + torch.arange(side)  # [n, side], as are the columns
-    columns = offsets[1] + torch.arange(side)
-    if flips:
-        columns = torch.where(torch.rand(n, 1, generator=generator) < 0.5, columns.flip(1), columns)
-    picked = (torch.arange(n).view(n, 1, 1, 1), torch.arange(channels).view(1, -1, 1, 1))
-    moved = padded[(*picked, rows.view(n, 1, side, 1), columns.view(n, 1, 1, side))]
-    return moved.contiguous(memory_format=torch.channels_last)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """PyTorch computes with `count` threads in the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
-
-
-def _bf16_pays() -> bool:
-    """Only with instructions for it; emulated, bf16 is several times slower than fp32."""
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -150,8 +150,6 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def seeded(channels: int, classes: int, side: int, seed: int) -> SmallCNN:
-    """A fresh small CNN whose weights depend on nothing but the arguments."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SmallCNN(channels, classes, side)
+def seeded(channels: int, classes: int, side: int, seed: int) -> nn.Module:
+    """A fresh small CNN."""
+    return build(SMALL_CNN, channels, classes, side, seed)

@@ -2,29 +2,57 @@
 
 import logging
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from ml import bundle
 from ml.bundle import BundleInfo
 from ml.context import Context
 from ml.errors import IntegrityError, NotFoundError
 from ml.training import networks
+from ml.training.plan import Past
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Predecessor:
-    """What a warm start takes from the champion."""
+    """What a warm start takes from the champion.
+
+    Attributes:
+        labels: its outputs, by the names that their classes have now.
+        past: how it came about.
+    """
 
     version: int
     info: BundleInfo
+    labels: tuple[str, ...]
     weights: dict[str, Tensor]
+    past: Past
+
+    def renamed(self, class_map: Mapping[str, str]) -> Self:
+        """After classes were renamed or merged."""
+        return replace(self, labels=tuple(class_map.get(label, label) for label in self.info.labels))
+
+    def network(self) -> nn.Module:
+        """The champion itself."""
+        info = self.info
+        made = networks.build(info.architecture, info.channels, len(info.labels), info.image_size, 0)
+        networks.carry_head(made, self.weights, info.labels, info.labels)
+        return made.eval()
+
+    def positions(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """For each class, its place among the champion's outputs; −1 for one it does not know."""
+        known = {label: i for i, label in enumerate(self.labels)}
+        return np.asarray([known.get(label, -1) for label in classes], np.int64)
 
 
 @dataclass(frozen=True)
@@ -62,6 +90,8 @@ def _load(ctx: Context, version: int) -> Predecessor:
         weights = load(data)
     except SafetensorError as error:
         raise IntegrityError(f"{bundle.WEIGHTS} cannot be read: {error}") from error
-    probe = networks.build(info.architecture, info.channels, len(info.labels), info.image_size, seed=0)
-    networks.carry_head(probe, weights, info.labels, info.labels)
-    return Predecessor(version, info, weights)
+    tags = ctx.registry.tags(version)
+    past = Past(int(tags.get("refreshes", 0)), int(tags.get("added", 0)))
+    found = Predecessor(version, info, info.labels, weights, past)
+    found.network()
+    return found

@@ -1,7 +1,7 @@
 """An 8-bit variant of a bundle's model, kept only if it answers hardly worse.
 
 Static quantisation of ONNX Runtime: the ranges of all intermediate values are observed on training
-images. Only convolutions and matrix products are quantised; the preprocessing stays as it is.
+images. Convolutions, matrix products and the bounds after them are quantised; the preprocessing stays as it is.
 """
 
 import logging
@@ -18,7 +18,7 @@ from ml import bundle, model
 from ml.bundle import Int8
 from ml.images import Pixels
 from ml.model import Model
-from ml.training.fit import Labels
+from ml.training.feed import Labels, Pictures
 
 CALIBRATION: Final = 256
 """Images that ranges are observed on; more changed nothing that could be measured (docs/decisions/0014)."""
@@ -26,13 +26,14 @@ _BATCH: Final = 32
 _JUDGED: Final = 2000
 _TIMED: Final = 30
 _TIMED_SECONDS: Final = 0.5
-_QUANTISED: Final = ("Conv", "Gemm", "MatMul")
+_QUANTISED: Final = ("Conv", "Gemm", "MatMul", "Relu", "Clip")
+"""Without the bounds a network goes to floats and back after each convolution (docs/decisions/0014)."""
 _UNPROVEN: Final = Int8(samples=1, accuracy_loss=0, agreement=1, speedup=1)
 
 log = logging.getLogger(__name__)
 
 
-def add(folder: Path, calibration: Pixels, judge: tuple[Pixels, Labels], max_loss: float) -> tuple[Int8, bool]:
+def add(folder: Path, calibration: Pixels, judge: tuple[Pictures, Labels], max_loss: float) -> tuple[Int8, bool]:
     """Add INT8 to the finished bundle in `folder`, if its accuracy allows.
 
     Args:
@@ -92,7 +93,7 @@ def quantise(source: Path, target: Path, calibration: Pixels) -> None:
     prepared.unlink()
 
 
-def _compared(exact: Model, small: Model, images: Pixels, labels: Labels) -> Int8:
+def _compared(exact: Model, small: Model, images: Pictures, labels: Labels) -> Int8:
     picked = np.unique(np.linspace(0, len(images) - 1, min(_JUDGED, len(images))).astype(int))
     expected, found = (_answers(loaded, images, picked) for loaded in (exact, small))
     loss = float((expected == labels[picked]).mean() - (found == labels[picked]).mean())
@@ -105,12 +106,12 @@ def _compared(exact: Model, small: Model, images: Pixels, labels: Labels) -> Int
     )
 
 
-def _answers(loaded: Model, images: Pixels, picked: Labels) -> Labels:
+def _answers(loaded: Model, images: Pictures, picked: Labels) -> Labels:
     parts = [picked[i : i + _BATCH] for i in range(0, len(picked), _BATCH)]
     return np.concatenate([loaded.predict(np.ascontiguousarray(images[part])).argmax(1) for part in parts])
 
 
-def _seconds(loaded: Model, images: Pixels) -> float:
+def _seconds(loaded: Model, images: Pictures) -> float:
     """Of one image: the least of some runs, which a busy neighbour disturbs least."""
     one = np.ascontiguousarray(images[:1])
     loaded.predict(one)

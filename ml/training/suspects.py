@@ -21,7 +21,9 @@ from ml.datasets import labels, loader, versions
 from ml.images import Pixels
 from ml.settings import Settings
 from ml.training import networks
-from ml.training.fit import Recipe, fit, logits_of
+from ml.training import recipe as recipes
+from ml.training.fit import fit, logits_of
+from ml.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -117,18 +119,8 @@ def out_of_fold(images: Pixels, given: NDArray[np.int64], settings: Settings) ->
 
 
 def _recipe(settings: Settings, samples: int, side: int, channels: int) -> Recipe:
-    return Recipe.within_budget(
-        samples,
-        side,
-        epochs=settings.epochs,
-        budget=settings.review_budget,
-        patience=settings.patience,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
-        flips=channels == 3 if settings.flips is None else settings.flips,
-        threads=1,  # a review waits for nobody; the service and the next cycle should not wait for it
-    )
+    # A review waits for nobody; the service and the next cycle should not wait for it: one thread.
+    return recipes.of(settings, samples, side, channels, budget=settings.review_budget, threads=1)
 
 
 def _settled(ctx: Context, hashes: list[str]) -> set[str]:

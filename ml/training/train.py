@@ -1,5 +1,6 @@
 """The train stage: a dataset version becomes a registered challenger."""
 
+import hashlib
 import logging
 import tempfile
 from collections import Counter
@@ -8,18 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ml import bundle
 from ml.bundle import BundleInfo
 from ml.catalog import cycles
 from ml.context import Context
 from ml.datasets import versions
+from ml.datasets.versions import DatasetVersion
+from ml.errors import ConflictError, InvalidInputError
 from ml.settings import Settings
-from ml.training import export, figures, networks, quantise, track
-from ml.training.fit import Fitted, Progress, Recipe, fit, logits_of
+from ml.training import checkpoint as checkpoints
+from ml.training import due, export, figures, networks, quantise, track
+from ml.training import recipe as recipes
+from ml.training.checkpoint import Checkpoint
+from ml.training.feed import Progress
+from ml.training.fit import Fitted, fit, logits_of
+from ml.training.judge import judge
 from ml.training.lineage import code_version
 from ml.training.material import Material, gather
+from ml.training.placement import ALONE, Placement
 from ml.training.plan import Mode
+from ml.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -41,31 +52,99 @@ def train(
     epochs: int | None = None,
     mode: Mode = "auto",
     progress: Progress | None = None,
+    place: Placement = ALONE,
 ) -> TrainedModel:
     """Train on a dataset version, log everything, register the challenger and note it in the cycle.
 
-    A cycle that has its challenger already gets the same one back, so a killed task may simply run
-    again; the run it left behind is marked as killed.
+    A cycle that has its challenger already gets the same one back, and one that was killed goes on
+    from its last checkpoint, so a killed task may simply run again; the run it left behind is marked
+    as killed. Of processes that train together every one calls this; all but the leader only compute.
+
+    A dataset version that cannot be trained on ends the cycle, with the reason.
 
     Raises:
-        InvalidInputError: the version has fewer than two classes with training samples.
+        ConflictError: the processes gathered different material.
+        InvalidInputError: the version breaks an expectation of `dataset.yml`, or has fewer than two classes with
+            training samples.
         NotFoundError: no dataset version has this id.
         UnavailableError: a server does not answer.
     """
     version = versions.get(ctx, version_id)
-    done = _finished(ctx, cycle_id, version.id)
+    done = place.told(_finished(ctx, cycle_id, version.id) if place.leads else None)
+    if not place.leads:
+        if done is None:
+            _Training.prepare(ctx, version, cycle_id, mode, seed, epochs, place).fit(None)
+        return place.told(TrainedModel("", 0))
     track.close_abandoned(ctx.registry, ctx.settings.experiment, cycle_id, done.run_id if done else None)
     if done is None:
         with cycles.stage(ctx.engine, cycle_id, "train"):
-            chosen_seed = ctx.settings.seed if seed is None else seed
-            material = gather(ctx, version, mode, chosen_seed)
-            recipe = _recipe(ctx.settings, material, epochs, chosen_seed)
-            done = _run(ctx, material, cycle_id, recipe, progress)
+            training = _Training.prepare(ctx, version, cycle_id, mode, seed, epochs, place)
+            done = _run(ctx, training, progress)
+        training.checkpoint.remove()
     ctx.registry.set_alias("challenger", done.model_version)
     cycles.record(
         ctx.engine, cycle_id, run_id=done.run_id, model_version=done.model_version, dataset_version=version.id
     )
-    return done
+    return place.told(done)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """All that determines the weights, and where it stands on disk."""
+
+    material: Material
+    recipe: Recipe
+    cycle_id: str
+    code: str
+    checkpoint: Checkpoint
+    place: Placement
+
+    @classmethod
+    def prepare(
+        cls,
+        ctx: Context,
+        version: DatasetVersion,
+        cycle_id: str,
+        mode: Mode,
+        seed: int | None,
+        epochs: int | None,
+        place: Placement,
+    ) -> "_Training":
+        chosen_seed = ctx.settings.seed if seed is None else seed
+        material, code = _material(ctx, version, cycle_id, mode, chosen_seed, place), code_version()
+        recipe = _recipe(ctx.settings, material, epochs, chosen_seed)
+        told = (cycle_id, code, vars(recipe), material.as_params(), version.id)
+        identity = hashlib.sha256(repr(told).encode() + material.plan.chosen.tobytes()).hexdigest()
+        if place.told(identity) != identity:
+            raise ConflictError("the processes of this training gathered different material: start it again")
+        checkpoint = checkpoints.of(ctx.settings, identity)
+        return cls(material, recipe, cycle_id, code, checkpoint, place)
+
+    def fit(self, progress: Progress | None) -> Fitted:
+        material = self.material
+        return fit(
+            material.network(self.recipe.seed),
+            material.chosen,
+            (material.judge.images, material.judge.labels),
+            self.recipe,
+            progress,
+            warm=material.warm is not None,
+            teacher=material.teacher() if self.recipe.distillation else None,
+            checkpoint=self.checkpoint,
+            place=self.place,
+        )
+
+
+def _material(
+    ctx: Context, version: DatasetVersion, cycle_id: str, mode: Mode, seed: int, place: Placement
+) -> Material:
+    try:
+        if place.leads:
+            judge(ctx, version)
+        return gather(ctx, version, mode, seed)
+    except InvalidInputError as error:
+        due.give_up(ctx, cycle_id, str(error))
+        raise
 
 
 def _finished(ctx: Context, cycle_id: str, version_id: str) -> TrainedModel | None:
@@ -75,23 +154,20 @@ def _finished(ctx: Context, cycle_id: str, version_id: str) -> TrainedModel | No
 
 
 def _recipe(settings: Settings, material: Material, epochs: int | None, seed: int) -> Recipe:
-    return Recipe.within_budget(
+    return recipes.of(
+        settings,
         len(material.plan.chosen),
         material.size,
-        # A warm start needs about half the way: as good on the hard second drops tried, for half the time.
-        epochs=epochs or (max(1, settings.epochs // 2) if material.warm else settings.epochs),
-        budget=settings.train_budget,
-        patience=settings.patience,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        material.channels,
+        warm=material.warm is not None,
+        epochs=epochs,
         seed=seed,
-        flips=material.channels == 3 if settings.flips is None else settings.flips,
-        threads=settings.train_threads,
     )
 
 
-def _run(ctx: Context, material: Material, cycle_id: str, recipe: Recipe, progress: Progress | None) -> TrainedModel:
-    code, version = code_version(), material.version
+def _run(ctx: Context, training: _Training, progress: Progress | None) -> TrainedModel:
+    material, recipe, cycle_id = training.material, training.recipe, training.cycle_id
+    code, version = training.code, material.version
     tags = {"cycle": cycle_id, "code_version": code, "dataset_version": version.id, "plan": material.plan.reason}
     run = track.Run.begin(ctx.registry, ctx.settings.experiment, f"cycle {cycle_id}", tags)
 
@@ -103,23 +179,24 @@ def _run(ctx: Context, material: Material, cycle_id: str, recipe: Recipe, progre
     with run.ended(), tempfile.TemporaryDirectory() as folder:
         recipe_params = {f"recipe_{k}": v for k, v in vars(recipe).items()}
         run.inputs(version, material.as_params() | recipe_params)
-        judge = material.judge
-        network, judged = material.network(recipe.seed), (judge.images, judge.labels)
-        fitted = fit(network, material.chosen, judged, recipe, told, warm=material.warm is not None)
+        fitted = training.fit(told)
         run.metrics(0, {f"start_{k}": v for k, v in fitted.start.items()})
         best = {"best_epoch": fitted.best_epoch + 1.0, **fitted.best}
         run.metrics(0, {f"final_{k}": v for k, v in best.items()})
-        info = _export(run, ctx.settings, material, fitted, recipe, code, Path(folder))
-        _log_figures(run, material, fitted)
-        model_version = ctx.registry.register(run.id, Path(folder), info, {"cycle": cycle_id})
+        logits = logits_of(fitted.network, material.judge.images)
+        info = _export(material, fitted, logits, recipe, run.id, code, Path(folder))
+        info = _add_int8(run, ctx.settings, material, Path(folder)) or info
+        _log_figures(run, material, fitted, logits)
+        past = material.plan.past
+        told_of = {"cycle": cycle_id, "refreshes": str(past.refreshes), "added": str(past.added)}
+        model_version = ctx.registry.register(run.id, Path(folder), info, told_of)
         run.tag("version", str(model_version))
     return TrainedModel(run.id, model_version)
 
 
 def _export(
-    run: track.Run, settings: Settings, material: Material, fitted: Fitted, recipe: Recipe, code: str, folder: Path
+    material: Material, fitted: Fitted, logits: Tensor, recipe: Recipe, run_id: str, code: str, folder: Path
 ) -> BundleInfo:
-    logits = logits_of(fitted.network, material.judge.images)
     heat = export.temperature(logits, material.judge.labels)
     confidence = torch.softmax(logits / heat, 1).amax(1).numpy()
     counts = Counter(material.train.labels.tolist())
@@ -130,7 +207,7 @@ def _export(
         channels=material.channels,
         temperature=heat,
         dataset_version=material.version.id,
-        run_id=run.id,
+        run_id=run_id,
         code_version=code,
         seed=recipe.seed,
         class_shares={c: counts[i] / len(material.train) for i, c in enumerate(material.version.classes)},
@@ -138,19 +215,24 @@ def _export(
         files={},
     )
     export.export(fitted.network, info, material.judge.images, folder)
-    if settings.int8 or (settings.int8 is None and material.architecture != networks.SMALL_CNN):
-        images, _ = material.chosen
-        judge = (material.judge.images, material.judge.labels)
-        report, kept = quantise.add(
-            folder, images[:: max(1, len(images) // quantise.CALIBRATION)], judge, settings.int8_max_loss
-        )
-        run.metrics(0, {f"int8_{k}": float(v) for k, v in report} | {"int8_kept": float(kept)})
     return bundle.parse((folder / bundle.INFO).read_bytes())
 
 
-def _log_figures(run: track.Run, material: Material, fitted: Fitted) -> None:
+def _add_int8(run: track.Run, settings: Settings, material: Material, folder: Path) -> BundleInfo | None:
+    """The bundle's info with INT8, if it is wanted and good enough."""
+    wanted = settings.int8 if settings.int8 is not None else material.architecture != networks.SMALL_CNN
+    if not wanted:
+        return None
+    images, _ = material.chosen
+    calibration = images[:: max(1, len(images) // quantise.CALIBRATION)]
+    judge = (material.judge.images, material.judge.labels)
+    report, kept = quantise.add(folder, calibration, judge, settings.int8_max_loss)
+    run.metrics(0, {f"int8_{k}": float(v) for k, v in report} | {"int8_kept": float(kept)})
+    return bundle.parse((folder / bundle.INFO).read_bytes())
+
+
+def _log_figures(run: track.Run, material: Material, fitted: Fitted, logits: Tensor) -> None:
     run.figure(figures.curves(fitted.history), "plots/curves.png")
-    if len(material.validation):
-        answers = logits_of(fitted.network, material.validation.images).argmax(1).numpy()
-        confusion = figures.confusion(material.validation.labels, answers, material.version.classes)
-        run.figure(confusion, "plots/confusion.png")
+    answers = logits.argmax(1).numpy()
+    confusion = figures.confusion(material.judge.labels, answers, material.version.classes)
+    run.figure(confusion, "plots/confusion.png")

@@ -23,13 +23,14 @@ def read(engine: Engine, settings: Settings) -> dict[str, Any]:
         UnavailableError: Postgres does not answer, or not in time.
     """
     with transaction(engine) as connection:
-        _hurry(connection)
+        hurry(connection)
         shown = [_cycle(row, settings.drops_prefix) for row in connection.execute(_cycles()).mappings()]
     workers = [_replica(row) for row in deployments.live_replicas(engine, settings.heartbeat_seconds)]
     return {"cycles": shown, "replicas": workers, "predictions": _last_day(engine)}
 
 
-def _hurry(connection: Connection) -> None:
+def hurry(connection: Connection) -> None:
+    """Let no statement of this transaction hold a page up."""
     connection.execute(text(f"set local statement_timeout = {STATEMENT_MILLISECONDS}"))
 
 
@@ -40,9 +41,11 @@ def _cycles() -> Any:
         drops.c.status.label("drop_status"),
         drops.c.accepted,
         drops.c.quarantined,
+        drops.c.report_key.label("data_docs"),
         drops.c.ready_at,
         dataset_versions.c.number.label("dataset_number"),
         decisions.c.statistics,
+        decisions.c.report_key.label("decision_report"),
         decisions.c.champion_version,
     )
     source = (
@@ -59,7 +62,9 @@ def _cycle(row: Mapping[Any, Any], drops_prefix: str) -> dict[str, Any]:
         "id": row["id"],
         "origin": row["origin"],
         "drop": row["prefix"].removeprefix(drops_prefix).rstrip("/") if row["prefix"] else None,
+        "drop_id": row["drop_id"],
         "drop_status": row["drop_status"],
+        "data_docs": row["data_docs"],
         "accepted": row["accepted"],
         "quarantined": row["quarantined"],
         "dataset_version": row["dataset_version"],
@@ -71,6 +76,7 @@ def _cycle(row: Mapping[Any, Any], drops_prefix: str) -> dict[str, Any]:
         "p_value": _number(statistics.get("p_value")),
         "holdout": _number(statistics.get("holdout")),
         "verdict": row["verdict"],
+        "decision_report": row["decision_report"],
         "reason": row["reason"],
         "seconds": {name: s for name, s in (row["seconds"] or {}).items() if _number(s) is not None},
         "drop_to_live_seconds": _between(row["ready_at"], row["live_at"]),
@@ -91,7 +97,7 @@ def _last_day(engine: Engine) -> dict[str, Any] | None:
     query = select(age, func.count()).where(predictions.c.at > horizon).group_by(age)
     try:
         with transaction(engine) as connection:
-            _hurry(connection)
+            hurry(connection)
             by_age = {int(hours): count for hours, count in connection.execute(query)}
     except UnavailableError:
         return None

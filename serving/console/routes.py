@@ -1,28 +1,26 @@
 """GET / and /console: the page; GET /v1/console/overview: what it shows."""
 
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 from starlette.staticfiles import StaticFiles
 
 from ml.errors import UnavailableError
-from serving.console import overview
+from serving.console import files, overview, quarantine
+from serving.console.templates import FOLDER, render
 from serving.parts import Parts, Served
 from serving.problems import ProblemError
 from serving.routes.model import describe
 
 router = APIRouter(tags=["console"])
+router.include_router(files.router)
+router.include_router(quarantine.router)
 
-FOLDER: Final = Path(__file__).parent
 SECONDS: Final = 4.0
 FRESH_SECONDS: Final = 1.5
-
-_templates = Environment(loader=FileSystemLoader(FOLDER), autoescape=select_autoescape())
 
 
 def static() -> StaticFiles:
@@ -32,9 +30,7 @@ def static() -> StaticFiles:
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 @router.get("/console", response_class=HTMLResponse, include_in_schema=False)
 async def page(parts: Served) -> HTMLResponse:
-    settings = parts.settings
-    links = {"MLflow": settings.mlflow_url, "Airflow": settings.airflow_url, "API": "/docs"}
-    return HTMLResponse(_templates.get_template("page.html").render(links=links, model_name=settings.model_name))
+    return HTMLResponse(render("page.html", parts.settings))
 
 
 @router.get("/v1/console/overview", summary="What the console shows")

@@ -17,7 +17,7 @@ from ml.catalog.tables import cycles as cycles_table
 from ml.catalog.tables import drops
 from ml.context import Context
 from ml.datasets.ingest import ingest
-from ml.intake import listing
+from ml.intake import entries
 from ml.intake.claim import claim
 from tests.dag_process import run_dags
 from tests.pictures import digit_files, digits, upload
@@ -60,10 +60,10 @@ def test_a_broken_drop_and_a_rejected_one_do_not_stop_a_good_one(
     webhook: tuple[str, list[dict[str, str]]],
 ) -> None:
     url, alerts = webhook
-    ctx = make_context(alert_webhook=SecretStr(url), inspect_chunk=40)
+    ctx = make_context(alert_webhook=SecretStr(url), inspect_bytes=40 * 8192)
     broken = claim(ctx, upload(ctx, "broken", digit_files(100, 140)))
     assert broken is not None
-    ctx.store.put(listing.key(broken), b"damaged")  # so that its inspection fails, and goes on failing
+    ctx.store.put(entries.page_key(broken, 0), b"damaged")  # so that its inspection fails, and goes on failing
     ctx.labels.delete(["drops/broken/_READY"])
     upload(ctx, "good", digit_files(0, 60))
     upload(ctx, "rejected", {f"{i}/{i}.png": b"no image" for i in range(10)})
@@ -104,6 +104,9 @@ def test_runs_by_hand_and_a_drop_that_brings_nothing_new(context: Context, airfl
     assert "`drops/none/` has no marker" in none["log"]
     assert (rest["state"], rest["assets"]) == ("success", []), "nothing new starts no training"
     assert fates(context) == {f"drops/{name}/": "accepted" for name in ("one", "two", "again")}
+    (link,) = one["links"]
+    page = link.removeprefix(f"{context.settings.service_url}/console/files/")
+    assert b"Drop drops/two/" in context.store.get(page), "the button of `validate` leads to the drop's Data Docs"
 
 
 def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(
@@ -124,6 +127,11 @@ def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflo
     with transaction(context.engine) as connection:
         connection.execute(update(cycles_table).values(started_at=func.now() - timedelta(hours=1)))
     monitor, maintain = run_dags(airflow_home, context.settings, ("monitor", {}), ("maintain", {}))
-    assert monitor["tasks"] == {"observe": "skipped", "take_up": "success", "collect_feedback": "success"}
+    assert monitor["tasks"] == {
+        "observe": "skipped",
+        "judge_log": "success",
+        "take_up": "success",
+        "collect_feedback": "success",
+    }
     assert monitor["assets"] == ["retrain"]
     assert maintain["state"] == "success"

@@ -193,7 +193,7 @@ def test_a_damaged_segment_is_noticed_and_a_cached_one_not_asked_for_again(conte
     context.store.put(key, good)
     first = loader.load(context, version, "train", 8, 1)
     context.store.delete([key])
-    assert (loader.load(context, version, "train", 8, 1).images == first.images).all()
+    assert np.array_equal(loader.load(context, version, "train", 8, 1).images, first.images)
 
 
 def test_many_readers_fill_one_cache(context: Context) -> None:
@@ -201,7 +201,7 @@ def test_many_readers_fill_one_cache(context: Context) -> None:
     assert version
     with ThreadPoolExecutor(8) as pool:
         loaded = list(pool.map(lambda i: loader.load(context, version, "train", 8 + 8 * (i % 2), 1), range(8)))
-    assert all((part.images == loaded[i % 2].images).all() for i, part in enumerate(loaded))
+    assert all(np.array_equal(part.images, loaded[i % 2].images) for i, part in enumerate(loaded))
     left = [p.name for p in (context.settings.home / "cache").rglob("*.part")]
     assert left == []
 

@@ -36,7 +36,7 @@ class Life:
 
 
 class Mortal(ObjectStore):
-    """A bucket whose every change costs some life; the pages of Data Docs are too many to count."""
+    """A bucket whose every change costs some life."""
 
     def __init__(self, inner: ObjectStore, life: Life) -> None:
         super().__init__(inner._client, inner.bucket)
@@ -47,8 +47,7 @@ class Mortal(ObjectStore):
         super().put(key, data, content_type)
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
-        if not key.startswith("data-docs/"):
-            self._life.spend()
+        self._life.spend()
         super().put_file(key, path, content_type)
 
     def copy(self, source: str, target: str, source_bucket: str | None = None) -> None:

@@ -7,14 +7,13 @@ from typing import Any
 from PIL import Image
 from sqlalchemy import insert, select
 
-from ml import perceptual
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, samples, segments
 from ml.context import Context
 from ml.datasets import near
 from ml.datasets.ingest import ingest
 from ml.datasets.near import Neighbour
-from tests.pictures import digits, upload
+from tests.pictures import digits, halves, upload
 
 
 def jpeg(data: bytes, quality: int = 92, side: int = 64) -> bytes:
@@ -59,9 +58,9 @@ def test_the_catalog_finds_exactly_the_near_ones(context: Context) -> None:
         connection.execute(insert(segments).values(id="s", samples=0, bytes=0, **keys))
         fixed = {"split": "train", "label": "a", "drop_id": "d", "segment_id": "s", "width": 1, "height": 1}
         for number, value in enumerate(values):
-            high, low = perceptual.halves(value)
+            high, low = halves(value)
             looks = {"phash_high": high, "phash_low": low}
             connection.execute(insert(samples).values(sha256=f"{number}", group_id=f"g{number}", **looks, **fixed))
-        high, low = perceptual.halves(centre)
+        high, low = halves(centre)
         found = near.stored(connection, [{"phash_high": 7, "phash_low": 7}, {"phash_high": high, "phash_low": low}])
     assert found == {1: [Neighbour(str(n), f"g{n}", "train", "a") for n in range(5)]}

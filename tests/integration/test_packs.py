@@ -1,11 +1,16 @@
-"""Small images wait in packs from inspection to acceptance; packs are copies that may be missing."""
+"""Sound images wait in packs from inspection to acceptance."""
 
+import io
+import tarfile
+
+import pytest
 from sqlalchemy import select
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets.accept import accept
+from ml.errors import NotFoundError
 from ml.intake import packs
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk, read_rows
@@ -39,21 +44,26 @@ def test_what_was_inspected_is_accepted_though_it_is_gone_since(context: Context
     assert not context.store.exists(packs.key(drop_id, 0))
 
 
-def test_without_its_pack_a_drop_is_read_again(context: Context) -> None:
+def test_a_lost_pack_is_said_and_made_again_by_inspecting(context: Context) -> None:
     drop_id = _inspected(context, digit_files(0, COUNT))
     packs.discard(context, drop_id)
+    with pytest.raises(NotFoundError, match="packs/000000"):
+        accept(context, drop_id)
+    assert _accepted(context) == 0
+    inspect_chunk(context, drop_id, 0)
     accept(context, drop_id)
     assert _accepted(context) == COUNT
 
 
-def test_large_and_broken_images_are_not_packed(context: Context) -> None:
+def test_broken_images_are_not_packed_and_the_pack_is_a_tar(context: Context) -> None:
     large = encoded(picture(200, 200), "PNG")
-    assert len(large) > packs.LARGEST
     files = digit_files(0, COUNT) | {"1/large.png": large, "1/broken.png": b"no image"}
     drop_id = _inspected(context, files)
     where = {r["key"]: r["packed"] for r in read_rows(context, drop_id).to_pylist()}
-    assert {key for key, at in where.items() if at is None} == {"1/large.png", "1/broken.png"}
+    assert {key for key, at in where.items() if at is None} == {"1/broken.png"}
     data = context.store.get(packs.key(drop_id, 0))
-    assert all(data[where[k] : where[k] + len(files[k])] == files[k] for k in digit_files(0, COUNT))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        held = {tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+    assert held == {data for key, data in files.items() if key != "1/broken.png"}
     accept(context, drop_id)
     assert _accepted(context) == COUNT + 1

@@ -19,6 +19,7 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     assert first.drop_id
     made = train(ctx, first.version, cycle_id=first.drop_id)
     assert made == train(ctx, first.version, cycle_id=first.drop_id)  # a retried task
+    assert not list((ctx.settings.home / "cache" / "training").iterdir())  # nothing is left to resume
     assert ctx.registry.alias("challenger") == made.model_version
     assert ctx.registry.alias("champion") is None
     assert cycles.recent(ctx.engine)[0]["model_version"] == made.model_version

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from ml import objects
@@ -5,9 +7,9 @@ from ml.errors import InvalidInputError
 from ml.settings import Settings
 
 
-def test_an_empty_secret_names_the_settings() -> None:
+def test_an_empty_secret_names_the_settings(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="EVERGREEN_S3_SECRET_KEY"):
-        objects.connect(Settings.load({}), "labels")
+        objects.connect(Settings.load({"EVERGREEN_HOME": str(tmp_path)}), "labels")
 
 
 @pytest.mark.parametrize("value", ["127.0.0.1:9000", "http://host:9000/path?x=1"])

@@ -19,7 +19,7 @@ class Entry:
     """An image of a drop and what was said about it.
 
     Attributes:
-        key: relative to the drop's prefix; of a file inside an archive ``archive.tar/inner/path``.
+        key: relative to the drop's prefix; of a file inside an archive as if it had been unpacked where it lies.
         label: None when nobody gave one; `problem` then says why it cannot be used.
         others: what further annotators said, if several did; `label` and the fields beside it are the
             drop's own answer.
@@ -39,4 +39,5 @@ class Entry:
 def is_hidden(key: str) -> bool:
     """Left by operating systems and tools, never an image: ``.DS_Store``, ``Thumbs.db``, ``__MACOSX/…``."""
     parts = key.split("/")
-    return any(p.startswith((".", "__MACOSX")) for p in parts) or parts[-1] in {"Thumbs.db", "desktop.ini"}
+    named = (p for p in parts if p not in (".", ".."))  # a name of only dots is a trick, which is told
+    return any(p.startswith((".", "__MACOSX")) for p in named) or parts[-1] in {"Thumbs.db", "desktop.ini"}

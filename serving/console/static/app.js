@@ -93,6 +93,14 @@ function cell(name, className) {
   return node;
 }
 
+const file = (key) => `/console/files/${key.split("/").map(encodeURIComponent).join("/")}`;
+
+function linked(text, href) {
+  const line = make("div", "sub");
+  line.append(Object.assign(make("a", "", text), { href }));
+  return line;
+}
+
 function stack(stages) {
   const total = Object.values(stages).reduce((sum, s) => sum + s, 0);
   const bar = make("div", "stack");
@@ -116,10 +124,14 @@ function showCycle(cycle) {
   const row = make("tr");
   const drop = cell("", "drop");
   drop.append(make("b", "", cycle.drop || cycle.origin), make("div", "sub", ago(cycle.started_at)));
+  if (cycle.data_docs) drop.append(linked("Data Docs", file(cycle.data_docs)));
 
   const images = cell("Images", "counts");
   const counts = make("div", "", cycle.drop && cycle.drop_status !== "claimed" ? `${(cycle.accepted ?? 0).toLocaleString()} accepted` : "–");
-  if (cycle.quarantined) counts.append(make("div", "sub", `${cycle.quarantined.toLocaleString()} quarantined`));
+  if (cycle.quarantined) {
+    const words = `${cycle.quarantined.toLocaleString()} quarantined`;
+    counts.append(linked(words, `/console/quarantine?drop=${encodeURIComponent(cycle.drop_id)}`));
+  }
   images.append(counts);
 
   const dataset = cell("Dataset", "counts");
@@ -144,6 +156,7 @@ function showCycle(cycle) {
   const words = make("div");
   words.append(make("span", `badge ${kind}`, word));
   if (cycle.reason) words.append(make("div", "sub", cycle.reason));
+  if (cycle.decision_report) words.append(linked("Report", file(cycle.decision_report)));
   verdict.append(words);
 
   const stages = cell("Stages", "stages");

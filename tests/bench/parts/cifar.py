@@ -154,7 +154,9 @@ def _spread_out(function: Callable[..., None], work: list[tuple[Any, ...]]) -> t
     ]
     for child in children:
         child.start()
-    ready.wait()
+    for _, end in pipes:
+        end.close()  # so that a child that dies is not waited for
+    ready.wait(60)
     started = time.perf_counter()
     peaks = [pipe.recv() for pipe, _ in pipes]
     seconds = time.perf_counter() - started

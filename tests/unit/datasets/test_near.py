@@ -3,13 +3,15 @@
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from ml import perceptual
 from ml.datasets import near
-from ml.datasets.near import Neighbour, Place
+from ml.datasets.near import Neighbour, Place, Placer
 from ml.settings import Settings
+from tests.pictures import halves
 
 SETTINGS = Settings()
 # Few bits vary, so that many hashes are near one another and chains of them are common.
@@ -17,8 +19,13 @@ HASHES = st.lists(st.integers(0, 15), min_size=0, max_size=5).map(lambda bits: s
 
 
 def row(number: int, value: int) -> dict[str, Any]:
-    high, low = perceptual.halves(value)
+    high, low = halves(value)
     return {"key": f"k{number}", "label": "a", "fingerprint": f"f{number}", "phash_high": high, "phash_low": low}
+
+
+def looks(values: list[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    both = np.array([halves(v) for v in values], np.int32).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
 
 
 def distance(one: int, other: int) -> int:
@@ -27,7 +34,7 @@ def distance(one: int, other: int) -> int:
 
 @given(st.lists(HASHES, max_size=40))
 def test_every_near_pair_of_a_drop_is_found_and_no_other(values: list[int]) -> None:
-    found = near.among([row(i, v) for i, v in enumerate(values)])
+    found = near.among(*looks(values))
     expected = {(j, i) for i, j in combinations(range(len(values)), 2) if distance(values[i], values[j]) <= near.RADIUS}
     assert {(later, e) for later, earlier in found.items() for e in earlier} == expected
 
@@ -43,8 +50,9 @@ def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[i
             for i, v in enumerate(values)
             if (found := [n for other, n in stored if distance(v, other) <= near.RADIUS])
         }
-        for value, told, place in zip(values, rows, near.place(rows, known, SETTINGS), strict=True):
-            if isinstance(place, Place):
+        placer = Placer(*looks(values), SETTINGS)
+        for i, (value, told) in enumerate(zip(values, rows, strict=True)):
+            if isinstance(place := placer.place(i, told, known.get(i, ())), Place):
                 stored.append((value, Neighbour(told["key"], place.group_id, place.split, "a")))
     for (one, a), (other, b) in combinations(stored, 2):
         if distance(one, other) <= near.RADIUS:
@@ -52,13 +60,8 @@ def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[i
 
 
 def test_what_looks_like_both_sides_is_put_aside_with_both_names() -> None:
-    known = {0: [Neighbour("aaa", "g1", "train", "x"), Neighbour("bbb", "g2", "holdout", "x")]}
-    (place,) = near.place([row(0, 0)], known, SETTINGS)
+    known = [Neighbour("aaa", "g1", "train", "x"), Neighbour("bbb", "g2", "holdout", "x")]
+    place = Placer(*looks([0]), SETTINGS).place(0, row(0, 0), known)
     assert isinstance(place, str)
     assert "aaa (train)" in place
     assert "bbb (holdout)" in place
-
-
-def test_halves_are_what_postgres_can_keep() -> None:
-    assert perceptual.halves(0xFFFFFFFF_7FFFFFFF) == (-1, 0x7FFFFFFF)
-    assert perceptual.halves(0x80000000_00000000) == (-(2**31), 0)

@@ -4,12 +4,15 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ml import members
 from ml.datasets import segments
-from ml.datasets.segments import Segment
+from ml.datasets.segments import Sample, Segment, Uploads
+from ml.errors import UnavailableError
 from ml.objects import ObjectStore
 
 
@@ -26,7 +29,7 @@ class MemoryStore(ObjectStore):
         self.objects[key] = path.read_bytes()
 
 
-def sample(data: bytes) -> tuple[dict[str, Any], bytes]:
+def sample(data: bytes) -> Sample:
     row = {
         "sha256": hashlib.sha256(data).hexdigest(),
         "label": "a",
@@ -40,15 +43,17 @@ def sample(data: bytes) -> tuple[dict[str, Any], bytes]:
         "brightness": 0.1 + 0.2,
         "contrast": 0.3,
     }
-    return row, data
+    return row | {"size": len(data)}, members.encode(row["sha256"], "PNG", data)
 
 
-SAMPLES = [sample(bytes([i]) * (1 + 700 * i)) for i in range(9)]
+IMAGES = [bytes([i]) * (1 + 700 * i) for i in range(9)]
+SAMPLES = [sample(data) for data in IMAGES]
 
 
 def write(limit: int) -> tuple[MemoryStore, list[Segment]]:
     store = MemoryStore()
-    return store, list(segments.write(store, iter(SAMPLES), limit))
+    with Uploads(store) as uploads:
+        return store, [segment for segment, _ in segments.write(uploads, iter(SAMPLES), limit)]
 
 
 @pytest.mark.parametrize("limit", [1, 5_000, 10_000_000])
@@ -73,7 +78,7 @@ def test_every_sample_is_where_the_index_says(limit: int) -> None:
         assert names == [f"{r['sha256']}.png" for r in rows]
         for r in rows:
             found[r["sha256"]] = tar[r["offset"] : r["offset"] + r["size"]]
-    assert found == {row["sha256"]: data for row, data in SAMPLES}
+    assert found == {hashlib.sha256(data).hexdigest(): data for data in IMAGES}
 
 
 def test_a_segment_closes_at_its_limit() -> None:
@@ -83,4 +88,26 @@ def test_a_segment_closes_at_its_limit() -> None:
 
 
 def test_nothing_makes_no_segment() -> None:
-    assert list(segments.write(MemoryStore(), iter(()), 10)) == []
+    with Uploads(MemoryStore()) as uploads:
+        assert list(segments.write(uploads, iter(()), 10)) == []
+
+
+def test_what_befalls_an_upload_is_told() -> None:
+    class Full(MemoryStore):
+        def put_file(self, key: str, path: Path, content_type: str = "") -> None:
+            raise UnavailableError("the disk is full")
+
+    with pytest.raises(UnavailableError, match="full"), Uploads(Full()) as uploads:
+        list(segments.write(uploads, iter(SAMPLES), 10_000_000))
+
+
+@given(st.binary(max_size=3000), st.sampled_from(["JPEG", "PNG", "WEBP"]))
+def test_members_are_what_tarfile_writes(data: bytes, kind: str) -> None:
+    digest, buffer = hashlib.sha256(data).hexdigest(), io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        info = tarfile.TarInfo(f"{digest}.{kind.lower()}")
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+    member = members.encode(digest, kind, data)
+    assert member + members.ending(len(member)) == buffer.getvalue()
+    assert len(member) == members.span(len(data))

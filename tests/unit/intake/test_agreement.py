@@ -49,8 +49,8 @@ def means() -> NDArray[np.float32]:
 
 
 def judge(rows: Sequence[dict[str, Any]], seed: str = "d-1") -> float | None:
-    def fetch(keys: Sequence[str]) -> list[bytes]:
-        return [digits()[int(k)][1] if k.isdigit() else b"gone" for k in keys]
+    def fetch(chosen: Sequence[dict[str, Any]]) -> list[bytes]:
+        return [digits()[int(r["key"])][1] if r["key"].isdigit() else b"gone" for r in chosen]
 
     return label_agreement(NearestMean(), rows, fetch, LIMITS, seed)
 

@@ -24,13 +24,14 @@ GOOD_PNG = encoded(picture(), "PNG")
 FRAGILE = (
     "-c",
     "import os, sys, time\n"
+    "from ml import images\n"
     "from ml.intake import decoder\n"
-    "answer = decoder._answer\n"
+    "sight = images.sight\n"
     "def fragile(data, *rest):\n"
     "    if data == b'kill': os.kill(os.getpid(), 11)\n"
     "    if data == b'slow': time.sleep(30)\n"
-    "    return answer(data, *rest)\n"
-    "decoder._answer = fragile\n"
+    "    return sight(data, *rest)\n"
+    "images.sight = fragile\n"
     "decoder.main(sys.argv[1:])\n",
 )
 

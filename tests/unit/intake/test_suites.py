@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ml.errors import InvalidInputError
-from ml.intake import suites
+from ml.intake import docs, suites
 from ml.intake.suites import Verdict
 
 SHIPPED = Path(__file__).parents[3] / "expectations"
@@ -22,7 +22,16 @@ GOOD: dict[str, Any] = {
     "conflict": None,
     "class_problem": None,
 }
-FIGURES: dict[str, Any] = {"key": "drop", "images": 10, "good_share": 1.0, "label_agreement": None}
+FIGURES: dict[str, Any] = {
+    "images": 10,
+    "good_share": 1.0,
+    "duplicate_share": 0.0,
+    "label_agreement": None,
+    "class_shift": None,
+    "unknown_share": None,
+    "brightness_shift": None,
+    "size_ratio": None,
+}
 
 
 def images(*changes: dict[str, Any]) -> Verdict:
@@ -31,13 +40,13 @@ def images(*changes: dict[str, Any]) -> Verdict:
 
 
 def drop(**changes: Any) -> Verdict:
-    return suites.judge(SHIPPED / "drop.yml", pd.DataFrame([FIGURES | changes]).astype(object))
+    return suites.judge(SHIPPED / "drop.yml", suites.one_row(FIGURES | changes))
 
 
-def own(folder: Path, text: str, frame: pd.DataFrame, **kwargs: Any) -> Verdict:
+def own(folder: Path, text: str, frame: pd.DataFrame) -> Verdict:
     path = folder / "own.yml"
     path.write_text("name: own\nexpectations:\n" + text)
-    return suites.judge(path, frame, **kwargs)
+    return suites.judge(path, frame)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,31 @@ def test_an_expectation_of_the_whole_frame_speaks_for_the_whole(tmp_path: Path) 
     assert not verdict.reasons
 
 
+def test_every_failing_row_is_named_however_many() -> None:
+    verdict = images(*({"width": 1.0} for _ in range(500)))
+    assert set(verdict.reasons) == {f"k{i}" for i in range(500)}
+    (failed,) = verdict.failed
+    assert len(failed["keys"]) == 500
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"class_shift": 0.9}, "the mix of classes is far"),
+        ({"unknown_share": 1.0}, "of classes that are new"),
+        ({"brightness_shift": -5.0}, "-5 standard deviations"),
+        ({"size_ratio": 1000.0}, "1000 times as many"),
+        ({"duplicate_share": 0.95}, "stored already"),
+    ],
+)
+def test_an_unusual_drop_is_warned_of_and_accepted(changes: dict[str, Any], words: str) -> None:
+    verdict = drop(**changes)
+    assert verdict.success
+    assert not verdict.reasons
+    (warning,) = verdict.warnings
+    assert words in warning
+
+
 def test_a_warning_is_reported_and_puts_nothing_aside(tmp_path: Path) -> None:
     text = "  - {type: expect_column_max_to_be_between, kwargs: {column: v, max_value: 1}, severity: warning}\n"
     text += "  - {type: expect_column_values_to_be_in_set, kwargs: {column: v, value_set: [1]}, severity: info}\n"
@@ -111,18 +145,20 @@ def test_a_warning_is_reported_and_puts_nothing_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "words"),
     [
-        "  - {type: expect_column_values_to_be_between, kwargs: {column: nope, min_value: 1}}\n",
-        "  - {type: expect_the_moon, kwargs: {column: v}}\n",
-        "  - {type: expect_column_values_to_be_between, kwargs: {column: v, minimum: 1}}\n",
-        "  - {kwargs: {column: v}}\n",
-        "  - just words\n",
-        "  - [\n",
+        ("  - {type: expect_column_values_to_be_between, kwargs: {column: nope, min_value: 1}}\n", "between of nope"),
+        ("  - {type: expect_the_moon, kwargs: {column: v}}\n", r"expectation 1 \(expect_the_moon"),
+        ("  - {type: expect_column_values_to_be_between, kwargs: {column: v, minimum: 1}}\n", "minimum"),
+        ("  - {type: expect_column_values_to_be_null, kwargs: {column: v}, severity: deadly}\n", "deadly"),
+        ("  - {kwargs: {column: v}}\n", "expectation 1"),
+        ("  - just words\n", "just words"),
+        ("  - [\n", "no readable expectation suite"),
+        ("", "no readable expectation suite"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"own\.yml"):
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"own\.yml.*{words}"):
         own(tmp_path, text, pd.DataFrame({"key": ["a"], "v": [2.0]}))
     with pytest.raises(InvalidInputError, match=r"missing\.yml"):
         suites.judge(tmp_path / "missing.yml", pd.DataFrame({"key": ["a"]}))
@@ -131,10 +167,25 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str) -> None:
 def test_data_docs_show_hostile_names_as_text(tmp_path: Path) -> None:
     text = "  - {type: expect_column_values_to_be_in_set, kwargs: {column: v, value_set: [ok, 'a&b']}}\n"
     frame = pd.DataFrame({"key": ["<script>alert(1)</script>", "fine", "also"], "v": ["<img src=x>", "a&b", "ok"]})
-    verdict = own(tmp_path, text, frame, docs=tmp_path / "site", run_name="d-1")
+    verdict = own(tmp_path, text, frame)
     assert list(verdict.reasons) == ["<script>alert(1)</script>"]
     assert "<img src=x>" in verdict.reasons["<script>alert(1)</script>"][0]
-    pages = "".join(p.read_text() for p in (tmp_path / "site").rglob("*.html"))
-    assert "&lt;img src=x&gt;" in pages
-    assert "<img src=x>" not in pages
-    assert "<script>alert" not in pages
+    rows = list(verdict.reasons.items())
+    figures = {"format": "<i>"}
+    page = docs.page("<u>drop</u>", "d-1", ("bad", "<b>no</b>"), [("Each image", verdict)], figures, rows)
+    assert "&lt;img src=x&gt;" in page
+    assert "&lt;script&gt;alert(1)" in page
+    for markup in ("<img", "<script", "<u>", "<b>", "<i>", "&amp;lt;"):
+        assert markup not in page
+
+
+def test_a_page_of_data_docs_needs_nothing_from_elsewhere_and_stays_small() -> None:
+    verdict = images(*({"width": 1.0} for _ in range(500)))
+    page = docs.page(
+        "Drop", "d-1", ("good", "ok"), [("Each image", verdict)], {"images": 501}, list(verdict.reasons.items())
+    )
+    assert "http" not in page
+    assert "<script" not in page
+    assert "width" in page
+    assert "500, the first 200 of them" in page
+    assert len(page) < 100_000

@@ -8,8 +8,9 @@ import torch
 
 from ml import model
 from ml.errors import InvalidInputError
-from ml.training import backbones, export, networks
-from ml.training.fit import Recipe, fit, logits_of
+from ml.training import backbones, export, networks, shared_norm
+from ml.training.fit import fit, logits_of
+from ml.training.recipe import Recipe
 from tests.unit.training.test_fit_and_export import info
 
 RECIPE = Recipe(epochs=2, patience=5, batch_size=16, learning_rate=1e-3, seed=0)
@@ -95,3 +96,10 @@ def test_the_head_grows_as_the_small_networks_does() -> None:
     networks.carry_head(grown, before.state_dict(), old, new)
     for label in old:
         assert torch.equal(grown.head.weight[new.index(label)], before.head.weight[old.index(label)])  # type: ignore[union-attr]
+
+
+def test_layers_stay_frozen_when_processes_share_their_batch_norm() -> None:
+    network = shared_norm.converted(networks.build("resnet18", 3, 2, 32, 0, (0, 1))).train()
+    norms = [m for m in network.modules() if isinstance(m, shared_norm.SharedBatchNorm)]
+    assert norms
+    assert not any(m.training or m.weight.requires_grad or m.bias.requires_grad for m in norms)

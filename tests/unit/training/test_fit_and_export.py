@@ -10,7 +10,9 @@ from ml import bundle, images, model
 from ml.bundle import BundleInfo
 from ml.errors import IntegrityError
 from ml.training import export, networks
-from ml.training.fit import Fitted, Recipe, augmented, fit, logits_of
+from ml.training.augment import DRAWS, light
+from ml.training.fit import Fitted, fit, logits_of
+from ml.training.recipe import Recipe
 from tests.pictures import digits
 
 LIMITS = images.Limits(10**6, 10**6)
@@ -161,14 +163,15 @@ def test_progress_is_told_and_threads_are_given_back(arrays: tuple[np.ndarray, n
 
 
 def test_augmentation_moves_and_mirrors_but_invents_nothing() -> None:
-    image = torch.zeros(1, 1, 24, 24)
-    image[0, 0, 8:16, 4:8] = 1.0  # left of the middle
-    many = image.repeat(64, 1, 1, 1)
-    moved = augmented(many, torch.Generator().manual_seed(0), flips=False)
+    image = torch.zeros(1, 24, 24, 1, dtype=torch.uint8)
+    image[0, 8:16, 4:8] = 1  # left of the middle
+    many, draws = image.repeat(64, 1, 1, 1), torch.rand(64, DRAWS, generator=torch.Generator().manual_seed(0))
+    moved = light(many, draws, flips=False)
     assert moved.shape == many.shape
-    assert moved.sum((1, 2, 3)).tolist() == [32.0] * 64
+    assert moved.sum((1, 2, 3)).tolist() == [32] * 64
     assert len(moved.unique(dim=0)) > 10
-    assert not moved[..., 12:].any()
-    mirrored = augmented(many, torch.Generator().manual_seed(0), flips=True)
-    share = mirrored[..., 12:].flatten(1).any(1).float().mean()
+    assert not moved[:, :, 12:].any()
+    mirrored = light(many, draws, flips=True)
+    share = mirrored[:, :, 12:].flatten(1).any(1).float().mean()
     assert 0.25 < share < 0.75
+    assert torch.equal(light(many[1::2], draws[1::2], flips=True), mirrored[1::2])

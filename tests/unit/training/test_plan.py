@@ -1,54 +1,104 @@
 """What a refresh trains on."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from ml.training import plan
-from ml.training.fit import Recipe
+from ml.settings import Settings
+from ml.training import plan, recipe, replay
+from ml.training.fit import logits_of
+from ml.training.plan import Mode, Past
+
+
+def make(mode: Mode, is_new: np.ndarray, labels: np.ndarray | None = None, **changes: Any) -> plan.Plan:
+    labels = np.zeros(len(is_new), np.int64) if labels is None else labels
+    values = {"cold": None, "past": Past(), "replay_ratio": 2.0, "full_every": 0, "full_growth": 0.0} | changes
+    draw = replay.by("stratified", labels, np.zeros((len(is_new), 8, 8, 1), np.uint8), None, seed=4)
+    return plan.make(mode, is_new, draw=draw, **values)
 
 
 def test_without_a_champion_everything_is_trained_on() -> None:
-    made = plan.make(
-        "auto", np.zeros(10, np.int64), np.ones(10, bool), cold="there is no champion", replay_ratio=2, seed=0
-    )
-    assert (made.mode, len(made.chosen)) == ("full", 10)
+    made = make("auto", np.ones(10, bool), cold="there is no champion")
+    assert (made.mode, len(made.chosen), made.reason) == ("full", 10, "there is no champion")
 
 
 def test_a_refresh_takes_all_that_is_new_and_replays_classes_evenly() -> None:
     labels = np.repeat([0, 1, 2], [700, 200, 100])
     is_new = np.zeros(1000, bool)
     is_new[::20] = True
-    made = plan.make("auto", labels, is_new, cold=None, replay_ratio=3, seed=4)
+    made = make("auto", is_new, labels, replay_ratio=3)
     assert made.mode == "refresh"
     assert set(np.flatnonzero(is_new)) <= set(made.chosen)
     replayed = [i for i in made.chosen if not is_new[i]]
     assert len(replayed) == made.replayed == 150
     assert np.bincount(labels[replayed]).tolist() == [50, 50, 50]
-    again = plan.make("auto", labels, is_new, cold=None, replay_ratio=3, seed=4)
+    again = make("auto", is_new, labels, replay_ratio=3)
     assert np.array_equal(made.chosen, again.chosen)
 
 
 def test_replay_is_bounded_by_what_there_is() -> None:
-    is_new = np.arange(100) < 50
-    made = plan.make("refresh", np.zeros(100, np.int64), is_new, cold=None, replay_ratio=9, seed=0)
-    assert made.replayed == 50
+    assert make("refresh", np.arange(100) < 50, replay_ratio=9).replayed == 50
 
 
 def test_nothing_new_or_asked_for_is_a_full_training() -> None:
     nothing = np.zeros(10, bool)
-    assert plan.make("auto", np.zeros(10, np.int64), nothing, cold=None, replay_ratio=2, seed=0).mode == "full"
-    assert plan.make("full", np.zeros(10, np.int64), ~nothing, cold=None, replay_ratio=2, seed=0).mode == "full"
+    assert make("auto", nothing).mode == "full"
+    assert make("full", ~nothing).mode == "full"
+
+
+def test_a_line_of_refreshes_ends_with_a_full_training() -> None:
+    is_new = np.arange(100) >= 90
+    assert make("auto", is_new, past=Past(3, 30), full_every=4).past == Past(4, 40)
+    ended = make("auto", is_new, past=Past(4, 40), full_every=4)
+    assert (ended.mode, ended.reason, ended.past) == ("full", "4 refreshes in a row", Past())
+    grown = make("auto", is_new, past=Past(4, 70), full_growth=4.0)  # 20 then, 100 now
+    assert (grown.mode, grown.reason) == ("full", "100 samples, 20 at the last full training")
+    assert make("auto", is_new, past=Past(4, 60), full_growth=4.0).mode == "refresh"
+    assert make("refresh", is_new, past=Past(4, 40), full_every=4).mode == "refresh"
+
+
+class Oracle(nn.Module):
+    """Answers with the image's own pixels: its first is the log-odds of class 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        odds = images[:, 0, 0, :1] * self.weight
+        return torch.cat([-odds, odds], 1)
+
+
+def test_the_hardest_are_those_the_champion_gets_wrong() -> None:
+    labels = np.arange(400) % 2
+    images = np.where(labels == 1, 255, 0).astype(np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
+    wrong = np.asarray([0, 1, 2, 3, 4, 5])
+    images[wrong] = 255 - images[wrong]
+    draw = replay.by("hardest", labels, images, Oracle(), seed=0)
+    assert set(wrong) <= set(draw(np.arange(400), 100))
+    assert np.bincount(labels[draw(np.arange(400), 100)]).tolist() == [50, 50]
+
+
+def test_a_herd_has_the_mean_of_its_class() -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (400, 8, 8, 1), np.uint8)
+    labels = np.arange(400) % 2
+    few = replay.by("herding", labels, images, Oracle(), seed=0)(np.arange(400), 40)
+    assert len(set(few.tolist())) == 40
+    values = torch.nn.functional.log_softmax(logits_of(Oracle(), images), 1)[:, 0].numpy()
+    for label in (0, 1):
+        mine = few[labels[few] == label]
+        assert abs(values[mine].mean() - values[labels == label].mean()) < 0.1
 
 
 def test_threads_leave_room_for_the_others() -> None:
-    values = {"epochs": 1, "budget": 1, "patience": 1, "batch_size": 64, "learning_rate": 1e-3, "seed": 0}
-    assert 1 <= Recipe.within_budget(10, 24, **values).threads <= 4
-    assert Recipe.within_budget(10, 24, threads=7, **values).threads == 7
+    assert 1 <= recipe.of(Settings(), 10, 24, 1).threads <= 4
+    assert recipe.of(Settings(train_threads=7), 10, 24, 1).threads == 7
 
 
 @pytest.mark.parametrize(("samples", "side", "epochs"), [(600, 24, 30), (7000, 32, 8), (700, 96, 9), (50_000, 64, 4)])
 def test_the_budget_bounds_the_epochs_by_data_alone(samples: int, side: int, epochs: int) -> None:
-    recipe = Recipe.within_budget(
-        samples, side, epochs=30, budget=60_000, patience=5, batch_size=128, learning_rate=1e-3, seed=0
-    )
-    assert recipe.epochs == epochs
+    assert recipe.of(Settings(train_budget=60_000), samples, side, 3).epochs == epochs

@@ -9,7 +9,8 @@ import pytest
 from ml import bundle, images, model
 from ml.errors import IntegrityError
 from ml.training import export, networks, quantise
-from ml.training.fit import Fitted, Recipe, fit
+from ml.training.fit import Fitted, fit
+from ml.training.recipe import Recipe
 from tests.pictures import digits
 from tests.unit.training.test_fit_and_export import info
 
@@ -98,11 +99,23 @@ def faulty(folder: Path, arrays: tuple[np.ndarray, np.ndarray], target: Path) ->
     return target
 
 
-def test_int8_that_differs_here_gives_way_unless_asked_for(
+def test_int8_that_differs_here_gives_way(
     folder: Path, arrays: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     broken = faulty(folder, arrays, tmp_path_factory.mktemp("broken") / "b")
     assert model.load(broken).variant == "int8"
-    assert model.load_proven(broken, 1e-3).variant == "fp32"
     with pytest.raises(IntegrityError, match="probes"):
-        model.load_proven(broken, 1e-3, variant="int8")
+        model.check_probes(model.load(broken), broken, 1e-3)
+    assert {model.load_proven(broken, 1e-3, variant=wish).variant for wish in ("auto", "int8")} == {"fp32"}
+
+
+def test_int8_that_cannot_be_loaded_gives_way_and_fp32_is_still_proven(
+    folder: Path, arrays: tuple[np.ndarray, np.ndarray]
+) -> None:
+    add(folder, arrays)
+    assert model.load_proven(folder, 1e-3, variant="int8").variant == "int8"
+    (folder / bundle.INT8_MODEL).write_bytes(b"no model")
+    assert model.load_proven(folder, 1e-3, variant="int8").variant == "fp32"
+    np.savez(folder / bundle.PROBES, images=arrays[0][:4], probabilities=np.zeros((4, 10), np.float32))
+    with pytest.raises(IntegrityError, match="probes"):
+        model.load_proven(folder, 1e-3, variant="int8")

@@ -1,0 +1,100 @@
+"""Where a process computes: its device, its rank among its peers, and what pays there."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from ml.training import shared_norm
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One process of `world`; by default the one that works alone."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+    @property
+    def leads(self) -> bool:
+        """The one process that writes."""
+        return self.rank == 0
+
+    @property
+    def mine(self) -> slice:
+        """This process's part of anything that all of them share."""
+        return slice(self.rank, None, self.world)
+
+    def bf16_pays(self) -> bool:
+        """Only with instructions for it; emulated, bf16 is several times slower than fp32."""
+        if self.device != "cpu":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        able = torch.cpu.get_capabilities()
+        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.world > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def told(self, value: T) -> T:
+        """The leader's value, in every process."""
+        if self.world == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box)
+        return box[0]
+
+    def shared(self, network: nn.Module) -> nn.Module:
+        """The network with batch norms that see the whole batch, not this process's part."""
+        if self.world == 1:
+            return network
+        if self.device == "cpu":
+            return shared_norm.converted(network)
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return converted
+
+    def wrapped(self, network: nn.Module) -> nn.Module:
+        """The network with gradients that are the mean over all processes."""
+        if self.world == 1:
+            return network
+        ids = None if self.device == "cpu" else [torch.device(self.device).index]
+        return nn.parallel.DistributedDataParallel(network, device_ids=ids)
+
+
+ALONE = Placement()
+
+
+@contextmanager
+def joined(environ: Mapping[str, str]) -> Iterator[Placement]:
+    """This process among those that `torchrun` started, or alone where it was not: gloo on CPUs, NCCL on GPUs."""
+    gpus = torch.cuda.device_count()
+    if int(environ.get("WORLD_SIZE", "1")) == 1:
+        yield Placement(device="cuda:0" if gpus else "cpu")
+        return
+    device = f"cuda:{int(environ['LOCAL_RANK']) % gpus}" if gpus else "cpu"
+    if gpus:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if gpus else "gloo")
+    try:
+        yield Placement(distributed.get_rank(), distributed.get_world_size(), device)
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch computes with `count` threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

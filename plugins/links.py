@@ -1,0 +1,19 @@
+"""Buttons that Airflow shows beside a task instance."""
+
+from typing import Any
+
+from airflow.sdk import BaseOperatorLink
+
+
+class DataDocsLink(BaseOperatorLink):
+    """To the Data Docs page of the drop whose id the task returns."""
+
+    name = "Data Docs"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Airflow's entry; it calls it in the task's process when the task has ended, and keeps the address."""
+        from ml.intake import docs
+        from plugins.runtime import settings
+
+        drop_id = ti_key.xcom_pull(task_ids=operator.task_id, map_indexes=ti_key.map_index)
+        return docs.url(settings(), docs.key(drop_id)) if drop_id else ""

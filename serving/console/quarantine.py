@@ -1,0 +1,83 @@
+"""GET /console/quarantine: images that were put aside, and why; their pictures, made safe."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlalchemy import Engine, func, select
+
+from ml import thumbnail
+from ml.catalog.engine import transaction
+from ml.catalog.tables import drops, quarantine
+from ml.errors import NotFoundError, UnavailableError
+from serving.console import overview
+from serving.console.templates import render
+from serving.parts import Parts, Served
+from serving.problems import ProblemError
+
+router = APIRouter(include_in_schema=False)
+
+PAGE: Final = 24
+_SECONDS: Final = 4.0
+_PICTURE_SECONDS: Final = 40.0
+_NO_PICTURE: Final = "/console/static/no-picture.svg"
+_KEPT: Final = {"cache-control": "private, max-age=3600"}
+
+Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
+Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
+DropId = Annotated[str | None, Query(max_length=100)]
+
+
+@router.get("/console/quarantine", response_class=HTMLResponse)
+async def page(parts: Served, drop: DropId = None, before: Before = None) -> HTMLResponse:
+    """The newest first: what is held now, or, of one drop, all that was ever put aside."""
+    try:
+        found = await parts.database.run_within(_SECONDS, read, parts.engine, drop, before)
+    except (UnavailableError, ProblemError) as error:
+        return HTMLResponse(render("quarantine.html", parts.settings, error=str(error)), 503)
+    prefix = parts.settings.drops_prefix
+    return HTMLResponse(render("quarantine.html", parts.settings, drop=drop, drops_prefix=prefix, **found))
+
+
+@router.get("/console/quarantine/{number}/picture")
+async def picture(number: Id, parts: Served) -> Response:
+    """A small JPEG made of the image; a drawing that says so where it cannot be decoded."""
+    made = await parts.pictures.run_within(_PICTURE_SECONDS, _picture, parts, number)
+    if made is None:
+        return RedirectResponse(_NO_PICTURE, 303, headers=_KEPT)
+    return Response(made, media_type="image/jpeg", headers=_KEPT)
+
+
+def read(engine: Engine, drop: str | None, before: int | None) -> dict[str, Any]:
+    """A page of rows, how many there are in all, and where the next page begins.
+
+    Raises:
+        UnavailableError: Postgres does not answer, or not in time.
+    """
+    chosen = quarantine.c.drop_id == drop if drop else quarantine.c.status == "held"
+    query = select(quarantine, drops.c.prefix, drops.c.report_key).join(drops, quarantine.c.drop_id == drops.c.id)
+    query = query.where(chosen).order_by(quarantine.c.id.desc()).limit(PAGE + 1)
+    if before is not None:
+        query = query.where(quarantine.c.id < before)
+    with transaction(engine) as connection:
+        overview.hurry(connection)
+        total = connection.execute(select(func.count()).select_from(quarantine).where(chosen)).scalar_one()
+        rows: list[Mapping[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]
+    following = rows[PAGE - 1]["id"] if len(rows) > PAGE else None
+    return {"rows": rows[:PAGE], "total": total, "following": following, "first": before is None}
+
+
+def _picture(parts: Parts, number: int) -> bytes | None:
+    query = select(quarantine.c.object_key).where(quarantine.c.id == number)
+    with transaction(parts.engine) as connection:
+        key = connection.execute(query).scalar()
+    if key is None:
+        return None
+    limits = parts.settings.max_image_bytes, parts.settings.max_image_pixels
+    try:
+        if parts.store.info(key).size > limits[0]:
+            return None
+        return thumbnail.make(parts.store.get(key), *limits)
+    except NotFoundError:
+        return None

@@ -1,0 +1,23 @@
+"""The console's pages, made of templates; whatever comes from outside is escaped."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from ml.settings import Settings
+
+FOLDER: Final = Path(__file__).parent
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(loader=FileSystemLoader(FOLDER), autoescape=select_autoescape(), trim_blocks=True)
+
+
+def render(name: str, settings: Settings, **values: Any) -> str:
+    """A page, with the links and names that all of them have."""
+    links = {"Quarantine": "/console/quarantine", "MLflow": settings.mlflow_url, "Airflow": settings.airflow_url}
+    links |= {"API": "/docs"}
+    return _environment().get_template(name).render(links=links, model_name=settings.model_name, **values)

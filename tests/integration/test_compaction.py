@@ -1,0 +1,129 @@
+"""Compaction changes where samples lie and nothing else, also when it is killed."""
+
+import multiprocessing
+import signal
+from dataclasses import replace
+
+from sqlalchemy import event, select
+
+from ml.catalog.engine import transaction
+from ml.catalog.tables import dataset_versions, samples
+from ml.context import Context, connect
+from ml.datasets import erase, loader, verify, versions
+from ml.datasets.compact import compact, small_runs
+from ml.datasets.ingest import ingest
+from ml.datasets.splits import SPLITS
+from ml.settings import Settings
+from ml.training import due
+from tests.integration.test_killed_anywhere import Life, Mortal
+from tests.pictures import digit_files, digits, upload
+
+DROPS, EACH = 9, 12
+
+
+def filled(ctx: Context) -> Context:
+    for i in range(DROPS):
+        ingest(ctx, upload(ctx, f"drop-{i}", digit_files(i * EACH, (i + 1) * EACH)))
+    again = {f"{(int(digits()[0][0]) + 1) % 10}/relabelled.png": digits()[0][1]}
+    ingest(ctx, upload(ctx, "relabels", again))
+    return ctx
+
+
+def content(ctx: Context, version: str) -> dict[str, list[tuple[str, str, bytes]]]:
+    """By split: hash, label and pixels of each sample, in manifest order."""
+    found = {}
+    for split in SPLITS:
+        loaded = loader.load(ctx, version, split, 8, 1)
+        labels = [loaded.classes[i] for i in loaded.labels]
+        pixels = [image.tobytes() for image in loaded.images]
+        found[split] = list(zip(loaded.sha256, labels, pixels, strict=True))
+    return found
+
+
+def latest(ctx: Context) -> str:
+    version = versions.latest(ctx)
+    assert version
+    return version.id
+
+
+def places(ctx: Context) -> set[str]:
+    with transaction(ctx.engine) as connection:
+        return set(connection.execute(select(samples.c.segment_id).distinct()).scalars())
+
+
+def test_the_samples_stay_and_the_segments_become_few(context: Context) -> None:
+    before = latest(filled(context))
+    held = content(context, before)
+    assert len(versions.manifest(context, before).segments) == DROPS
+    assert compact(context) == DROPS
+    after = latest(context)
+    (segment,) = versions.manifest(context, after).segments
+    assert after != before
+    assert content(context, after) == held
+    assert content(replace_cache(context), before) == held
+    assert places(context) == {segment}
+    assert list(verify.problems(context, after)) == list(verify.problems(context, before)) == []
+    assert verify.rebuilt(context, segment) == segment
+    assert compact(context) == 0
+    assert latest(context) == after
+
+
+def replace_cache(ctx: Context) -> Context:
+    """The same system seen from a host that has nothing yet."""
+    return replace(ctx, settings=ctx.settings.model_copy(update={"home": ctx.settings.home / "other"}))
+
+
+def test_drops_and_erasures_go_on_afterwards(context_with_mlflow: Context) -> None:
+    context = filled(context_with_mlflow)
+    compact(context)
+    result = ingest(context, upload(context, "later", digit_files(500, 500 + EACH) | digit_files(0, 3)))
+    assert result.version
+    before = content(context, latest(context))
+    victim = before["train"][0][0]
+    erase.erase(context, erase.of_hashes([victim]), actor="test", reason="asked")
+    left = content(context, latest(context))
+    assert left == {split: [s for s in rows if s[0] != victim] for split, rows in before.items()}
+
+
+def test_the_drop_that_waits_for_its_training_is_not_forgotten(context: Context) -> None:
+    filled(context)
+    compact(context)
+    chosen = due.choose(context, "asset_triggered__1")
+    assert chosen
+    assert chosen.dataset_version == latest(context)
+    assert chosen.cycle_id.startswith("d-")
+
+
+def _compact(settings: Settings, effects: int) -> None:
+    life = Life(effects)
+    ctx = connect(settings)
+    event.listen(ctx.engine, "commit", life.spend)
+    compact(replace(ctx, store=Mortal(ctx.store, life)))
+
+
+def test_killed_before_each_effect_it_ends_the_same(context: Context) -> None:
+    held = content(context, latest(filled(context)))
+    spawn = multiprocessing.get_context("spawn")
+    for effects in range(60):
+        child = spawn.Process(target=_compact, args=(context.settings, effects))
+        child.start()
+        child.join()
+        assert content(context, latest(context)) == held
+        assert places(context) == set(versions.manifest(context, latest(context)).segments)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+    assert len(places(context)) == 1
+    with transaction(context.engine) as connection:
+        causes = list(connection.execute(select(dataset_versions.c.cause)).scalars())
+    assert causes.count("compaction") == 1
+
+
+def test_only_what_pays_is_rewritten() -> None:
+    sizes = {str(i): 10 for i in range(20)}
+    order = [str(i) for i in range(20)]
+    assert small_runs(order, sizes, 1000) == [order]
+    assert small_runs(order[:7], sizes, 1000) == []
+    assert small_runs(order, sizes | {"5": 900}, 1000) == [order[6:]]
+    assert small_runs(order, sizes | {"5": 490}, 1000) == []
+    assert small_runs(order, sizes | {str(i): 60 for i in range(20)} | {"0": 490}, 1000) == [order]

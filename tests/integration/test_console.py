@@ -1,0 +1,146 @@
+"""What the console hands out of the bucket, and what it shows of quarantine, in a real service."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import select
+
+from ml.catalog.engine import transaction
+from ml.catalog.tables import drops, quarantine
+from ml.context import Context
+from ml.datasets.ingest import ingest
+from ml.intake import held
+from tests.pictures import digit_files, png, upload
+from tests.serving_process import Service, service
+
+BLANK = png(np.zeros((8, 8), np.uint8))
+EVIL = '"><script>alert(1)</script>.png'
+
+
+@pytest.fixture
+def running(context: Context, tmp_path: Path) -> Iterator[Service]:
+    """A service, and a drop with a blank picture, one that is none, and one of a hostile name without a file."""
+    table = "file,label\n" + "".join(f"{key},{key[0]}\n" for key in digit_files(0, 30))
+    files = {**digit_files(0, 30), "blank.png": BLANK, "fake.png": b"<script>alert(1)</script>", "lost.png": BLANK}
+    evil = EVIL.replace('"', '""')
+    files["labels.csv"] = f'{table}blank.png,0\nfake.png,1\nlost.png,\n"{evil}",2\n'.encode()
+    ingest(context, upload(context, "one", files))
+    with service(context.settings, tmp_path, workers=1) as started:
+        yield started
+
+
+def drop_row(ctx: Context) -> dict[str, object]:
+    with transaction(ctx.engine) as connection:
+        return dict(connection.execute(select(drops)).mappings().one())
+
+
+def number_of(ctx: Context, key: str) -> int:
+    with transaction(ctx.engine) as connection:
+        return int(connection.execute(select(quarantine.c.id).where(quarantine.c.key == key)).scalar_one())
+
+
+def test_reports_are_handed_out_and_run_nothing(context: Context, running: Service) -> None:
+    row = drop_row(context)
+    page = running.get(f"/console/files/{row['report_key']}")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "script-src" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert "&lt;script&gt;alert(1)" in page.text
+    assert "<script" not in page.text
+    report = running.get(f"/console/files/drops/{row['id']}/report.json")
+    assert report.headers["content-type"] == "application/json"
+    assert set(report.json()["quarantined"]) == {"blank.png", "fake.png", "lost.png", EVIL}
+    context.store.put("decisions/abc/report.html", b"x" * 2_500_000)
+    large = running.get("/console/files/decisions/abc/report.html")
+    assert large.content == b"x" * 2_500_000
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "drops/{id}/listing.json",
+        "drops/{id}/validated.parquet",
+        "versions/x.json",
+        "data-docs/../drops/{id}/listing.json",
+        "data-docs/drops/..%2f..%2fdrops%2f{id}%2flisting.json",
+        "data-docs/drops/%2e%2e/x.html",
+        "decisions/../drops/{id}/report.json",
+        "drops/{id}/report.json%00",
+        "//drops/{id}/report.json",
+        "data-docs/drops/nothing.html",
+        "",
+    ],
+)
+def test_nothing_else_is_handed_out(context: Context, running: Service, path: str) -> None:
+    path = path.format(id=drop_row(context)["id"])
+    address = urlsplit(running.url)
+    # As it stands: cleverer clients take `..` out of the address.
+    connection = HTTPConnection(str(address.hostname), address.port, timeout=30)
+    with closing(connection):
+        connection.request("GET", f"/console/files/{path}")
+        answer = connection.getresponse()
+        body = answer.read()
+    assert answer.status == 404, body
+    assert json.loads(body)["code"] == "not_found"
+
+
+def test_quarantine_is_shown_with_reasons_and_pictures_made_safe(context: Context, running: Service) -> None:
+    page = running.get("/console/quarantine")
+    assert page.status_code == 200
+    assert "4 images held" in page.text
+    assert "the picture is blank" in page.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;.png" in page.text
+    assert "<script" not in page.text
+    assert f"/console/files/{drop_row(context)['report_key']}" in page.text
+    picture = running.get(f"/console/quarantine/{number_of(context, 'blank.png')}/picture")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+    assert picture.content != BLANK
+    with Image.open(io.BytesIO(picture.content)) as image:
+        assert (image.format, image.size) == ("JPEG", (160, 160))
+    for key in ("fake.png", EVIL):
+        none = running.get(f"/console/quarantine/{number_of(context, key)}/picture")
+        assert (none.status_code, none.headers["location"]) == (303, "/console/static/no-picture.svg")
+    assert running.get("/console/static/no-picture.svg").headers["content-type"] == "image/svg+xml"
+    assert running.get("/console/quarantine/999999999/picture").status_code == 303
+    assert running.get("/console/quarantine/99999999999999999999/picture").status_code == 422
+
+
+def test_quarantine_has_pages_and_a_drop_shows_what_became_of_its_images(context: Context, running: Service) -> None:
+    blank = number_of(context, "blank.png")
+    held.discard(context, [blank], actor="ann", reason="nothing <b>on</b> it")
+    assert "3 images held" in running.get("/console/quarantine").text
+    row = drop_row(context)
+    of_drop = running.get(f"/console/quarantine?drop={row['id']}").text
+    assert "nothing &lt;b&gt;on&lt;/b&gt; it" in of_drop
+    assert "discarded" in of_drop
+    assert "Nothing is held" in running.get("/console/quarantine?drop=d-none").text
+    values = [{"drop_id": row["id"], "key": f"more/{i}.png", "reasons": ["many"]} for i in range(60)]
+    with transaction(context.engine) as connection:
+        connection.execute(quarantine.insert(), values)
+    seen: list[str] = []
+    path: str | None = "/console/quarantine"
+    while path:
+        text = running.get(path).text
+        seen += re.findall(r'<b title="([^"]*)"', text)
+        older = re.search(r'href="(\?[^"]*before=\d+)">Older', text)
+        path = f"/console/quarantine{older.group(1)}" if older else None
+    assert len(seen) == len(set(seen)) == 63
+
+
+def test_the_overview_links_what_was_found(context: Context, running: Service) -> None:
+    (cycle,) = running.get("/v1/console/overview").json()["cycles"]
+    row = drop_row(context)
+    assert (cycle["data_docs"], cycle["drop_id"]) == (row["report_key"], row["id"])

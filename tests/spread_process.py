@@ -1,0 +1,54 @@
+"""A process of a training that several share, for tests: `torchrun … -m tests.spread_process OUT [FALLS]`."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ml.training import networks, placement
+from ml.training.checkpoint import Checkpoint
+from ml.training.fit import fit
+from ml.training.placement import Placement
+from ml.training.recipe import Recipe
+
+RECIPE = Recipe(epochs=3, patience=9, batch_size=30, learning_rate=2e-3, seed=5, flips=True)
+
+
+def material() -> tuple[np.ndarray, np.ndarray]:
+    """Bright and dark halves, with noise."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(200) % 4
+    images = generator.integers(0, 200, (200, 24, 24, 3), np.uint8)
+    for i, label in enumerate(labels):
+        images[i, 12 * (label // 2) : 12 * (label // 2 + 1), 12 * (label % 2) : 12 * (label % 2 + 1)] += 55
+    return images, labels.astype(np.int64)
+
+
+def main(folder: Path, falls: bool) -> None:
+    Placement.bf16_pays = lambda self: False  # type: ignore[method-assign]  # rounding would hide a difference
+    x, y = material()
+    network = networks.seeded(3, 4, 24, 3)
+    network.dropout = nn.Dropout(0)  # each process draws its own mask
+    with placement.joined(os.environ) as place:
+        fallen = folder / "fallen"
+
+        def told(epoch: int, *_: object) -> None:
+            if falls and epoch == 2 and place.rank == place.world - 1 and not fallen.exists():
+                fallen.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        checkpoint = Checkpoint(folder / "state.pt", "this one", 0.0)
+        done = fit(network, (x[:150], y[:150]), (x[150:], y[150:]), RECIPE, told, checkpoint=checkpoint, place=place)
+        if place.leads:
+            state = {k: v.tolist() for k, v in done.network.state_dict().items()}
+            (folder / "done.json").write_text(json.dumps({"world": place.world, "curve": done.history, "state": state}))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), falls=len(sys.argv) > 2)
