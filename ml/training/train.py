@@ -224,7 +224,7 @@ def _add_int8(run: track.Run, settings: Settings, material: Material, folder: Pa
     if not wanted:
         return None
     images, _ = material.chosen
-    calibration = images[:: max(1, len(images) // quantise.CALIBRATION)]
+    calibration = images[:: max(1, len(images) // quantise.CALIBRATION)][: quantise.CALIBRATION]
     judge = (material.judge.images, material.judge.labels)
     report, kept = quantise.add(folder, calibration, judge, settings.int8_max_loss)
     run.metrics(0, {f"int8_{k}": float(v) for k, v in report} | {"int8_kept": float(kept)})
