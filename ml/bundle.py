@@ -8,6 +8,7 @@ Layout of a bundle folder:
   in the graph), output ``logits`` ``float32[N, classes]``.
 - ``probes.npz``: ``images`` ``uint8[P, size, size, channels]`` and ``probabilities``
   ``float32[P, classes]`` that the model gave when it was made.
+- ``model-int8.onnx``, ``probes-int8.npz``: likewise in 8-bit integers, where that loses little accuracy.
 - ``weights.safetensors``: the trained weights, for the next warm start; the service ignores it.
 """
 
@@ -16,7 +17,7 @@ import io
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,26 @@ INFO: Final = "bundle.json"
 MODEL: Final = "model.onnx"
 PROBES: Final = "probes.npz"
 WEIGHTS: Final = "weights.safetensors"
+INT8_MODEL: Final = "model-int8.onnx"
+INT8_PROBES: Final = "probes-int8.npz"
 SERVED: Final = (MODEL, PROBES)
+
+Variant = Literal["fp32", "int8"]
+FILES: Final[dict[Variant, tuple[str, str]]] = {"fp32": SERVED, "int8": (INT8_MODEL, INT8_PROBES)}
+"""A variant's model and its probes."""
+_WORTH: Final = 1.1
+"""Times as fast as fp32 where it was made, from which INT8 is served without being asked for."""
+
+
+class Int8(BaseModel):
+    """How the 8-bit variant compares with fp32, measured when it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(ge=1, description="Images it was judged on.")
+    accuracy_loss: float = Field(description="Share of them; negative: it is right more often.")
+    agreement: float = Field(ge=0, le=1, description="Share on which both give the same label.")
+    speedup: float = Field(gt=0, description="Time of one image at fp32 over that at INT8.")
 
 
 class BundleInfo(BaseModel):
@@ -50,7 +70,14 @@ class BundleInfo(BaseModel):
     seed: int
     class_shares: dict[str, float] = Field(description="Of the training split: what drift is measured against.")
     confidence_deciles: tuple[float, ...] = Field((), description="Of the validation split, 9 values.")
+    int8: Int8 | None = Field(None, description="Of the 8-bit variant, if there is one.")
     files: dict[str, str] = Field(description="File name to SHA-256.")
+
+    def variant(self, wish: str = "auto") -> Variant:
+        """The one to run: INT8 if it is wished for, or where it pays without a wish; fp32 if there is none."""
+        if self.int8 is None or wish == "fp32":
+            return "fp32"
+        return "int8" if wish == "int8" or self.int8.speedup >= _WORTH else "fp32"
 
 
 def digest(data: bytes) -> str:
@@ -66,9 +93,9 @@ def write(folder: Path, info: BundleInfo) -> str:
 
 
 def fetch(
-    store: ObjectStore, prefix: str, expected_digest: str, folder: Path, names: Sequence[str] = SERVED
+    store: ObjectStore, prefix: str, expected_digest: str, folder: Path, names: Sequence[str] | None = None
 ) -> BundleInfo:
-    """Download a bundle's info and the files `names`, each proven by checksum.
+    """Download a bundle's info and the files `names`, by default what answers, each proven by checksum.
 
     A file that is already in `folder` with the right bytes is not downloaded again.
 
@@ -79,6 +106,8 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     data = _fetch_one(store, prefix, INFO, expected_digest, folder)
     info = parse(data)
+    if names is None:
+        names = (*SERVED, *(FILES["int8"] if info.int8 else ()))
     for name in names:
         if name not in info.files:
             raise NotFoundError(f"the bundle at {prefix} has no file `{name}`; it has {sorted(info.files)}")

@@ -67,6 +67,15 @@ class Settings(BaseModel):
     # Training
     model_name: str = Field("classifier", description="Name in the MLflow registry.")
     experiment: str = "evergreen"
+    architecture: str = Field("small_cnn", description="Or a backbone of torchvision; see docs/training.md.")
+    weights: str = Field(
+        "none", description="What a full training starts from: none, torchvision, a file, s3://BUCKET/KEY."
+    )
+    layer_rates: tuple[float, ...] = Field(
+        (), description="Factors of the learning rate from the input to the head, 0 is frozen; separated by commas."
+    )
+    int8: bool | None = Field(None, description="Make an INT8 variant too; None: of backbones.")
+    int8_max_loss: float = Field(0.01, ge=0, lt=1, description="Share of validation it may answer worse on, at most.")
     image_size: int | None = Field(None, ge=8, le=1024, description="Side in pixels; None: from the data.")
     epochs: int = Field(30, ge=1, description="At most; see train_budget.")
     patience: int = Field(5, ge=1, description="Epochs without a better validation loss before stopping.")
@@ -137,6 +146,9 @@ class Settings(BaseModel):
     # Service
     service_host: str = "127.0.0.1"
     service_port: int = 8000
+    service_variant: Literal["auto", "fp32", "int8"] = Field(
+        "auto", description="Which of a bundle's models answers; auto: INT8 where it was faster."
+    )
     service_workers: int | None = Field(None, ge=1, description="None: one a core.")
     max_body_bytes: int = Field(20_000_000, ge=1)
     spool_bytes: int = Field(1_000_000_000, ge=1, description="Prediction log waiting on local disk.")
@@ -158,7 +170,7 @@ class Settings(BaseModel):
     def _json(cls, value: object) -> object:
         return json.loads(value) if isinstance(value, str) else value
 
-    @field_validator("trusted_annotators", mode="before")
+    @field_validator("trusted_annotators", "layer_rates", mode="before")
     @classmethod
     def _separated(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value

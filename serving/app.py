@@ -80,7 +80,8 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     own = Spool(settings.home / "spool", identity.path)
     prediction_log = PredictionLog(own, settings.spool_bytes, settings.log_images, metrics)
     artifacts = objects.connect(settings, settings.artifacts_bucket)
-    follower = Follower(slot, BundleLoader(settings.home / "bundles", artifacts, settings.probe_tolerance), metrics)
+    loader = BundleLoader(settings.home / "bundles", artifacts, settings.probe_tolerance, settings.service_variant)
+    follower = Follower(slot, loader, metrics)
     replica = Replica(identity, engine, slot, follower, settings.heartbeat_seconds)
     follower.on_news = replica.wake
     store = objects.connect(settings, settings.store_bucket)

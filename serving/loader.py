@@ -48,8 +48,8 @@ class Order(BaseModel):
 class BundleLoader:
     """Loads bundles on this host; safe in many processes at once."""
 
-    def __init__(self, folder: Path, store: ObjectStore, tolerance: float) -> None:
-        self._folder, self._store, self._tolerance = folder, store, tolerance
+    def __init__(self, folder: Path, store: ObjectStore, tolerance: float, variant: str = "auto") -> None:
+        self._folder, self._store, self._tolerance, self._variant = folder, store, tolerance, variant
 
     def load(self, order: Order) -> Model:
         """The order's model, checked in every way there is.
@@ -67,11 +67,10 @@ class BundleLoader:
             os.utime(folder)
             self._prune()
         try:
-            loaded = model.load(folder)
+            loaded = model.load_proven(folder, self._tolerance, variant=self._variant)
             _check_labels(loaded)
             info = loaded.info
             loaded.predict(np.zeros((1, info.image_size, info.image_size, info.channels), np.uint8))  # warm up
-            model.check_probes(loaded, folder, self._tolerance)
         except EvergreenError:
             raise
         except Exception as error:  # onnxruntime and numpy raise types of their own on a bundle that does not fit

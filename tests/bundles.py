@@ -66,6 +66,28 @@ def make_bundle(
     return bundle.write(folder, info)
 
 
+def add_int8(folder: Path, *, speedup: float = 2.0, probe_shift: float = 0.0, graph: bytes | None = None) -> str:
+    """A real 8-bit variant for a bundle of `make_bundle`; with a shift or another graph a broken one.
+
+    Returns:
+        The bundle's new digest.
+    """
+    from ml.training import quantise
+
+    info = bundle.parse((folder / bundle.INFO).read_bytes())
+    shape = (64, info.image_size, info.image_size, info.channels)
+    seen = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    quantise.quantise(folder / bundle.MODEL, folder / bundle.INT8_MODEL, seen)
+    report = bundle.Int8(samples=1, accuracy_loss=0, agreement=1, speedup=speedup)
+    bundle.write(folder, info.model_copy(update={"int8": report}))
+    images, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
+    expected = model.load(folder, variant="int8").predict(images) + np.float32(probe_shift)
+    np.savez(folder / bundle.INT8_PROBES, images=images, probabilities=expected)
+    if graph is not None:
+        (folder / bundle.INT8_MODEL).write_bytes(graph)
+    return bundle.write(folder, info.model_copy(update={"int8": report}))
+
+
 def upload(ctx: Context, folder: Path, version: int = 1) -> str:
     """Put a bundle folder where MLflow would; returns the prefix in the artifacts bucket."""
     prefix = f"{ctx.settings.artifacts_prefix}/{ctx.settings.store_bucket}/{version}/data/{folder.name}"

@@ -43,8 +43,13 @@ class Service:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    values = {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in settings}
-    return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
+    return {PREFIX + name.upper(): _text(value) for name, value in settings if value is not None}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @contextmanager

@@ -154,11 +154,13 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
     )
 
 
-def shape_of(ctx: Context, version_id: str) -> tuple[int, int]:
+def shape_of(
+    ctx: Context, version_id: str, least: int = _SIDE_LEAST, most: int = _SIDE_MOST, step: int = _SIDE_STEP
+) -> tuple[int, int]:
     """Image side and channels that suit the version's training images.
 
-    The side is the setting, else the median longer side rounded up to a multiple of 8, within 24 and
-    96; one channel if every sampled image is grey.
+    The side is the setting, else the median longer side rounded up to a multiple of `step`, within
+    `least` and `most`; one channel if every sampled image is grey.
     """
     wanted = ("split", "width", "height", "grey")
     parts = [columns(ctx, s, wanted) for s in versions.manifest(ctx, version_id).segments]
@@ -168,8 +170,8 @@ def shape_of(ctx: Context, version_id: str) -> tuple[int, int]:
         raise NotFoundError(f"dataset version {version_id[:12]} has no training images")
     sampled = every.take(train[:: max(1, len(train) // _SHAPE_SAMPLE)])
     side = float(np.median(np.maximum(sampled["width"].to_numpy(), sampled["height"].to_numpy())))
-    rounded = math.ceil(side / _SIDE_STEP) * _SIDE_STEP
-    size = ctx.settings.image_size or min(_SIDE_MOST, max(_SIDE_LEAST, rounded))
+    rounded = math.ceil(side / step) * step
+    size = ctx.settings.image_size or min(most, max(least, rounded))
     return size, 1 if all(sampled["grey"].to_pylist()) else 3
 
 

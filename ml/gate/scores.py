@@ -42,9 +42,8 @@ def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
     place = ctx.registry.bundle(version)
     folder = ctx.settings.home / "bundles" / place.digest
     bundle.fetch(ctx.artifacts, place.prefix, place.digest, folder)
-    loaded = model.load(folder, threads=2)
-    model.check_probes(loaded, folder, ctx.settings.probe_tolerance)
-    return loaded, folder
+    settings = ctx.settings
+    return model.load_proven(folder, settings.probe_tolerance, threads=2, variant=settings.service_variant), folder
 
 
 def score(ctx: Context, version: int, judge: Model, version_id: str) -> tuple[Split, Answers]:

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ def export(network: nn.Module, info: BundleInfo, sample: Pictures, folder: Path)
     Raises:
         IntegrityError: the ONNX model's answers are further than `PARITY` from PyTorch's.
     """
-    network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network = network.eval().to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     _write_onnx(network, info, folder / bundle.MODEL)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, str(folder / bundle.WEIGHTS))
     bundle.write(folder, info)
@@ -57,10 +59,12 @@ def export(network: nn.Module, info: BundleInfo, sample: Pictures, folder: Path)
 
 def _write_onnx(network: nn.Module, info: BundleInfo, path: Path) -> None:
     example = torch.zeros((2, info.image_size, info.image_size, info.channels), dtype=torch.uint8)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _plain_attention():
         # The tracing exporter is called legacy, but takes 0.3 s of CPU where the new one takes 6 in a
         # fresh process, for the same graph; parity is checked either way.
         warnings.simplefilter("ignore", DeprecationWarning)
+        # Of the checks inside attention.
+        warnings.filterwarnings("ignore", category=UserWarning, message=".*trace might")
         torch.onnx.export(
             _Served(network).eval(),
             (example,),
@@ -71,6 +75,17 @@ def _write_onnx(network: nn.Module, info: BundleInfo, path: Path) -> None:
             opset_version=18,
             dynamo=False,
         )
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Frozen attention would be traced as one fused operator, which ONNX does not have."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _check_parity(network: nn.Module, loaded: model.Model, sample: Pictures) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from ml.context import Context
 from ml.datasets import loader, versions
@@ -13,11 +14,11 @@ from ml.datasets.loader import Images, Split
 from ml.datasets.versions import DatasetVersion
 from ml.errors import InvalidInputError
 from ml.settings import Settings
-from ml.training import networks, novelty, plan, predecessor, replay
-from ml.training.networks import SmallCNN
+from ml.training import backbones, networks, novelty, plan, predecessor, replay, weights
 from ml.training.objective import Teacher
 from ml.training.plan import Mode, Past, Plan
 from ml.training.predecessor import Absent, Predecessor
+from ml.training.weights import Pretrained
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,10 @@ class Material:
     """What is learned from, and by what the epochs are judged.
 
     Attributes:
-        warm: the predecessor that the network starts from, if it does.
+        warm: the predecessor that the network starts from, if it does; else it may start `pretrained`.
         judge: of the validation split as many as suit what is learned from; of the training split where a
             handful of samples left validation empty.
+        rates: factors of the learning rate, see `networks.build`.
     """
 
     version: DatasetVersion
@@ -41,17 +43,22 @@ class Material:
     judge: Split
     size: int
     channels: int
+    architecture: str
+    rates: tuple[float, ...]
+    pretrained: Pretrained | None
 
     @property
     def chosen(self) -> tuple[Images, NDArray[np.int64]]:
         """Images and labels that the plan picked from the training split."""
         return self.train.images.take(self.plan.chosen), self.train.labels[self.plan.chosen]
 
-    def network(self, seed: int) -> SmallCNN:
-        """Fresh, or with the predecessor's weights."""
-        made = networks.seeded(self.channels, len(self.version.classes), self.size, seed)
+    def network(self, seed: int) -> nn.Module:
+        """Fresh, pretrained, or with the predecessor's weights."""
+        made = networks.build(self.architecture, self.channels, len(self.version.classes), self.size, seed, self.rates)
         if self.warm:
             networks.carry_head(made, self.warm.weights, self.warm.labels, self.version.classes)
+        elif self.pretrained:
+            self.pretrained.put_into(made)
         return made
 
     def teacher(self) -> Teacher | None:
@@ -63,7 +70,9 @@ class Material:
 
     def as_params(self) -> dict[str, Any]:
         return {
-            "architecture": networks.SMALL_CNN,
+            "architecture": self.architecture,
+            "layer_rates": ",".join(f"{rate:g}" for rate in self.rates),
+            "pretrained": self.pretrained.source if self.pretrained else "none",
             "image_size": self.size,
             "channels": self.channels,
             "classes": len(self.version.classes),
@@ -84,7 +93,7 @@ def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Mate
     if isinstance(found, Predecessor):
         found = found.renamed(versions.manifest(ctx, version.id).class_map)
     before = found if isinstance(found, Predecessor) else None
-    size, channels = (before.info.image_size, before.info.channels) if before else loader.shape_of(ctx, version.id)
+    size, channels = (before.info.image_size, before.info.channels) if before else _shape(ctx, version)
     train = loader.load(ctx, version.id, "train", size, channels)
     if (classes := len(np.unique(train.labels))) < 2:
         raise InvalidInputError(
@@ -96,7 +105,15 @@ def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Mate
     log.info("plan: %s (%s), %d new and %d replayed samples", made.mode, made.reason, made.new, made.replayed)
     validation = loader.load(ctx, version.id, "validation", size, channels)
     judge = validation.take(judges(validation.labels, len(made.chosen), seed)) if len(validation) else train
-    return Material(version, before if made.mode == "refresh" else None, made, train, judge, size, channels)
+    warm = before if made.mode == "refresh" else None
+    pretrained = None if warm else weights.pretrained(ctx)
+    rates = weights.rates(ctx.settings)
+    return Material(version, warm, made, train, judge, size, channels, ctx.settings.architecture, rates, pretrained)
+
+
+def _shape(ctx: Context, version: DatasetVersion) -> tuple[int, int]:
+    name = ctx.settings.architecture
+    return loader.shape_of(ctx, version.id, *(backbones.sides(name) if name in backbones.NAMES else ()))
 
 
 def judges(labels: NDArray[np.int64], learned: int, seed: int) -> NDArray[np.int64]:

@@ -1,11 +1,16 @@
-"""The project's small CNN, for 24 to 96 pixels, grey or colour."""
+"""Networks by name: the project's small CNN, for 24 to 96 pixels, grey or colour, and torchvision's backbones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ml.errors import IntegrityError
+from ml.errors import IntegrityError, InvalidInputError
+from ml.training import backbones
 
-SMALL_CNN = "small_cnn"
+SMALL_CNN: Final = "small_cnn"
+ARCHITECTURES: Final = (SMALL_CNN, *backbones.NAMES)
 _LARGE = 48
 """Side from which a network has four stages, so that its last sees about 6×6 places either way."""
 
@@ -33,6 +38,7 @@ class SmallCNN(nn.Module):
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.dropout = nn.Dropout(0.1)
         self.head = nn.Linear(width, classes)
+        self.rates: tuple[float, ...] = (1.0,)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[N, classes]`` of normalised ``float[N, channels, H, W]``."""
@@ -46,7 +52,71 @@ def normalise(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def carry_head(network: SmallCNN, weights: dict[str, Tensor], old: tuple[str, ...], new: tuple[str, ...]) -> None:
+class Group(NamedTuple):
+    """Layers that learn at `factor` times the recipe's learning rate; frozen at 0."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    factor: float
+
+
+def build(
+    architecture: str, channels: int, classes: int, side: int, seed: int, rates: Sequence[float] = (1.0,)
+) -> nn.Module:
+    """A fresh network of a name, whose weights depend on nothing but the arguments.
+
+    Args:
+        rates: factors of the learning rate for the layers from the input on, the last for the head;
+            the blocks before it are shared out evenly. A single one is for all.
+
+    Raises:
+        InvalidInputError: no such architecture, a side it cannot take, or more rates than blocks.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InvalidInputError(
+            f"`EVERGREEN_ARCHITECTURE` must be one of {', '.join(ARCHITECTURES)} (received {architecture!r})"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = (
+            SmallCNN(channels, classes, side)
+            if architecture == SMALL_CNN
+            else backbones.Backbone(architecture, channels, classes, side)
+        )
+    made.rates = tuple(rates)
+    for group in groups(made):
+        for parameter in group.parameters:
+            parameter.requires_grad_(group.factor > 0)
+    return made
+
+
+def groups(network: nn.Module) -> list[Group]:
+    """The layer groups that a network was built with.
+
+    Raises:
+        InvalidInputError: there are more rates than blocks.
+    """
+    rates: tuple[float, ...] = getattr(network, "rates", (1.0,))
+    named = dict(network.named_parameters())
+    if len(rates) == 1:
+        return [Group("all", list(named.values()), rates[0])]
+    *lower, top = rates
+    blocks = list(backbones.blocks([name for name in named if not name.startswith("head.")]).items())
+    if len(lower) > len(blocks):
+        raise InvalidInputError(
+            f"`EVERGREEN_LAYER_RATES` must have at most {len(blocks) + 1} rates here (received {len(rates)})"
+        )
+    made, done = [], 0
+    for number, factor in enumerate(lower, 1):
+        end = round(number * len(blocks) / len(lower))
+        names = [name for _, members in blocks[done:end] for name in members]
+        label = f"{blocks[done][0]} to {blocks[end - 1][0]}"
+        made.append(Group(label, [named[name] for name in names], factor))
+        done = end
+    return [*made, Group("head", [p for name, p in named.items() if name.startswith("head.")], top)]
+
+
+def carry_head(network: nn.Module, weights: Mapping[str, Tensor], old: tuple[str, ...], new: tuple[str, ...]) -> None:
     """Load a predecessor's weights; the head's rows go to their labels, labels that came keep fresh rows.
 
     Args:
@@ -63,7 +133,7 @@ def carry_head(network: SmallCNN, weights: dict[str, Tensor], old: tuple[str, ..
 
 
 def _with_head(
-    network: SmallCNN, weights: dict[str, Tensor], old: tuple[str, ...], new: tuple[str, ...]
+    network: nn.Module, weights: Mapping[str, Tensor], old: tuple[str, ...], new: tuple[str, ...]
 ) -> dict[str, Tensor]:
     state = dict(weights)
     for name in ("head.weight", "head.bias"):
@@ -80,8 +150,6 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def seeded(channels: int, classes: int, side: int, seed: int) -> SmallCNN:
-    """A fresh network whose weights depend on nothing but the arguments."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SmallCNN(channels, classes, side)
+def seeded(channels: int, classes: int, side: int, seed: int) -> nn.Module:
+    """A fresh small CNN."""
+    return build(SMALL_CNN, channels, classes, side, seed)

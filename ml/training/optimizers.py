@@ -1,12 +1,12 @@
 """What moves the weights, and how fast."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ml.training import networks
 from ml.training.recipe import Recipe
 
 
@@ -14,7 +14,7 @@ def optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW, or SGD with Nesterov's momentum; frozen weights are left out."""
     groups = [
         {"params": [p for p in parameters if p.requires_grad], "factor": factor}
-        for _, parameters, factor in _groups(network)
+        for _, parameters, factor in networks.groups(network)
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
@@ -50,7 +50,3 @@ def average(network: nn.Module, decay: float) -> AveragedModel | None:
         return averaged.lerp(current, 1 - min(decay, (1 + number) / (10 + number)))
 
     return AveragedModel(network, avg_fn=step, use_buffers=True)
-
-
-def _groups(network: nn.Module) -> Iterable[tuple[str, list[nn.Parameter], float]]:
-    return [("all", list(network.parameters()), 1.0)]

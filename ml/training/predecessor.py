@@ -44,8 +44,9 @@ class Predecessor:
 
     def network(self) -> nn.Module:
         """The champion itself."""
-        made = networks.seeded(self.info.channels, len(self.info.labels), self.info.image_size, 0)
-        networks.carry_head(made, self.weights, self.info.labels, self.info.labels)
+        info = self.info
+        made = networks.build(info.architecture, info.channels, len(info.labels), info.image_size, 0)
+        networks.carry_head(made, self.weights, info.labels, info.labels)
         return made.eval()
 
     def positions(self, classes: Sequence[str]) -> NDArray[np.int64]:
@@ -83,8 +84,8 @@ def _load(ctx: Context, version: int) -> Predecessor:
     with tempfile.TemporaryDirectory() as folder:
         info = bundle.fetch(ctx.artifacts, place.prefix, place.digest, Path(folder), names=(bundle.WEIGHTS,))
         data = (Path(folder) / bundle.WEIGHTS).read_bytes()
-    if info.architecture != networks.SMALL_CNN:
-        raise IntegrityError(f"its architecture is `{info.architecture}`, known is `{networks.SMALL_CNN}`")
+    if info.architecture != (wanted := ctx.settings.architecture):
+        raise IntegrityError(f"its architecture is `{info.architecture}`, set is `{wanted}`")
     try:
         weights = load(data)
     except SafetensorError as error:

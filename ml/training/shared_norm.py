@@ -39,6 +39,7 @@ def converted(network: nn.Module) -> nn.Module:
         if isinstance(child, nn.BatchNorm2d):
             shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
             shared.load_state_dict(child.state_dict())
+            shared.requires_grad_(child.weight.requires_grad)
             setattr(network, name, shared)
         else:
             converted(child)

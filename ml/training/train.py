@@ -20,7 +20,7 @@ from ml.datasets.versions import DatasetVersion
 from ml.errors import ConflictError, InvalidInputError
 from ml.settings import Settings
 from ml.training import checkpoint as checkpoints
-from ml.training import due, export, figures, networks, track
+from ml.training import due, export, figures, networks, quantise, track
 from ml.training import recipe as recipes
 from ml.training.checkpoint import Checkpoint
 from ml.training.feed import Progress
@@ -185,6 +185,7 @@ def _run(ctx: Context, training: _Training, progress: Progress | None) -> Traine
         run.metrics(0, {f"final_{k}": v for k, v in best.items()})
         logits = logits_of(fitted.network, material.judge.images)
         info = _export(material, fitted, logits, recipe, run.id, code, Path(folder))
+        info = _add_int8(run, ctx.settings, material, Path(folder)) or info
         _log_figures(run, material, fitted, logits)
         past = material.plan.past
         told_of = {"cycle": cycle_id, "refreshes": str(past.refreshes), "added": str(past.added)}
@@ -200,7 +201,7 @@ def _export(
     confidence = torch.softmax(logits / heat, 1).amax(1).numpy()
     counts = Counter(material.train.labels.tolist())
     info = BundleInfo(
-        architecture=networks.SMALL_CNN,
+        architecture=material.architecture,
         labels=material.version.classes,
         image_size=material.size,
         channels=material.channels,
@@ -214,6 +215,19 @@ def _export(
         files={},
     )
     export.export(fitted.network, info, material.judge.images, folder)
+    return bundle.parse((folder / bundle.INFO).read_bytes())
+
+
+def _add_int8(run: track.Run, settings: Settings, material: Material, folder: Path) -> BundleInfo | None:
+    """The bundle's info with INT8, if it is wanted and good enough."""
+    wanted = settings.int8 if settings.int8 is not None else material.architecture != networks.SMALL_CNN
+    if not wanted:
+        return None
+    images, _ = material.chosen
+    calibration = images[:: max(1, len(images) // quantise.CALIBRATION)][: quantise.CALIBRATION]
+    judge = (material.judge.images, material.judge.labels)
+    report, kept = quantise.add(folder, calibration, judge, settings.int8_max_loss)
+    run.metrics(0, {f"int8_{k}": float(v) for k, v in report} | {"int8_kept": float(kept)})
     return bundle.parse((folder / bundle.INFO).read_bytes())
 
 

@@ -22,6 +22,7 @@ def describe(live: Live, replica: str) -> ModelInfo:
         image_size=info.image_size,
         channels=info.channels,
         architecture=info.architecture,
+        variant=live.model.variant,
         dataset_version=info.dataset_version,
         run_id=info.run_id,
         digest=live.digest,

@@ -45,7 +45,7 @@ function showModel(model) {
   $("dataset").textContent = short(model.dataset_version);
   $("dataset").title = model.dataset_version;
   $("input").textContent = `${model.image_size} × ${model.image_size} ${model.channels === 1 ? "grey" : "RGB"}`;
-  $("architecture").textContent = model.architecture;
+  $("architecture").textContent = `${model.architecture}, ${model.variant}`;
   $("digest").textContent = model.digest.slice(0, 12);
   $("digest").title = model.digest;
   $("label-count").textContent = model.labels.length;

@@ -1,0 +1,66 @@
+"""Another architecture by settings: pretrained from the bucket, no warm start across, served like any other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from ml import model, objects
+from ml.context import Context, connect
+from ml.datasets.ingest import ingest
+from ml.errors import NotFoundError
+from ml.gate import scores
+from ml.training import export, networks
+from ml.training.train import train
+from tests.pictures import digit_files, upload
+from tests.unit.training.test_fit_and_export import info
+
+NAME = "mobilenet_v3_small"
+
+
+def changed(ctx: Context, **values: object) -> Context:
+    return connect(ctx.settings.model_copy(update=values))
+
+
+def test_from_the_small_network_to_a_pretrained_backbone_and_on(context_with_mlflow: Context) -> None:
+    ctx = context_with_mlflow
+    done = ingest(ctx, upload(ctx, "one", digit_files(0, 120)))
+    assert done.version
+    first = train(ctx, done.version, cycle_id="small", epochs=1)
+    ctx.registry.set_alias("champion", first.model_version)
+
+    key = "weights/body.safetensors"
+    other = changed(ctx, architecture=NAME, weights=f"s3://{ctx.settings.store_bucket}/{key}", image_size=32)
+    with pytest.raises(NotFoundError, match="EVERGREEN_WEIGHTS"):
+        train(other, done.version, cycle_id="too-early", epochs=1)
+    objects.connect(ctx.settings, ctx.settings.store_bucket).put(
+        key, save(networks.build(NAME, 3, 1000, 224, 4).state_dict())
+    )
+    second = train(other, done.version, cycle_id="backbone", epochs=1)
+    params = ctx.registry.client.get_run(second.run_id).data.params
+    assert params["architecture"] == NAME
+    assert params["plan_mode"] == "full"
+    assert "`small_cnn`, set is `mobilenet_v3_small`" in params["plan_reason"]
+    assert params["pretrained"].startswith("s3://")
+    assert params["layer_rates"] == "0.1,1"
+    loaded, _ = scores.load_model(other, second.model_version)
+    assert (loaded.info.image_size, loaded.info.channels) == (32, 1)
+
+    ctx.registry.set_alias("champion", second.model_version)
+    more = ingest(other, upload(other, "two", digit_files(120, 180)))
+    assert more.version
+    third = train(other, more.version, cycle_id="warm", epochs=1)
+    params = ctx.registry.client.get_run(third.run_id).data.params
+    assert params["plan_mode"] == "refresh"
+    assert params["pretrained"] == "none"
+
+
+def test_a_transformer_with_frozen_layers_is_exported(tmp_path: Path) -> None:
+    network = networks.build("vit_b_16", 1, 2, 32, 0, (0, 1))
+    x = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 1), np.uint8)
+    export.export(network, info(labels=("a", "b"), image_size=32), x, tmp_path)
+    with torch.no_grad():
+        expected = torch.softmax(network(networks.normalise(torch.from_numpy(x))), 1).numpy()
+    assert model.load(tmp_path).predict(x[:1]) == pytest.approx(expected[:1], abs=1e-4)

@@ -1,0 +1,121 @@
+"""INT8 beside fp32: made, measured, kept or dropped, proven, and never in the way."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml import bundle, images, model
+from ml.errors import IntegrityError
+from ml.training import export, networks, quantise
+from ml.training.fit import Fitted, fit
+from ml.training.recipe import Recipe
+from tests.pictures import digits
+from tests.unit.training.test_fit_and_export import info
+
+LIMITS = images.Limits(10**6, 10**6)
+
+
+@pytest.fixture(scope="module")
+def arrays() -> tuple[np.ndarray, np.ndarray]:
+    x = np.stack([images.decode(data, 24, 1, LIMITS) for _, data in digits()[:360]])
+    return x, np.asarray([int(label) for label, _ in digits()[:360]], np.int64)
+
+
+@pytest.fixture(scope="module")
+def fitted(arrays: tuple[np.ndarray, np.ndarray]) -> Fitted:
+    x, y = arrays
+    recipe = Recipe(epochs=6, patience=5, batch_size=32, learning_rate=2e-3, seed=3)
+    return fit(networks.seeded(1, 10, 24, 3), (x[:300], y[:300]), (x[300:], y[300:]), recipe)
+
+
+@pytest.fixture
+def folder(fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
+    export.export(fitted.network, info(), arrays[0][:40], tmp_path)
+    return tmp_path
+
+
+def add(folder: Path, arrays: tuple[np.ndarray, np.ndarray], max_loss: float = 0.05) -> tuple[bundle.Int8, bool]:
+    x, y = arrays
+    return quantise.add(folder, x[:300], (x[300:], y[300:]), max_loss)
+
+
+def test_it_is_kept_with_figures_and_probes_of_its_own(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    report, kept = add(folder, arrays)
+    assert kept
+    assert report.samples == 60
+    assert report.agreement > 0.9
+    assert bundle.parse((folder / bundle.INFO).read_bytes()).int8 == report
+    assert set(bundle.parse((folder / bundle.INFO).read_bytes()).files) == {
+        bundle.MODEL, bundle.PROBES, bundle.INT8_MODEL, bundle.INT8_PROBES, bundle.WEIGHTS,
+    }  # fmt: skip
+    small = model.load(folder, variant="int8")
+    assert small.variant == "int8"
+    model.check_probes(small, folder, 1e-6)
+    exact = model.load(folder, variant="fp32")
+    assert exact.variant == "fp32"
+    assert not np.array_equal(small.predict(arrays[0][:20]), exact.predict(arrays[0][:20]))
+    assert small.predict(arrays[0][:20]) == pytest.approx(exact.predict(arrays[0][:20]), abs=0.2)
+    assert (folder / bundle.INT8_MODEL).stat().st_size < 0.4 * (folder / bundle.MODEL).stat().st_size
+
+
+def test_one_that_loses_too_much_leaves_no_trace(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    report, kept = add(folder, arrays, max_loss=-2)
+    assert not kept
+    assert report.samples == 60
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_ranges_of_the_wrong_images_cost_accuracy_and_are_seen(
+    folder: Path, arrays: tuple[np.ndarray, np.ndarray]
+) -> None:
+    x, y = arrays
+    report, kept = quantise.add(folder, np.zeros_like(x[:32]), (x[300:], y[300:]), 0.05)
+    assert report.accuracy_loss > 0.05
+    assert not kept
+
+
+@pytest.mark.parametrize(
+    ("wish", "speedup", "chosen"),
+    [("auto", 2, "int8"), ("auto", 0.9, "fp32"), ("fp32", 2, "fp32"), ("int8", 0.9, "int8")],
+)
+def test_the_variant_follows_wish_and_speed(wish: str, speedup: float, chosen: str) -> None:
+    made = bundle.Int8(samples=9, accuracy_loss=0, agreement=1, speedup=speedup)
+    assert info(int8=made).variant(wish) == chosen
+    assert info().variant(wish) == "fp32"
+
+
+def faulty(folder: Path, arrays: tuple[np.ndarray, np.ndarray], target: Path) -> Path:
+    """A bundle whose INT8 probes say what this processor does not."""
+    add(folder, arrays)
+    shutil.copytree(folder, target)
+    told = bundle.parse((target / bundle.INFO).read_bytes())
+    x, p = bundle.load_probes((target / bundle.INT8_PROBES).read_bytes())
+    np.savez(target / bundle.INT8_PROBES, images=x, probabilities=np.roll(p, 1, 1))
+    assert told.int8
+    bundle.write(target, told.model_copy(update={"int8": told.int8.model_copy(update={"speedup": 3.0})}))
+    return target
+
+
+def test_int8_that_differs_here_gives_way(
+    folder: Path, arrays: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    broken = faulty(folder, arrays, tmp_path_factory.mktemp("broken") / "b")
+    assert model.load(broken).variant == "int8"
+    with pytest.raises(IntegrityError, match="probes"):
+        model.check_probes(model.load(broken), broken, 1e-3)
+    assert {model.load_proven(broken, 1e-3, variant=wish).variant for wish in ("auto", "int8")} == {"fp32"}
+
+
+def test_int8_that_cannot_be_loaded_gives_way_and_fp32_is_still_proven(
+    folder: Path, arrays: tuple[np.ndarray, np.ndarray]
+) -> None:
+    add(folder, arrays)
+    assert model.load_proven(folder, 1e-3, variant="int8").variant == "int8"
+    (folder / bundle.INT8_MODEL).write_bytes(b"no model")
+    assert model.load_proven(folder, 1e-3, variant="int8").variant == "fp32"
+    np.savez(folder / bundle.PROBES, images=arrays[0][:4], probabilities=np.zeros((4, 10), np.float32))
+    with pytest.raises(IntegrityError, match="probes"):
+        model.load_proven(folder, 1e-3, variant="int8")
