@@ -54,7 +54,8 @@ def balance(
     """What the recipe does for rare classes, and what makes the answers fit other class shares than the labels'.
 
     The offsets are the logarithms of the labels' shares over those wanted (Menon et al. 2021, logit
-    adjustment): a network that has learned with them answers for the shares wanted.
+    adjustment): a network that has learned with them answers for the shares wanted, raised to the
+    power of the recipe's `prior`.
 
     Weights and chances are inverse to the root of the class's share: the full inverse lets a handful of
     images rule the gradient (Mahajan et al. 2018). The weights are 1 on average over the samples.
@@ -66,7 +67,8 @@ def balance(
     # A class without samples counts as if it had one: its offset must stay finite.
     found = np.maximum(1 / len(labels), np.bincount(labels, minlength=classes) / len(labels))
     shares = found if wanted is None else np.maximum(1 / len(labels), wanted)
-    offsets = np.log(found / shares)
+    offsets = np.log(found) - recipe.prior * np.log(shares)
+    offsets -= offsets @ found  # the loss does not know a constant
     by_class = 1 / np.sqrt(shares)
     by_class /= by_class[labels].mean()
     return Balance(

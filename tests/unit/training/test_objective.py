@@ -8,8 +8,17 @@ from ml.training import objective
 from ml.training.recipe import Balance, Recipe
 
 
-def recipe(balance: Balance = "none") -> Recipe:
-    return Recipe(epochs=1, patience=1, batch_size=8, learning_rate=0.1, seed=1, label_smoothing=0, balance=balance)
+def recipe(balance: Balance = "none", prior: float = 1.0) -> Recipe:
+    return Recipe(
+        epochs=1,
+        patience=1,
+        batch_size=8,
+        learning_rate=0.1,
+        seed=1,
+        label_smoothing=0,
+        balance=balance,
+        prior=prior,
+    )
 
 
 LABELS = np.repeat([0, 1], [90, 10])
@@ -33,10 +42,16 @@ def best_answer(balance: objective.Balance, labels: np.ndarray, chosen: Recipe) 
 
 def test_what_was_picked_unevenly_is_answered_for_as_it_is_where_it_came_from() -> None:
     none = objective.balance(LABELS, 2, recipe())
-    assert none.offsets.tolist() == [0, 0]
+    assert none.offsets.tolist() == pytest.approx([0, 0])
     assert best_answer(none, LABELS, recipe()) == pytest.approx([0.9, 0.1], abs=1e-3)
     stored = objective.balance(LABELS, 2, recipe(), np.asarray([0.4, 0.6]))
     assert best_answer(stored, LABELS, recipe()) == pytest.approx([0.4, 0.6], abs=1e-3)
+
+
+@pytest.mark.parametrize(("prior", "shares"), [(1.0, [0.9, 0.1]), (0.5, [0.75, 0.25]), (0.0, [0.5, 0.5])])
+def test_the_prior_says_how_far_rare_classes_stay_rare(prior: float, shares: list[float]) -> None:
+    chosen = recipe(prior=prior)
+    assert best_answer(objective.balance(LABELS, 2, chosen), LABELS, chosen) == pytest.approx(shares, abs=1e-3)
 
 
 def test_a_class_that_is_not_learned_from_is_left_alone() -> None:
