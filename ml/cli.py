@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml import cli_data, cli_datasets, cli_quarantine, cli_validate
+from ml import cli_data, cli_datasets, cli_quarantine, cli_tune, cli_validate
 from ml.cli_shared import (
     STOPPED,
     Actor,
@@ -41,6 +41,7 @@ app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_data.classes, name="classes")
 app.add_typer(cli_data.labels, name="labels")
 app.command()(cli_validate.validate)
+app.command()(cli_tune.tune)
 
 
 @app.command()

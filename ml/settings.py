@@ -1,8 +1,8 @@
 """Every setting, read once from the environment, typed, with secrets redacted.
 
 A variable is the field's name in capitals behind ``EVERGREEN_``. ``Settings.load`` also reads the
-file that the local stack writes (``$EVERGREEN_HOME/evergreen.env``), so a shell needs no exports;
-real environment variables win over the file.
+file that the local stack writes (``$EVERGREEN_HOME/evergreen.env``), so a shell needs no exports, and
+the one that ``evergreen tune`` writes (``recipe.env`` beside it); real environment variables win over both.
 """
 
 import json
@@ -17,6 +17,7 @@ from ml.errors import InvalidInputError
 
 PREFIX = "EVERGREEN_"
 ENV_FILE = "evergreen.env"
+RECIPE_FILE = "recipe.env"
 PORT_PREFIX = "EVERGREEN_PORT_"  # the local stack's own; nothing here reads them
 
 
@@ -102,6 +103,9 @@ class Settings(BaseModel):
     augmentation: Literal["none", "light", "trivial"] = Field("light", description="See docs/training.md, Recipe.")
     mix: Literal["none", "mixup", "cutmix"] = "none"
     label_smoothing: float = Field(0.05, ge=0, lt=1)
+    prior: float = Field(
+        0.5, ge=0, le=1, description="How far answers follow the classes' shares: 1 wholly, 0 as if all were even."
+    )
     balance: Literal["none", "weights", "sampler", "focal"] = Field("none", description="What helps rare classes.")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(1e-2, ge=0)
@@ -177,13 +181,14 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:
-        """Settings from ``environ`` over the local stack's file, if there is one.
+        """Settings from ``environ`` over the local stack's file and a tuned recipe, if there are any.
 
         Raises:
             InvalidInputError: a variable is unknown or its value does not fit; all are named.
         """
         home = Path(environ.get(PREFIX + "HOME", cls.model_fields["home"].default))
-        merged = {k: v for k, v in dotenv_values(home / ENV_FILE).items() if v is not None} | dict(environ)
+        files = dotenv_values(home / RECIPE_FILE) | dotenv_values(home / ENV_FILE)
+        merged = {k: v for k, v in files.items() if v is not None} | dict(environ)
         ours = {k: v for k, v in merged.items() if k.startswith(PREFIX) and not k.startswith(PORT_PREFIX)}
         values = {k.removeprefix(PREFIX).lower(): v for k, v in ours.items() if v}
         try:

@@ -1,9 +1,10 @@
-"""A process of a training that several share, for tests: `torchrun … -m tests.spread_process OUT [FALLS]`."""
+"""A process of a training that several share, for tests: `torchrun … -m tests.spread_process OUT [falls|waits]`."""
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def material() -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int64)
 
 
-def main(folder: Path, falls: bool) -> None:
+def main(folder: Path, mishap: str) -> None:
+    """Train; in the second epoch the last process once kills itself, or all once wait to be killed."""
     Placement.bf16_pays = lambda self: False  # type: ignore[method-assign]  # rounding would hide a difference
     x, y = material()
     network = networks.seeded(3, 4, 24, 3)
@@ -38,9 +40,12 @@ def main(folder: Path, falls: bool) -> None:
         fallen = folder / "fallen"
 
         def told(epoch: int, *_: object) -> None:
-            if falls and epoch == 2 and place.rank == place.world - 1 and not fallen.exists():
+            if mishap == "falls" and epoch == 2 and place.rank == place.world - 1 and not fallen.exists():
                 fallen.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if mishap == "waits" and epoch == 2 and not (folder / "killed").exists():
+                (folder / "waiting").touch()
+                time.sleep(600)
 
         checkpoint = Checkpoint(folder / "state.pt", "this one", 0.0)
         done = fit(network, (x[:150], y[:150]), (x[150:], y[150:]), RECIPE, told, checkpoint=checkpoint, place=place)
@@ -51,4 +56,4 @@ def main(folder: Path, falls: bool) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), falls=len(sys.argv) > 2)
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch._dynamo  # the first optimizer of a process imports it, over a second; here a preloading parent does
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,6 +24,7 @@ from ml.training.recipe import Recipe
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+Shares = NDArray[np.float64]
 
 
 @dataclass
@@ -72,6 +74,7 @@ def fit(
     *,
     warm: bool = False,
     teacher: Teacher | None = None,
+    shares: Shares | None = None,
     checkpoint: Checkpoint | None = None,
     place: Placement = ALONE,
 ) -> Fitted:
@@ -84,11 +87,12 @@ def fit(
         progress: told epoch, epochs and metrics after each epoch, of those before a kill once more.
         warm: the network has learned already; its weights stay if no epoch betters them.
         teacher: whose answers count as far as the recipe's `distillation` says.
+        shares: ``float64[classes]`` of the classes where the network will answer; None: those of `train`.
         checkpoint: continue where a killed call with the same arguments stood, to the same weights bit for bit.
         place: this process among those that share every batch; all of them call this.
     """
     with threads(recipe.threads):
-        return _Loop(network, train, validation, recipe, progress, warm, teacher, checkpoint, place).run()
+        return _Loop(network, train, validation, recipe, progress, warm, teacher, shares, checkpoint, place).run()
 
 
 class _Loop:
@@ -101,6 +105,7 @@ class _Loop:
         progress: Progress | None,
         warm: bool,
         teacher: Teacher | None,
+        shares: Shares | None,
         checkpoint: Checkpoint | None,
         place: Placement,
     ) -> None:
@@ -116,7 +121,7 @@ class _Loop:
         self.optimizer = optimizers.optimizer(self.inner, recipe)
         self.average = optimizers.average(self.inner, recipe.ema)
         self.classes = logits_of(network, train[0], np.zeros(1, np.int64)).shape[1]
-        self.weights, self.chances = objective.balance(train[1], self.classes, recipe)
+        self.balance = objective.balance(train[1], self.classes, recipe, shares)
         self.best = _copy(network)
         self.at = Standing({}, math.inf)
         if not self._restore():
@@ -128,14 +133,14 @@ class _Loop:
         kind, bf16 = torch.device(place.device).type, place.bf16_pays()
         while not at.ended(recipe):
             self.learner.train()
-            batches = order.batches(len(self.train[1]), recipe.batch_size, recipe.seed, at.epoch, self.chances)
+            batches = order.batches(len(self.train[1]), recipe.batch_size, recipe.seed, at.epoch, self.balance.chances)
             for chosen, images, labels in feed.batches(self.train, batches[at.step :], place):
                 rate = optimizers.rate(recipe, at.epoch * len(batches) + at.step, recipe.epochs * len(batches))
                 optimizers.set_rate(self.optimizer, rate)
                 batch, target = self._prepared(images, labels, len(chosen))
                 with torch.autocast(kind, torch.bfloat16, enabled=bf16):
                     logits = self.learner(batch).float()
-                losses = objective.losses(logits, target, recipe, self.weights)
+                losses = objective.losses(logits, target, recipe, self.balance)
                 if self.teacher:
                     losses = losses + recipe.distillation * objective.kept(logits, batch, self.teacher)
                 # Processes average their gradients: times their number, it is the mean over the whole batch.

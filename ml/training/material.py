@@ -52,6 +52,11 @@ class Material:
         """Images and labels that the plan picked from the training split."""
         return self.train.images.take(self.plan.chosen), self.train.labels[self.plan.chosen]
 
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Of the classes in the whole training split: a plan picks them in others."""
+        return np.bincount(self.train.labels, minlength=len(self.version.classes)) / len(self.train)
+
     def network(self, seed: int) -> nn.Module:
         """Fresh, pretrained, or with the predecessor's weights."""
         made = networks.build(self.architecture, self.channels, len(self.version.classes), self.size, seed, self.rates)

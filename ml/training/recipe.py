@@ -25,6 +25,7 @@ class Recipe:
         augmentation: `light` moves an image by up to a twelfth of its side; `trivial` is TrivialAugment
             (Müller & Hutter 2021) on top.
         mix: images and labels of a batch mixed with each other (Zhang et al. 2018, Yun et al. 2019).
+        prior: how far answers follow the stored classes' shares: 1 wholly, 0 not at all, as if all were even.
         balance: what is done for rare classes: a weight in the loss, drawn more often, or the focal
             loss (Lin et al. 2017).
         warm_up: share of the steps in which the learning rate rises; then it falls as half a cosine.
@@ -44,6 +45,7 @@ class Recipe:
     augmentation: Augmentation = "light"
     mix: Mix = "none"
     label_smoothing: float = 0.05
+    prior: float = 0.5
     balance: Balance = "none"
     optimizer: Optimizer = "adamw"
     weight_decay: float = 1e-2
@@ -92,6 +94,7 @@ def of(
         augmentation=settings.augmentation,
         mix=settings.mix,
         label_smoothing=settings.label_smoothing,
+        prior=settings.prior,
         balance=settings.balance,
         optimizer=settings.optimizer,
         weight_decay=settings.weight_decay,

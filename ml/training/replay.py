@@ -22,14 +22,15 @@ _SIFTED: Final = 4
 
 
 def by(policy: Policy, labels: Positions, images: Pictures, champion: nn.Module | None, seed: int) -> Draw:
-    """A policy's draw; every class has equal parts as far as it reaches.
+    """A policy's draw, which evens the classes out: together with what is new, as equal in number as may be.
 
     `stratified` draws at random. `hardest` takes the samples with the champion's largest losses, and
     `herding` those whose mean answer is nearest the class's (Welling 2009, as iCaRL has it, on
     log-probabilities in place of features), each from four times as many random ones.
 
     Args:
-        labels: ``int64[N]``, positions among the champion's outputs, or −1 for classes new to it.
+        labels: ``int64[N]``, positions among the champion's outputs, or −1 for classes new to it. What a pool
+            leaves out counts as new.
         champion: None draws by chance whatever the policy.
     """
 
@@ -40,24 +41,35 @@ def by(policy: Policy, labels: Positions, images: Pictures, champion: nn.Module 
         known = candidates[labels[candidates] >= 0]
         answers = functional.log_softmax(logits_of(champion, images, known), 1)
         rank = _hardest if policy == "hardest" else _herded
-        return even(rank(answers, torch.from_numpy(labels[known]), known), count)
+        ranked = rank(answers, torch.from_numpy(labels[known]), known)
+        return even(ranked, _new_of(ranked, labels, pool), count)
 
     return draw
 
 
 def stratified(labels: Positions, pool: Positions, count: int, seed: int) -> Positions:
-    """About `count` of `pool` by chance, every class in equal parts as far as it reaches."""
+    """About `count` of `pool` by chance, so that the classes come out even together with what `pool` leaves out."""
     if count >= len(pool):
         return pool
     generator = np.random.default_rng(seed)
-    return even([generator.permutation(pool[labels[pool] == c]) for c in np.unique(labels[pool])], count)
+    shuffled = [generator.permutation(pool[labels[pool] == c]) for c in np.unique(labels[pool])]
+    return even(shuffled, _new_of(shuffled, labels, pool), count)
 
 
-def even(by_class: list[Positions], count: int) -> Positions:
-    """The first `count` when classes take turns, each in its own order; a cut anywhere is as even as they allow."""
+def even(by_class: list[Positions], ahead: list[int], count: int) -> Positions:
+    """The first `count` when classes take turns, each in its own order; one that is `ahead` waits for the others."""
     members = np.concatenate(by_class) if by_class else np.zeros(0, np.int64)
-    turn = np.concatenate([np.arange(len(c)) for c in by_class]) if by_class else members
+    turns = [np.arange(len(c)) + start for c, start in zip(by_class, ahead, strict=True)]
+    turn = np.concatenate(turns) if turns else members
     return members[np.argsort(turn, kind="stable")[:count]]
+
+
+def _new_of(by_class: list[Positions], labels: Positions, pool: Positions) -> list[int]:
+    """For each class, how many samples the pool leaves out."""
+    left = np.ones(len(labels), bool)
+    left[pool] = False
+    counts = np.bincount(labels[left & (labels >= 0)], minlength=int(labels.max(initial=0)) + 1)
+    return [int(counts[labels[c[0]]]) if len(c) and labels[c[0]] >= 0 else 0 for c in by_class]
 
 
 def _hardest(answers: Tensor, labels: Tensor, positions: Positions) -> list[Positions]:

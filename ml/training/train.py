@@ -130,6 +130,7 @@ class _Training:
             progress,
             warm=material.warm is not None,
             teacher=material.teacher() if self.recipe.distillation else None,
+            shares=material.shares,
             checkpoint=self.checkpoint,
             place=self.place,
         )

@@ -35,8 +35,9 @@ def table(result: dict[str, Any]) -> str:
 def refresh(name: str, result: dict[str, Any], page: Path) -> None:
     """Replace the section `name` of the page, or add it at the end."""
     heading = f"## {name}\n"
+    plots = "".join(f"![{plot}]({plot})\n\n" for plot in result.get("plots", ()))
     section = (
-        f"{heading}\n{(result['doc'] or '').strip()}\n\n{table(result)}\n\n"
+        f"{heading}\n{(result['doc'] or '').strip()}\n\n{table(result)}\n\n{plots}"
         f"{datetime.now(UTC):%Y-%m-%d}, {result['runs']} runs, {result['machine']}.\n"
     )
     text = page.read_text() if page.exists() else "# Benchmarks\n\nMade by `make bench NAME=…`; do not edit by hand.\n"

@@ -1,24 +1,22 @@
-"""CIFAR-10 as a stream of drops: refreshes beside a full training, on the production plan, recipe and loop."""
+"""CIFAR-10 as a stream of drops: refreshes beside full trainings, on the production plan, recipe and loop."""
 
 import copy
 import io
-import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from torch import nn
 
 from ml.settings import Settings
-from ml.training import networks, plan, recipe, replay
+from ml.training import material, networks, objective, plan, recipe, replay
 from ml.training.fit import fit, logits_of
 from ml.training.plan import Past
 
-DATA = Path(os.environ.get("EVERGREEN_BENCH_CIFAR10", "../shared/data/cifar10/train.tar"))
 DROPS, CLASSES, SIDE = 10, 10, 32
 ORDERS = ("shuffled", "two new classes", "drift")
 _LOOKING = 1 / 3
@@ -30,25 +28,39 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stream:
-    """Ten drops, each split in what is learned from and what judges the epochs, and what tests at the end."""
+    """Ten drops; of each a tenth judges the epochs and the rest is learned from.
+
+    Attributes:
+        task: ``int64[M]``, of the test images: the drop that brings their kind; −1 where every drop does.
+    """
 
     images: Pixels
     labels: Labels
     drop: Labels
     validates: NDArray[np.bool_]
     test: tuple[Pixels, Labels]
+    task: Labels
 
 
-@dataclass
+@dataclass(frozen=True)
 class Course:
-    """What one way of keeping up came to: images learned from in all, and the answers on the test images."""
+    """What one way of keeping up came to.
+
+    Attributes:
+        seen: images learned from in all; one that is only looked at counts as a third.
+        answers: ``int64[drops or 1, M]``, to the test images, after each drop or at the end.
+    """
 
     seen: float
-    right: NDArray[np.bool_]
+    answers: Labels
 
 
-def read(path: Path, count: int) -> tuple[Pixels, Labels]:
-    """`count` images, dealt evenly over the classes."""
+def pixels(path: Path, count: int) -> tuple[Pixels, Labels]:
+    """`count` images, dealt evenly over the classes, and their labels.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     with tarfile.open(path) as archive:
         members = sorted((m for m in archive if m.isfile()), key=lambda m: m.name)
         chosen = [members[i] for i in np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)]
@@ -62,21 +74,23 @@ def make(order: str, train: tuple[Pixels, Labels], test: tuple[Pixels, Labels], 
     generator = np.random.default_rng([seed, 99])
     images, labels = train
     drop = generator.permutation(len(labels)) % DROPS
+    task = np.full(len(test[1]), -1)
     if order == "two new classes":
         turn = generator.permutation(len(labels)) % 2
         drop = labels // 2 + 5 * turn
+        task = test[1] // 2 + 5
     if order == "drift":
         images = _worn(images, drop, generator)
-        tested = generator.permutation(len(test[1])) % DROPS
-        test = _worn(test[0], tested, generator), test[1]
-    return Stream(images, labels, drop, generator.random(len(labels)) < 0.1, test)
+        task = generator.permutation(len(test[1])) % DROPS
+        test = _worn(test[0], task, generator), test[1]
+    return Stream(images, labels, drop, generator.random(len(labels)) < 0.1, test, task)
 
 
 def _worn(images: Pixels, level: Labels, generator: np.random.Generator) -> Pixels:
     """Noise up to a deviation of 36 grey levels and blur up to 0.9 pixels, growing with the drop."""
     found = np.empty_like(images)
     for i, image in enumerate(images):
-        strength = level[i] / (DROPS - 1)
+        strength = float(level[i]) / (DROPS - 1)
         blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.9 * strength))
         noise = generator.normal(0, 36 * strength, image.shape)
         found[i] = np.clip(np.asarray(blurred, np.float64) + noise, 0, 255)
@@ -85,65 +99,93 @@ def _worn(images: Pixels, level: Labels, generator: np.random.Generator) -> Pixe
 
 def full(stream: Stream, settings: Settings) -> Course:
     """Retraining on everything at each drop; only the last is carried out, of the others the cost is counted."""
-    learned = ~stream.validates
     seen = 0.0
     for number in range(DROPS):
-        count = int((learned & (stream.drop <= number)).sum())
-        seen += count * recipe.of(settings, count, SIDE, 3).epochs
-    network = networks.seeded(3, CLASSES, SIDE, settings.seed)
-    chosen = recipe.of(settings, int(learned.sum()), SIDE, 3)
-    judge = stream.images[stream.validates], stream.labels[stream.validates]
+        learned, looked = _here(stream, number)
+        epochs = recipe.of(settings, len(learned), SIDE, 3).epochs
+        judged = min(len(looked), max(500, len(learned) // 3))
+        seen += (len(learned) + judged * _LOOKING) * epochs
+    network, chosen = networks.seeded(3, CLASSES, SIDE, settings.seed), recipe.of(settings, len(learned), SIDE, 3)
+    judge = _judge(stream, DROPS - 1, len(learned), np.arange(CLASSES))
     done = fit(network, (stream.images[learned], stream.labels[learned]), judge, chosen)
-    return Course(seen, _right(done.network, stream))
+    return Course(seen, _answers(done.network, stream)[None])
 
 
-def refreshed(stream: Stream, settings: Settings) -> tuple[Course, list[NDArray[np.bool_]]]:
-    """A full training on the first drop, then a refresh at each; and the answers after every drop."""
-    network: Any = None
-    known: tuple[str, ...] = ()
-    seen, answers = 0.0, list[NDArray[np.bool_]]()
-    past = Past()
+def refreshed(stream: Stream, settings: Settings) -> Course:
+    """What production does: a full training on the first drop, then as the plan says; answers after every drop."""
+    network: nn.Module | None = None
+    known, past, seen, answers = tuple[str, ...](), Past(), 0.0, list[Labels]()
     for number in range(DROPS):
-        here = np.flatnonzero((stream.drop <= number) & ~stream.validates)
+        here, _ = _here(stream, number)
         present = np.unique(stream.labels[here])
         classes = tuple(str(c) for c in present)
         labels = np.searchsorted(present, stream.labels[here])
-        before = np.asarray([known.index(str(c)) if str(c) in known else -1 for c in stream.labels[here]])
         images = stream.images[here]
-        draw = replay.by(settings.replay_policy, before, images, network, settings.seed + number)
+        before = np.asarray([known.index(c) if c in known else -1 for c in classes])[labels]
         made = plan.make(
             "auto",
             stream.drop[here] == number,
             None if network else "first",
             past,
-            draw=draw,
+            draw=replay.by(settings.replay_policy, before, images, network, settings.seed + number),
             replay_ratio=settings.replay_ratio,
             full_every=settings.full_every,
             full_growth=settings.full_growth,
         )
         warm, past = made.mode == "refresh", made.past
-        fresh = networks.seeded(3, len(classes), SIDE, settings.seed)
-        if warm:
+        fresh = networks.seeded(3, len(classes), SIDE, settings.seed + number)
+        if warm and network is not None:
             networks.carry_head(fresh, network.state_dict(), known, classes)
         chosen = recipe.of(settings, len(made.chosen), SIDE, 3, warm=warm)
-        judge = _judge(stream, number, present, len(made.chosen))
-        done = fit(fresh, (images[made.chosen], labels[made.chosen]), judge, chosen, warm=warm)
-        looked = 4 * made.replayed if settings.replay_policy != "stratified" and warm else 0
-        seen += len(made.chosen) * len(done.history) + looked * _LOOKING
+        judge = _judge(stream, number, len(made.chosen), present)
+        done = fit(
+            fresh,
+            (images[made.chosen], labels[made.chosen]),
+            judge,
+            chosen,
+            warm=warm,
+            teacher=_teacher(network, known, classes) if warm else None,
+            shares=np.bincount(labels) / len(labels),
+        )
+        sifted = 4 * made.replayed if warm and settings.replay_policy != "stratified" else 0
+        taught = len(made.chosen) if warm and settings.distillation else 0
+        seen += (len(made.chosen) + (taught + len(judge[1])) * _LOOKING) * len(done.history) + sifted * _LOOKING
         network, known = done.network, classes
-        answers.append(_right(network, stream, present))
-    return Course(seen, answers[-1]), answers
+        answers.append(present[_answers(network, stream)])
+    return Course(seen, np.stack(answers))
 
 
-def _judge(stream: Stream, number: int, present: Labels, learned: int) -> tuple[Pixels, Labels]:
-    from ml.training.material import judges
+def forgetting(stream: Stream, answers: Labels) -> float:
+    """Points that kinds of images lost since the drop that brought them last, on average over the kinds.
 
-    here = np.flatnonzero((stream.drop <= number) & stream.validates)
-    chosen = here[judges(stream.labels[here], learned, seed=number)]
+    What Lopez-Paz & Ranzato (2017) call backward transfer, with the other sign. Where every drop brings
+    every kind, what all test images lost since the drop before the last.
+    """
+    right = answers == stream.test[1]
+    kinds = [task for task in np.unique(stream.task) if task != DROPS - 1]
+    lost = [right[t, stream.task == t].mean() - right[-1, stream.task == t].mean() for t in kinds if t >= 0]
+    return 100 * float(np.mean(lost) if lost else right[-2].mean() - right[-1].mean())
+
+
+def _here(stream: Stream, number: int) -> tuple[Labels, Labels]:
+    """Positions of what is learned from and of what judges, up to a drop."""
+    arrived = stream.drop <= number
+    return np.flatnonzero(arrived & ~stream.validates), np.flatnonzero(arrived & stream.validates)
+
+
+def _judge(stream: Stream, number: int, learned: int, present: Labels) -> tuple[Pixels, Labels]:
+    _, every = _here(stream, number)
+    chosen = every[material.judges(stream.labels[every], learned, seed=number)]
     return stream.images[chosen], np.searchsorted(present, stream.labels[chosen])
 
 
-def _right(network: Any, stream: Stream, present: Labels | None = None) -> NDArray[np.bool_]:
+def _teacher(network: nn.Module | None, known: tuple[str, ...], classes: tuple[str, ...]) -> objective.Teacher | None:
+    if network is None:
+        return None
+    return objective.Teacher(copy.deepcopy(network).eval(), tuple(classes.index(c) for c in known))
+
+
+def _answers(network: nn.Module, stream: Stream) -> Labels:
     with torch.inference_mode():
-        answers = logits_of(copy.deepcopy(network), stream.test[0]).argmax(1).numpy()
-    return (answers if present is None else present[answers]) == stream.test[1]
+        answers: Labels = logits_of(network, stream.test[0]).argmax(1).numpy()
+    return answers

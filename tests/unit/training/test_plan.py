@@ -25,7 +25,7 @@ def test_without_a_champion_everything_is_trained_on() -> None:
     assert (made.mode, len(made.chosen), made.reason) == ("full", 10, "there is no champion")
 
 
-def test_a_refresh_takes_all_that_is_new_and_replays_classes_evenly() -> None:
+def test_a_refresh_takes_all_that_is_new_and_evens_the_classes_out() -> None:
     labels = np.repeat([0, 1, 2], [700, 200, 100])
     is_new = np.zeros(1000, bool)
     is_new[::20] = True
@@ -34,7 +34,7 @@ def test_a_refresh_takes_all_that_is_new_and_replays_classes_evenly() -> None:
     assert set(np.flatnonzero(is_new)) <= set(made.chosen)
     replayed = [i for i in made.chosen if not is_new[i]]
     assert len(replayed) == made.replayed == 150
-    assert np.bincount(labels[replayed]).tolist() == [50, 50, 50]
+    assert np.bincount(labels[made.chosen]).tolist() == [67, 67, 66]
     again = make("auto", is_new, labels, replay_ratio=3)
     assert np.array_equal(made.chosen, again.chosen)
 
@@ -102,3 +102,13 @@ def test_threads_leave_room_for_the_others() -> None:
 @pytest.mark.parametrize(("samples", "side", "epochs"), [(600, 24, 30), (7000, 32, 8), (700, 96, 9), (50_000, 64, 4)])
 def test_the_budget_bounds_the_epochs_by_data_alone(samples: int, side: int, epochs: int) -> None:
     assert recipe.of(Settings(train_budget=60_000), samples, side, 3).epochs == epochs
+
+
+def test_a_replay_evens_out_what_is_new() -> None:
+    labels = np.repeat([0, 1, 2], [400, 400, 400])
+    is_new = np.zeros(1200, bool)
+    is_new[:100] = True
+    made = make("auto", is_new, labels, replay_ratio=2)
+    assert np.bincount(labels[made.chosen]).tolist() == [100, 100, 100]
+    much = make("auto", is_new, labels, replay_ratio=5)
+    assert np.bincount(labels[much.chosen]).tolist() == [200, 200, 200]

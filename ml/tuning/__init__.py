@@ -1,0 +1,1 @@
+"""Search for a better recipe on the validation split."""

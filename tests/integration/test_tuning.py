@@ -1,0 +1,123 @@
+"""A search for a recipe, with real Postgres, S3 and MLflow: shared by workers, one of which is killed."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from ml import cli
+from ml.catalog.engine import transaction
+from ml.context import Context, connect
+from ml.datasets import loader
+from ml.datasets.ingest import ingest
+from ml.errors import InvalidInputError, NotFoundError
+from ml.settings import PREFIX, Settings
+from ml.tuning.search import search
+from tests.pictures import digit_files, upload
+from tests.servers import wait_until
+
+
+@pytest.fixture
+def ctx(context_with_mlflow: Context) -> Context:
+    """500 digits as a dataset version."""
+    assert ingest(context_with_mlflow, upload(context_with_mlflow, "one", digit_files(0, 500))).version
+    return context_with_mlflow
+
+
+def _worker(settings: Settings, trials: int, stuck: Path | None) -> None:
+    """A worker; with `stuck`, one that says so in its first trial and then hangs."""
+
+    def told(*_: Any) -> None:
+        if stuck:
+            stuck.touch()
+            time.sleep(300)
+
+    search(connect(settings), trials=trials, epochs=2, progress=told, beat=1)
+
+
+def started(settings: Settings, trials: int, stuck: Path | None = None) -> multiprocessing.process.BaseProcess:
+    child = multiprocessing.get_context("spawn").Process(target=_worker, args=(settings, trials, stuck))
+    child.start()
+    return child
+
+
+def test_two_workers_share_a_study_and_a_killed_ones_trial_is_done_by_another(ctx: Context, tmp_path: Path) -> None:
+    dies = started(ctx.settings, 4, tmp_path / "stuck")
+    wait_until((tmp_path / "stuck").exists, seconds=120, what="the first trial")
+    assert dies.pid is not None
+    os.kill(dies.pid, signal.SIGKILL)
+    dies.join()
+    others = [started(ctx.settings, 4) for _ in range(2)]
+    for other in others:
+        other.join(300)
+        assert other.exitcode == 0
+    found = search(ctx, trials=4, epochs=2, beat=1)
+    states = [row["state"] for row in found.trials]
+    assert 4 <= len([s for s in states if s in ("complete", "pruned")]) <= 5  # the last two at the same time
+    assert states.count("fail") == 1
+    (failed,) = (row for row in found.trials if row["state"] == "fail")
+    again = [row for row in found.trials if row["settings"] == failed["settings"] and row["state"] == "complete"]
+    assert len(again) == 1, "its choices were tried again"
+    assert found.first == again[0]["accuracy"], "they were the settings as they are"
+    runs = {row["run_id"]: ctx.registry.client.get_run(row["run_id"]) for row in found.trials}
+    assert len(runs) == len(found.trials)
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {found.run_id}
+    assert runs[failed["run_id"]].info.status == "KILLED"
+    assert {run.info.status for key, run in runs.items() if key != failed["run_id"]} == {"FINISHED"}
+    parent = ctx.registry.client.get_run(found.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["best_validation_accuracy"] == found.best
+
+
+def test_the_best_recipe_becomes_settings_and_the_holdout_is_never_read(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[str] = []
+    whole = loader.load
+
+    def load(context: Context, version: str, split: Any, *more: Any) -> loader.Split:
+        read.append(split)
+        return whole(context, version, split, *more)
+
+    monkeypatch.setattr(loader, "load", load)
+    poor = connect(ctx.settings.model_copy(update={"learning_rate": 2e-4, "batch_size": 128}))
+    found = search(poor, trials=4, epochs=2)
+    assert sorted(set(read)) == ["train", "validation"]
+    assert found.best > found.first
+    assert found.file == ctx.settings.home / "recipe.env"
+    loaded = Settings.load({f"{PREFIX}HOME": str(ctx.settings.home)})
+    best = next(row for row in found.trials if row["accuracy"] == found.best and row["state"] == "complete")
+    assert loaded.learning_rate == pytest.approx(best["settings"]["learning_rate"], rel=1e-5)
+    assert loaded.batch_size == best["settings"]["batch_size"]
+    assert loaded.mix == best["settings"]["mix"]
+    exported = Settings.load({f"{PREFIX}HOME": str(ctx.settings.home), f"{PREFIX}BATCH_SIZE": "48"})
+    assert exported.batch_size == 48, "the environment wins"
+    with transaction(ctx.engine) as connection:
+        kept = connection.execute(text("select count(*) from tuning.trials")).scalar_one()
+    assert kept == 4
+    before = found.trials
+    assert search(poor, trials=4, epochs=2).trials == before, "there is nothing left to do"
+
+
+def test_what_cannot_be_searched_on_is_said(ctx: Context) -> None:
+    with pytest.raises(NotFoundError):
+        search(ctx, "0" * 64, trials=1)
+    search(ctx, trials=1, epochs=1, name="mine")
+    other = ingest(ctx, upload(ctx, "two", digit_files(500, 600))).version
+    assert other
+    with pytest.raises(InvalidInputError, match="name another"):
+        search(ctx, other, trials=1, name="mine")
+
+
+def test_the_command(ctx: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("ml.cli_tune.connected", lambda: ctx)
+    done = CliRunner().invoke(cli.app, ["tune", "--trials", "2", "--epochs", "1", "--output", str(tmp_path / "r.env")])
+    assert done.exit_code == 0, done.output
+    assert "trial" in done.output
+    assert ("written to" in done.output) == (tmp_path / "r.env").exists()
