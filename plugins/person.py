@@ -1,14 +1,11 @@
 """Asks a person about a decision: in Airflow's UI, while the answer may also come from elsewhere."""
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
-
-if TYPE_CHECKING:
-    from ml.catalog.approvals import Approval
 
 REASON = Param("", type=["null", "string"], title="Reason", description="Is kept with the decision.")
 LOOK = timedelta(seconds=30)
@@ -37,7 +34,7 @@ class AskPerson(HITLOperator):
 
         ctx = ours()
         decision = decisions.get(ctx.engine, self.decision_id)
-        if self._answer() is not None:
+        if self._is_answered():
             return None
         report = f"{ctx.settings.service_url}/console/files/{decision.report_key}"
         self.subject = f"May version {decision.model_version} answer?"
@@ -56,9 +53,8 @@ class AskPerson(HITLOperator):
         from plugins.runtime import context as ours
 
         if event.get("error_type") == "timeout":
-            if (kept := self._answer()) is None:
+            if not self._is_answered():
                 raise TaskAwaitingInput(method_name="execute_complete", timeout=LOOK)
-            self._close(context, kept)
             return None
         clicked = super().execute_complete(context, event)
         by = clicked["responded_by_user"] or {}
@@ -73,23 +69,10 @@ class AskPerson(HITLOperator):
             self.log.warning("this answer does not count: %s", error)
         return None
 
-    def _answer(self) -> "Approval | None":
+    def _is_answered(self) -> bool:
         from ml.catalog import approvals
         from plugins.runtime import context as ours
 
         ctx = ours()
         approvals.expire(ctx.engine, ctx.settings.gate_review_hours)
-        return approvals.find(ctx.engine, self.decision_id)
-
-    def _close(self, context: Any, kept: "Approval") -> None:
-        """Let Airflow's own list of open questions know, too."""
-        from airflow.sdk.exceptions import AirflowRuntimeError
-        from airflow.sdk.execution_time.hitl import update_hitl_detail_response
-
-        from ml.catalog.approvals import words
-
-        chosen = [_YES if kept.approved else _NO]
-        try:
-            update_hitl_detail_response(context["ti"].id, chosen, {"reason": words(kept)})
-        except AirflowRuntimeError as error:  # somebody clicked just now
-            self.log.warning("Airflow keeps another answer, which does not count: %s", error)
+        return approvals.find(ctx.engine, self.decision_id) is not None

@@ -68,9 +68,13 @@ class Airflow:
         return {t["task_id"]: t["state"] for t in tasks} | {"": self._http.get(run).raise_for_status().json()["state"]}
 
     def waiting(self) -> list[str]:
-        """Runs whose request is open."""
+        """Runs whose request is open, as the UI's list of what waits asks for them."""
         path = "/api/v2/dags/~/dagRuns/~/hitlDetails"
-        found = self._http.get(path, params={"response_received": False}).raise_for_status().json()
+        found = (
+            self._http.get(path, params={"response_received": False, "state": "awaiting_input"})
+            .raise_for_status()
+            .json()
+        )
         return [detail["task_instance"]["dag_run_id"] for detail in found["hitl_details"]]
 
 
