@@ -5,7 +5,8 @@ Class and confidence shift (population stability index) and live accuracy where 
 shift beyond the setting `drift_threshold` asks for retraining. Feedback labels, once there are enough,
 become a drop like any other. The log itself is judged by `expectations/predictions.yml`: what breaks an
 expectation is recorded, and people are alerted. A training that is overdue, because its servers were
-away for longer than its retries lasted, is asked for again.
+away for longer than its retries lasted, is asked for again. Decisions that wait for a person are ended
+when their time is over.
 """
 
 import os
@@ -69,6 +70,14 @@ def monitor() -> None:
             raise AirflowSkipException("no training is overdue")
 
     @task
+    def settle() -> list[str]:
+        """Decisions that nobody answered in time are rejected; answers that nobody carried out are."""
+        from ml.release.approval import settle as end
+        from plugins.runtime import context
+
+        return end(context())
+
+    @task
     def collect_feedback() -> str | None:
         """Make a drop of the labels that came back."""
         from ml.monitoring.feedback import collect_feedback as collect
@@ -79,6 +88,7 @@ def monitor() -> None:
     observe()
     judge_log()
     take_up()
+    settle()
     collect_feedback()
 
 

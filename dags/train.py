@@ -7,13 +7,15 @@ one was trained and decided already, and nobody asks by hand, there is nothing t
 
 `fit` judges the dataset version by `expectations/dataset.yml`, warm-starts from the champion and logs to
 MLflow, `gate` compares on the holdout and records a decision, `release` moves the alias and waits until
-every service worker runs the new model, or puts everything back.
+every service worker runs the new model, or puts everything back. What the gate leaves to a person is asked
+by a run of `approve`, so that training goes on meanwhile.
 """
 
 import os
 from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task
 
 from ml.settings import Settings
@@ -68,11 +70,23 @@ def train() -> None:
 
     @task
     def gate(chosen: dict[str, Any], model_version: int) -> str:
-        """Compare with the champion; record the decision."""
-        from ml.gate.decide import decide
+        """Compare with the champion; record the decision. People hear when the holdout needs fresh labels."""
+        from ml.gate.decide import asks_for_labels, decide
+        from plugins.alerts import alert
         from plugins.runtime import context
 
-        return decide(context(), model_version, cycle_id=chosen["cycle_id"]).id
+        decision = decide(context(), model_version, cycle_id=chosen["cycle_id"])
+        if words := asks_for_labels(decision):
+            alert("the holdout is worn", words)
+        return decision.id
+
+    @task.short_circuit
+    def undecided(decision_id: str) -> bool:
+        """Whether a person must say."""
+        from ml.catalog import decisions
+        from plugins.runtime import context
+
+        return decisions.get(context().engine, decision_id).verdict == "needs_person"
 
     @task
     def release(chosen: dict[str, Any], decision_id: str) -> str:
@@ -91,7 +105,16 @@ def train() -> None:
         return done.status
 
     chosen = plan()
-    release(chosen, gate(chosen, fit(chosen)))
+    decision = gate(chosen, fit(chosen))
+    release(chosen, decision)
+    undecided(decision) >> TriggerDagRunOperator(
+        task_id="ask",
+        trigger_dag_id="approve",
+        trigger_run_id="decision-{{ ti.xcom_pull(task_ids='gate') }}",
+        conf={"decision_id": decision},
+        logical_date=None,
+        skip_when_already_exists=True,
+    )
 
 
 train()

@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml import cli_data, cli_datasets, cli_quarantine, cli_tune, cli_validate
+from ml import cli_data, cli_datasets, cli_gate, cli_quarantine, cli_tune, cli_validate
 from ml.cli_shared import (
     STOPPED,
     Actor,
@@ -22,6 +22,7 @@ from ml.cli_shared import (
     connected,
     console,
     emit,
+    moved,
     name_of,
     new_table,
     printable,
@@ -41,7 +42,8 @@ app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_data.classes, name="classes")
 app.add_typer(cli_data.labels, name="labels")
 app.command()(cli_validate.validate)
-app.command()(cli_tune.tune)
+for _command in (cli_tune.tune, cli_gate.decisions, cli_gate.approve, cli_gate.reject):
+    app.command()(_command)
 
 
 @app.command()
@@ -210,7 +212,7 @@ def promote(version: int, reason: Reason, actor: Actor = None, as_json: Json = F
     """Make a version the champion, whatever the gate says; your name is kept."""
     from ml.release import operator
 
-    _moved(operator.promote(connected(), version, name_of(actor), reason), as_json)
+    moved(operator.promote(connected(), version, name_of(actor), reason), as_json)
 
 
 @app.command()
@@ -223,7 +225,7 @@ def rollback(
     """The previous model again, on every worker."""
     from ml.release import operator
 
-    _moved(operator.rollback(connected(), name_of(actor), reason, to), as_json)
+    moved(operator.rollback(connected(), name_of(actor), reason, to), as_json)
 
 
 @app.command()
@@ -254,13 +256,3 @@ def deployments(as_json: Json = False) -> None:
 
 
 app.command()(cli_data.erase)
-
-
-def _moved(done: Any, as_json: bool) -> None:
-    emit(vars(done), as_json)
-    if not as_json:
-        before = f", before it v{done.previous_version}" if done.previous_version else ""
-        where = f"on {done.replicas} replicas after {done.seconds:.1f} s"
-        say(f"version {done.model_version} is {done.status} {where}{before}{': ' + done.reason if done.reason else ''}")
-    if done.status != "live":
-        raise typer.Exit(STOPPED)

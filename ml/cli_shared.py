@@ -91,3 +91,14 @@ def show(shown: Table, rows: list[Any], as_json: bool, reasons: dict[str, str | 
 def emit(body: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+
+
+def moved(done: Any, as_json: bool) -> None:
+    """What came of a release; exit code 4 where it was undone."""
+    emit(vars(done), as_json)
+    if not as_json:
+        before = f", before it v{done.previous_version}" if done.previous_version else ""
+        where = f"on {done.replicas} replicas after {done.seconds:.1f} s"
+        say(f"version {done.model_version} is {done.status} {where}{before}{': ' + done.reason if done.reason else ''}")
+    if done.status != "live":
+        raise typer.Exit(STOPPED)

@@ -30,7 +30,7 @@ from serving.pool import Pool
 from serving.prediction_log import PredictionLog
 from serving.predictor import Predictor
 from serving.replicas import Identity, Replica
-from serving.routes import feedback, health, model, predict
+from serving.routes import decisions, feedback, health, model, predict
 from serving.spool import Spool
 
 INFERENCE_THREADS: Final = 2
@@ -118,7 +118,7 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
-    for module in (predict, feedback, model, health, console):
+    for module in (predict, feedback, decisions, model, health, console):
         app.include_router(module.router)
     app.mount("/console/static", console.static(), "console-static")
     airflow = urlsplit(parts.settings.airflow_url)

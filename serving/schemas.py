@@ -69,6 +69,33 @@ class FeedbackStored(BaseModel):
     source: str = Field(examples=["user"])
 
 
+class DecisionAnswer(BaseModel):
+    """A person's yes or no to a decision of the gate."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    approved: bool = Field(examples=[True])
+    actor: str = Field(min_length=1, max_length=100, description="Who says so; is kept.", examples=["ann"])
+    reason: str = Field("", max_length=2000, description="Why; is kept. A no needs one.", examples=["looked at them"])
+
+    @field_validator("actor", "reason")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        stripped = value.strip()
+        if not stripped.isprintable():
+            raise ValueError("must hold printable characters only")
+        return stripped
+
+
+class DecisionAnswered(BaseModel):
+    """What is kept."""
+
+    decision_id: str = Field(examples=["9f0c2a64d1b3e875"])
+    approved: bool
+    actor: str = Field(examples=["ann by REST"])
+    reason: str
+
+
 class ModelInfo(BaseModel):
     """The live model of the worker that answered."""
 

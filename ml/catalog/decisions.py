@@ -7,13 +7,16 @@ from sqlalchemy import Connection, Engine, RowMapping, select
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
-from ml.catalog.tables import decisions
+from ml.catalog.tables import approvals, decisions
 from ml.errors import NotFoundError
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A row of `decisions`; `actor` is ``gate`` or ``operator:NAME``, `verdict` promote, reject or rollback."""
+    """A row of `decisions`.
+
+    `actor` is ``gate`` or ``operator:NAME``, `verdict` promote, reject, needs_person or rollback.
+    """
 
     id: str
     model_version: int
@@ -50,6 +53,14 @@ def of_models(engine: Engine) -> dict[int, Decision]:
     with transaction(engine) as connection:
         rows = connection.execute(select(decisions).order_by(decisions.c.created_at)).mappings().all()
     return {row["model_version"]: _decision(row) for row in rows}
+
+
+def recent(engine: Engine, limit: int = 20) -> list[dict[str, Any]]:
+    """The newest first, each with when it was made and what a person said to it, if one did."""
+    answered = [approvals.c[name].label(f"approval_{name}") for name in ("approved", "actor", "reason")]
+    query = select(decisions, *answered).outerjoin(approvals).order_by(decisions.c.created_at.desc()).limit(limit)
+    with transaction(engine) as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def _decision(row: RowMapping) -> Decision:

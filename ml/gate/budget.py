@@ -21,8 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 WINDOW: Final = 100
 KINDS: Final = 3
@@ -92,12 +91,12 @@ def detectable(at: float, samples: int, disagreement: float) -> float:
     """
     if not samples:
         return math.inf
-    return float((norm.isf(at) + norm.isf(1 - POWER)) * math.sqrt(disagreement / samples))
+    return float(_deviations(at) * math.sqrt(disagreement / samples))
 
 
 def samples_needed(at: float, improvement: float, disagreement: float) -> int:
     """Holdout samples with which a test at level `at` sees `improvement` with probability `POWER`."""
-    return int(np.ceil(((norm.isf(at) + norm.isf(1 - POWER)) / improvement) ** 2 * disagreement))
+    return math.ceil((_deviations(at) / improvement) ** 2 * disagreement)
 
 
 def fresh_needed(number: int, parts: Sequence[Part], alpha: float, improvement: float, disagreement: float) -> int:
@@ -111,3 +110,8 @@ def fresh_needed(number: int, parts: Sequence[Part], alpha: float, improvement: 
         then = Part(part.after, part.begun, part.samples, part.looks + 1, part.events)
         lacking.append(samples_needed(level(after, then, alpha), improvement, disagreement) - part.samples)
     return max(0, min(lacking))
+
+
+def _deviations(at: float) -> float:
+    """By how many standard deviations of a difference a test at level `at` misses with probability 1 - `POWER`."""
+    return float(ndtri(POWER) - ndtri(at))

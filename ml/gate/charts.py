@@ -144,7 +144,8 @@ class _Track:
 
     def axis(self, y: float) -> Markup:
         low, high = self._ends
-        ticks = [low + (high - low) * i / 4 for i in range(5)]
+        step = next(step for step in (5, 10, 20) if high - low <= 6 * step / 100)
+        ticks = [percent / 100 for percent in range(0, 101, step) if low - 1e-9 <= percent / 100 <= high + 1e-9]
         return Markup("").join(
             Markup(
                 '<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{y}"/>'

@@ -55,6 +55,20 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
     return decision
 
 
+def asks_for_labels(decision: Decision) -> str | None:
+    """Where only a worn or small holdout kept an improvement from being proven: how many labels are wanted."""
+    spent = decision.statistics.get("budget")
+    if not spent or decision.verdict == "promote" or not spent["labels_needed"]:
+        return None
+    if spent["gain"]["difference"] <= 0 or spent["gain"]["p_value"] > spent["alpha"]:
+        return None
+    return (
+        f"version {decision.model_version} may be better; the holdout shows {spent['detectable']:.1%} and more only. "
+        f"To see {spent['wanted']:.1%} next time, {spent['fresh_needed']} fresh holdout samples are needed: "
+        f"about {spent['labels_needed']} labelled images"
+    )
+
+
 def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | None, dataset: str) -> Decision:
     """Judge, and record it: report first, rows last."""
     ruling, figures = _judge(ctx, challenger, champion, dataset)

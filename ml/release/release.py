@@ -4,7 +4,7 @@ import logging
 
 from sqlalchemy import func, update
 
-from ml.catalog import cycles, decisions
+from ml.catalog import approvals, cycles, decisions
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> Deployment | None:
-    """Deploy what a decision promotes; None for a decision that promotes nothing.
+    """Deploy what a decision promotes, or a person approved; None for a decision that promotes nothing, or not yet.
 
     Running again after a crash finishes or finds what was begun; running again later only tells what
     became of it. The outcome is noted in the cycle.
@@ -26,7 +26,17 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
         UnavailableError: a server does not answer.
     """
     decision = decisions.get(ctx.engine, decision_id)
-    if decision.verdict in ("reject", "needs_person"):
+    reason = decision.reason
+    if decision.verdict == "needs_person":
+        said = approvals.find(ctx.engine, decision_id)
+        if said is None:
+            return None
+        reason = f"{approvals.words(said)} ({decision.reason})"
+        if not said.approved and cycle_id is not None:
+            _finish(ctx, cycle_id, "reject", reason, live=False)
+        if not said.approved:
+            return None
+    if decision.verdict == "reject":
         return None
     if cycle_id is None:
         return move(ctx, decision, decision.champion_version)
@@ -37,7 +47,7 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
         _finish(ctx, cycle_id, "reject", str(error), live=False)
         return None
     if done.status != "failed":  # superseded: it was live, then came another
-        _finish(ctx, cycle_id, "promote", decision.reason, live=True)
+        _finish(ctx, cycle_id, "promote", reason, live=True)
     else:
         _finish(ctx, cycle_id, "reject", f"the release was undone: {done.reason}", live=False)
     return done

@@ -11,7 +11,12 @@ from ml.catalog.tables import cycles, drift_reports
 from ml.context import Context
 from ml.datasets import versions
 
-_UNTRAINED = (cycles.c.drop_id.is_not(None), cycles.c.dataset_version.is_not(None), cycles.c.finished_at.is_(None))
+_UNTRAINED = (
+    cycles.c.drop_id.is_not(None),
+    cycles.c.dataset_version.is_not(None),
+    cycles.c.finished_at.is_(None),
+    cycles.c.verdict.is_distinct_from("needs_person"),  # trained and decided; it waits for a person only
+)
 
 
 @dataclass(frozen=True)

@@ -2,81 +2,26 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func
 
 from ml.catalog import cycles, looks
 from ml.catalog.decisions import Decision
-from ml.catalog.engine import transaction
 from ml.catalog.tables import decisions as decisions_table
-from ml.catalog.tables import scores as scores_table
 from ml.context import Context
-from ml.datasets import classes, holdout, loader, versions
+from ml.datasets import classes, holdout, versions
 from ml.datasets.ingest import ingest
 from ml.errors import ConflictError, IntegrityError, NotFoundError
-from ml.gate.decide import decide
 from ml.release.release import release
-from tests.bundles import make_bundle, upload
-from tests.file_registry import FileRegistry, install
+from tests.file_registry import install
+from tests.gates import DIGITS, Gate
 from tests.pictures import digit_files
 from tests.pictures import upload as upload_drop
-
-DIGITS = tuple("0123456789")
-
-
-@dataclass
-class Gate:
-    """A dataset version of 700 digits, and room for models."""
-
-    ctx: Context
-    registry: FileRegistry
-    folder: Path
-    dataset: str
-
-    def model(self, version: int, fitted_to: int = 450, labels: tuple[str, ...] = DIGITS, seed: int = 0) -> int:
-        """Register a model that knows `labels`, fitted to so many of their training images."""
-        train = loader.load(self.ctx, self.dataset, "train", 8, 1)
-        x = np.asarray(train.images, np.float32).reshape(len(train), -1) / 255
-        truth = np.asarray(train.classes)[train.labels]
-        order = [i for i in np.random.default_rng(seed).permutation(len(train)) if truth[i] in labels][:fitted_to]
-        y = (truth[order, np.newaxis] == np.asarray(labels)).astype(np.float32) * 2 - 1
-        x = x[order] - 0.25
-        weights = np.linalg.solve(x.T @ x + np.eye(64, dtype=np.float32), x.T @ y)
-        folder = self.folder / f"v{version}"
-        digest = make_bundle(folder, labels, seed=version, weights=8 * weights.astype(np.float32))
-        self.registry.add(version, upload(self.ctx, folder, version), digest, dataset_version=self.dataset)
-        return version
-
-    def decide(self, version: int) -> Decision:
-        cycle = f"c{version}"
-        cycles.open_cycle(self.ctx.engine, cycle, "manual")
-        return decide(self.ctx, version, cycle_id=cycle)
-
-    def cycle(self, version: int) -> dict[str, object]:
-        return cycles.get(self.ctx.engine, f"c{version}")
-
-    def count(self, table: object) -> int:
-        with transaction(self.ctx.engine) as connection:
-            return int(connection.execute(select(func.count()).select_from(table)).scalar_one())  # type: ignore[arg-type]
-
-    def scored(self, version: int) -> list[str]:
-        """Object keys of a model's scores."""
-        with transaction(self.ctx.engine) as connection:
-            query = select(scores_table.c.object_key).where(scores_table.c.model_version == version)
-            return sorted(connection.execute(query).scalars())
-
-    def break_bundle(self, version: int, how: str) -> None:
-        key = f"{self.registry.bundle(version).prefix}/model.onnx"
-        if how == "missing":
-            self.ctx.artifacts.delete([key])
-        else:
-            self.ctx.artifacts.put(key, b"no model")
 
 
 @pytest.fixture

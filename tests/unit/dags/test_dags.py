@@ -64,7 +64,7 @@ def test_defaults_are_everywhere(parsed: dict) -> None:
         assert dag["retries"] >= 3, name
         assert dag["owner"] == ["evergreen"], name
         assert "evergreen" in dag["tags"], name
-        assert dag["max_active_runs"] == 1, name
+        assert dag["max_active_runs"] == (16 if name == "approve" else 1), name
         assert not dag["catchup"], name
 
 
@@ -79,9 +79,12 @@ def test_the_wiring(parsed: dict) -> None:
     assert parsed["dags"]["train"]["tasks"] == {
         "plan": ["fit", "gate", "release"],
         "fit": ["gate"],
-        "gate": ["release"],
+        "gate": ["ask", "release", "undecided"],
+        "undecided": ["ask"],
+        "ask": [],
         "release": [],
     }
+    assert parsed["dags"]["approve"]["tasks"] == {"ask": ["carry_out"], "carry_out": []}
     assert parsed["dags"]["train"]["pools"] == {"fit": "train"}
 
 

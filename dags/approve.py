@@ -1,0 +1,53 @@
+"""
+### Approve: a person says whether a model may answer
+
+Started by `train` for each decision that needs a person, or by hand with a decision's id. `ask` waits for a
+click on Approve or Reject under “Required Actions”, and ends as well when the answer came by `evergreen approve`,
+`evergreen reject` or REST, or when the hours of the setting `gate_review_hours` are over: then it is a
+rejection. The first answer counts. `carry_out` releases what was approved.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from ml.settings import Settings
+from plugins.person import REASON, AskPerson
+from plugins.task_defaults import DEFAULTS
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    max_active_runs=16,
+    dagrun_timeout=timedelta(hours=Settings.load(os.environ).gate_review_hours + 24),
+    doc_md=__doc__,
+    tags=["evergreen", "model"],
+    params={"decision_id": Param(type="string", title="Decision", pattern="^[0-9a-f]{1,64}$")},
+    default_args=DEFAULTS | {"execution_timeout": timedelta(minutes=20)},
+)
+def approve() -> None:
+    ask = AskPerson(task_id="ask", decision_id="{{ params.decision_id }}", params={"reason": REASON})
+
+    @task
+    def carry_out(params: dict[str, Any]) -> str:
+        """Release what was approved; skipped when it was rejected."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from ml.release.approval import carry_out as deploy
+        from plugins.alerts import alert
+        from plugins.runtime import context
+
+        done = deploy(context(), params["decision_id"])
+        if done is None:
+            raise AirflowSkipException("the decision was rejected, or another champion was made meanwhile")
+        if done.status != "live":
+            alert(f"version {done.model_version} could not be released", done.reason or "")
+        return done.status
+
+    ask >> carry_out()
+
+
+approve()

@@ -1,0 +1,102 @@
+"""Decisions that need a person, in a stack whose Airflow runs, and a browser that answers them as a person does."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from playwright.sync_api import Page, sync_playwright
+
+from infra.local.layout import Layout
+from ml import bundle
+from ml.catalog import cycles
+from ml.catalog.decisions import Decision, record
+from ml.catalog.engine import transaction
+from ml.catalog.migrate import migrate
+from ml.context import Context
+from tests.bundles import make_bundle
+
+_PATIENCE = 120_000  # milliseconds: tests share few cores
+
+
+def register(ctx: Context, folder: Path) -> int:
+    """A version in MLflow with a real bundle."""
+    migrate(ctx.engine)
+    make_bundle(folder, "01")
+    client = ctx.registry.client
+    experiment = client.create_experiment("approval")
+    run = client.create_run(experiment).info.run_id
+    return ctx.registry.register(run, folder, bundle.parse((folder / bundle.INFO).read_bytes()), {})
+
+
+def wait_for_person(ctx: Context, decision: str, version: int) -> None:
+    """A decision on a first model, and the cycle that it belongs to."""
+    cycles.open_cycle(ctx.engine, f"c-{decision}", "manual")
+    with transaction(ctx.engine) as connection:
+        told = Decision(decision, version, None, None, "needs_person", "a person is always asked", "gate", {}, "none")
+        record(connection, told)
+    cycles.record(ctx.engine, f"c-{decision}", decision_id=decision, verdict="needs_person", model_version=version)
+
+
+class Airflow:
+    """Its REST API, as the admin."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.url = f"http://{layout.address('airflow')}"
+        self.login = {"username": "admin", "password": layout.secrets["airflow_admin"]}
+        self._http = httpx.Client(base_url=self.url, timeout=60)
+        token = self._http.post("/auth/token", json=self.login).raise_for_status().json()["access_token"]
+        self._http.headers["authorization"] = f"Bearer {token}"
+
+    def ask(self, decision: str) -> None:
+        """Start the run of `approve`, as `train` does; as soon as the DAG is known."""
+        body = {"logical_date": None, "dag_run_id": f"decision-{decision}", "conf": {"decision_id": decision}}
+        deadline = time.monotonic() + 120
+        while (answer := self._http.post("/api/v2/dags/approve/dagRuns", json=body)).status_code == 404:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(1)
+        answer.raise_for_status()
+
+    def states(self, decision: str) -> dict[str, Any]:
+        """Of the run, and of its tasks."""
+        run = f"/api/v2/dags/approve/dagRuns/decision-{decision}"
+        tasks = self._http.get(f"{run}/taskInstances").raise_for_status().json()["task_instances"]
+        return {t["task_id"]: t["state"] for t in tasks} | {"": self._http.get(run).raise_for_status().json()["state"]}
+
+    def waiting(self) -> list[str]:
+        """Runs whose request is open, as the UI's list of what waits asks for them."""
+        path = "/api/v2/dags/~/dagRuns/~/hitlDetails"
+        found = (
+            self._http.get(path, params={"response_received": False, "state": "awaiting_input"})
+            .raise_for_status()
+            .json()
+        )
+        return [detail["task_instance"]["dag_run_id"] for detail in found["hitl_details"]]
+
+
+@contextmanager
+def browser(airflow: Airflow) -> Iterator[Page]:
+    """Chromium, logged in."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(_PATIENCE)
+        page.goto(f"{airflow.url}/auth/login/")
+        page.fill('input[name="username"]', airflow.login["username"])
+        page.fill('input[name="password"]', airflow.login["password"])
+        page.click('button[type="submit"]')
+        page.wait_for_url(lambda url: "/login" not in url)
+        yield page
+        chromium.close()
+
+
+def click(page: Page, name: str) -> None:
+    """One of the two buttons; returns when Airflow has taken it."""
+    with page.expect_response(lambda r: r.url.endswith("/hitlDetails") and r.request.method == "PATCH") as answered:
+        page.get_by_role("button", name=name).click()
+    if not answered.value.ok:
+        raise RuntimeError(f"Airflow answers {answered.value.status} to the click")

@@ -1,0 +1,194 @@
+"""Gates, operators, people and crashes at once: in the end ledger and registry agree, each move with its decision."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from ml.catalog import approvals, cycles, deployments, looks
+from ml.catalog.approvals import Approval
+from ml.catalog.decisions import Decision
+from ml.catalog.engine import transaction
+from ml.catalog.tables import approvals as approvals_table
+from ml.catalog.tables import decisions as decisions_table
+from ml.catalog.tables import deployments as deployments_table
+from ml.context import Context
+from ml.datasets.ingest import ingest
+from ml.release import operator
+from ml.release.approval import settle
+from ml.release.release import release
+from tests.file_registry import install
+from tests.gates import Gate
+from tests.pictures import digit_files
+from tests.pictures import upload as upload_drop
+from tests.serving_process import environment
+
+
+@pytest.fixture
+def make_gate(make_context: Callable[..., Context], tmp_path: Path) -> Callable[..., Gate]:
+    """A gate whose version 1, a poor model, was decided on and is live."""
+
+    def make(**settings: object) -> Gate:
+        ctx = make_context(release_timeout=5.0, **settings)
+        made = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 500))).version
+        assert made is not None
+        gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
+        operator.promote(ctx, gate.model(1, fitted_to=40), "ann", "to begin with")
+        return gate
+
+    return make
+
+
+def agree(gate: Gate) -> int:
+    """Check every row against the registry; the champion."""
+    live = deployments.live(gate.ctx.engine)
+    assert live is not None
+    assert deployments.rolling(gate.ctx.engine) is None
+    champion = gate.registry.alias("champion")
+    assert champion == live["model_version"]
+    joined = (
+        select(
+            deployments_table.c.status,
+            deployments_table.c.model_version.label("moved"),
+            deployments_table.c.previous_version,
+            decisions_table.c.model_version,
+            decisions_table.c.champion_version,
+            decisions_table.c.verdict,
+            decisions_table.c.actor,
+            approvals_table.c.approved,
+        )
+        .join(decisions_table, deployments_table.c.decision_id == decisions_table.c.id)
+        .outerjoin(approvals_table, approvals_table.c.decision_id == decisions_table.c.id)
+        .order_by(deployments_table.c.id)
+    )
+    with transaction(gate.ctx.engine) as connection:
+        rows = connection.execute(joined).all()
+    assert [row.status for row in rows].count("live") == 1
+    before = None
+    for row in rows:
+        assert row.moved == row.model_version
+        assert row.previous_version == before, "each move starts from where the last one led"
+        assert row.verdict in ("promote", "rollback") or row.approved
+        assert row.actor != "gate" or row.champion_version == before, "judged against the champion it replaced"
+        before = row.moved if row.status in ("live", "superseded") else before
+    numbers = [look.number for look in looks.all_looks(gate.ctx.engine)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    return champion
+
+
+def go(gate: Gate, version: int) -> Decision:
+    """A cycle from decision to release."""
+    decision = gate.decide(version)
+    release(gate.ctx, decision.id, cycle_id=f"c{version}")
+    return decision
+
+
+def test_two_gates_at_once(make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate()
+    for version in (2, 3, 4):
+        gate.model(version, seed=version)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda version: go(gate, version), (2, 3, 4)))
+    champion = agree(gate)
+    assert champion in (2, 3, 4)
+    for version in (2, 3, 4):
+        row = gate.cycle(version)
+        assert row["finished_at"] is not None
+        assert (row["live_at"] is not None) == (row["verdict"] == "promote")
+    assert gate.cycle(champion)["verdict"] == "promote"
+
+
+def test_an_operator_between_decision_and_release(make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate()
+    decision = gate.decide(gate.model(2))
+    assert decision.verdict == "promote"
+    operator.promote(gate.ctx, gate.model(3, seed=3), "ann", "first")
+    assert release(gate.ctx, decision.id, cycle_id="c2") is None
+    assert agree(gate) == 3
+    assert "the champion changed from 1 to 3" in str(gate.cycle(2)["reason"])
+
+
+def test_gates_operators_and_people_all_at_once(make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate(gate_review="always")
+    for version in (2, 3, 4, 5):
+        gate.model(version, seed=version)
+    decided = threading.Barrier(3)
+
+    def approved(version: int) -> None:
+        decision = gate.decide(version)
+        decided.wait(120)
+        if decision.verdict == "needs_person":
+            approvals.answer(gate.ctx.engine, Approval(decision.id, True, "bob", ""), 24)
+        settle(gate.ctx)
+
+    def operated() -> None:
+        decided.wait(120)
+        operator.promote(gate.ctx, 4, "ann", "mine")
+        operator.rollback(gate.ctx, "ann", "no")
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(approved, 2), pool.submit(approved, 3), pool.submit(operated)]:
+            done.result()
+    settle(gate.ctx)
+    agree(gate)
+    assert {gate.cycle(version)["verdict"] for version in (2, 3)} <= {"promote", "reject"}
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from ml.context import connect
+from ml.settings import Settings
+from tests.file_registry import install
+ctx = connect(Settings.load(os.environ))
+install(ctx, Path(sys.argv[1])).kill_after = "champion"
+from ml.release.approval import settle
+settle(ctx)
+"""
+
+
+def test_a_crash_after_the_alias_moved_on_a_persons_word(make_gate: Callable[..., Gate], tmp_path: Path) -> None:
+    gate = make_gate(gate_review="always")
+    decision = gate.decide(gate.model(2))
+    approvals.answer(gate.ctx.engine, Approval(decision.id, True, "bob", "fine"), 24)
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "registry.json")],
+        env=environment(gate.ctx.settings) | {"PATH": "/usr/bin", "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert child.returncode == -9, child.stderr
+    assert gate.registry.alias("champion") == 2, "the registry moved"
+    assert deployments.live(gate.ctx.engine)["model_version"] == 1, "the ledger did not"  # type: ignore[index]
+    assert gate.cycle(2)["finished_at"] is None
+    assert settle(gate.ctx) == [decision.id]
+    assert agree(gate) == 2
+    assert str(gate.cycle(2)["reason"]).startswith("approved by bob: fine")
+
+
+def test_a_gate_that_starts_where_a_mover_died_judges_against_what_becomes_of_it(
+    make_gate: Callable[..., Gate],
+) -> None:
+    gate = make_gate()
+    place = gate.registry.bundle(gate.model(2))
+    decision = gate.decide(2)
+    with transaction(gate.ctx.engine) as connection:
+        deployments.begin(
+            connection,
+            model_version=2,
+            previous_version=1,
+            decision_id=decision.id,
+            bundle_prefix=place.prefix,
+            bundle_digest=place.digest,
+        )
+    later = go(gate, gate.model(3, seed=3))  # its release concludes what the dead mover left
+    assert (later.champion_version, later.model_version) == (1, 3)
+    assert agree(gate) == 2, "the deployment that had begun is concluded; the other was judged against version 1"
+    assert "the champion changed from 1 to 2" in str(gate.cycle(3)["reason"]) or gate.cycle(3)["verdict"] == "reject"
+    assert cycles.get(gate.ctx.engine, "c3")["finished_at"] is not None
