@@ -74,7 +74,7 @@ def test_a_server_that_is_away_is_unavailable() -> None:
 
 
 def test_the_confusion_matrix_counts_and_names() -> None:
-    figure = figures.confusion(np.asarray([0, 0, 1]), np.asarray([0, 1, 1]), ["cat", "a dog with a very long name"])
+    figure = figures.confusion(np.asarray([[1, 1], [0, 1]]), ["cat", "a dog with a very long name"])
     axes = figure.axes[0]
     assert sorted(t.get_text() for t in axes.texts) == ["1", "1", "1"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["cat", "a dog with a …"]
@@ -82,5 +82,6 @@ def test_the_confusion_matrix_counts_and_names() -> None:
 
 def test_curves_have_a_point_an_epoch() -> None:
     row = {"train_loss": 1.0, "validation_loss": 2.0, "validation_accuracy": 0.5}
-    figure = figures.curves([row, row, row])
-    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [3, 3, 3]
+    points = [{"epoch": 0.5, "loss": 1.0, "learning_rate": 1e-3}] * 2
+    figure = figures.curves([row, row, row], points)
+    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [2, 3, 3, 3, 2]
