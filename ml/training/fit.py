@@ -160,7 +160,7 @@ class _Loop:
                     self.average.update_parameters(self.inner)
                 at.total += float(losses.detach().sum())
                 at.step += 1
-                self._note(len(batches), float(losses.detach().mean()), rate)
+                self._note(len(batches), losses.detach(), rate)
                 self._save()
             self._judge(optimizers.rate(recipe, (at.epoch + 1) * len(batches) - 1, recipe.epochs * len(batches)))
         self.network.load_state_dict(self.best)
@@ -180,10 +180,11 @@ class _Loop:
         batch = normalise(images)
         return augment.mixed(batch, labels, self.classes, recipe.mix)
 
-    def _note(self, steps: int, loss: float, rate: float) -> None:
+    def _note(self, steps: int, losses: Tensor, rate: float) -> None:
         """Keep this step's metrics if it is one of those that are kept; `steps`: of an epoch."""
         number = self.at.epoch * steps + self.at.step
         if (number - 1) % math.ceil(self.recipe.epochs * steps / _POINTS) == 0:
+            loss = float(losses.mean())
             self.at.points.append({"step": number, "epoch": number / steps, "loss": loss, "learning_rate": rate})
             self._tell(self.at.points[-1])
 
