@@ -82,7 +82,9 @@ def _classes(rows: list[ClassRow]) -> list[str]:
     """A table of the classes, of many the ones found least."""
     judged = sorted((row for row in rows if row.recall is not None), key=lambda row: (row.recall, row.label))
     shown = judged[:_SHOWN] if len(rows) > _SHOWN else judged
-    title = f"The {len(shown)} classes found least, of {len(rows)}:" if len(shown) < len(rows) else "By class:"
+    title = "By class:" if shown == judged else f"The {len(shown)} classes found least, of {len(rows)}:"
+    if unseen := len(rows) - len(judged):
+        title = f"{title[:-1]} ({unseen} without a validation sample):"
     lines = [
         f"| {_cell(row.label)} | {row.trained} | {row.judged} | {row.recall:.1%} | "
         f"{'' if row.precision is None else f'{row.precision:.1%}'} | {_cell(row.mostly_taken_for)} |"

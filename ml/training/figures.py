@@ -90,7 +90,7 @@ def mistakes(images: Pixels, positions: NDArray[np.int64], told: Evaluation) -> 
         answer, label = int(told.answers[position]), int(told.truth[position])
         for row, (what, c, colour) in enumerate((("label", label, "black"), ("answer", answer, "tab:red"))):
             words = f"{what} {_short(told.classes[c])}  {told.probabilities[position, c]:.0%}"
-            axes.text(left, top + _CELL - _GAP + 13 * row, words, fontsize=7.5, va="top", color=colour)
+            axes.text(left, top + _CELL - _GAP + 13 * row, words, fontsize=7, va="top", color=colour)
     axes.set(xlim=(0, width), ylim=(height, 0))  # each picture moved them
     return figure
 
