@@ -73,6 +73,14 @@ def test_a_server_that_is_away_is_unavailable() -> None:
         made.flush()
 
 
+def test_without_psutil_there_are_no_system_metrics_and_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml.training.track.find_spec", lambda name: None)
+    client = FakeClient()
+    with run(client).watched():
+        pass
+    assert client.metrics == []
+
+
 def test_the_confusion_matrix_counts_and_names() -> None:
     figure = figures.confusion(np.asarray([[1, 1], [0, 1]]), ["cat", "a dog with a very long name"])
     axes = figure.axes[0]
