@@ -83,8 +83,14 @@ class Registry:
     def tags(self, version: int) -> dict[str, str]:
         return dict(self._version(version).tags)
 
-    def register(self, run_id: str, folder: Path, info: BundleInfo, tags: Mapping[str, str]) -> int:
-        """Upload the bundle as a pyfunc model of the run and register it; the same run gives the same version."""
+    def register(
+        self, run_id: str, folder: Path, info: BundleInfo, tags: Mapping[str, str], description: str = ""
+    ) -> int:
+        """Upload the bundle as a pyfunc model of the run and register it; the same run gives the same version.
+
+        Args:
+            description: Markdown, at most 5,000 characters.
+        """
         found = self.find(f"run_id = '{run_id}'")
         if found:
             return int(found[0].version)
@@ -93,7 +99,9 @@ class Registry:
             uri = self._upload(run_id, folder)
             digest = bundle.digest((folder / bundle.INFO).read_bytes())
             told = {DIGEST_TAG: digest, "dataset_version": info.dataset_version, **tags}
-            made = self.client.create_model_version(self.name, uri, run_id, tags=told, await_creation_for=0)
+            made = self.client.create_model_version(
+                self.name, uri, run_id, tags=told, description=description, await_creation_for=0
+            )
         return int(made.version)
 
     def find(self, condition: str = "") -> "list[ModelVersion]":
@@ -149,7 +157,7 @@ class Registry:
                 path=str(target),
                 loader_module="ml.pyfunc",
                 data_path=str(named),
-                pip_requirements=["numpy", "onnxruntime", "pydantic"],
+                pip_requirements=["numpy", "onnxruntime", "pandas", "pillow", "pydantic"],
             )
             self.client.log_artifacts(run_id, str(target), "model")
         root: Any = self.client.get_run(run_id).info.artifact_uri

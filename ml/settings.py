@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, SecretStr, ValidationError, field_validator
 
 from ml.errors import InvalidInputError
 
@@ -19,6 +19,20 @@ PREFIX = "EVERGREEN_"
 ENV_FILE = "evergreen.env"
 RECIPE_FILE = "recipe.env"
 PORT_PREFIX = "EVERGREEN_PORT_"  # the local stack's own; nothing here reads them
+
+
+Architecture = Literal[
+    "small_cnn",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "resnet18",
+    "resnet50",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vgg16",
+    "vit_b_16",
+]
 
 
 class Settings(BaseModel):
@@ -68,11 +82,11 @@ class Settings(BaseModel):
     # Training
     model_name: str = Field("classifier", description="Name in the MLflow registry.")
     experiment: str = "evergreen"
-    architecture: str = Field("small_cnn", description="Or a backbone of torchvision; see docs/training.md.")
+    architecture: Architecture = Field("small_cnn", description="Or a backbone of torchvision; see docs/training.md.")
     weights: str = Field(
         "none", description="What a full training starts from: none, torchvision, a file, s3://BUCKET/KEY."
     )
-    layer_rates: tuple[float, ...] = Field(
+    layer_rates: tuple[NonNegativeFloat, ...] = Field(
         (), description="Factors of the learning rate from the input to the head, 0 is frozen; separated by commas."
     )
     int8: bool | None = Field(None, description="Make an INT8 variant too; None: of backbones.")

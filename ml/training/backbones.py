@@ -2,24 +2,15 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ml.errors import InvalidInputError
+from ml.settings import Architecture
 
-NAMES: Final = (
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "resnet18",
-    "resnet50",
-    "efficientnet_b0",
-    "convnext_tiny",
-    "vgg16",
-    "vit_b_16",
-)
+NAMES: Final[tuple[str, ...]] = tuple(name for name in get_args(Architecture) if name != "small_cnn")
 VIT: Final = "vit_b_16"
 PATCH: Final = 16
 _WHOLE: Final = 224

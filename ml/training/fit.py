@@ -3,8 +3,9 @@
 import copy
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 Shares = NDArray[np.float64]
+Stepped = Callable[[int, Metrics], None]
+
+_POINTS: Final = 200
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Standing:
         history: an epoch's metrics a row.
         best_epoch: from 0; −1 when no epoch was better than the start of a warm one.
         total: loss of the unfinished epoch, summed over its samples.
+        points: single steps a row, evenly spread over all that there may be, so that they are few.
     """
 
     start: Metrics
@@ -45,6 +50,7 @@ class Standing:
     total: float = 0.0
     best_epoch: int = -1
     history: list[Metrics] = field(default_factory=list)
+    points: list[Metrics] = field(default_factory=list)
 
     def ended(self, recipe: Recipe) -> bool:
         return self.epoch >= recipe.epochs or self.epoch - 1 - max(0, self.best_epoch) >= recipe.patience
@@ -58,6 +64,7 @@ class Fitted:
     start: Metrics
     history: list[Metrics]
     best_epoch: int
+    points: list[Metrics]
 
     @property
     def best(self) -> Metrics:
@@ -72,6 +79,7 @@ def fit(
     recipe: Recipe,
     progress: Progress | None = None,
     *,
+    stepped: Stepped | None = None,
     warm: bool = False,
     teacher: Teacher | None = None,
     shares: Shares | None = None,
@@ -85,6 +93,7 @@ def fit(
         train: ``uint8[N, side, side, channels]`` and ``int64[N]``, N ≥ 2.
         validation: likewise; judges the epochs.
         progress: told epoch, epochs and metrics after each epoch, of those before a kill once more.
+        stepped: told some steps, counted from 1, with their metrics; likewise.
         warm: the network has learned already; its weights stay if no epoch betters them.
         teacher: whose answers count as far as the recipe's `distillation` says.
         shares: ``float64[classes]`` of the classes where the network will answer; None: those of `train`.
@@ -92,7 +101,9 @@ def fit(
         place: this process among those that share every batch; all of them call this.
     """
     with threads(recipe.threads):
-        return _Loop(network, train, validation, recipe, progress, warm, teacher, shares, checkpoint, place).run()
+        return _Loop(
+            network, train, validation, recipe, progress, stepped, warm, teacher, shares, checkpoint, place
+        ).run()
 
 
 class _Loop:
@@ -103,6 +114,7 @@ class _Loop:
         validation: tuple[Pictures, Labels],
         recipe: Recipe,
         progress: Progress | None,
+        stepped: Stepped | None,
         warm: bool,
         teacher: Teacher | None,
         shares: Shares | None,
@@ -110,7 +122,8 @@ class _Loop:
         place: Placement,
     ) -> None:
         self.network, self.recipe, self.place, self.checkpoint = network, recipe, place, checkpoint
-        self.train, self.validation, self.progress = train, validation, progress
+        self.train, self.validation = train, validation
+        self.progress, self.stepped = progress, stepped
         self.teacher = teacher if teacher is not None and recipe.distillation else None
         network.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.teacher:
@@ -154,10 +167,11 @@ class _Loop:
                     self.average.update_parameters(self.inner)
                 at.total += float(losses.detach().sum())
                 at.step += 1
+                self._note(len(batches), losses.detach(), rate)
                 self._save()
             self._judge(optimizers.rate(recipe, (at.epoch + 1) * len(batches) - 1, recipe.epochs * len(batches)))
         self.network.load_state_dict(self.best)
-        return Fitted(self.network.eval(), at.start, at.history, at.best_epoch)
+        return Fitted(self.network.eval(), at.start, at.history, at.best_epoch, at.points)
 
     def _prepared(self, images: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Augmented and normalised; what is random depends on the step and the place in the batch alone."""
@@ -172,6 +186,18 @@ class _Loop:
             images = augment.trivial(images)
         batch = normalise(images)
         return augment.mixed(batch, labels, self.classes, recipe.mix)
+
+    def _note(self, steps: int, losses: Tensor, rate: float) -> None:
+        """Keep this step's metrics if it is one of those that are kept; `steps`: of an epoch."""
+        number = self.at.epoch * steps + self.at.step
+        if (number - 1) % math.ceil(self.recipe.epochs * steps / _POINTS) == 0:
+            loss = float(losses.mean())
+            self.at.points.append({"step": number, "epoch": number / steps, "loss": loss, "learning_rate": rate})
+            self._tell(self.at.points[-1])
+
+    def _tell(self, point: Metrics) -> None:
+        if self.stepped:
+            self.stepped(int(point["step"]), {f"step_{k}": point[k] for k in ("loss", "learning_rate")})
 
     def _judge(self, rate: float) -> None:
         """Close an epoch: its metrics, and its weights if they are the best."""
@@ -218,6 +244,8 @@ class _Loop:
         for epoch, metrics in enumerate(self.at.history, 1):
             if self.progress:
                 self.progress(epoch, self.recipe.epochs, metrics)
+        for point in self.at.points:
+            self._tell(point)
         return True
 
 

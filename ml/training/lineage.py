@@ -1,7 +1,9 @@
-"""Which code made a model."""
+"""Which code made a model, and among which packages."""
 
+import platform
 import subprocess
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 
@@ -25,3 +27,11 @@ def _git(folder: str, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+@cache
+def environment() -> str:
+    """Interpreter, system and every installed package with its version, a line each."""
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    system = (f"# Python {platform.python_version()}", f"# {platform.platform()}")
+    return "\n".join((*system, *packages)) + "\n"

@@ -73,17 +73,23 @@ class Material:
         now = {label: i for i, label in enumerate(self.version.classes)}
         return Teacher(self.warm.network(), tuple(now.get(label, -1) for label in self.warm.labels))
 
+    def origin(self) -> dict[str, str]:
+        """Where the weights started from."""
+        return {
+            "pretrained": self.pretrained.source if self.pretrained else "none",
+            "warm_start_from": str(self.warm.version) if self.warm else "none",
+        }
+
     def as_params(self) -> dict[str, Any]:
         return {
             "architecture": self.architecture,
             "layer_rates": ",".join(f"{rate:g}" for rate in self.rates),
-            "pretrained": self.pretrained.source if self.pretrained else "none",
             "image_size": self.size,
             "channels": self.channels,
             "classes": len(self.version.classes),
             "training_samples": len(self.plan.chosen),
             "validation_samples": len(self.judge),
-            "warm_start_from": self.warm.version if self.warm else "none",
+            **self.origin(),
             **self.plan.as_params(),
         }
 

@@ -1,20 +1,28 @@
-"""What a training run leaves in MLflow: parameters, live metrics, its dataset, pictures, how it ended."""
+"""What a training run leaves in MLflow: parameters, live metrics, its dataset, files, how it ended."""
 
+import json
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ml.datasets.versions import DatasetVersion
+from mlflow.exceptions import MlflowException
+
+from ml.datasets.versions import DatasetVersion, Manifest
 from ml.errors import EvergreenError
 from ml.registry import Registry, translated
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow.entities import Metric
 
 _LIVE_SECONDS: Final = 2.0
 """Metrics are sent at most this often: a call costs as much as an epoch of a small data set."""
+_WATCH_SECONDS: Final = 5.0
+_DIGEST: Final = 32
+_TAG: Final = 500
 
 
 class Run:
@@ -49,20 +57,35 @@ class Run:
         with translated(f"run {self.id}"):
             self._client.set_terminated(self.id, status)
 
-    def inputs(self, version: DatasetVersion, params: Mapping[str, Any]) -> None:
-        """Parameters, and the dataset version as the run's input."""
+    def inputs(self, source: str, version: DatasetVersion, manifest: Manifest, params: Mapping[str, Any]) -> None:
+        """Parameters, and the dataset version as the run's input, with where it comes from.
+
+        Args:
+            source: the manifest's address, `s3://…`: `mlflow.data.get_source(…).load()` fetches it from there.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
+        counts = {"train": version.train, "validation": version.validation, "holdout": version.holdout}
+        changes = {"relabels": len(manifest.relabels), "removals": len(manifest.removals)}
+        extent = {"segments": len(manifest.segments), "classes": len(version.classes)}
+        lineage = {
+            "mlflow.data.context": "training",
+            "dataset_version": version.id,  # MLflow's digest holds 36 characters, this one 64
+            "parent": version.parent_id or "none",
+            "cause": version.cause[:_TAG],
+            "segments": str(extent["segments"]),
+        }
         dataset = Dataset(
             name=f"version {version.number}",
-            digest=version.id[:32],
-            source_type="evergreen",
-            source=f'{{"manifest": "versions/{version.id}.json"}}',
-            profile=f'{{"train": {version.train}, "validation": {version.validation}, "holdout": {version.holdout}}}',
+            digest=version.id[:_DIGEST],
+            source_type="s3",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(counts | changes | extent),
         )
         with translated(f"run {self.id}"):
             self._client.log_batch(self.id, params=[Param(k, str(v)) for k, v in params.items()])
-            self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+            tags = [InputTag(key, value) for key, value in lineage.items()]
+            self._client.log_inputs(self.id, [DatasetInput(dataset, tags)])
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """A point for each metric; sent with the next batch."""
@@ -83,9 +106,34 @@ class Run:
         with translated(f"run {self.id}"):
             self._client.set_tag(self.id, name, value)
 
-    def figure(self, figure: "Figure", path: str) -> None:
+    def artifacts(self, write: Callable[[Path], None]) -> None:
+        """Keep the files that `write` puts into the folder it is given."""
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+            with translated(f"run {self.id}"):
+                self._client.log_artifacts(self.id, folder)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """System metrics during the block, if psutil is installed: MLflow's own monitor."""
+        if find_spec("psutil") is None:
+            yield
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
         with translated(f"run {self.id}"):
-            self._client.log_figure(self.id, figure, path)
+            make: Any = SystemMetricsMonitor  # without annotations
+            monitor = make(self.id, _WATCH_SECONDS, tracking_uri=self._client.tracking_uri)
+            monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+            with suppress(MlflowException, OSError):
+                # It drops what it saw since its last report, which is all there is of a short training.
+                monitor.collect_metrics()
+                monitor.publish_metrics(monitor.aggregate_metrics())
+                monitor.mlflow_logger.flush()
 
 
 def close_abandoned(registry: Registry, experiment: str, cycle_id: str, finished: str | None) -> None:
@@ -104,8 +152,6 @@ def close_abandoned(registry: Registry, experiment: str, cycle_id: str, finished
 
 
 def _experiment_id(registry: Registry, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
     client = registry.client
     found = client.get_experiment_by_name(name)
     if found is None:

@@ -19,18 +19,19 @@ from ml.datasets import versions
 from ml.datasets.versions import DatasetVersion
 from ml.errors import ConflictError, InvalidInputError
 from ml.settings import Settings
+from ml.training import card, due, export, networks, quantise, track
 from ml.training import checkpoint as checkpoints
-from ml.training import due, export, figures, networks, quantise, track
 from ml.training import recipe as recipes
 from ml.training.checkpoint import Checkpoint
 from ml.training.feed import Progress
-from ml.training.fit import Fitted, fit, logits_of
+from ml.training.fit import Fitted, Stepped, fit, logits_of
 from ml.training.judge import judge
-from ml.training.lineage import code_version
+from ml.training.lineage import code_version, environment
 from ml.training.material import Material, gather
 from ml.training.placement import ALONE, Placement
 from ml.training.plan import Mode
 from ml.training.recipe import Recipe
+from ml.training.record import Record, evaluated
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class _Training:
         checkpoint = checkpoints.of(ctx.settings, identity)
         return cls(material, recipe, cycle_id, code, checkpoint, place)
 
-    def fit(self, progress: Progress | None) -> Fitted:
+    def fit(self, progress: Progress | None, stepped: Stepped | None = None) -> Fitted:
         material = self.material
         return fit(
             material.network(self.recipe.seed),
@@ -128,6 +129,7 @@ class _Training:
             (material.judge.images, material.judge.labels),
             self.recipe,
             progress,
+            stepped=stepped,
             warm=material.warm is not None,
             teacher=material.teacher() if self.recipe.distillation else None,
             shares=material.shares,
@@ -169,8 +171,7 @@ def _recipe(settings: Settings, material: Material, epochs: int | None, seed: in
 def _run(ctx: Context, training: _Training, progress: Progress | None) -> TrainedModel:
     material, recipe, cycle_id = training.material, training.recipe, training.cycle_id
     code, version = training.code, material.version
-    tags = {"cycle": cycle_id, "code_version": code, "dataset_version": version.id, "plan": material.plan.reason}
-    run = track.Run.begin(ctx.registry, ctx.settings.experiment, f"cycle {cycle_id}", tags)
+    run = track.Run.begin(ctx.registry, ctx.settings.experiment, f"cycle {cycle_id}", _tags(training))
 
     def told(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         run.metrics(epoch, metrics)
@@ -178,21 +179,44 @@ def _run(ctx: Context, training: _Training, progress: Progress | None) -> Traine
             progress(epoch, epochs, metrics)
 
     with run.ended(), tempfile.TemporaryDirectory() as folder:
+        manifest = f"s3://{ctx.settings.store_bucket}/{versions.key(version.id)}"
         recipe_params = {f"recipe_{k}": v for k, v in vars(recipe).items()}
-        run.inputs(version, material.as_params() | recipe_params)
-        fitted = training.fit(told)
-        run.metrics(0, {f"start_{k}": v for k, v in fitted.start.items()})
-        best = {"best_epoch": fitted.best_epoch + 1.0, **fitted.best}
-        run.metrics(0, {f"final_{k}": v for k, v in best.items()})
+        run.inputs(manifest, version, versions.manifest(ctx, version.id), material.as_params() | recipe_params)
+        with run.watched():
+            fitted = training.fit(told, run.metrics)
         logits = logits_of(fitted.network, material.judge.images)
         info = _export(material, fitted, logits, recipe, run.id, code, Path(folder))
         info = _add_int8(run, ctx.settings, material, Path(folder)) or info
-        _log_figures(run, material, fitted, logits)
+        record = Record(material, recipe, fitted, info, evaluated(material, logits, info.temperature))
+        run.metrics(0, _summary(record))
+        run.artifacts(record.write)
         past = material.plan.past
         told_of = {"cycle": cycle_id, "refreshes": str(past.refreshes), "added": str(past.added)}
-        model_version = ctx.registry.register(run.id, Path(folder), info, told_of)
+        description = card.short(record.card())
+        model_version = ctx.registry.register(run.id, Path(folder), info, told_of, description)
         run.tag("version", str(model_version))
+        run.tag("mlflow.note.content", description)
     return TrainedModel(run.id, model_version)
+
+
+def _tags(training: _Training) -> dict[str, str]:
+    told = {
+        "cycle": training.cycle_id,
+        "code_version": training.code,
+        "dataset_version": training.material.version.id,
+        "plan": training.material.plan.reason,
+        "environment": bundle.digest(environment().encode())[:12],
+    }
+    revision = training.code.removesuffix("-dirty")
+    return told | ({} if revision.startswith("evergreen-") else {"mlflow.source.git.commit": revision})
+
+
+def _summary(record: Record) -> dict[str, float]:
+    fitted, told = record.fitted, record.told
+    best = {"best_epoch": fitted.best_epoch + 1.0, **fitted.best}
+    calibrated = {"calibrated_loss": told.loss, "calibration_error": told.calibration_error}
+    start = {f"start_{k}": v for k, v in fitted.start.items()}
+    return start | {f"final_{k}": v for k, v in (best | calibrated).items()}
 
 
 def _export(
@@ -230,10 +254,3 @@ def _add_int8(run: track.Run, settings: Settings, material: Material, folder: Pa
     report, kept = quantise.add(folder, calibration, judge, settings.int8_max_loss)
     run.metrics(0, {f"int8_{k}": float(v) for k, v in report} | {"int8_kept": float(kept)})
     return bundle.parse((folder / bundle.INFO).read_bytes())
-
-
-def _log_figures(run: track.Run, material: Material, fitted: Fitted, logits: Tensor) -> None:
-    run.figure(figures.curves(fitted.history), "plots/curves.png")
-    answers = logits.argmax(1).numpy()
-    confusion = figures.confusion(material.judge.labels, answers, material.version.classes)
-    run.figure(confusion, "plots/confusion.png")

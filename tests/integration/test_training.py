@@ -1,6 +1,5 @@
 """A dataset version becomes a challenger, with real MLflow, Postgres and S3."""
 
-import numpy as np
 import pytest
 
 from ml import bundle, model
@@ -39,11 +38,6 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["plan_mode"] == "full"
     assert run.data.metrics["final_validation_accuracy"] > 0.6
-    assert run.inputs.dataset_inputs[0].dataset.digest == first.version[:32]
-    assert {f.path for f in ctx.registry.client.list_artifacts(made.run_id, "plots")} == {
-        "plots/curves.png",
-        "plots/confusion.png",
-    }
 
     ctx.registry.set_alias("champion", made.model_version)
     second = ingest(ctx, upload(ctx, "two", digit_files(500, 700)))
@@ -53,21 +47,6 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     assert params["plan_mode"] == "refresh"
     assert params["warm_start_from"] == str(made.model_version)
     assert int(params["plan_new"]) < int(params["training_samples"])
-
-
-def test_mlflow_loads_the_champion_as_a_normal_model(context_with_mlflow: Context) -> None:
-    import mlflow
-
-    ctx = context_with_mlflow
-    done = ingest(ctx, upload(ctx, "one", digit_files(0, 120)))
-    assert done.version
-    made = train(ctx, done.version, cycle_id=str(done.drop_id), epochs=1)
-    ctx.registry.set_alias("champion", made.model_version)
-    mlflow.set_tracking_uri(ctx.settings.mlflow_url)
-    loaded = mlflow.pyfunc.load_model(f"models:/{ctx.settings.model_name}@champion")
-    answers = loaded.predict(np.zeros((3, 24, 24, 1), np.uint8))
-    assert answers.shape == (3, 10)
-    assert answers.sum(1) == pytest.approx(np.ones(3), abs=1e-5)
 
 
 def test_what_is_not_there_is_not_found(context_with_mlflow: Context) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from ml import model
 from ml.errors import InvalidInputError
+from ml.settings import Settings
 from ml.training import backbones, export, networks, shared_norm
 from ml.training.fit import fit, logits_of
 from ml.training.recipe import Recipe
@@ -52,6 +53,15 @@ def test_more_rates_than_blocks_are_refused() -> None:
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidInputError, match="small_cnn, mobilenet_v2"):
         networks.build("alexnet", 3, 2, 64, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ARCHITECTURE", "alexnet"), ("LAYER_RATES", "0.1,-1"), ("LAYER_RATES", "slow"), ("SERVICE_VARIANT", "int4")],
+)
+def test_settings_of_no_use_are_refused_at_the_start(name: str, value: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"EVERGREEN_{name}"):
+        Settings.load({f"EVERGREEN_{name}": value})
 
 
 @pytest.mark.parametrize(("name", "side"), [("vit_b_16", 100), ("vgg16", 96), ("resnet18", 24)])

@@ -11,6 +11,7 @@ from ml.bundle import BundleInfo
 from ml.errors import IntegrityError
 from ml.training import export, networks
 from ml.training.augment import DRAWS, light
+from ml.training.checkpoint import Checkpoint
 from ml.training.fit import Fitted, fit, logits_of
 from ml.training.recipe import Recipe
 from tests.pictures import digits
@@ -175,3 +176,36 @@ def test_augmentation_moves_and_mirrors_but_invents_nothing() -> None:
     share = mirrored[:, :, 12:].flatten(1).any(1).float().mean()
     assert 0.25 < share < 0.75
     assert torch.equal(light(many[1::2], draws[1::2], flips=True), mirrored[1::2])
+
+
+def test_some_steps_are_told_few_and_evenly_spread_and_again_after_a_kill(
+    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    x, y = arrays
+    recipe = Recipe(epochs=5, patience=9, batch_size=2, learning_rate=1e-3, seed=0)
+    checkpoint = Checkpoint(tmp_path / "state.pt", "this one", 0.0)
+    samples, judges = (x[:120], y[:120]), (x[300:], y[300:])
+
+    class KilledError(Exception):
+        pass
+
+    def killed(epoch: int, *_: object) -> None:
+        if epoch == 3:
+            raise KilledError
+
+    told: list[tuple[int, dict[str, float]]] = []
+    with pytest.raises(KilledError):
+        fit(networks.seeded(1, 10, 24, 0), samples, judges, recipe, killed, checkpoint=checkpoint)
+    done = fit(
+        networks.seeded(1, 10, 24, 0),
+        samples,
+        judges,
+        recipe,
+        stepped=lambda step, metrics: told.append((step, metrics)),
+        checkpoint=checkpoint,
+    )
+    steps = [step for step, _ in told]
+    assert steps == list(range(1, 301, 2)), "300 steps, at most 200 points"
+    assert [point["loss"] for point in done.points] == [metrics["step_loss"] for _, metrics in told]
+    assert done.points[-1]["epoch"] == pytest.approx(5, abs=0.05)
+    assert done.points[-1]["learning_rate"] < done.points[30]["learning_rate"]

@@ -73,8 +73,16 @@ def test_a_server_that_is_away_is_unavailable() -> None:
         made.flush()
 
 
+def test_without_psutil_there_are_no_system_metrics_and_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml.training.track.find_spec", lambda name: None)
+    client = FakeClient()
+    with run(client).watched():
+        pass
+    assert client.metrics == []
+
+
 def test_the_confusion_matrix_counts_and_names() -> None:
-    figure = figures.confusion(np.asarray([0, 0, 1]), np.asarray([0, 1, 1]), ["cat", "a dog with a very long name"])
+    figure = figures.confusion(np.asarray([[1, 1], [0, 1]]), ["cat", "a dog with a very long name"])
     axes = figure.axes[0]
     assert sorted(t.get_text() for t in axes.texts) == ["1", "1", "1"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["cat", "a dog with a …"]
@@ -82,5 +90,6 @@ def test_the_confusion_matrix_counts_and_names() -> None:
 
 def test_curves_have_a_point_an_epoch() -> None:
     row = {"train_loss": 1.0, "validation_loss": 2.0, "validation_accuracy": 0.5}
-    figure = figures.curves([row, row, row])
-    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [3, 3, 3]
+    points = [{"epoch": 0.5, "loss": 1.0, "learning_rate": 1e-3}] * 2
+    figure = figures.curves([row, row, row], points)
+    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [2, 3, 3, 3, 2]
