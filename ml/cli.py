@@ -40,7 +40,6 @@ app.add_typer(cli_datasets.app, name="datasets")
 app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_data.classes, name="classes")
 app.add_typer(cli_data.labels, name="labels")
-app.command()(cli_data.erase)
 app.command()(cli_validate.validate)
 app.command()(cli_tune.tune)
 
@@ -252,6 +251,9 @@ def deployments(as_json: Json = False) -> None:
         since = f"{row['created_at']:%Y-%m-%d %H:%M:%S}"
         add_row(table, str(row["id"]), f"v{row['model_version']}", before, row["status"], since)
     show(table, rows, as_json, {f"{row['id']} (v{row['model_version']})": row["reason"] for row in rows})
+
+
+app.command()(cli_data.erase)
 
 
 def _moved(done: Any, as_json: bool) -> None:

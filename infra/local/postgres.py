@@ -81,8 +81,16 @@ def command(data: Path, port: int) -> list[str]:
         *_as_os_user(),
         *(str(binaries() / "postgres"), "-D", str(data)),
         *("-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="),
-        *("-c", "max_connections=200", "-c", "shared_buffers=128MB"),
+        *("-c", "max_connections=200", "-c", f"shared_buffers={_buffers()}MB"),
+        # Rows of hashes go to pages all over the indexes, and the first change of a page logs all of it.
+        *("-c", "wal_compression=on"),
     ]
+
+
+def _buffers() -> int:
+    """An eighth of the machine's memory, which Postgres takes as it needs it: indexes of hashes are read at random."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_000_000
+    return min(1024, max(128, memory // 8))
 
 
 def ensure_database(host: str, port: int, superuser_password: str, name: str, password: str) -> None:

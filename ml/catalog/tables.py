@@ -85,7 +85,6 @@ samples = Table(
     Column("phash_low", Integer),
     _now(),
     CheckConstraint("split in ('train', 'validation', 'holdout')", name="split"),
-    Index(None, "group_id"),
     Index(None, "segment_id"),
     Index(None, "drop_id"),
     Index(None, "phash_high"),

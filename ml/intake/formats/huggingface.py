@@ -34,7 +34,7 @@ def read(listing: Listing, get: Get) -> list[Entry]:
 
 def _own(listing: Listing) -> list[str]:
     """At the top, or in a split's folder."""
-    return [f.key for f in listing.files if PurePosixPath(f.key).name in NAMES and f.key.count("/") <= 1]
+    return [f.key for f in listing.files if f.key.count("/") <= 1 and f.key.rpartition("/")[2] in NAMES]
 
 
 def _rows(listing: Listing, get: Get, key: str) -> Iterator[Row]:

@@ -25,12 +25,12 @@ def read(listing: Listing, get: Get) -> list[Entry]:
     """
     if not (own := _own(listing)):
         raise InvalidInputError("the drop has no _classes.csv at the top or in a folder there")
-    notes = {f.key for f in listing.files if PurePosixPath(f.key).name.startswith("README.")}
+    notes = {f.key for f in listing.files if f.key.rpartition("/")[2].startswith("README.")}
     return entries([r for key in own for r in _rows(listing, get, key)], listing, " and ".join(own), {*own, *notes})
 
 
 def _own(listing: Listing) -> list[str]:
-    return [f.key for f in listing.files if PurePosixPath(f.key).name == NAME and f.key.count("/") <= 1]
+    return [f.key for f in listing.files if f.key.count("/") <= 1 and f.key.rpartition("/")[2] == NAME]
 
 
 def _rows(listing: Listing, get: Get, key: str) -> Iterator[Row]:
