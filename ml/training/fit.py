@@ -177,9 +177,9 @@ class _Loop:
         """Augmented and normalised; what is random depends on the step and the place in the batch alone."""
         recipe, place = self.recipe, self.place
         seed = order.step_seed(recipe.seed, self.at.epoch, self.at.step)
-        torch.manual_seed(seed)
-        draws = torch.rand(size, augment.DRAWS)[place.mine].to(place.device)
-        torch.manual_seed(seed + place.rank)  # dropout must differ between processes
+        draws = torch.rand(size, augment.DRAWS, generator=torch.Generator().manual_seed(seed))
+        draws = draws[place.mine].to(place.device)
+        place.seed(seed + place.rank)  # dropout must differ between processes
         if recipe.augmentation != "none":
             images = augment.light(images, draws, flips=recipe.flips)
         if recipe.augmentation == "trivial":

@@ -38,6 +38,15 @@ class Placement:
         able = torch.cpu.get_capabilities()
         return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
+    def seed(self, seed: int) -> None:
+        """Begin what is random on this process's devices anew.
+
+        `torch.manual_seed` tells every kind of device, and formats its caller's stack for those that are absent.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self.device != "cpu":
+            torch.cuda.manual_seed(seed)
+
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.world > 1:

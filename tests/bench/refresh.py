@@ -2,7 +2,8 @@
 
 Whole cycles (intake, training, gate, release without a replica; real Postgres, S3 and MLflow), the same drops to
 the one system and to the other in turns. `scale_ratio` is the median over the drops of seconds on 50,000 stored
-divided by seconds on 5,000. Nothing stops a training early, so both sides learn for the same number of epochs.
+divided by seconds on 5,000; processor time is of the process that runs the cycle. Nothing stops a training early, so
+both sides learn for the same number of epochs.
 """
 
 from typing import Any

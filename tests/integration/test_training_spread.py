@@ -1,6 +1,7 @@
 """Two processes under `torchrun` learn what one learns, and go on when one of them is killed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from ml import bundle, model
+from ml.catalog import cycles
+from ml.context import Context
+from ml.datasets.ingest import ingest
+from ml.errors import InvalidInputError
+from ml.settings import PREFIX
+from ml.training import spread
+from tests.pictures import digit_files, upload
+from tests.serving_process import environment
 
 
 def learn(folder: Path, processes: int, *more: str) -> dict[str, Any]:
@@ -42,3 +53,40 @@ def test_a_killed_process_is_replaced_and_the_training_ends_as_if_it_had_not_bee
     assert again["curve"] == two["curve"]
     for name, value in two["state"].items():
         assert np.array_equal(again["state"][name], value), name
+
+
+def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow: Context) -> None:
+    ctx = context_with_mlflow
+    version = ingest(ctx, upload(ctx, "one", digit_files(0, 400))).version
+    assert version
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "ml.training.spread", "c-spread", version]
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    for _ in range(2):  # the second time finds it done
+        done = subprocess.run(
+            command,
+            env=plain | environment(ctx.settings),
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    (made,) = ctx.registry.find()
+    row = cycles.get(ctx.engine, "c-spread")
+    assert (row["model_version"], row["run_id"]) == (int(made.version), made.run_id)
+    assert ctx.registry.alias("challenger") == int(made.version)
+    run = ctx.registry.client.get_run(made.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["final_validation_accuracy"] > 0.6
+    assert len(ctx.registry.client.search_runs([run.info.experiment_id])) == 1, "the leader alone writes"
+    place = ctx.registry.bundle(int(made.version))
+    bundle.fetch(ctx.artifacts, place.prefix, place.digest, ctx.settings.home / "fetched")
+    model.check_probes(model.load(ctx.settings.home / "fetched"), ctx.settings.home / "fetched", 1e-4)
+    assert not list((ctx.settings.home / "cache" / "training").iterdir()), "the checkpoint is gone"
+
+
+@pytest.mark.parametrize("arguments", [[], ["cycle"], ["cycle", "version", "often"], ["cycle", "version", "full", "x"]])
+def test_wrong_arguments_are_said(arguments: list[str]) -> None:
+    with pytest.raises(InvalidInputError, match="wanted are a cycle, a dataset version"):
+        spread.run(arguments, {})

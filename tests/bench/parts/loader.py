@@ -25,7 +25,7 @@ from tests.bench.parts import stored
 from tests.bench.report import spread
 from tests.servers import storage
 
-IMAGES, SIDE, PAIRS = 12_000, 32, 7
+IMAGES, SIDE, PAIRS = 8_000, 32, 5
 _READ, _DECODED = "segment objects read", "images decoded"
 
 

@@ -20,7 +20,7 @@ from tests.bench.parts import stored
 from tests.bench.parts.stream import pixels
 from tests.bench.report import spread
 
-IMAGES, JUDGES, SIDE, EPOCHS, RUNS = 8_000, 2_000, 32, 6, 3
+IMAGES, JUDGES, SIDE, EPOCHS, RUNS = 6_000, 2_000, 32, 4, 2
 
 
 def figures() -> dict[str, Any]:
