@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.exceptions import MlflowException
 
-from ml.datasets.versions import DatasetVersion, Manifest
+from ml.context import Context
+from ml.datasets import versions
+from ml.datasets.versions import DatasetVersion
 from ml.errors import EvergreenError
 from ml.registry import Registry, translated
 
@@ -57,14 +59,15 @@ class Run:
         with translated(f"run {self.id}"):
             self._client.set_terminated(self.id, status)
 
-    def inputs(self, source: str, version: DatasetVersion, manifest: Manifest, params: Mapping[str, Any]) -> None:
-        """Parameters, and the dataset version as the run's input, with where it comes from.
+    def inputs(self, ctx: Context, version: DatasetVersion, params: Mapping[str, Any]) -> None:
+        """Parameters, and the dataset version as the run's input, with its lineage.
 
-        Args:
-            source: the manifest's address, `s3://…`: `mlflow.data.get_source(…).load()` fetches it from there.
+        The source is the manifest: `mlflow.data.get_source(…).load()` fetches it from the bucket.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
+        source = f"s3://{ctx.settings.store_bucket}/{versions.key(version.id)}"
+        manifest = versions.manifest(ctx, version.id)
         counts = {"train": version.train, "validation": version.validation, "holdout": version.holdout}
         changes = {"relabels": len(manifest.relabels), "removals": len(manifest.removals)}
         extent = {"segments": len(manifest.segments), "classes": len(version.classes)}

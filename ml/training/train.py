@@ -179,9 +179,8 @@ def _run(ctx: Context, training: _Training, progress: Progress | None) -> Traine
             progress(epoch, epochs, metrics)
 
     with run.ended(), tempfile.TemporaryDirectory() as folder:
-        manifest = f"s3://{ctx.settings.store_bucket}/{versions.key(version.id)}"
         recipe_params = {f"recipe_{k}": v for k, v in vars(recipe).items()}
-        run.inputs(manifest, version, versions.manifest(ctx, version.id), material.as_params() | recipe_params)
+        run.inputs(ctx, version, material.as_params() | recipe_params)
         with run.watched():
             fitted = training.fit(told, run.metrics)
         logits = logits_of(fitted.network, material.judge.images)

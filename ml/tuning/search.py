@@ -135,7 +135,8 @@ class _Worker:
 
         pruned = False
         with run.ended():
-            run.inputs(material.version, {f"recipe_{k}": v for k, v in vars(chosen).items()} | material.as_params())
+            recipe_params = {f"recipe_{k}": v for k, v in vars(chosen).items()}
+            run.inputs(ctx, material.version, recipe_params | material.as_params())
             try:
                 fitted = self._fit(chosen, told)
                 run.metrics(0, {f"final_{k}": v for k, v in fitted.items()})
@@ -166,7 +167,7 @@ def _begin(ctx: Context, made: Study, version: DatasetVersion) -> None:
     """The run that trials lie below, and the settings as they are as the first trial."""
     tags = {"dataset_version": version.id, "code_version": code_version(), "study": made.study_name}
     run = track.Run.begin(ctx.registry, ctx.settings.experiment, f"tune {made.study_name}", tags)
-    run.inputs(version, {"study": made.study_name})
+    run.inputs(ctx, version, {"study": made.study_name})
     made.set_user_attr(_PARENT, run.id)
     made.set_user_attr("dataset_version", version.id)
     made.enqueue_trial(space.current(ctx.settings), user_attrs={"first": True})
