@@ -19,6 +19,7 @@ from ml.context import Context
 from ml.datasets.ingest import ingest
 from ml.intake import entries
 from ml.intake.claim import claim
+from ml.training import due
 from tests.dag_process import run_dags
 from tests.pictures import digit_files, digits, upload
 
@@ -120,6 +121,25 @@ def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(
     assert cycle["verdict"] == "stopped"
     assert "at least two" in cycle["reason"]
     assert (again["tasks"]["take_up"], again["assets"]) == ("skipped", [])
+
+
+def test_a_training_whose_model_needs_a_person_ends_and_starts_the_asking(
+    make_context: Callable[..., Context], mlflow_url: str, airflow_home: Path
+) -> None:
+    name = "needs-a-person"
+    context = make_context(mlflow_url=mlflow_url, model_name=name, experiment=name, gate_review="always")
+    drop = ingest(context, upload(context, "one", digit_files(0, 300)))
+    (run,) = run_dags(airflow_home, context.settings, ("train", {"epochs": 3}))
+    assert run["state"] == "success"
+    assert (run["tasks"]["undecided"], run["tasks"]["ask"], run["tasks"]["release"]) == (
+        "success",
+        "success",
+        "skipped",
+    )
+    cycle = cycles.get(context.engine, drop.drop_id)
+    assert (cycle["verdict"], cycle["finished_at"]) == ("needs_person", None)
+    assert due.choose(context, "asset_triggered__1") is None, "it is not trained again meanwhile"
+    assert not due.overdue(context, minutes=0)
 
 
 def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflow_home: Path) -> None:
