@@ -64,7 +64,7 @@ def _write_onnx(network: nn.Module, info: BundleInfo, path: Path) -> None:
         # fresh process, for the same graph; parity is checked either way.
         warnings.simplefilter("ignore", DeprecationWarning)
         # Of the checks inside attention.
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*trace might")
+        warnings.filterwarnings("ignore", message=".*the trace to be incorrect")
         torch.onnx.export(
             _Served(network).eval(),
             (example,),

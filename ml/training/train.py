@@ -250,6 +250,11 @@ def _add_int8(run: track.Run, settings: Settings, material: Material, folder: Pa
     images, _ = material.chosen
     calibration = images[:: max(1, len(images) // quantise.CALIBRATION)][: quantise.CALIBRATION]
     judge = (material.judge.images, material.judge.labels)
-    report, kept = quantise.add(folder, calibration, judge, settings.int8_max_loss)
+    try:
+        report, kept = quantise.add(folder, calibration, judge, settings.int8_max_loss)
+    except Exception:  # onnxruntime raises types of its own on a graph that it cannot quantise
+        log.exception("no INT8 variant can be made of %s, fp32 goes alone", material.architecture)
+        run.metrics(0, {"int8_kept": 0.0})
+        return None
     run.metrics(0, {f"int8_{k}": float(v) for k, v in report} | {"int8_kept": float(kept)})
     return bundle.parse((folder / bundle.INFO).read_bytes())

@@ -45,7 +45,10 @@ def test_from_the_small_network_to_a_pretrained_backbone_and_on(context_with_mlf
     assert "`small_cnn`, set is `mobilenet_v3_small`" in params["plan_reason"]
     assert params["pretrained"].startswith("s3://")
     assert params["layer_rates"] == "0.1,1"
-    loaded, _ = scores.load_model(other, second.model_version)
+    metrics = ctx.registry.client.get_run(second.run_id).data.metrics
+    assert 0 <= metrics["int8_agreement"] <= 1
+    loaded, _ = scores.load_model(changed(other, service_variant="int8"), second.model_version)
+    assert (loaded.variant == "int8") == bool(metrics["int8_kept"]) == (metrics["int8_accuracy_loss"] <= 0.01)
     assert (loaded.info.image_size, loaded.info.channels) == (32, 1)
 
     ctx.registry.set_alias("champion", second.model_version)
@@ -55,6 +58,23 @@ def test_from_the_small_network_to_a_pretrained_backbone_and_on(context_with_mlf
     params = ctx.registry.client.get_run(third.run_id).data.params
     assert params["plan_mode"] == "refresh"
     assert params["pretrained"] == "none"
+
+
+def test_a_network_that_cannot_be_quantised_goes_without_int8(
+    context_with_mlflow: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no rule for this operator")
+
+    ctx = changed(context_with_mlflow, int8=True, int8_max_loss=0.5)
+    done = ingest(ctx, upload(ctx, "one", digit_files(0, 120)))
+    assert done.version
+    kept = train(ctx, done.version, cycle_id="kept", epochs=1)
+    monkeypatch.setattr("ml.training.quantise.quantise", fails)
+    without = train(ctx, done.version, cycle_id="without", epochs=1)
+    for made, expected in ((kept, True), (without, False)):
+        assert ctx.registry.client.get_run(made.run_id).data.metrics["int8_kept"] == expected
+        assert (scores.load_model(ctx, made.model_version)[0].info.int8 is not None) == expected
 
 
 def test_a_transformer_with_frozen_layers_is_exported(tmp_path: Path) -> None:
