@@ -118,7 +118,7 @@ class Settings(BaseModel):
     mix: Literal["none", "mixup", "cutmix"] = "none"
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     prior: float = Field(
-        0.5, ge=0, le=1, description="How far answers follow the classes' shares: 1 wholly, 0 as if all were even."
+        0.25, ge=0, le=1, description="How far answers follow the classes' shares: 1 wholly, 0 as if all were even."
     )
     balance: Literal["none", "weights", "sampler", "focal"] = Field("none", description="What helps rare classes.")
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -45,7 +45,7 @@ class Recipe:
     augmentation: Augmentation = "light"
     mix: Mix = "none"
     label_smoothing: float = 0.05
-    prior: float = 0.5
+    prior: float = 0.25
     balance: Balance = "none"
     optimizer: Optimizer = "adamw"
     weight_decay: float = 1e-2
