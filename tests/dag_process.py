@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ml.settings import PREFIX, Settings
+from tests.environment import environment
 
 REPO = Path(__file__).resolve().parents[1]
 
 
 def dag_environment(airflow_home: Path, settings: Settings) -> dict[str, str]:
     """The environment of a process that runs our DAGs on a SQLite of its own against `settings`' servers."""
-    plain = settings.model_dump(mode="json", exclude_none=True)
-    secrets = {
-        n: getattr(settings, n).get_secret_value() for n in plain if hasattr(getattr(settings, n), "get_secret_value")
-    }
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
-        **{f"{PREFIX}{name.upper()}": str(value) for name, value in (plain | secrets).items()},
+        **environment(settings),
         "AIRFLOW_HOME": str(airflow_home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
@@ -42,8 +39,8 @@ def run_dags(airflow_home: Path, settings: Settings, *runs: tuple[str, dict[str,
         runs: DAG ids and params, run one after the other.
     """
     command = [sys.executable, "-m", "tests.dag_process", json.dumps(runs)]
-    environment = dag_environment(airflow_home, settings)
-    done = subprocess.run(command, env=environment, cwd=airflow_home, capture_output=True, text=True, check=False)
+    variables = dag_environment(airflow_home, settings)
+    done = subprocess.run(command, env=variables, cwd=airflow_home, capture_output=True, text=True, check=False)
     told = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if len(told) != len(runs):
         raise RuntimeError(f"{len(told)} of {runs} gave a result:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")

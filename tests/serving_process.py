@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pydantic import SecretStr
 from sqlalchemy import select
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import predictions, replicas
 from ml.context import Context
-from ml.settings import PREFIX, Settings
+from ml.settings import Settings
+from tests.environment import environment
 from tests.servers import free_port, process, wait_until
 
 
@@ -40,16 +40,6 @@ class Service:
             return all(self.get("/readyz").status_code == 200 for _ in range(6 * workers))
 
         wait_until(all_ready, what=f"a ready service; its log:\n{self.log.read_text()[-3000:]}")
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    return {PREFIX + name.upper(): _text(value) for name, value in settings if value is not None}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,9 +59,8 @@ def accept(ctx: Context, drop_id: str) -> str | None:
             Uploads(ctx.store) as uploads,
             ThreadPoolExecutor(1, "listing") as looking,
         ):
-            seen = looking.submit(_look, ctx, row["prefix"])
-            _Acceptance(ctx, row, Incoming(ctx, verdicts), samples, labels).run(uploads)
-        acknowledge(ctx, drop_id, seen.result())
+            seen = _Acceptance(ctx, row, Incoming(ctx, verdicts), samples, labels).run(uploads, looking)
+        acknowledge(ctx, drop_id, seen)
     else:
         acknowledge(ctx, drop_id)
     done = drops.get(ctx.engine, drop_id)
@@ -91,7 +90,8 @@ class _Acceptance:
     told: Told = field(default_factory=Told)
     aside: list[dict[str, Any]] = field(default_factory=list)
 
-    def run(self, uploads: Uploads) -> None:
+    def run(self, uploads: Uploads, looking: Executor) -> Listing | None:
+        """What the drop held when it was accepted, as far as that could be seen."""
         ctx, drop_id = self.ctx, self.drop["id"]
         parent = versions.latest(ctx)
         for segment, rows in segments.write(uploads, self._new(), ctx.settings.segment_bytes):
@@ -104,15 +104,17 @@ class _Acceptance:
         changed = bool(self.made or self.told.relabels)
         if changed:
             ctx.store.put(versions.key(manifest.id), manifest.to_bytes(), "application/json")
-        uploads.wait()
         with transaction(ctx.engine) as connection:
             if drops.locked_status(connection, drop_id) != "claimed":
-                return
+                return None
+            seen = looking.submit(_look, ctx, self.drop["prefix"])  # this process has little to do meanwhile
             if changed:
                 versions.check_newest(connection, parent)
                 versions.insert_version(connection, manifest, parent, self.added, f"drop {drop_id}")
             self._write(connection)
             self._finish(connection, manifest.id if changed else None)
+            uploads.wait()  # the rows wait for their bytes, not the other way round
+        return seen.result()
 
     def _new(self) -> Iterator[Sample]:
         drop_id = self.drop["id"]

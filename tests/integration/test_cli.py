@@ -20,8 +20,8 @@ from ml.catalog.tables import drops
 from ml.cli import app
 from ml.context import Context
 from tests.bundles import make_bundle
+from tests.environment import environment
 from tests.pictures import digit_files, digits
-from tests.serving_process import environment
 from tests.table_replica import answering
 
 

@@ -22,11 +22,11 @@ from ml.datasets.ingest import ingest
 from ml.release import operator
 from ml.release.approval import settle
 from ml.release.release import release
+from tests.environment import environment
 from tests.file_registry import install
 from tests.gates import Gate
 from tests.pictures import digit_files
 from tests.pictures import upload as upload_drop
-from tests.serving_process import environment
 
 
 @pytest.fixture

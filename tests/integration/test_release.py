@@ -24,9 +24,10 @@ from ml.release import operator
 from ml.release.deploy import Deployment, move, reconcile
 from ml.release.release import release
 from tests.bundles import make_bundle, upload
+from tests.environment import environment
 from tests.file_registry import FileRegistry, install
 from tests.pictures import digits
-from tests.serving_process import Hammer, environment, service, wait_logged, wait_replicas
+from tests.serving_process import Hammer, service, wait_logged, wait_replicas
 from tests.table_replica import Reply, Temper, answering, dead_replica, honest, replica
 
 LABELS = ("ant", "bee", "cat")

@@ -17,8 +17,8 @@ from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
 from ml.settings import PREFIX
 from ml.training import spread
+from tests.environment import environment
 from tests.pictures import digit_files, upload
-from tests.serving_process import environment
 
 
 def learn(folder: Path, processes: int, *more: str) -> dict[str, Any]:
