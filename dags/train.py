@@ -20,6 +20,7 @@ from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, t
 
 from ml.settings import Settings
 from plugins.assets import CHALLENGER, DATASET, RETRAIN
+from plugins.links import DecisionReportLink
 from plugins.task_defaults import DEFAULTS
 
 _CRON = Settings.load(os.environ).train_schedule
@@ -106,6 +107,7 @@ def train() -> None:
 
     chosen = plan()
     decision = gate(chosen, fit(chosen))
+    decision.operator.operator_extra_links = (DecisionReportLink(),)  # the decorator takes no such argument
     release(chosen, decision)
     undecided(decision) >> TriggerDagRunOperator(
         task_id="ask",

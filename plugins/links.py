@@ -17,3 +17,18 @@ class DataDocsLink(BaseOperatorLink):
 
         drop_id = ti_key.xcom_pull(task_ids=operator.task_id, map_indexes=ti_key.map_index)
         return docs.url(settings(), docs.key(drop_id)) if drop_id else ""
+
+
+class DecisionReportLink(BaseOperatorLink):
+    """To the report of the gate's decision whose id the task returns."""
+
+    name = "Report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """As `DataDocsLink.get_link`."""
+        from ml.gate.decide import report_key
+        from ml.intake import docs
+        from plugins.runtime import settings
+
+        decision_id = ti_key.xcom_pull(task_ids=operator.task_id)
+        return docs.url(settings(), report_key(decision_id)) if decision_id else ""

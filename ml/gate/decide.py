@@ -18,6 +18,7 @@ from ml.datasets import holdout
 from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.gate import evidence, policy, report, scores
 from ml.gate.policy import Policy, Ruling
+from ml.intake import docs
 from ml.model import Model
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
         reason=ruling.reason,
         actor="gate",
         statistics=figures,
-        report_key=f"decisions/{decision_id}/report.html",
+        report_key=report_key(decision_id),
     )
     ctx.store.put(f"decisions/{decision_id}/report.json", orjson.dumps(asdict(decision)), "application/json")
     ctx.store.put(str(decision.report_key), report.render(decision).encode(), "text/html; charset=utf-8")
@@ -127,11 +128,17 @@ def _champion(ctx: Context, version: int | None) -> tuple[Model | None, str | No
         return None, f"champion {version} is broken ({error})"
 
 
+def report_key(decision_id: str) -> str:
+    """The page of the decision, in our bucket."""
+    return f"decisions/{decision_id}/report.html"
+
+
 def _note(ctx: Context, decision: Decision, cycle_id: str) -> None:
     """Say it where people look: on the MLflow version, and in the cycle."""
     figures = decision.statistics
     tags = {"decision": decision.id, "verdict": decision.verdict, "reason": decision.reason}
-    ctx.registry.tag(decision.model_version, tags | _told(figures))
+    page = {"decision_report": docs.url(ctx.settings, report_key(decision.id))}
+    ctx.registry.tag(decision.model_version, tags | page | _told(figures))
     told = {"decision_id": decision.id, "verdict": decision.verdict, "reason": decision.reason}
     ended = func.now() if decision.verdict == "reject" else None
     with transaction(ctx.engine) as connection:

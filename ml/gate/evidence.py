@@ -15,7 +15,6 @@ from ml.catalog import looks
 from ml.context import Context
 from ml.datasets import loader, versions
 from ml.datasets.loader import Split
-from ml.errors import NotFoundError
 from ml.gate import budget, corruptions, metrics, scores, slices, statistics
 from ml.gate.budget import Part
 from ml.gate.metrics import Metric
@@ -23,6 +22,7 @@ from ml.gate.scores import Answers
 from ml.gate.slices import Group
 from ml.gate.statistics import Right
 from ml.model import Model
+from ml.training import novelty
 
 _LATENCY_ROUNDS: Final = 20
 
@@ -89,7 +89,7 @@ def against(ctx: Context, challenger: Side, champion: Side, dataset: str) -> dic
     """The paired figures; see `ml.gate.policy` for what follows from them."""
     seed = ctx.settings.seed
     comparison = statistics.compare(champion.right, challenger.right, seed)
-    groups = _groups(ctx, challenger, champion)
+    groups = _groups(ctx, challenger, champion, dataset)
     n, old_right = len(champion.right), int(champion.right.sum())
     before, after = ((s.answers.probability, s.right) for s in (champion, challenger))
     rise, surely = statistics.calibration_rise(before, after, seed)
@@ -182,7 +182,7 @@ def _known(ctx: Context, of: Side, dataset: str) -> set[str]:
     return {manifest.class_map.get(label, label) for label in of.model.info.labels} & set(manifest.classes)
 
 
-def _groups(ctx: Context, challenger: Side, champion: Side) -> list[Group]:
+def _groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> list[Group]:
     holdout, before, after = challenger.holdout, champion.right, challenger.right
     names = np.asarray(holdout.classes, np.str_)[holdout.labels]
     newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
@@ -193,22 +193,11 @@ def _groups(ctx: Context, challenger: Side, champion: Side) -> list[Group]:
     ]
     if len(newest) > 1:
         found += slices.group("drop", drop_names, before, after)
-    if (seen := _seen_by(ctx, champion)) is not None:
-        old = np.isin(np.asarray(holdout.segment_ids), sorted(seen))
-        if old.any() and not old.all():
-            found += slices.group("age", np.where(old, "old", "new"), before, after)
+    if (known := ctx.registry.tags(champion.version).get("dataset_version")) is not None:
+        new = novelty.is_new(ctx, holdout, dataset, known)
+        if new.any() and not new.all():
+            found += slices.group("age", np.where(new, "new", "old"), before, after)
     return found + _corrupted(ctx, challenger, champion)
-
-
-def _seen_by(ctx: Context, champion: Side) -> set[str] | None:
-    """Segments of the dataset that the champion was trained on; None where that is not known any more."""
-    trained_on = ctx.registry.tags(champion.version).get("dataset_version")
-    if trained_on is None:
-        return None
-    try:
-        return set(versions.manifest(ctx, trained_on).segments)
-    except NotFoundError:
-        return None
 
 
 def _column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from ml.datasets.versions import Manifest
 from ml.errors import NotFoundError
 
 
-def is_new(ctx: Context, train: Split, version_id: str, known_version: str) -> NDArray[np.bool_]:
+def is_new(ctx: Context, split: Split, version_id: str, known_version: str) -> NDArray[np.bool_]:
     """``bool[N]``: the sample was not in version `known_version`, or had another label there.
 
     A class that was renamed or merged since is the same label. Only segments that one of the two
@@ -24,7 +24,7 @@ def is_new(ctx: Context, train: Split, version_id: str, known_version: str) -> N
     try:
         known = versions.manifest(ctx, known_version)
     except NotFoundError:
-        return np.ones(len(train), bool)
+        return np.ones(len(split), bool)
     now = versions.manifest(ctx, version_id)
     shared, returned = set(known.segments) & set(now.segments), set(known.removals)
     relabelled = {
@@ -33,15 +33,15 @@ def is_new(ctx: Context, train: Split, version_id: str, known_version: str) -> N
     asked = relabelled | returned
     open_questions = [
         i
-        for i, (digest, segment) in enumerate(zip(train.sha256, train.segment_ids, strict=True))
+        for i, (digest, segment) in enumerate(zip(split.sha256, split.segment_ids, strict=True))
         if segment not in shared or digest in asked
     ]
-    found = np.zeros(len(train), bool)
+    found = np.zeros(len(split), bool)
     if open_questions:
-        before = _labels_before(ctx, known, shared, {train.segment_ids[i] for i in open_questions}, known_version)
+        before = _labels_before(ctx, known, shared, {split.segment_ids[i] for i in open_questions}, known_version)
         for i in open_questions:
-            label, digest = before.get(train.sha256[i]), train.sha256[i]
-            same = label is not None and now.class_map.get(label, label) == train.classes[train.labels[i]]
+            label, digest = before.get(split.sha256[i]), split.sha256[i]
+            same = label is not None and now.class_map.get(label, label) == split.classes[split.labels[i]]
             found[i] = digest in returned or not same
     return found
 

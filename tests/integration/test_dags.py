@@ -138,6 +138,9 @@ def test_a_training_whose_model_needs_a_person_ends_and_starts_the_asking(
     )
     cycle = cycles.get(context.engine, drop.drop_id)
     assert (cycle["verdict"], cycle["finished_at"]) == ("needs_person", None)
+    files = f"{context.settings.service_url}/console/files/"
+    (page,) = [link.removeprefix(files) for link in run["links"] if link.startswith(files)]
+    assert b"person" in context.store.get(page), "the button of `gate` leads to the decision's report"
     assert due.choose(context, "asset_triggered__1") is None, "it is not trained again meanwhile"
     assert not due.overdue(context, minutes=0)
 

@@ -21,11 +21,15 @@ from tests.environment import environment
 from tests.pictures import digit_files, upload
 
 
-def learn(folder: Path, processes: int, *more: str) -> dict[str, Any]:
+def learn(folder: Path, processes: int, *more: str, starts: int = 1) -> dict[str, Any]:
+    """What came of it; a launcher that gives up is started again, `starts` times in all."""
     folder.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "2"]
     command = [*launcher, "--nproc-per-node", str(processes), "-m", "tests.spread_process", str(folder), *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    for _ in range(starts):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode == 0:
+            break
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads((folder / "done.json").read_text())
     return found
@@ -48,7 +52,8 @@ def test_two_processes_give_the_loss_curve_of_one(two: dict[str, Any], tmp_path:
 def test_a_killed_process_is_replaced_and_the_training_ends_as_if_it_had_not_been(
     two: dict[str, Any], tmp_path: Path
 ) -> None:
-    again = learn(tmp_path / "again", 2, "falls")
+    # Now and then gloo's new processes do not find each other and the launcher gives up: its Job starts it again.
+    again = learn(tmp_path / "again", 2, "falls", starts=3)
     assert (tmp_path / "again" / "fallen").exists()
     assert again["curve"] == two["curve"]
     for name, value in two["state"].items():
