@@ -104,6 +104,7 @@ class _Acceptance:
         changed = bool(self.made or self.told.relabels)
         if changed:
             ctx.store.put(versions.key(manifest.id), manifest.to_bytes(), "application/json")
+        uploads.wait()
         with transaction(ctx.engine) as connection:
             if drops.locked_status(connection, drop_id) != "claimed":
                 return None
@@ -113,7 +114,6 @@ class _Acceptance:
                 versions.insert_version(connection, manifest, parent, self.added, f"drop {drop_id}")
             self._write(connection)
             self._finish(connection, manifest.id if changed else None)
-            uploads.wait()  # the rows wait for their bytes, not the other way round
         return seen.result()
 
     def _new(self) -> Iterator[Sample]:
