@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -106,8 +107,8 @@ def _decided(ctx: Context, champion: int, cycle_id: str) -> Decision:
 
 def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) -> tuple[Ruling, dict[str, Any]]:
     rules = Policy.of(ctx.settings)
-    judged = evidence.side(ctx, challenger, scores.load_model(ctx, challenger)[0], dataset)
-    figures = evidence.alone(ctx, judged) | {"rules": asdict(rules)}
+    judged = evidence.side(ctx, challenger, scores.load_model(ctx, challenger), dataset)
+    figures = evidence.alone(judged) | {"rules": asdict(rules)}
     other, broken = _champion(ctx, champion)
     if champion is None or other is None or policy.too_small(len(judged.right), rules):
         ruling = policy.first_model(judged.right, judged.holdout.labels, figures, rules)
@@ -118,11 +119,11 @@ def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) ->
     return policy.against_champion(figures, rules), figures
 
 
-def _champion(ctx: Context, version: int | None) -> tuple[Model | None, str | None]:
+def _champion(ctx: Context, version: int | None) -> tuple[tuple[Model, Path] | None, str | None]:
     if version is None:
         return None, None
     try:
-        return scores.load_model(ctx, version)[0], None
+        return scores.load_model(ctx, version), None
     except (IntegrityError, NotFoundError) as error:
         log.warning("champion %s cannot be compared with: %s", version, error)
         return None, f"champion {version} is broken ({error})"

@@ -4,13 +4,15 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml import bundle, model
+from ml import bundle, calibration, model
 from ml.catalog import looks
 from ml.context import Context
 from ml.datasets import loader, versions
@@ -29,30 +31,33 @@ _LATENCY_ROUNDS: Final = 20
 
 @dataclass(frozen=True)
 class Side:
-    """A model and its answers; `right` per holdout sample, at the model's own input size in `holdout`."""
+    """A model of a bundle's folder, and its answers: `right` per sample of `holdout`, at the model's own input size."""
 
     version: int
     model: Model
+    folder: Path
     holdout: Split
     answers: Answers
     right: Right
 
 
-def side(ctx: Context, version: int, judge: Model, dataset: str) -> Side:
+def side(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -> Side:
+    """Score a model, as `scores.load_model` gives it."""
+    judge, folder = loaded
     holdout, answers = scores.score(ctx, version, judge, dataset)
-    return Side(version, judge, holdout, answers, scores.right(holdout, answers))
+    return Side(version, judge, folder, holdout, answers, scores.right(holdout, answers))
 
 
-def alone(ctx: Context, of: Side) -> dict[str, Any]:
+def alone(of: Side) -> dict[str, Any]:
     """What is told of a challenger with or without a champion."""
     n, right = len(of.right), int(of.right.sum())
     return {
         "holdout": n,
         "challenger_accuracy": right / n if n else None,
         "challenger_interval": statistics.wilson(right, n),
-        "challenger_calibration": statistics.calibration(of.answers.probability, of.right),
-        "challenger_calibration_error": statistics.calibration_error(of.answers.probability, of.right),
-        "served": served(ctx, of.version),
+        "challenger_calibration": statistics.reliability(of.answers.probability, of.right),
+        "challenger_calibration_error": calibration.error(of.answers.probability, of.right, statistics.BINS),
+        "served": served(of),
     }
 
 
@@ -70,18 +75,17 @@ def classes_alone(of: Side) -> list[dict[str, Any]]:
     ]
 
 
-def served(ctx: Context, version: int) -> dict[str, float]:
-    """Bytes of the bundle that a service fetches, and milliseconds of one image on one core, as the service has it."""
-    judge_on, folder = scores.load_model(ctx, version)
-    info = judge_on.info
-    single = model.load(folder, threads=1)
+def served(of: Side) -> dict[str, float]:
+    """Bytes of what answers, and milliseconds of one image on one core, by the variant that a service runs."""
+    info, variant = of.model.info, of.model.variant
+    single = model.load(of.folder, threads=1, variant=variant)
     image = np.zeros((1, info.image_size, info.image_size, info.channels), np.uint8)
     seconds = []
     for _ in range(_LATENCY_ROUNDS):
         started = time.perf_counter()
         single.predict(image)
         seconds.append(time.perf_counter() - started)
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.name in bundle.SERVED)
+    size = sum((of.folder / name).stat().st_size for name in bundle.FILES[variant])
     return {"bytes": size, "milliseconds": round(1000 * float(np.median(seconds)), 3)}
 
 
@@ -95,8 +99,8 @@ def against(ctx: Context, challenger: Side, champion: Side, dataset: str) -> dic
     rise, surely = statistics.calibration_rise(before, after, seed)
     return asdict(comparison) | {
         "champion_interval": statistics.wilson(old_right, n),
-        "champion_calibration": statistics.calibration(*before),
-        "champion_calibration_error": statistics.calibration_error(*before),
+        "champion_calibration": statistics.reliability(*before),
+        "champion_calibration_error": calibration.error(*before, statistics.BINS),
         "calibration_rise": rise,
         "calibration_rise_least": surely,
         "groups": slices.judge(groups, ctx.settings.gate_margin, ctx.settings.gate_alpha),
@@ -202,8 +206,8 @@ def _groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> lis
 
 def _column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:
     """A column of the segments' indexes, in the order of the split."""
-    tables = [loader.columns(ctx, s, ("sha256", name)) for s in dict.fromkeys(holdout.segment_ids)]
-    every = pa.concat_tables(tables)
+    tables = [loader.columns(ctx, s, ("sha256", "split", name)) for s in dict.fromkeys(holdout.segment_ids)]
+    every = pa.concat_tables(tables).filter(pc.field("split") == "holdout")
     known = dict(zip(every["sha256"].to_pylist(), every[name].to_pylist(), strict=True))
     return np.asarray([known[digest] for digest in holdout.sha256])
 

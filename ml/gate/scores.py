@@ -4,6 +4,7 @@ import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -70,7 +71,8 @@ def _known(ctx: Context, version: int) -> dict[str, str]:
 
 
 def _segment(ctx: Context, version: int, judge: Model, segment: str, key: str | None) -> dict[str, tuple[str, float]]:
-    if key is not None and (kept := _kept(ctx, key)) is not None:
+    own = _key(ctx, version, judge, segment)
+    if key == own and (kept := _kept(ctx, own)) is not None:
         return kept
     rows = loader.index(ctx, segment)
     positions = [i for i, r in enumerate(rows) if r["split"] == "holdout"]
@@ -79,7 +81,7 @@ def _segment(ctx: Context, version: int, judge: Model, segment: str, key: str | 
     probabilities = np.concatenate([judge.predict(np.ascontiguousarray(pixels[c])) for c in chunks])
     labels = np.asarray(judge.info.labels, np.str_)[probabilities.argmax(1)]
     digests = np.asarray([rows[i]["sha256"] for i in positions], np.str_)
-    _keep(ctx, version, segment, digests, labels, probabilities.max(1))
+    _keep(ctx, own, {"model_version": version, "segment_id": segment}, (digests, labels, probabilities.max(1)))
     triples = zip(digests, labels, probabilities.max(1), strict=True)
     return {str(d): (str(label), float(p)) for d, label, p in triples}
 
@@ -95,21 +97,24 @@ def _kept(ctx: Context, key: str) -> dict[str, tuple[str, float]] | None:
         return None
 
 
+def _key(ctx: Context, version: int, judge: Model, segment: str) -> str:
+    """Where its answers are; fp32 and INT8 do not always answer alike."""
+    return f"scores/{ctx.settings.model_name}/{version}-{judge.variant}/{segment}.npz"
+
+
 def _keep(
     ctx: Context,
-    version: int,
-    segment: str,
-    digests: NDArray[np.str_],
-    labels: NDArray[np.str_],
-    probability: NDArray[np.float32],
+    key: str,
+    of: dict[str, Any],
+    answers: tuple[NDArray[np.str_], NDArray[np.str_], NDArray[np.float32]],
 ) -> None:
     buffer = io.BytesIO()
+    digests, labels, probability = answers
     np.savez(buffer, sha256=digests, label=labels, probability=probability)
-    key = f"scores/{ctx.settings.model_name}/{version}/{segment}.npz"
     ctx.store.put(key, buffer.getvalue())
     with transaction(ctx.engine) as connection:
-        row = {"model_version": version, "segment_id": segment, "object_key": key}
-        connection.execute(insert(scores).values(row).on_conflict_do_nothing())
+        row = insert(scores).values(of | {"object_key": key})
+        connection.execute(row.on_conflict_do_update(index_elements=list(of), set_={"object_key": key}))
 
 
 def right(holdout: Split, answers: Answers) -> NDArray[np.bool_]:

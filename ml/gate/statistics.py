@@ -7,12 +7,17 @@ expected calibration error.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from ml import calibration
+
 Right = NDArray[np.bool_]
+BINS: Final = 10
+"""Of confidence, of equal width."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +86,14 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     return fallen
 
 
-def calibration(probability: NDArray[np.float32], right: Right, bins: int = 10) -> list[dict[str, float]]:
+def reliability(probability: NDArray[np.float32], right: Right) -> list[dict[str, float]]:
     """The reliability diagram: a row a bin of equal width that holds samples.
 
     Args:
         probability: of the answer given, ``float32[N]``.
         right: whether that answer is right, ``bool[N]``.
     """
-    of = np.minimum((probability * bins).astype(int), bins - 1)
+    of = np.minimum((probability * BINS).astype(int), BINS - 1)
     return [
         {
             "samples": int((of == b).sum()),
@@ -99,13 +104,6 @@ def calibration(probability: NDArray[np.float32], right: Right, bins: int = 10) 
     ]
 
 
-def calibration_error(probability: NDArray[np.float32], right: Right, bins: int = 10) -> float:
-    """Expected calibration error: how far confidence is from accuracy, averaged over samples; 0 for none."""
-    of = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = np.bincount(of, probability.astype(np.float64) - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(right)) if len(right) else 0.0
-
-
 def calibration_rise(
     champion: tuple[NDArray[np.float32], Right],
     challenger: tuple[NDArray[np.float32], Right],
@@ -114,10 +112,10 @@ def calibration_rise(
 ) -> tuple[float, float]:
     """How much larger the challenger's calibration error is, and the 5 % quantile of that by a paired bootstrap."""
     generator, n = np.random.default_rng(seed), len(champion[1])
-    observed = calibration_error(*challenger) - calibration_error(*champion)
+    observed = calibration.error(*challenger, BINS) - calibration.error(*champion, BINS)
     drawn = []
     for _ in range(rounds):
         i = generator.integers(0, n, n)
-        after, before = (calibration_error(p[i], r[i]) for p, r in (challenger, champion))
+        after, before = (calibration.error(p[i], r[i], BINS) for p, r in (challenger, champion))
         drawn.append(after - before)
     return observed, float(np.quantile(drawn, 0.05))

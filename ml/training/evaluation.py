@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ml import calibration
 from ml.training.feed import Labels
 
 _BINS: Final = 15
@@ -69,11 +70,8 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error in 15 bins of equal width (Naeini et al. 2015)."""
-        confidence, right = self.probabilities.max(1), self.answers == self.truth
-        bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-        gaps = np.bincount(bins, right - confidence, minlength=_BINS)
-        return float(np.abs(gaps).sum() / len(self.truth))
+        """Expected calibration error in 15 bins."""
+        return calibration.error(self.probabilities.max(1), self.answers == self.truth, _BINS)
 
     def confusion(self) -> NDArray[np.int64]:
         """Counts, a row for each given label, a column for each answer."""

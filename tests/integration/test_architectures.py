@@ -77,6 +77,21 @@ def test_a_network_that_cannot_be_quantised_goes_without_int8(
         assert (scores.load_model(ctx, made.model_version)[0].info.int8 is not None) == expected
 
 
+def test_answers_are_kept_for_each_variant(context_with_mlflow: Context) -> None:
+    ctx = changed(context_with_mlflow, int8=True, int8_max_loss=0.5)
+    done = ingest(ctx, upload(ctx, "one", digit_files(0, 400)))
+    assert done.version
+    version = train(ctx, done.version, cycle_id="kept", epochs=1).model_version
+    probabilities = []
+    for variant in ("fp32", "int8", "fp32"):
+        judge, _ = scores.load_model(changed(ctx, service_variant=variant), version)
+        assert judge.variant == variant
+        probabilities.append(scores.score(ctx, version, judge, done.version)[1].probability)
+    exact, small, again = probabilities
+    assert not np.array_equal(exact, small)
+    assert np.array_equal(exact, again)
+
+
 def test_a_transformer_with_frozen_layers_is_exported(tmp_path: Path) -> None:
     network = networks.build("vit_b_16", 1, 2, 32, 0, (0, 1))
     x = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 1), np.uint8)

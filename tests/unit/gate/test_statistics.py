@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml import calibration
 from ml.gate import statistics
 
 COUNTS = st.integers(0, 400)
@@ -90,11 +91,11 @@ def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> 
     right = np.asarray([True] * 3 + [False] + [True, False] * 2 + [True] * 2)
     # Bin 0.9 to 1: 6 samples, 5 right, mean confidence (4 · 0.95 + 2) / 6; bin 0.5: 4 samples, 2 right.
     expected = 0.6 * abs(5 / 6 - 5.8 / 6) + 0.4 * 0.05
-    assert statistics.calibration_error(probability, right) == pytest.approx(expected, abs=1e-6)
-    bins = statistics.calibration(probability, right)
+    assert calibration.error(probability, right, statistics.BINS) == pytest.approx(expected, abs=1e-6)
+    bins = statistics.reliability(probability, right)
     assert [b["samples"] for b in bins] == [4, 6]
     assert bins[1]["accuracy"] == pytest.approx(5 / 6)
-    assert statistics.calibration_error(probability[:0], right[:0]) == 0
+    assert calibration.error(probability[:0], right[:0], statistics.BINS) == 0
 
 
 def test_a_rise_of_the_calibration_error_is_sure_only_where_it_is_large() -> None:

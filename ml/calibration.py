@@ -1,0 +1,17 @@
+"""How far a model's confidence is from its accuracy."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def error(probability: NDArray[np.float32], right: NDArray[np.bool_], bins: int) -> float:
+    """Expected calibration error, averaged over samples; 0 for none (Naeini et al., AAAI 2015).
+
+    Args:
+        probability: of the answer given, ``float32[N]``.
+        right: whether that answer is right, ``bool[N]``.
+        bins: of equal width.
+    """
+    of = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.bincount(of, probability.astype(np.float64) - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(right)) if len(right) else 0.0
