@@ -169,8 +169,14 @@ class Settings(BaseModel):
     )
     service_workers: int | None = Field(None, ge=1, description="None: one a core.")
     max_body_bytes: int = Field(20_000_000, ge=1)
-    spool_bytes: int = Field(1_000_000_000, ge=1, description="Prediction log waiting on local disk.")
-    log_images: bool = Field(default=True, description="Keep the images of logged predictions.")
+    spool_bytes: int = Field(1_000_000_000, ge=100_000, description="Prediction log waiting on local disk.")
+    log_images: Literal["all", "sample", "uncertain", "off"] = Field(
+        "all", description="Which images of logged predictions are kept; see docs/serving.md."
+    )
+    log_images_rate: float = Field(0.1, ge=0, le=1, description="Of log_images=sample: the share that is kept.")
+    log_images_below: float = Field(
+        0.8, ge=0, le=1, description="Of log_images=uncertain: kept below this confidence, or rejected."
+    )
 
     # Monitoring
     monitor_schedule: str = "*/15 * * * *"
@@ -178,7 +184,8 @@ class Settings(BaseModel):
     monitor_min_predictions: int = Field(200, ge=1)
     drift_threshold: float = Field(0.25, gt=0, description="Population stability index that asks for retraining.")
     feedback_min_labels: int = Field(20, ge=1, description="Feedback labels gathered into one drop.")
-    retention_days: int = Field(90, ge=1)
+    retention_days: int = Field(90, ge=1, description="Of rows of the prediction log.")
+    image_retention_days: int = Field(30, ge=1, description="Of its images.")
 
     # Alerts
     alert_webhook: SecretStr | None = Field(None, description="URL that gets a JSON body for each alert.")

@@ -22,6 +22,7 @@ from serving.console import routes as console
 from serving.drain import Drain
 from serving.edge import Edge
 from serving.follower import Follower
+from serving.image_policy import ImagePolicy
 from serving.loader import BundleLoader
 from serving.metrics import Metrics
 from serving.model_slot import ModelSlot
@@ -31,7 +32,9 @@ from serving.prediction_log import PredictionLog
 from serving.predictor import Predictor
 from serving.replicas import Identity, Replica
 from serving.routes import decisions, feedback, health, model, predict
-from serving.spool import Spool
+from serving.spool import FILE_BYTES, Spool
+from serving.spool_watch import SpoolWatch
+from serving.storing import Storing
 
 INFERENCE_THREADS: Final = 2
 INFERENCE_WAITING: Final = 128
@@ -61,14 +64,15 @@ class _Threads:
     replica: Replica
     follower: Follower
     drain: Drain
+    watch: SpoolWatch
 
     def start(self) -> None:
-        for thread in (self.drain, self.follower, self.replica):
+        for thread in (self.drain, self.watch, self.follower, self.replica):
             thread.start()
 
     def stop(self) -> None:
         """The replica signs off first, so that no release waits for it."""
-        for thread in (self.replica, self.follower, self.drain):
+        for thread in (self.replica, self.follower, self.watch, self.drain):
             thread.stop(GOODBYE_SECONDS)
 
 
@@ -77,15 +81,16 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     Image.init()  # Pillow's plugins, which the first request would else wait for
     identity, metrics, slot = Identity.detect(), Metrics(environ), ModelSlot()
     engine = catalog_engine.connect(settings)
-    own = Spool(settings.home / "spool", identity.path)
-    prediction_log = PredictionLog(own, settings.spool_bytes, settings.log_images, metrics)
+    own = Spool(settings.home / "spool", identity.path, min(FILE_BYTES, settings.spool_bytes // 16))
+    prediction_log = PredictionLog(own, settings.spool_bytes, ImagePolicy.of(settings), metrics)
     artifacts = objects.connect(settings, settings.artifacts_bucket)
     loader = BundleLoader(settings.home / "bundles", artifacts, settings.probe_tolerance, settings.service_variant)
     follower = Follower(slot, loader, metrics)
     replica = Replica(identity, engine, slot, follower, settings.heartbeat_seconds)
     follower.on_news = replica.wake
     store = objects.connect(settings, settings.store_bucket)
-    threads = _Threads(replica, follower, Drain(own, prediction_log, engine, store, metrics))
+    drain = Drain(own, Storing(engine, store, metrics))
+    threads = _Threads(replica, follower, drain, SpoolWatch(own, prediction_log, metrics))
     limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
     parts = Parts(
         settings=settings,
@@ -93,6 +98,7 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         engine=engine,
         metrics=metrics,
         slot=slot,
+        prediction_log=prediction_log,
         predictor=Predictor(slot, prediction_log, limits, metrics),
         inference=Pool("inference", INFERENCE_THREADS, INFERENCE_WAITING),
         database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),

@@ -55,12 +55,19 @@ class Metrics:
 
     def text(self) -> bytes:
         """The exposition format, of all workers where they share a folder."""
+        return generate_latest(self._of_all())
+
+    def total(self, name: str, **labels: str) -> float:
+        """A sample's value, of all workers where they share a folder; 0 if nobody has it."""
+        return self._of_all().get_sample_value(name, labels) or 0.0
+
+    def _of_all(self) -> CollectorRegistry:
         if not self._folder:
-            return generate_latest(self._registry)
+            return self._registry
         self._forget_dead()
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
 
     def _forget_dead(self) -> None:
         """A worker that was killed leaves its gauges behind; its counters stay, they are history."""

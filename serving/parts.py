@@ -11,6 +11,7 @@ from ml.settings import Settings
 from serving.metrics import Metrics
 from serving.model_slot import ModelSlot
 from serving.pool import Pool
+from serving.prediction_log import PredictionLog
 from serving.predictor import Predictor
 from serving.replicas import Identity
 
@@ -34,6 +35,7 @@ class Parts:
     metrics: Metrics
     slot: ModelSlot
     predictor: Predictor
+    prediction_log: PredictionLog
     inference: Pool
     database: Pool
     store: ObjectStore

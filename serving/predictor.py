@@ -34,6 +34,7 @@ class Question:
     client_key: str | None
     logged: bool
     started: float
+    caller: str | None = None
 
 
 class Predictor:
@@ -60,11 +61,14 @@ class Predictor:
             ProblemError: no model, unreadable form, or the model's output is not a number.
             ImageRejectedError: the image cannot be decoded.
         """
+        begun = time.perf_counter()
         live = self.live()  # once: the whole answer comes from this one
         info = live.model.info
         data = image_bytes(question.body, question.content_type)
         pixels = images.decode(data, info.image_size, info.channels, self._limits)
+        decoded = time.perf_counter()
         probabilities = live.model.predict(pixels[np.newaxis])[0]
+        inferred = time.perf_counter()
         if not np.isfinite(probabilities).all():
             log.error("model version %d gave a probability that is no number", live.version)
             raise ProblemError(
@@ -75,7 +79,7 @@ class Predictor:
             {"label": info.labels[i], "probability": round(float(probabilities[i]), 6)} for i in order
         ]
         identifier = uuid7()
-        milliseconds = round((time.perf_counter() - question.started) * 1000, 3)
+        milliseconds = _milliseconds(question.started, time.perf_counter())
         answer = {
             "id": str(identifier),
             "model_version": live.version,
@@ -89,16 +93,27 @@ class Predictor:
                 Prediction(
                     id=identifier,
                     model_version=live.version,
+                    variant=live.model.variant,
                     label=info.labels[order[0]],
                     probability=round(float(probabilities[order[0]]), 6),
                     top=ranking[:LOGGED_TOP],
+                    rejected=None,
+                    distance=None,
                     milliseconds=milliseconds,
+                    queue_milliseconds=_milliseconds(question.started, begun),
+                    decode_milliseconds=_milliseconds(begun, decoded),
+                    inference_milliseconds=_milliseconds(decoded, inferred),
                     width=width,
                     height=height,
                     brightness=round(float(pixels.mean()) / 255, 6),
+                    caller=question.caller,
                     client_key=question.client_key,
                     image=data,
                 )
             )
         self._metrics.predictions.labels(str(live.version)).inc()
         return orjson.dumps(answer)
+
+
+def _milliseconds(start: float, end: float) -> float:
+    return round((end - start) * 1000, 3)

@@ -1,10 +1,10 @@
 """What goes over the wire, as OpenAPI tells it."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serving.ids import is_uuid7
 
@@ -34,15 +34,22 @@ class Feedback(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prediction_id: UUID = Field(description="As /v1/predict returned it.", examples=[_ID])
+    prediction_id: UUID | None = Field(None, description="As /v1/predict returned it.", examples=[_ID])
+    client_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x20-\x7e]+$",
+        description="Instead: the `X-Client-Key` sent with the image; its newest prediction is meant.",
+    )
     label: str = Field(min_length=1, max_length=200, examples=["1"])
     source: str = Field("user", min_length=1, max_length=100, description="Who says so; one opinion a source.")
     comment: str | None = Field(None, max_length=2000, examples=["a one with a bar"])
 
     @field_validator("prediction_id")
     @classmethod
-    def _made_here(cls, value: UUID) -> UUID:
-        if not is_uuid7(value):
+    def _made_here(cls, value: UUID | None) -> UUID | None:
+        if value and not is_uuid7(value):
             raise ValueError(f"`{value}` is no UUIDv7: use the `id` that /v1/predict returned")
         return value
 
@@ -60,11 +67,18 @@ class Feedback(BaseModel):
     def _storable(cls, value: str | None) -> str | None:
         return value.replace("\0", "") if value else value
 
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if (self.prediction_id is None) == (self.client_key is None):
+            raise ValueError("name the prediction by `prediction_id` or by `client_key`, one of the two")
+        return self
+
 
 class FeedbackStored(BaseModel):
-    """201: new; 200: this source had spoken before, its opinion is now this one."""
+    """201: new; 200: this source had spoken before, its opinion is now this one; 202: kept, stored later."""
 
-    prediction_id: UUID = Field(examples=[_ID])
+    prediction_id: UUID | None = Field(examples=[_ID])
+    client_key: str | None
     label: str = Field(examples=["1"])
     source: str = Field(examples=["user"])
 

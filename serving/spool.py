@@ -1,11 +1,13 @@
-"""The prediction log's local disk: append-only files that survive a kill -9 of the process.
+"""The log's local disk: append-only files that survive a kill -9 of the process.
 
-One folder a worker, locked by it for life. A record is written by one system call before its answer
-is sent, so every answered prediction is either whole in a file or, where the machine itself died
-before the kernel wrote its pages, gone; a record cut short belongs to an answer never sent. A folder
-whose lock is free has lost its worker, and any other worker may adopt it.
+One folder a worker, locked by it for life, in it pairs of files: `NNNNNN.rows` with records and
+`NNNNNN.tar` with the images that they speak of, each content once. An image is written before its
+record, the record by one system call before the answer is sent. So every answered prediction is
+whole in a file or, where the machine itself died before the kernel wrote its pages, gone; what is cut
+short belongs to an answer never sent. A folder whose lock is free has lost its worker, and any other
+worker may adopt it. That images lie in files of their own makes letting the oldest go one `unlink`.
 
-Record: magic, header length, image length, CRC-32 of all that follows and of the lengths, header, image.
+Record: magic, kind, row's length, image's offset in the tar, its size, CRC-32 of these and the row; row (JSON).
 """
 
 import fcntl
@@ -19,47 +21,68 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-MAGIC: Final = b"EVG1"
-_LENGTHS: Final = struct.Struct("<II")
-_HEAD: Final = struct.Struct("<4sIII")
-_LOCK: Final = "lock"
+from serving import tar
+from serving.tar import Place
+
+Kind = Literal["prediction", "feedback"]
+
+MAGIC: Final = b"EVG2"
 FILE_BYTES: Final = 8_000_000
-"""A file is closed at this size: what one turn of the drain holds in memory."""
+"""A pair is closed at this size: what one turn of the drain holds in memory."""
+_KINDS: Final[dict[Kind, bytes]] = {"prediction": b"p", "feedback": b"f"}
+_NAMES: Final[dict[bytes, Kind]] = {byte: kind for kind, byte in _KINDS.items()}
+_FIELDS: Final = struct.Struct("<cIQQ")
+_HEAD: Final = struct.Struct("<4scIQQI")
+_LOCK: Final = "lock"
+_ROWS: Final = ".rows"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A header (JSON) and the image it speaks of; an empty image was not kept."""
+    """A row (JSON); `place` is where its image lies in the pair's tar, None if it has none."""
 
-    header: bytes
-    image: bytes
+    kind: Kind
+    row: bytes
+    place: Place | None
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds; `damaged` counts the places where bytes were no whole record."""
+    """What a file of rows holds; `damaged` counts the places where bytes were no whole record."""
 
     records: list[Record]
     damaged: int
 
 
-def head(header: bytes, image: bytes) -> bytes:
-    lengths = _LENGTHS.pack(len(header), len(image))
-    return _HEAD.pack(MAGIC, len(header), len(image), zlib.crc32(image, zlib.crc32(header, zlib.crc32(lengths))))
+@dataclass
+class Pair:
+    """What two files hold, or all closed ones together."""
+
+    rows: int = 0
+    row_bytes: int = 0
+    image_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.row_bytes + self.image_bytes
 
 
-def read(path: Path) -> Contents:
+def encode(kind: Kind, row: bytes, place: Place | None) -> bytes:
+    fields = _FIELDS.pack(_KINDS[kind], len(row), *(place or Place(0, 0)))
+    return b"".join((MAGIC, fields, struct.pack("<I", zlib.crc32(row, zlib.crc32(fields))), row))
+
+
+def decode(data: bytes) -> Contents:
     """Every whole record; after damage reading goes on at the next record that is whole."""
-    data = path.read_bytes()
     records: list[Record] = []
     damaged, position = 0, 0
     while position < len(data):
         record = _record_at(data, position)
         if record:
             records.append(record)
-            position += _HEAD.size + len(record.header) + len(record.image)
+            position += _HEAD.size + len(record.row)
         else:
             damaged += 1
             position = _next_whole(data, position + 1)
@@ -73,62 +96,65 @@ class Spool:
         folder: named after the replica.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, file_bytes: int = FILE_BYTES) -> None:
         root.mkdir(parents=True, exist_ok=True)
         # Locked before it has its name: a folder that can be seen is locked or orphaned, nothing between.
         temporary = Path(tempfile.mkdtemp(prefix=".", dir=root))
         self._lock_fd = os.open(temporary / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         self.folder = temporary.rename(root / name)
+        self._file_bytes = file_bytes
         self._mutex = threading.Lock()
-        self._number, self._fd, self._size, self._rows = -1, -1, 0, 0
-        self._opened = 0.0
-        self._waiting: dict[Path, tuple[int, int]] = {}
+        self._number, self._fd, self._opened = -1, -1, 0.0
+        self._now, self._closed = Pair(), Pair()
+        self._images: tar.Writer | None = None
+        self._waiting: dict[Path, Pair] = {}
 
-    def append(self, header: bytes, image: bytes) -> None:
-        """Write one record.
+    def append(self, kind: Kind, row: bytes, name: str = "", image: bytes = b"") -> None:
+        """Write one record, and before it the image under its `name` unless the pair's tar has that already.
 
         Raises:
-            OSError: the disk refused; nothing of the record is left behind.
+            OSError: the disk refused; no record is left behind.
         """
-        parts = [head(header, image), header, image]
-        length = sum(map(len, parts))
         with self._mutex:
             if self._fd < 0:
                 self._open()
-            try:
-                written = os.writev(self._fd, parts)
-                if written != length:
-                    raise OSError(f"{written} of {length} bytes written to {self.folder}: disk full")
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(self._fd, self._size)
-                raise
-            self._size += length
-            self._rows += 1
-            if self._size >= FILE_BYTES:
+            place = self._put(name, image) if image else None
+            record = encode(kind, row, place)
+            tar.write(self._fd, [record], self._now.row_bytes)
+            self._now.row_bytes += len(record)
+            self._now.rows += 1
+            if self._now.size >= self._file_bytes:
                 self._rotate()
 
     def closed(self, age: float) -> list[Path]:
-        """Files to drain, oldest first; the open one is closed if nothing else waits and it is `age` seconds old."""
+        """Files of rows to drain, oldest first.
+
+        The open pair is closed if nothing else waits and it is `age` seconds old.
+        """
         with self._mutex:
-            if not self._waiting and self._rows and time.monotonic() - self._opened >= age:
+            if not self._waiting and self._now.rows and time.monotonic() - self._opened >= age:
                 self._rotate()
             return list(self._waiting)
 
     def drained(self, path: Path) -> None:
-        """The file's records are stored: delete it."""
-        path.unlink(missing_ok=True)
+        """The pair's content is stored: delete it."""
+        delete(path)
         with self._mutex:
-            self._waiting.pop(path, None)
+            self._count(self._waiting.pop(path, Pair()), -1)
 
     def waiting(self) -> tuple[int, int]:
-        """Rows and bytes not yet drained."""
+        """Records and bytes not yet drained."""
         with self._mutex:
-            return (
-                self._rows + sum(rows for rows, _ in self._waiting.values()),
-                self._size + sum(size for _, size in self._waiting.values()),
-            )
+            return self._closed.rows + self._now.rows, self._closed.size + self._now.size
+
+    def images_gone(self) -> None:
+        """Bring `waiting` up to date after somebody let images go."""
+        with self._mutex:
+            for path, pair in self._waiting.items():
+                if pair.image_bytes and not path.with_suffix(tar.SUFFIX).exists():
+                    self._closed.image_bytes -= pair.image_bytes
+                    pair.image_bytes = 0
 
     def close(self) -> None:
         """Let go of the folder; what is left in it is for whoever adopts it."""
@@ -138,25 +164,41 @@ class Spool:
             _remove(self.folder)
         os.close(self._lock_fd)
 
+    def _put(self, name: str, image: bytes) -> Place:
+        if self._images is None:
+            self._images = tar.Writer(self._path().with_suffix(tar.SUFFIX))
+        place = self._images.add(name, image)
+        self._now.image_bytes = self._images.size
+        return place
+
     def _open(self) -> None:
         self._number += 1
         self._fd = os.open(self._path(), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._size, self._rows, self._opened = 0, 0, time.monotonic()
+        self._now, self._opened = Pair(), time.monotonic()
 
     def _rotate(self) -> None:
         if self._fd < 0:
             return
         os.close(self._fd)
-        self._waiting[self._path()] = (self._rows, self._size)
-        self._fd, self._size, self._rows = -1, 0, 0
+        if self._images:
+            self._images.close()
+        self._waiting[self._path()] = self._now
+        self._count(self._now, 1)
+        self._fd, self._now, self._images = -1, Pair(), None
+
+    def _count(self, pair: Pair, sign: int) -> None:
+        """Kept as sums, since each answer asks for them."""
+        self._closed.rows += sign * pair.rows
+        self._closed.row_bytes += sign * pair.row_bytes
+        self._closed.image_bytes += sign * pair.image_bytes
 
     def _path(self) -> Path:
-        return self.folder / f"{self._number:06}.log"
+        return self.folder / f"{self._number:06}{_ROWS}"
 
 
 @contextmanager
 def adopted(folder: Path) -> Iterator[list[Path] | None]:
-    """The files of a folder without a worker, oldest first, held for the block; None while it has one.
+    """The files of rows of a folder without a worker, oldest first, held for the block; None while it has one.
 
     The folder is removed when the block has deleted its files.
     """
@@ -173,22 +215,37 @@ def adopted(folder: Path) -> Iterator[list[Path] | None]:
         except (BlockingIOError, FileNotFoundError):
             yield None
             return
-        yield sorted(folder.glob("*.log"))
-        if not any(folder.glob("*.log")):
+        yield rows_files(folder)
+        if not rows_files(folder):
             _remove(folder)
     finally:
         os.close(fd)
 
 
+def rows_files(folder: Path) -> list[Path]:
+    """A worker's files of rows, oldest first."""
+    return sorted(folder.glob(f"*{_ROWS}"))
+
+
+def delete(path: Path) -> None:
+    """Delete a pair by its file of rows. The images go last: without rows nobody misses them."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(tar.SUFFIX).unlink(missing_ok=True)
+
+
 def others(root: Path, own: Path) -> list[Path]:
     """The folders of other workers, living and dead."""
-    return sorted(p for p in root.iterdir() if p != own and not p.name.startswith(".") and p.is_dir())
+    return [p for p in folders(root) if p != own]
+
+
+def folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if not p.name.startswith(".") and p.is_dir())
 
 
 def size(folder: Path) -> int:
     """Bytes waiting in a folder; files that vanish meanwhile count nothing."""
     total = 0
-    for path in folder.glob("*.log"):
+    for path in folder.glob("[0-9]*"):
         with suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
@@ -196,6 +253,8 @@ def size(folder: Path) -> int:
 
 def _remove(folder: Path) -> None:
     with suppress(OSError):
+        for left in folder.glob(f"*{tar.SUFFIX}"):  # of a worker killed before the row was written
+            left.unlink()
         (folder / _LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
@@ -203,15 +262,14 @@ def _remove(folder: Path) -> None:
 def _record_at(data: bytes, position: int) -> Record | None:
     if len(data) - position < _HEAD.size:
         return None
-    magic, header_length, image_length, checksum = _HEAD.unpack_from(data, position)
+    magic, kind, length, offset, image_size, checksum = _HEAD.unpack_from(data, position)
     start = position + _HEAD.size
-    if magic != MAGIC or start + header_length + image_length > len(data):
+    if magic != MAGIC or start + length > len(data) or kind not in _NAMES:
         return None
-    record = Record(data[start : start + header_length], data[start + header_length :][:image_length])
-    lengths = _LENGTHS.pack(header_length, image_length)
-    if zlib.crc32(record.image, zlib.crc32(record.header, zlib.crc32(lengths))) != checksum:
+    row = data[start : start + length]
+    if zlib.crc32(row, zlib.crc32(_FIELDS.pack(kind, length, offset, image_size))) != checksum:
         return None
-    return record
+    return Record(_NAMES[kind], row, Place(offset, image_size) if image_size else None)
 
 
 def _next_whole(data: bytes, position: int) -> int:

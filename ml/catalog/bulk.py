@@ -2,15 +2,14 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from typing import IO, Any, Final, cast
+from contextlib import contextmanager
+from typing import IO, Final
 
-import psycopg2
 import pyarrow as pa
 import pyarrow.csv
 from sqlalchemy import Connection
 
-from ml.errors import UnavailableError
+from ml.catalog.copying import copy_in
 
 _CSV: Final = pyarrow.csv.WriteOptions(include_header=False)  # null is empty, an empty text is quoted: as COPY has it
 _IN_MEMORY: Final = 4_000_000
@@ -35,11 +34,7 @@ class Rows:
         """
         self._file.seek(0)
         statement = f"copy {self._table} ({', '.join(self._columns)}) from stdin (format csv)"
-        try:
-            with closing(cast("Any", connection.connection).cursor()) as cursor:  # psycopg2's own, which knows COPY
-                cursor.copy_expert(statement, self._file)
-        except psycopg2.OperationalError as error:
-            raise UnavailableError(f"the catalog database does not answer: {error}") from error
+        copy_in(connection, statement, self._file)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ drops and segments); model versions are MLflow's numbers; prediction ids are UUI
 
 from sqlalchemy import (
     ARRAY,
+    REAL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -263,10 +264,17 @@ predictions = Table(
     Column("id", UUID, primary_key=True),
     Column("at", DateTime(timezone=True), primary_key=True),
     Column("model_version", Integer, nullable=False),
+    Column("variant", Text),
     Column("label", Text, nullable=False),
     Column("probability", Double, nullable=False),
     _json("top"),
+    # Why the answer is not to be relied on; empty for answers that are.
+    Column("rejected", Text),
+    Column("distance", REAL),
     Column("milliseconds", Double, nullable=False),
+    Column("queue_milliseconds", REAL),
+    Column("decode_milliseconds", REAL),
+    Column("inference_milliseconds", REAL),
     Column("image_sha256", Text, nullable=False),
     Column("image_object", Text),
     Column("image_offset", BigInteger),
@@ -274,6 +282,7 @@ predictions = Table(
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("brightness", Double, nullable=False),
+    Column("caller", Text),
     Column("client_key", Text),
     Column("replica", Text, nullable=False),
     Index(None, "at"),
@@ -281,17 +290,46 @@ predictions = Table(
     postgresql_partition_by="RANGE (at)",
 )
 
+# What pages and monitoring would otherwise count in millions of rows; kept by `ml.catalog.predictions.store`.
+prediction_hours = Table(
+    "prediction_hours",
+    metadata,
+    Column("hour", DateTime(timezone=True), primary_key=True),
+    Column("model_version", Integer, primary_key=True, autoincrement=False),
+    Column("label", Text, primary_key=True),
+    Column("answers", BigInteger, nullable=False),
+    Column("rejected", BigInteger, nullable=False),
+    Column("brightness", Double, nullable=False),
+)
+
 feedback = Table(
     "feedback",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("prediction_id", UUID, nullable=False),
+    # The prediction's own time: with it one partition is looked into, without it all.
+    Column("predicted_at", DateTime(timezone=True), nullable=False),
     Column("label", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("comment", Text),
+    Column("caller", Text),
     Column("drop_prefix", Text),
+    _now("given_at"),
     _now(),
     UniqueConstraint("prediction_id", "source"),
+    Index(None, "predicted_at"),
+)
+
+# Feedback by a client's own key whose prediction is still on its way to the log.
+feedback_waiting = Table(
+    "feedback_waiting",
+    metadata,
+    Column("client_key", Text, primary_key=True),
+    Column("caller", Text, primary_key=True, server_default=""),
+    Column("source", Text, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("comment", Text),
+    _now("given_at"),
 )
 
 label_tasks = Table(

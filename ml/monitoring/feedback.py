@@ -4,11 +4,14 @@ import csv
 import hashlib
 import io
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, exists, select, update
 
+from ml.catalog.accuracy import JUDGED
 from ml.catalog.engine import advisory_lock, transaction
+from ml.catalog.feedback import settle_late
 from ml.catalog.tables import drops, feedback, predictions
 from ml.context import Context
 from ml.errors import NotFoundError
@@ -33,7 +36,8 @@ def collect_feedback(ctx: Context) -> str | None:
         for prefix in _unfinished(ctx):
             _upload(ctx, prefix)
         with transaction(ctx.engine) as connection:
-            rows = _fresh(connection)
+            settle_late(connection)
+            rows = _fresh(connection, ctx.settings.image_retention_days)
             if len(rows) < ctx.settings.feedback_min_labels:
                 return None
             ids = [row["id"] for row in rows]
@@ -45,11 +49,13 @@ def collect_feedback(ctx: Context) -> str | None:
     return prefix
 
 
-def _fresh(connection: Connection) -> list[dict[str, Any]]:
+def _fresh(connection: Connection, image_days: int) -> list[dict[str, Any]]:
+    """Feedback that no drop has and whose image is still there."""
     query = (
         select(feedback.c.id, feedback.c.label)
-        .join(predictions, predictions.c.id == feedback.c.prediction_id)
+        .join(predictions, JUDGED)
         .where(feedback.c.drop_prefix.is_(None), predictions.c.image_object.is_not(None))
+        .where(feedback.c.predicted_at > datetime.now(UTC) - timedelta(days=image_days))
         .order_by(feedback.c.id)
         .limit(_MOST)
     )
@@ -69,7 +75,7 @@ def _upload(ctx: Context, prefix: str) -> None:
     with transaction(ctx.engine) as connection:
         rows = connection.execute(
             select(feedback, predictions.c.image_object, predictions.c.image_offset, predictions.c.image_size)
-            .join(predictions, predictions.c.id == feedback.c.prediction_id)
+            .join(predictions, JUDGED)
             .where(feedback.c.drop_prefix == prefix)
             .order_by(feedback.c.id)
         ).mappings()

@@ -73,15 +73,16 @@ def _rows(ctx: Context, start: datetime) -> list[RowMapping]:
 
 
 def _frame(ctx: Context, rows: list[RowMapping]) -> Any:
-    """The log's columns; `known_label` is empty for models other than the live one, `image_stored` if none are kept."""
+    """The log's columns; `known_label` is empty for models other than the live one, `image_stored` unless all are."""
     import pandas as pd
 
     version, labels = _live(ctx)
+    every = ctx.settings.log_images == "all"
     frame = pd.DataFrame(
         [
             {KEY: str(row["id"]), **{name: row[name] for name in _COLUMNS}}
             | {"known_label": row["label"] in labels if row["model_version"] == version else None}
-            | {"image_stored": row["image_object"] is not None if ctx.settings.log_images else None}
+            | {"image_stored": row["image_object"] is not None if every else None}
             for row in rows
         ]
     )

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy import Connection, delete, func, text
 
 from ml.catalog.engine import advisory_lock, transaction
-from ml.catalog.tables import replicas
+from ml.catalog.tables import feedback_waiting, prediction_hours, replicas
 from ml.context import Context
 from ml.datasets import compact, erase
 
@@ -29,14 +29,17 @@ def maintain(ctx: Context) -> dict[str, int]:
     """
     today = datetime.now(UTC).date()
     horizon = today - timedelta(days=ctx.settings.retention_days)
+    image_horizon = max(horizon, today - timedelta(days=ctx.settings.image_retention_days))
     with advisory_lock(ctx.engine, "maintain"):
         with transaction(ctx.engine) as connection:
             there, stray = _partitions(connection), _days_without_partition(connection)
         wanted = {today + timedelta(days=d) for d in range(_AHEAD + 1)} | set(stray)
         made = [_make(ctx, day) for day in sorted(wanted) if _name(day) not in there]
-        images = _delete_images(ctx, horizon)  # first: without rows nobody would know of them
+        images = _delete_images(ctx, image_horizon)  # first: without rows nobody would know of them
         dropped = [_drop(ctx, name) for name in [*there, *made] if name < _name(horizon)]
         with transaction(ctx.engine) as connection:
+            connection.execute(delete(prediction_hours).where(prediction_hours.c.hour < horizon))
+            connection.execute(delete(feedback_waiting).where(feedback_waiting.c.given_at < horizon))
             gone = connection.execute(
                 delete(replicas).where(replicas.c.heartbeat_at < func.now() - text("interval '1 hour'"))
             ).rowcount

@@ -11,8 +11,9 @@ from sqlalchemy.dialects.postgresql import insert
 from ml import bundle
 from ml.bundle import BundleInfo
 from ml.catalog import deployments
+from ml.catalog.accuracy import JUDGED
 from ml.catalog.engine import transaction
-from ml.catalog.tables import drift_reports, feedback, predictions
+from ml.catalog.tables import drift_reports, feedback, prediction_hours, predictions
 from ml.context import Context
 from ml.monitoring import statistics
 from ml.training import due
@@ -78,21 +79,27 @@ def observe(ctx: Context) -> DriftReport:
 
 
 def _figures(connection: Connection, version: int, start: datetime, info: BundleInfo) -> tuple[int, dict[str, Any]]:
-    within = (predictions.c.model_version == version) & (predictions.c.at >= start)
-    rows = connection.execute(
-        select(predictions.c.label, func.count()).where(within).group_by(predictions.c.label)
+    """Counts are of whole hours, the first being the one that `start` lies in."""
+    hours = prediction_hours.c
+    in_hours = (hours.model_version == version) & (hours.hour >= start.replace(minute=0, second=0, microsecond=0))
+    counted = connection.execute(
+        select(hours.label, func.sum(hours.answers), func.sum(hours.brightness), func.sum(hours.rejected))
+        .where(in_hours)
+        .group_by(hours.label)
     ).all()
-    counts: dict[str, int] = dict(rows)
+    counts = {label: int(answers) for label, answers, _, _ in counted}
+    within = (predictions.c.model_version == version) & (predictions.c.at >= start)
     confidences = connection.execute(
         select(predictions.c.probability).where(within).order_by(predictions.c.at.desc()).limit(_CONFIDENCES)
     ).scalars()
     right = connection.execute(
         select(func.count(), func.count().filter(feedback.c.label == predictions.c.label))
-        .select_from(predictions.join(feedback, feedback.c.prediction_id == predictions.c.id))
-        .where(within)
+        .select_from(feedback.join(predictions, JUDGED))
+        .where(within, feedback.c.predicted_at >= start)
     ).one()
     total, judged = sum(counts.values()), list(confidences)
-    brightness = connection.execute(select(func.avg(predictions.c.brightness)).where(within)).scalar()
+    brightness = sum(row[2] for row in counted) / total if total else None
+    rejected = int(sum(row[3] for row in counted))
     return total, {
         "classes": counts,
         "class_shift": round(statistics.class_shift(info.class_shares, counts), 4) if counts else 0.0,
@@ -100,6 +107,7 @@ def _figures(connection: Connection, version: int, start: datetime, info: Bundle
         "confidence_shift": round(statistics.confidence_shift(info.confidence_deciles, judged), 4),
         "confidence_noise": round(statistics.noise(len(info.confidence_deciles) + 1, len(judged)), 4),
         "brightness": None if brightness is None else round(brightness, 4),
+        "rejected": round(rejected / total, 4) if total else 0.0,
         "feedback": right[0],
         "live_accuracy": round(right[1] / right[0], 4) if right[0] else None,
     }

@@ -1,15 +1,14 @@
 """What the console shows of the catalog: the last cycles, the replicas, the last day's predictions."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, func, select, text
 
 from ml.catalog import deployments
 from ml.catalog.engine import transaction
-from ml.catalog.tables import cycles, dataset_versions, decisions, drops, predictions
-from ml.errors import UnavailableError
+from ml.catalog.tables import cycles, dataset_versions, decisions, drops, prediction_hours
 from ml.settings import Settings
 
 CYCLES: Final = 12
@@ -90,19 +89,21 @@ def _replica(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in names}
 
 
-def _last_day(engine: Engine) -> dict[str, Any] | None:
-    """Answers logged in the last 24 hours, by hours back; None where counting takes too long."""
-    age = func.floor(func.extract("epoch", func.now() - predictions.c.at) / 3600)
-    horizon = func.now() - text("interval '24 hours'")
-    query = select(age, func.count()).where(predictions.c.at > horizon).group_by(age)
-    try:
-        with transaction(engine) as connection:
-            hurry(connection)
-            by_age = {int(hours): count for hours, count in connection.execute(query)}
-    except UnavailableError:
-        return None
-    hourly = [by_age.get(hours, 0) for hours in range(23, -1, -1)]
-    return {"last_24_hours": sum(hourly), "hourly": hourly}
+def _last_day(engine: Engine) -> dict[str, Any]:
+    """Answers logged in the last 24 hours of the clock, the running one last."""
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = prediction_hours.c
+    query = (
+        select(hours.hour, func.sum(hours.answers), func.sum(hours.rejected))
+        .where(hours.hour > now - timedelta(hours=24))
+        .group_by(hours.hour)
+    )
+    with transaction(engine) as connection:
+        hurry(connection)
+        found = {hour: (int(answers), int(rejected)) for hour, answers, rejected in connection.execute(query)}
+    hourly = [found.get(now - timedelta(hours=back), (0, 0)) for back in range(23, -1, -1)]
+    answers = [count for count, _ in hourly]
+    return {"last_24_hours": sum(answers), "hourly": answers, "rejected": sum(count for _, count in hourly)}
 
 
 def _between(start: datetime | None, end: datetime | None) -> float | None:

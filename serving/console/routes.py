@@ -1,5 +1,6 @@
 """GET / and /console: the page; GET /v1/console/overview: what it shows."""
 
+import asyncio
 import time
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ async def console_overview(parts: Served) -> Response:
         answer |= {"catalog": "answers", **await parts.database.run_within(SECONDS, _recent, parts)}
     except (UnavailableError, ProblemError):
         answer |= {"catalog": "away", "cycles": None, "replicas": None, "predictions": None}
+    answer["log"] = await asyncio.to_thread(parts.prediction_log.figures)
     return Response(orjson.dumps(answer), media_type="application/json")
 
 

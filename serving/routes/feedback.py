@@ -1,19 +1,25 @@
 """POST /v1/feedback."""
 
+from datetime import UTC, datetime
 from typing import Final
 
-from fastapi import APIRouter, Response
-from sqlalchemy import Engine, case, literal_column, null
-from sqlalchemy.dialects.postgresql import insert
+import orjson
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import Engine
 
+from ml.catalog import feedback
 from ml.catalog.engine import transaction
-from ml.catalog.tables import feedback
+from ml.catalog.feedback import Given, Outcome
+from ml.errors import UnavailableError
+from serving.ids import moment
 from serving.parts import Served
+from serving.problems import RETRY, ProblemError
 from serving.schemas import Feedback, FeedbackStored, problems
 
 router = APIRouter(tags=["predictions"])
 
-SECONDS: Final = 5.0
+SECONDS: Final = 2.0
+_STATUS: Final[dict[Outcome, int]] = {"new": 201, "known": 200, "waiting": 202}
 
 
 @router.post(
@@ -21,31 +27,50 @@ SECONDS: Final = 5.0
     summary="Say what a prediction should have been",
     response_model=FeedbackStored,
     responses={
-        200: {"model": FeedbackStored, "description": "This source had spoken before; now it says this."},
-        **problems(_422="The id, label, source or comment does not fit.", _503="The catalog does not answer."),
+        200: {"model": FeedbackStored, "description": "This source had spoken before; its last word counts."},
+        202: {
+            "model": FeedbackStored,
+            "description": "Kept, and stored by itself later: the catalog is away, or no prediction with this key is "
+            "in the log yet.",
+        },
+        **problems(
+            _422="The id, key, label, source or comment does not fit.",
+            _503="The catalog is away and the local disk's share is full.",
+        ),
     },
     status_code=201,
 )
-async def give_feedback(body: Feedback, parts: Served, response: Response) -> FeedbackStored:
-    """Idempotent by prediction and source. The prediction itself may still be on its way to the log."""
-    new = await parts.database.run_within(SECONDS, store, parts.engine, body)
-    response.status_code = 201 if new else 200
-    return FeedbackStored(prediction_id=body.prediction_id, label=body.label, source=body.source)
+async def give_feedback(body: Feedback, parts: Served, request: Request, response: Response) -> FeedbackStored:
+    """By the prediction's id or by the key sent with the image. Idempotent by prediction and source.
 
-
-def store(engine: Engine, given: Feedback) -> bool:
-    """Insert, or bring up to date what the source said before; True if it is new.
-
-    A changed label is one that no drop has gathered yet.
+    The prediction itself may still be on its way to the log.
     """
-    gathered = case((feedback.c.label != given.label, null()), else_=feedback.c.drop_prefix)
-    statement = insert(feedback).values(
-        prediction_id=given.prediction_id, label=given.label, source=given.source, comment=given.comment
+    given = _given(body, getattr(request.state, "caller", None))
+    try:
+        outcome = await parts.database.run_within(SECONDS, store, parts.engine, given)
+    except (UnavailableError, ProblemError):  # away, or so slow that too many wait for it
+        outcome = "waiting"
+        if not parts.prediction_log.append_feedback(orjson.dumps(given)):
+            raise ProblemError(503, "unavailable", "feedback can be neither stored nor kept now", RETRY) from None
+    response.status_code = _STATUS[outcome]
+    return FeedbackStored(
+        prediction_id=body.prediction_id, client_key=body.client_key, label=body.label, source=body.source
     )
-    statement = statement.on_conflict_do_update(
-        index_elements=["prediction_id", "source"],
-        set_={"label": given.label, "comment": given.comment, "drop_prefix": gathered},
-    )
+
+
+def store(engine: Engine, given: Given) -> Outcome:
     with transaction(engine) as connection:
-        # xmax is 0 on a row that this statement inserted.
-        return bool(connection.execute(statement.returning(literal_column("xmax = 0"))).scalar_one())
+        return feedback.store(connection, given)
+
+
+def _given(body: Feedback, caller: str | None) -> Given:
+    return Given(
+        prediction_id=body.prediction_id,
+        predicted_at=moment(body.prediction_id) if body.prediction_id else None,
+        client_key=body.client_key,
+        caller=caller,
+        label=body.label,
+        source=body.source,
+        comment=body.comment,
+        given_at=datetime.now(UTC),
+    )

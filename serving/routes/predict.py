@@ -69,5 +69,6 @@ async def predict(
         client_key=x_client_key or None,
         logged=x_evergreen_probe != "1",
         started=started,
+        caller=getattr(request.state, "caller", None),
     )
     return Response(await parts.inference.run(parts.predictor.answer, question), media_type="application/json")

@@ -10,12 +10,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from sqlalchemy import Row, func, insert, select, text, update
 
 from ml import objects
 from ml.catalog import cycles
 from ml.catalog.engine import transaction
+from ml.catalog.predictions import Incoming, store
 from ml.catalog.tables import drift_reports, feedback, predictions, replicas, samples
 from ml.context import Context
 from ml.datasets.ingest import ingest
@@ -46,7 +48,7 @@ def answer(label: str = "a", probability: float = 0.9, at: datetime = NOW, **col
         "width": 8,
         "height": 8,
         "brightness": 0.5,
-        "replica": "test",
+        "top": [],
         "image_object": None,
         "image_offset": None,
         "image_size": None,
@@ -55,8 +57,12 @@ def answer(label: str = "a", probability: float = 0.9, at: datetime = NOW, **col
 
 
 def log(ctx: Context, rows: Sequence[dict[str, object]]) -> None:
+    """As the service's drain does it."""
     with transaction(ctx.engine) as connection:
-        connection.execute(insert(predictions), list(rows))
+        for row in rows:
+            place = (row["image_offset"], row["image_size"]) if row["image_object"] else None
+            incoming = [Incoming(orjson.dumps(row), place)]  # type: ignore[arg-type]
+            assert store(connection, incoming, row["image_object"], "test") == 1  # type: ignore[arg-type]
 
 
 def rows_of(ctx: Context, query: object) -> Sequence[Row]:
@@ -125,7 +131,7 @@ def test_few_answers_or_old_ones_or_another_model_are_no_reason(serving: Context
 def test_live_accuracy_comes_from_feedback(serving: Context) -> None:
     answers = usual(8)
     log(serving, answers)
-    told = [{"prediction_id": a["id"], "label": "a", "source": "ann"} for a in answers]
+    told = [{"prediction_id": a["id"], "predicted_at": a["at"], "label": "a", "source": "ann"} for a in answers]
     with transaction(serving.engine) as connection:
         connection.execute(insert(feedback), told)
     figures = observe(serving).statistics
@@ -143,7 +149,7 @@ def give_feedback(ctx: Context, count: int) -> None:
     ]
     log(ctx, answers)
     told = [
-        {"prediction_id": a["id"], "label": label, "source": "ann"}
+        {"prediction_id": a["id"], "predicted_at": a["at"], "label": label, "source": "ann"}
         for a, (label, _) in zip(answers, chosen, strict=True)
     ]
     with transaction(ctx.engine) as connection:

@@ -15,8 +15,9 @@ from sqlalchemy import func, select
 
 from infra.local import postgres
 from ml.catalog.engine import transaction
+from ml.catalog.feedback import settle_late
 from ml.catalog.migrate import migrate
-from ml.catalog.tables import cycles, decisions, drops, feedback, predictions
+from ml.catalog.tables import cycles, decisions, drops, feedback, feedback_waiting, prediction_hours, predictions
 from ml.context import Context, connect
 from serving.ids import uuid7
 from tests.bundles import deploy, make_bundle, upload
@@ -85,6 +86,8 @@ def test_every_answer_is_logged_once_with_its_image(context: Context, running: S
         assert (row.width, row.height) == (8, 8)
         assert row.image_sha256 == hashlib.sha256(image).hexdigest()
         assert context.store.get(row.image_object, row.image_offset, row.image_size) == image
+        assert (row.variant, row.rejected) == ("fp32", None)
+        assert 0 < row.decode_milliseconds + row.inference_milliseconds < row.milliseconds
         assert re.fullmatch(r"predictions/\d{4}/\d\d/\d\d/[\w.-]+-\d+\.tar", row.image_object)
     assert {row.replica for row in rows.values()} == {r["id"].replace(":", "-") for r in replica_rows(context)}
 
@@ -119,6 +122,35 @@ def test_feedback_is_stored_once_a_source_and_may_be_corrected(context: Context,
         rows = connection.execute(select(feedback).where(feedback.c.prediction_id == said["id"])).all()
     found = {row.source: (row.label, row.comment, row.drop_prefix) for row in rows}
     assert found == {"user": ("5", None, None), "nurse": ("3", "very sure", "drops/feedback-1/")}
+
+
+def test_feedback_by_the_clients_key_may_come_before_its_prediction_is_in_the_log(
+    context: Context, running: Service
+) -> None:
+    def give(key: str, label: str) -> int:
+        body = {"client_key": key, "label": label}
+        return httpx.post(f"{running.url}/v1/feedback", json=body).status_code
+
+    def told() -> dict[str, str]:
+        with transaction(context.engine) as connection:
+            return {str(r.prediction_id): r.label for r in connection.execute(select(feedback))}
+
+    assert give("late", "3") == 202
+    assert give("late", "4") == 202
+    late = running.ask(IMAGES[0], **{"x-client-key": "late"}).json()["id"]
+    wait_until(lambda: told() == {late: "4"}, what="the feedback that waited")
+    assert give("late", "5") == 200
+    assert told() == {late: "5"}
+    again = running.ask(IMAGES[1], **{"x-client-key": "late"}).json()["id"]
+    wait_until(lambda: again in logged_ids(context), what="the second answer of this key")
+    assert give("late", "6") == 201
+    assert told() == {late: "5", again: "6"}
+    with transaction(context.engine) as connection:  # both came in the same moment, neither saw the other
+        connection.execute(feedback_waiting.insert().values(client_key="late", source="nurse", label="7"))
+        connection.execute(feedback_waiting.insert().values(client_key="never", source="nurse", label="7"))
+    with transaction(context.engine) as connection:
+        assert settle_late(connection) == 1
+        assert connection.execute(select(feedback_waiting.c.client_key)).scalars().all() == ["never"]
 
 
 def test_kill_9_under_load_loses_no_answer(context: Context, running: Service) -> None:
@@ -158,14 +190,14 @@ def test_postgres_away_stuck_and_back_loses_nothing(
             hammer.wait_for(50)
             os.killpg(pid, signal.SIGSTOP)  # stuck: connections stay, answers do not come
             hammer.wait_for(300)
-            assert _give_feedback(started).json()["code"] in ("unavailable", "overloaded")
+            assert _give_feedback(started, hammer.answers[0]["id"], "stuck") == 202
             os.killpg(pid, signal.SIGCONT)
             wait_logged(context, Hammer("", [], answers=hammer.answers[:300]))
         hammer.wait_for(300)  # gone
         overview = started.get("/v1/console/overview").json()
         assert (overview["catalog"], overview["model"]["version"]) == ("away", 1)
-        refused = _give_feedback(started)
-        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        judged = hammer.answers[-1]["id"]
+        assert [_give_feedback(started, judged, label) for label in ("gone", "no, gone")] == [202, 202]
         with private_postgres(folder, port):
             newer = deployed_when_back(context, tmp_path)
             wait_replicas(context, lambda row: row["deployment_id"] == newer)
@@ -174,6 +206,11 @@ def test_postgres_away_stuck_and_back_loses_nothing(
             with service(context.settings, tmp_path):  # what the last half second left on disk is stored by the next
                 wait_logged(context, hammer)
             assert len(logged_ids(context)) == len(hammer.answers)
+            with transaction(context.engine) as connection:
+                told = connection.execute(select(feedback.c.label)).scalars().all()
+                counted = connection.execute(select(func.sum(prediction_hours.c.answers))).scalar()
+            assert sorted(told) == ["no, gone", "stuck"]
+            assert counted == len(hammer.answers)
     assert started.log.read_text().count("the catalog does not answer") <= 4  # two workers, said once an outage
 
 
@@ -194,9 +231,9 @@ def deployed_when_back(context: Context, folder: Path) -> int:
     return deployed(context, folder, 2, seed=2)
 
 
-def _give_feedback(started: Service) -> httpx.Response:
-    body = {"prediction_id": str(uuid7()), "label": "1"}
-    return httpx.post(f"{started.url}/v1/feedback", json=body, timeout=30)
+def _give_feedback(started: Service, prediction_id: str, label: str) -> int:
+    body = {"prediction_id": prediction_id, "label": label}
+    return httpx.post(f"{started.url}/v1/feedback", json=body, timeout=30).status_code
 
 
 def test_a_start_without_database_and_bucket_serves_what_served_last(context: Context, tmp_path: Path) -> None:
@@ -230,7 +267,7 @@ def test_the_bucket_away_delays_the_log_and_loses_nothing(servers: Servers, cont
 
 
 def test_without_images_only_rows_are_kept(make_context: Callable[..., Context], tmp_path: Path) -> None:
-    context = make_context(log_images=False)
+    context = make_context(log_images="off")
     deployed(context, tmp_path)
     with service(context.settings, tmp_path) as started:
         started.wait_ready()

@@ -170,7 +170,7 @@ def test_images_that_are_missing_are_wrong_unless_none_are_logged(serving: Conte
     log(serving, *(answer(image_object=None) for _ in range(40)))
     words = f"images of logged answers are missing (40 answers, such as {_first(serving)})"
     assert of_log.judge(serving).failures == (words,)
-    without = replace(serving, settings=serving.settings.model_copy(update={"log_images": False}))
+    without = replace(serving, settings=serving.settings.model_copy(update={"log_images": "off"}))
     assert of_log.judge(without).failures == ()
 
 

@@ -66,10 +66,25 @@ function showPredictions(predictions) {
     ...hourly.map((count, i) => {
       const bar = make("i", count ? "" : "none");
       bar.style.height = `${(count / most) * 100}%`;
-      bar.title = `${count.toLocaleString()} between ${hourly.length - i} and ${hourly.length - i - 1} hours ago`;
+      const hour = new Date(Math.floor(Date.now() / 3.6e6 - (hourly.length - 1 - i)) * 3.6e6);
+      bar.title = `${count.toLocaleString()} in the hour from ${hour.toLocaleTimeString([], { timeStyle: "short" })}`;
       return bar;
     }),
   );
+}
+
+function showLog(log, rejected) {
+  const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString(undefined, { maximumFractionDigits: 1 })} MB`;
+  const told = [];
+  if (rejected) told.push(`${rejected.toLocaleString()} answers rejected`);
+  if (log.waiting_bytes > log.limit_bytes / 100) {
+    told.push(`${megabytes(log.waiting_bytes)} of ${megabytes(log.limit_bytes)} wait on disk to be logged`);
+  }
+  if (log.shed_images || log.shed_rows) {
+    told.push(`let go for want of room: ${log.shed_images.toLocaleString()} images, ${log.shed_rows.toLocaleString()} rows`);
+  }
+  $("log").textContent = told.join(" · ");
+  $("log").className = log.shed_images || log.shed_rows ? "small error" : "small quiet";
 }
 
 function showReplicas(replicas) {
@@ -201,11 +216,11 @@ async function refresh() {
   try {
     const answer = await fetch("/v1/console/overview", { headers: { accept: "application/json" } });
     if (!answer.ok) throw new Error(`the service answered ${answer.status}`);
-    const text = await answer.text();
-    const state = JSON.parse(text);
+    const state = await answer.json();
     notice(state.catalog === "answers" ? "" : "The catalog does not answer. Predictions go on with the live model; their log waits on local disk.");
     showModel(state.model);
-    const seen = text + Math.floor(Date.now() / 30000);
+    showLog(state.log, state.predictions?.rejected);
+    const seen = JSON.stringify({ ...state, log: null }) + Math.floor(Date.now() / 30000);
     if (seen !== shown) {
       // Redrawing what has not changed would take away a reader's selection; "3 min ago" does change.
       showPredictions(state.predictions);

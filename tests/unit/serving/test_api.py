@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -86,11 +87,14 @@ def test_every_answer_is_logged_before_it_is_sent_except_for_probes(client: Test
     said = client.post("/v1/predict", content=picture(), headers=PNG | {"x-client-key": "key-1"}).json()
     client.post("/v1/predict", content=picture(), headers=PNG | {"x-evergreen-probe": "1"})
     client.post("/v1/predict", content=b"nonsense", headers=PNG)
-    (record,) = spool.read(own.closed(age=0)[0]).records
-    assert said["id"].encode() in record.header
-    assert b'"client_key":"key-1"' in record.header
-    assert b'"width":20' in record.header
-    assert record.image == picture()
+    (path,) = own.closed(age=0)
+    (record,) = spool.decode(path.read_bytes()).records
+    row = orjson.loads(record.row)
+    assert (row["id"], row["client_key"], row["width"], row["variant"]) == (said["id"], "key-1", 20, "fp32")
+    parts = [row[f"{part}_milliseconds"] for part in ("queue", "decode", "inference")]
+    assert 0 < sum(parts) <= row["milliseconds"] == said["milliseconds"]
+    assert record.place is not None
+    assert path.with_suffix(".tar").read_bytes()[record.place.offset :][: record.place.size] == picture()
 
 
 def test_without_a_model_the_service_is_alive_but_not_ready(make_app: Callable[..., FastAPI]) -> None:
@@ -265,6 +269,9 @@ def test_404_405_and_bad_json_are_problems(client: TestClient) -> None:
         {"source": ""},
         {"comment": "c" * 3000},
         {"more": 1},
+        {"client_key": "both"},
+        {"prediction_id": None},
+        {"prediction_id": None, "client_key": "tab\t"},
     ],
 )
 def test_feedback_that_does_not_fit_is_turned_away(client: TestClient, change: dict[str, object]) -> None:
@@ -272,8 +279,15 @@ def test_feedback_that_does_not_fit_is_turned_away(client: TestClient, change: d
     expect_problem(client.post("/v1/feedback", json=body), 422, "invalid")
 
 
-def test_feedback_without_a_database_is_503(client: TestClient) -> None:
-    answer = client.post("/v1/feedback", json={"prediction_id": str(uuid7()), "label": "cat"})
+def test_feedback_without_a_database_is_kept_and_without_room_refused(client: TestClient) -> None:
+    parts = client.app.state.parts  # type: ignore[attr-defined]
+    said = str(uuid7())
+    answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
+    assert (answer.status_code, answer.json()["prediction_id"]) == (202, said)
+    assert client.post("/v1/feedback", json={"client_key": "mine", "label": "cat"}).status_code == 202
+    assert parts.prediction_log.figures()["waiting_bytes"] > 0
+    parts.prediction_log.elsewhere = parts.settings.spool_bytes
+    answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
     expect_problem(answer, 503, "unavailable")
     assert "127.0.0.1" not in answer.text
 

@@ -1,33 +1,43 @@
 import hashlib
-import io
-import tarfile
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving import drain, spool
+from ml.catalog.tables import predictions
 from serving.ids import moment, uuid7
+from serving.image_policy import ImagePolicy
 from serving.metrics import Metrics
 from serving.prediction_log import Prediction, PredictionLog
-from serving.spool import Record, Spool
+from serving.spool import Kind, Record, Spool, decode, rows_files
+
+ALL = ImagePolicy("all")
 
 
-def prediction(image: bytes = b"image") -> Prediction:
-    return Prediction(
-        id=uuid7(),
-        model_version=3,
-        label="cat",
-        probability=0.9,
-        top=[{"label": "cat", "probability": 0.9}],
-        milliseconds=1.5,
-        width=4,
-        height=5,
-        brightness=0.5,
-        client_key=None,
-        image=image,
-    )
+def prediction(image: bytes = b"image", **columns: Any) -> Prediction:
+    values: dict[str, Any] = {
+        "id": uuid7(),
+        "model_version": 3,
+        "variant": "int8",
+        "label": "cat",
+        "probability": 0.9,
+        "top": [{"label": "cat", "probability": 0.9}],
+        "rejected": None,
+        "distance": None,
+        "milliseconds": 1.5,
+        "queue_milliseconds": 0.1,
+        "decode_milliseconds": 0.5,
+        "inference_milliseconds": 0.9,
+        "width": 4,
+        "height": 5,
+        "brightness": 0.5,
+        "caller": None,
+        "client_key": None,
+        "image": image,
+    }
+    return Prediction(**values | columns)
 
 
 def shed(metrics: Metrics) -> dict[str, float]:
@@ -35,94 +45,109 @@ def shed(metrics: Metrics) -> dict[str, float]:
     return {s.labels["what"]: s.value for f in families for s in f.samples if s.name == "evergreen_log_shed_total"}
 
 
-def stored(own: Spool) -> list[Record]:
-    return [r for path in own.closed(age=0) for r in spool.read(path).records]
+def stored(own: Spool) -> list[tuple[Path, Record]]:
+    return [(path, r) for path in rows_files(own.folder) for r in decode(path.read_bytes()).records]
 
 
-def test_a_row_has_every_column_and_the_time_of_its_id(tmp_path: Path) -> None:
-    own = Spool(tmp_path, "one")
-    said = prediction()
-    PredictionLog(own, 10_000, keep_images=True, metrics=Metrics({})).append(said)
-    (record,) = stored(own)
-    row = drain._row(record, "one")
-    assert row["id"] == said.id
-    assert row["at"] == moment(said.id)
+def images(own: Spool) -> list[bool]:
+    """For each row, whether its image is still there, oldest first."""
+    return [bool(r.place and path.with_suffix(".tar").exists()) for path, r in stored(own)]
+
+
+def test_a_row_has_the_tables_columns_and_the_time_of_its_id(tmp_path: Path) -> None:
+    own, said = Spool(tmp_path, "one"), prediction()
+    PredictionLog(own, 10_000, ALL, Metrics({})).append(said)
+    ((_, record),) = stored(own)
+    row = orjson.loads(record.row)
+    of_the_file = {"image_object", "image_offset", "image_size", "replica"}
+    assert set(row) | of_the_file == {c.name for c in predictions.columns}
+    assert (row["id"], row["at"]) == (str(said.id), moment(said.id).isoformat())
     assert row["image_sha256"] == hashlib.sha256(b"image").hexdigest()
-    assert record.image == b"image"
     assert (row["label"], row["width"], row["height"], row["brightness"]) == ("cat", 4, 5, 0.5)
 
 
 def test_images_stay_away_from_disk_where_they_are_not_wanted(tmp_path: Path) -> None:
     own, metrics = Spool(tmp_path, "one"), Metrics({})
-    PredictionLog(own, 10_000, keep_images=False, metrics=metrics).append(prediction())
-    (record,) = stored(own)
-    assert record.image == b""
+    PredictionLog(own, 10_000, ImagePolicy("off"), metrics).append(prediction())
+    assert images(own) == [False]
+    assert sorted(p.name for p in own.folder.iterdir()) == ["000000.rows", "lock"]
     assert shed(metrics) == {"image": 0, "row": 0}
 
 
-def test_when_full_images_go_first_and_rows_last(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    own, metrics = Spool(tmp_path, "one"), Metrics({})
-    log = PredictionLog(own, 20_000, keep_images=True, metrics=metrics)
-    for _ in range(200):
-        log.append(prediction(bytes(2000)))
-    records = stored(own)
-    images = sum(bool(r.image) for r in records)
-    assert own.waiting()[1] <= 20_000
-    assert 0 < images < len(records) < 200
-    assert shed(metrics) == {"image": 200 - images, "row": 200 - len(records)}
+def test_a_sample_is_drawn_by_content_and_uncertain_is_what_the_model_does_not_know() -> None:
+    sample = ImagePolicy("sample", rate=0.25)
+    digests = [hashlib.sha256(b"%d" % n).hexdigest() for n in range(4000)]
+    kept = [sample.keeps(d, 1.0, None) for d in digests]
+    assert 0.22 < sum(kept) / 4000 < 0.28
+    assert kept == [sample.keeps(d, 0.0, "unfamiliar") for d in digests]
+    uncertain = ImagePolicy("uncertain", below=0.8)
+    assert [uncertain.keeps("0" * 64, c, None) for c in (0.79, 0.8)] == [True, False]
+    assert uncertain.keeps("0" * 64, 0.99, "unfamiliar")
+
+
+def test_when_full_the_oldest_images_go_first_and_rows_last(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own, metrics = Spool(tmp_path, "one", file_bytes=5000), Metrics({})
+    log = PredictionLog(own, 100_000, ALL, metrics)
+    for number in range(60):
+        log.append(prediction(bytes([number]) * 2000))
+    kept = images(own)
+    assert own.waiting()[1] <= 100_000
+    assert len(kept) == 60
+    assert kept == sorted(kept), "what is kept is the youngest"
+    assert 10 < sum(kept) < 60
+    assert shed(metrics) == {"image": 60 - sum(kept), "row": 0}
+    assert log.figures()["shed_images"] == 60 - sum(kept)
+    for number in range(300):
+        log.append(prediction(bytes([number % 256, 1]) * 1000))
+    kept = images(own)
+    assert own.waiting()[1] <= 100_000
+    assert sum(kept) <= 3, "rows have the room now; a folder's newest pair is let be"
+    assert len(kept) == 360 - shed(metrics)["row"] < 360
+    assert shed(metrics)["image"] == 360 - sum(kept)
     assert len([r for r in caplog.records if "shedding images" in r.message]) == 1
     assert len([r for r in caplog.records if "shedding rows" in r.message]) == 1
 
 
+def test_there_is_room_again_after_a_drain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    own = Spool(tmp_path, "one", file_bytes=5000)
+    log = PredictionLog(own, 50_000, ALL, Metrics({}))
+    for number in range(40):
+        log.append(prediction(bytes([number]) * 2000))
+    for path in own.closed(age=0):
+        own.drained(path)
+    log.append(prediction())
+    assert "keeping" in caplog.records[-1].message
+    assert images(own) == [True]
+
+
 def test_other_workers_bytes_count(tmp_path: Path) -> None:
     own, metrics = Spool(tmp_path, "one"), Metrics({})
-    log = PredictionLog(own, 10_000, keep_images=True, metrics=metrics)
-    log.elsewhere = 10_000
+    other = Spool(tmp_path, "other")
+    other.append("feedback", bytes(10_000))
+    log = PredictionLog(own, 10_000, ALL, metrics)
+    log.measure()
     log.append(prediction())
+    assert not log.append_feedback(b"{}")
     assert shed(metrics)["row"] == 1
-    log.elsewhere = 0
+    other.drained(other.closed(age=0)[0])
+    log.measure()
     log.append(prediction())
-    assert len(stored(own)) == 1
+    assert log.append_feedback(b"{}")
+    assert len(stored(own)) == 2
 
 
-def test_a_disk_that_refuses_costs_the_row_and_never_the_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("only_images", [True, False])
+def test_a_disk_that_refuses_costs_the_image_and_then_the_row_but_never_the_answer(
+    tmp_path: Path, only_images: bool
+) -> None:
     class Refusing(Spool):
-        def append(self, header: bytes, image: bytes) -> None:
-            raise OSError(28, "No space left on device")
+        def append(self, kind: Kind, row: bytes, name: str = "", image: bytes = b"") -> None:
+            if image or not only_images:
+                raise OSError(28, "No space left on device")
+            super().append(kind, row, name, image)
 
-    metrics = Metrics({})
-    PredictionLog(Refusing(tmp_path, "one"), 10_000, keep_images=True, metrics=metrics).append(prediction())
-    assert shed(metrics)["row"] == 1
-
-
-def test_a_tar_is_the_same_however_often_it_is_made_and_its_offsets_are_right() -> None:
-    images = [b"one", b"two" * 500, b"", b"one"]
-    records = [Record(prediction(i).header(), i) for i in images]
-
-    def packed() -> tuple[bytes, list[dict[str, object]]]:
-        rows = [drain._row(r, "one") for r in records]
-        return drain.pack(records, rows, "key.tar"), rows
-
-    (tar, rows), (again, _) = packed(), packed()
-    assert tar == again
-    for image, row in zip(images, rows, strict=True):
-        if image:
-            assert row["image_object"] == "key.tar"
-            offset, size = row["image_offset"], row["image_size"]
-            assert isinstance(offset, int)
-            assert isinstance(size, int)
-            assert tar[offset : offset + size] == image
-        else:
-            assert row["image_object"] is None
-    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-        assert len(opened.getnames()) == 2  # the same content lies there once
-
-
-def test_without_images_there_is_no_tar() -> None:
-    records = [Record(prediction(b"").header(), b"")]
-    assert drain.pack(records, [drain._row(records[0], "one")], "key") == b""
-
-
-def test_the_header_is_json_for_any_label() -> None:
-    said = prediction()
-    assert orjson.loads(said.header())["label"] == "cat"
+    metrics, own = Metrics({}), Refusing(tmp_path, "one")
+    PredictionLog(own, 10_000, ALL, metrics).append(prediction())
+    assert shed(metrics) == {"image": 1, "row": 0 if only_images else 1}
+    assert len(stored(own)) == only_images

@@ -1,107 +1,145 @@
 import fcntl
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from serving import spool
-from serving.spool import MAGIC, Record, Spool, adopted, head, read
+from serving import shedding, spool, tar
+from serving.spool import MAGIC, Record, Spool, adopted, decode, encode
+from serving.tar import Place
 
 RECORDS = [
-    Record(b'{"n":0}', b"first image"),
-    Record(b'{"n":1}', b""),
-    # An image may hold what looks like the start of a record.
-    Record(b'{"n":2}', MAGIC + b"\x05\0\0\0" * 3 + MAGIC),
+    Record("prediction", b'{"n":0}', Place(512, 11)),
+    Record("feedback", b'{"n":1}', None),
+    # A row may hold what looks like the start of a record.
+    Record("prediction", MAGIC + b"p\x05\0\0\0" * 3 + MAGIC, None),
 ]
 
 
 def _bytes(records: list[Record]) -> bytes:
-    return b"".join(head(r.header, r.image) + r.header + r.image for r in records)
+    return b"".join(encode(r.kind, r.row, r.place) for r in records)
+
+
+def content(path: Path) -> list[tuple[bytes, bytes | None]]:
+    """Each row with its image, as the drain finds them."""
+    records = decode(path.read_bytes()).records
+    images = path.with_suffix(".tar")
+    data = images.read_bytes() if images.exists() else b""
+    return [(r.row, data[r.place.offset :][: r.place.size] if r.place else None) for r in records]
+
+
+def filled(root: Path, name: str, *images: bytes, age: int = 0) -> Spool:
+    """A worker's folder with a closed pair an image; `age` in seconds."""
+    own = Spool(root, name, file_bytes=1)
+    for number, image in enumerate(images):
+        own.append("prediction", b"{}", f"{name}-{number}", image)
+        path = own.folder / f"{number:06}.tar"
+        os.utime(path, (1000 - age + number, 1000 - age + number))
+    return own
 
 
 def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     own = Spool(tmp_path, "one")
-    for record in RECORDS:
-        own.append(record.header, record.image)
-    assert own.waiting() == (3, len(_bytes(RECORDS)))
+    own.append("prediction", b"0", "a", b"first")
+    own.append("prediction", b"1", "b", b"x" * 600)
+    own.append("prediction", b"2", "a", b"first")
+    own.append("feedback", b"3")
+    rows, size = own.waiting()
     (path,) = own.closed(age=0)
-    assert read(path) == spool.Contents(RECORDS, 0)
+    assert content(path) == [(b"0", b"first"), (b"1", b"x" * 600), (b"2", b"first"), (b"3", None)]
+    assert (rows, size) == (4, spool.size(own.folder)) == own.waiting()
+    places = [r.place for r in decode(path.read_bytes()).records if r.place]
+    whole = tar.finished(path.with_suffix(".tar"), places)
+    with tarfile.open(fileobj=io.BytesIO(whole)) as opened:
+        assert {m.name: opened.extractfile(m).read() for m in opened} == {"a": b"first", "b": b"x" * 600}  # type: ignore[union-attr]
     own.drained(path)
     assert own.waiting() == (0, 0)
     assert own.closed(age=0) == []
+    assert [p.name for p in own.folder.iterdir()] == ["lock"]
 
 
-def test_cut_anywhere_the_whole_records_before_the_cut_are_kept(tmp_path: Path) -> None:
-    data, path = _bytes(RECORDS), tmp_path / "000000.log"
+def test_cut_anywhere_the_whole_records_before_the_cut_are_kept() -> None:
+    data = _bytes(RECORDS)
     ends = [len(_bytes(RECORDS[:n])) for n in range(4)]
     for cut in range(len(data) + 1):
-        path.write_bytes(data[:cut])
-        contents = read(path)
+        contents = decode(data[:cut])
         whole = sum(end <= cut for end in ends[1:])
         assert contents.records == RECORDS[:whole]
         assert bool(contents.damaged) == (cut not in ends)
 
 
-def test_a_flipped_byte_costs_its_own_record_only(tmp_path: Path) -> None:
-    data, path = _bytes(RECORDS), tmp_path / "000000.log"
+def test_a_flipped_byte_costs_its_own_record_only() -> None:
+    data = _bytes(RECORDS)
     ends = [len(_bytes(RECORDS[:n])) for n in range(4)]
     for position in range(len(data)):
         damaged = bytearray(data)
         damaged[position] ^= 0x40
-        path.write_bytes(damaged)
         hit = next(n for n in range(3) if position < ends[n + 1])
-        assert read(path).records == [r for n, r in enumerate(RECORDS) if n != hit]
+        assert decode(bytes(damaged)).records == [r for n, r in enumerate(RECORDS) if n != hit]
 
 
-def test_files_are_closed_by_size_and_otherwise_only_when_nothing_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spool, "FILE_BYTES", 100)
+def test_a_tar_is_the_same_whether_its_worker_closed_it_or_was_killed_in_the_middle(tmp_path: Path) -> None:
     own = Spool(tmp_path, "one")
-    own.append(b"{}", bytes(100))
-    own.append(b"{}", b"x")
-    assert [p.name for p in own.closed(age=0)] == ["000000.log"]
-    own.drained(own.folder / "000000.log")
+    own.append("prediction", b"0", "a", b"whole")
+    (path,) = own.closed(age=0)
+    places = [r.place for r in decode(path.read_bytes()).records if r.place]
+    images = path.with_suffix(".tar")
+    before = tar.finished(images, places)
+    with images.open("ab") as more:
+        more.write(tar.header("b", 10_000) + b"cut o")
+    assert tar.finished(images, places) == before
+    assert tar.count(images) == 1
+
+
+def test_files_are_closed_by_size_and_otherwise_only_when_nothing_waits(tmp_path: Path) -> None:
+    own = Spool(tmp_path, "one", file_bytes=1000)
+    own.append("prediction", b"{}", "a", bytes(1000))
+    own.append("prediction", b"{}")
+    assert [p.name for p in own.closed(age=0)] == ["000000.rows"]
+    own.drained(own.folder / "000000.rows")
     assert own.closed(age=3600) == []
-    assert [p.name for p in own.closed(age=0)] == ["000001.log"]
+    assert [p.name for p in own.closed(age=0)] == ["000001.rows"]
 
 
-def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("image", [b"", b"image"])
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: bytes) -> None:
     own = Spool(tmp_path, "one")
-    own.append(b"{}", b"kept")
+    own.append("prediction", b"before", "a", b"kept")
     real = os.writev
     monkeypatch.setattr(os, "writev", lambda fd, parts: real(fd, [b"".join(parts)[:9]]))
     with pytest.raises(OSError, match="disk full"):
-        own.append(b"{}", b"lost")
+        own.append("prediction", b"lost", "b", image)
     monkeypatch.undo()
-    own.append(b"{}", b"after")
-    contents = read(own.closed(age=0)[0])
-    assert [r.image for r in contents.records] == [b"kept", b"after"]
-    assert contents.damaged == 0
+    own.append("prediction", b"after", "c", b"kept too")
+    (path,) = own.closed(age=0)
+    assert content(path) == [(b"before", b"kept"), (b"after", b"kept too")]
+    assert decode(path.read_bytes()).damaged == 0
 
 
 def test_a_living_worker_keeps_its_folder_and_a_dead_one_loses_it(tmp_path: Path) -> None:
     own = Spool(tmp_path, "one")
-    own.append(b"{}", b"x")
+    own.append("prediction", b"{}", "a", b"x")
     with adopted(own.folder) as files:
         assert files is None
     os.close(own._lock_fd)  # what the kernel does for a killed process
     with adopted(tmp_path / "one") as files:
-        assert [p.name for p in files or []] == ["000000.log"]
+        assert [p.name for p in files or []] == ["000000.rows"]
         with adopted(tmp_path / "one") as second:
             assert second is None
         for path in files or []:
-            path.unlink()
+            path.unlink()  # killed here, before the images went: they go with the folder
     assert not (tmp_path / "one").exists()
 
 
 def test_a_folder_that_could_not_be_drained_stays(tmp_path: Path) -> None:
     own = Spool(tmp_path, "one")
-    own.append(b"{}", b"x")
+    own.append("prediction", b"{}", "a", b"x")
     own.close()
     with adopted(own.folder) as files:
         assert files
-    assert (own.folder / "000000.log").exists()
+    assert sorted(p.name for p in own.folder.iterdir()) == ["000000.rows", "000000.tar", "lock"]
 
 
 def test_an_empty_folder_goes_with_its_worker(tmp_path: Path) -> None:
@@ -130,6 +168,18 @@ def test_a_lock_that_was_replaced_meanwhile_is_not_taken_for_the_folder(tmp_path
 
 def test_folders_of_others_are_found_and_measured(tmp_path: Path) -> None:
     own, other = Spool(tmp_path, "own"), Spool(tmp_path, "other")
-    other.append(b"{}", b"1234")
+    other.append("prediction", b"{}", "a", b"1234")
     assert spool.others(tmp_path, own.folder) == [other.folder]
-    assert spool.size(other.folder) == len(_bytes([Record(b"{}", b"1234")]))
+    assert spool.size(other.folder) == other.waiting()[1]
+
+
+def test_the_oldest_images_of_all_workers_go_first_and_rows_stay(tmp_path: Path) -> None:
+    young, old = filled(tmp_path, "a", b"1", b"2", b"3"), filled(tmp_path, "z", b"4", b"5", b"6", age=100)
+    each = 2 * tar.BLOCK
+    assert shedding.shed_images(tmp_path, each + 1) == (2, 2 * each)
+    old.images_gone()
+    assert [content(p) for p in old.closed(age=0)] == [[(b"{}", b"")], [(b"{}", b"")], [(b"{}", b"6")]]
+    assert [content(p) for p in young.closed(age=0)] == [[(b"{}", b"1")], [(b"{}", b"2")], [(b"{}", b"3")]]
+    assert old.waiting() == (3, spool.size(old.folder))
+    # A folder's newest pair is let be, however much is asked for.
+    assert shedding.shed_images(tmp_path, 10**9) == (2, 2 * each)

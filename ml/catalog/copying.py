@@ -1,0 +1,22 @@
+"""COPY, which psycopg2 knows and SQLAlchemy does not."""
+
+from contextlib import closing
+from typing import IO, Any, cast
+
+import psycopg2
+from sqlalchemy import Connection
+
+from ml.errors import UnavailableError
+
+
+def copy_in(connection: Connection, statement: str, file: IO[bytes]) -> None:
+    """Run ``copy … from stdin`` within the caller's transaction.
+
+    Raises:
+        UnavailableError: the database went away; nothing was inserted.
+    """
+    try:
+        with closing(cast("Any", connection.connection).cursor()) as cursor:  # psycopg2's own
+            cursor.copy_expert(statement, file)
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        raise UnavailableError(f"the catalog database does not answer: {error}") from error
