@@ -9,13 +9,14 @@ Layout of a bundle folder:
 - ``probes.npz``: ``images`` ``uint8[P, size, size, channels]`` and ``probabilities``
   ``float32[P, classes]`` that the model gave when it was made.
 - ``model-int8.onnx``, ``probes-int8.npz``: likewise in 8-bit integers, where that loses little accuracy.
+- ``probes-bf16.npz``: of ``model.onnx`` computed in bfloat16, likewise.
 - ``weights.safetensors``: the trained weights, for the next warm start; the service ignores it.
 """
 
 import hashlib
 import io
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
 
@@ -33,24 +34,29 @@ PROBES: Final = "probes.npz"
 WEIGHTS: Final = "weights.safetensors"
 INT8_MODEL: Final = "model-int8.onnx"
 INT8_PROBES: Final = "probes-int8.npz"
+BF16_PROBES: Final = "probes-bf16.npz"
 SERVED: Final = (MODEL, PROBES)
 
-Variant = Literal["fp32", "int8"]
-FILES: Final[dict[Variant, tuple[str, str]]] = {"fp32": SERVED, "int8": (INT8_MODEL, INT8_PROBES)}
+Variant = Literal["fp32", "bf16", "int8"]
+FILES: Final[dict[Variant, tuple[str, str]]] = {
+    "fp32": SERVED,
+    "bf16": (MODEL, BF16_PROBES),
+    "int8": (INT8_MODEL, INT8_PROBES),
+}
 """A variant's model and its probes."""
 _WORTH: Final = 1.1
-"""Times as fast as fp32 where it was made, from which INT8 is served without being asked for."""
+"""Times as fast as fp32 where it was made, from which a variant is served without being asked for."""
 
 
-class Int8(BaseModel):
-    """How the 8-bit variant compares with fp32, measured when it was made."""
+class Reduced(BaseModel):
+    """How a variant of less precision compares with fp32, measured when it was made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: int = Field(ge=1, description="Images it was judged on.")
     accuracy_loss: float = Field(description="Share of them; negative: it is right more often.")
     agreement: float = Field(ge=0, le=1, description="Share on which both give the same label.")
-    speedup: float = Field(gt=0, description="Time of one image at fp32 over that at INT8.")
+    speedup: float = Field(gt=0, description="Time of one image at fp32 over that of the variant.")
 
 
 class BundleInfo(BaseModel):
@@ -70,14 +76,22 @@ class BundleInfo(BaseModel):
     seed: int
     class_shares: dict[str, float] = Field(description="Of the training split: what drift is measured against.")
     confidence_deciles: tuple[float, ...] = Field((), description="Of the validation split, 9 values.")
-    int8: Int8 | None = Field(None, description="Of the 8-bit variant, if there is one.")
+    int8: Reduced | None = Field(None, description="Of the 8-bit variant, if there is one.")
+    bf16: Reduced | None = Field(None, description="Of the one in bfloat16, if there is one.")
     files: dict[str, str] = Field(description="File name to SHA-256.")
 
+    def reduced(self) -> dict[Variant, Reduced]:
+        """The variants beside fp32."""
+        found: dict[Variant, Reduced | None] = {"bf16": self.bf16, "int8": self.int8}
+        return {name: report for name, report in found.items() if report}
+
     def variant(self, wish: str = "auto") -> Variant:
-        """The one to run: INT8 if it is wished for, or where it pays without a wish; fp32 if there is none."""
-        if self.int8 is None or wish == "fp32":
+        """The one to run: the one wished for, or without a wish the fastest that pays; fp32 if there is none."""
+        speed = {name: report.speedup for name, report in self.reduced().items() if wish in (name, "auto")}
+        fastest = max(speed, key=speed.__getitem__, default=None)
+        if fastest is None:
             return "fp32"
-        return "int8" if wish == "int8" or self.int8.speedup >= _WORTH else "fp32"
+        return fastest if wish == fastest or speed[fastest] >= _WORTH else "fp32"
 
 
 def digest(data: bytes) -> str:
@@ -93,7 +107,7 @@ def write(folder: Path, info: BundleInfo) -> str:
 
 
 def fetch(
-    store: ObjectStore, prefix: str, expected_digest: str, folder: Path, names: Sequence[str] | None = None
+    store: ObjectStore, prefix: str, expected_digest: str, folder: Path, names: Iterable[str] | None = None
 ) -> BundleInfo:
     """Download a bundle's info and the files `names`, by default what answers, each proven by checksum.
 
@@ -107,7 +121,7 @@ def fetch(
     data = _fetch_one(store, prefix, INFO, expected_digest, folder)
     info = parse(data)
     if names is None:
-        names = (*SERVED, *(FILES["int8"] if info.int8 else ()))
+        names = dict.fromkeys((*SERVED, *(name for variant in info.reduced() for name in FILES[variant])))
     for name in names:
         if name not in info.files:
             raise NotFoundError(f"the bundle at {prefix} has no file `{name}`; it has {sorted(info.files)}")

@@ -30,6 +30,15 @@ class Limits:
     max_pixels: int
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a model sees of an image: ``uint8[size, size, channels]``, and the sides of what was sent, in pixels."""
+
+    pixels: Pixels
+    width: int
+    height: int
+
+
 def open_image(data: bytes, limits: Limits, draft_side: int | None = None) -> Image.Image:
     """Decoded pixels, upright, in mode ``RGB``; the first frame of an animation.
 
@@ -61,7 +70,14 @@ def to_array(image: Image.Image, size: int, channels: int) -> Pixels:
 
 def decode(data: bytes, size: int, channels: int, limits: Limits) -> Pixels:
     """Encoded bytes to the model's input in one go; see `open_image` and `to_array`."""
-    return to_array(open_image(data, limits, draft_side=size), size, channels)
+    return look(data, size, channels, limits).pixels
+
+
+def look(data: bytes, size: int, channels: int, limits: Limits) -> Look:
+    """As `decode`, with the sides of what was sent."""
+    header = _identify(data, limits)
+    sides = header.size  # before the decoder scales it down
+    return Look(to_array(_decoded(header, draft_side=size), size, channels), *sides)
 
 
 def sight(data: bytes, limits: Limits) -> Sight:

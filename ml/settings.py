@@ -89,8 +89,10 @@ class Settings(BaseModel):
     layer_rates: tuple[NonNegativeFloat, ...] = Field(
         (), description="Factors of the learning rate from the input to the head, 0 is frozen; separated by commas."
     )
-    int8: bool | None = Field(None, description="Make an INT8 variant too; None: of backbones.")
-    int8_max_loss: float = Field(0.01, ge=0, lt=1, description="Share of validation it may answer worse on, at most.")
+    reduced: bool | None = Field(None, description="Make INT8 and bf16 variants too; None: of backbones.")
+    reduced_max_loss: float = Field(
+        0.003, ge=0, lt=1, description="Share of validation that a variant may answer worse on, at most."
+    )
     image_size: int | None = Field(None, ge=8, le=1024, description="Side in pixels; None: from the data.")
     epochs: int = Field(30, ge=1, description="At most; see train_budget.")
     patience: int = Field(5, ge=1, description="Epochs without a better validation loss before stopping.")
@@ -164,8 +166,11 @@ class Settings(BaseModel):
     # Service
     service_host: str = "127.0.0.1"
     service_port: int = 8000
-    service_variant: Literal["auto", "fp32", "int8"] = Field(
-        "auto", description="Which of a bundle's models answers; auto: INT8 where it was faster."
+    service_variant: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto", description="Which of a bundle's models answers; auto: the fastest where it was made."
+    )
+    service_runtime: Literal["auto", "onnxruntime", "openvino"] = Field(
+        "auto", description="What computes it; auto: ONNX Runtime for fp32, OpenVINO for what is reduced."
     )
     service_workers: int | None = Field(None, ge=1, description="None: one a core.")
     max_body_bytes: int = Field(20_000_000, ge=1)

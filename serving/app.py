@@ -84,7 +84,8 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     own = Spool(settings.home / "spool", identity.path, min(FILE_BYTES, settings.spool_bytes // 16))
     prediction_log = PredictionLog(own, settings.spool_bytes, ImagePolicy.of(settings), metrics)
     artifacts = objects.connect(settings, settings.artifacts_bucket)
-    loader = BundleLoader(settings.home / "bundles", artifacts, settings.probe_tolerance, settings.service_variant)
+    wishes = settings.service_variant, settings.service_runtime
+    loader = BundleLoader(settings.home / "bundles", artifacts, settings.probe_tolerance, *wishes)
     follower = Follower(slot, loader, metrics)
     replica = Replica(identity, engine, slot, follower, settings.heartbeat_seconds)
     follower.on_news = replica.wake

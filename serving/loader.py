@@ -48,8 +48,11 @@ class Order(BaseModel):
 class BundleLoader:
     """Loads bundles on this host; safe in many processes at once."""
 
-    def __init__(self, folder: Path, store: ObjectStore, tolerance: float, variant: str = "auto") -> None:
-        self._folder, self._store, self._tolerance, self._variant = folder, store, tolerance, variant
+    def __init__(
+        self, folder: Path, store: ObjectStore, tolerance: float, variant: str = "auto", runtime: str = "auto"
+    ) -> None:
+        self._folder, self._store, self._tolerance = folder, store, tolerance
+        self._variant, self._runtime = variant, runtime
 
     def load(self, order: Order) -> Model:
         """The order's model, checked in every way there is.
@@ -67,7 +70,7 @@ class BundleLoader:
             os.utime(folder)
             self._prune()
         try:
-            loaded = model.load_proven(folder, self._tolerance, variant=self._variant)
+            loaded = model.load_proven(folder, self._tolerance, 1, self._variant, self._runtime)
             _check_labels(loaded)
             info = loaded.info
             loaded.predict(np.zeros((1, info.image_size, info.image_size, info.channels), np.uint8))  # warm up

@@ -118,7 +118,8 @@ class ModelInfo(BaseModel):
     image_size: int = Field(description="Side of the model's square input in pixels.", examples=[32])
     channels: int = Field(description="1: grey, 3: RGB.", examples=[1])
     architecture: str
-    variant: str = Field(description="`fp32` or `int8`.")
+    variant: str = Field(description="`fp32`, `bf16` or `int8`.")
+    runtime: str = Field(description="What computes it: `onnxruntime` or `openvino`.")
     dataset_version: str
     run_id: str = Field(description="MLflow's run.")
     digest: str = Field(description="SHA-256 of bundle.json, which fixes every byte of the bundle.")

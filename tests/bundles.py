@@ -78,7 +78,7 @@ def add_int8(folder: Path, *, speedup: float = 2.0, probe_shift: float = 0.0, gr
     shape = (64, info.image_size, info.image_size, info.channels)
     seen = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     quantise.quantise(folder / bundle.MODEL, folder / bundle.INT8_MODEL, seen)
-    report = bundle.Int8(samples=1, accuracy_loss=0, agreement=1, speedup=speedup)
+    report = bundle.Reduced(samples=1, accuracy_loss=0, agreement=1, speedup=speedup)
     bundle.write(folder, info.model_copy(update={"int8": report}))
     images, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
     expected = model.load(folder, variant="int8").predict(images) + np.float32(probe_shift)

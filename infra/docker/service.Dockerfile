@@ -3,7 +3,11 @@ FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 COPY infra/docker/service.lock .
-RUN /opt/venv/bin/pip install --progress-bar off -r service.lock
+# OpenVINO comes with plugins for other devices and other formats: 70 MB that nothing here asks for.
+RUN /opt/venv/bin/pip install --progress-bar off -r service.lock \
+    && cd /opt/venv/lib/python3.11/site-packages/openvino/libs \
+    && rm -f libopenvino_intel_[gn]pu_* libopenvino_tensorflow* libopenvino_pytorch* libopenvino_paddle* \
+        libopenvino_jax* libopenvino_gguf* cache.json
 
 FROM python:3.11-slim-bookworm
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

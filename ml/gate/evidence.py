@@ -78,7 +78,7 @@ def classes_alone(of: Side) -> list[dict[str, Any]]:
 def served(of: Side) -> dict[str, float]:
     """Bytes of what answers, and milliseconds of one image on one core, by the variant that a service runs."""
     info, variant = of.model.info, of.model.variant
-    single = model.load(of.folder, threads=1, variant=variant)
+    single = model.load(of.folder, threads=1, variant=variant, runtime=of.model.runtime.name)
     image = np.zeros((1, info.image_size, info.image_size, info.channels), np.uint8)
     seconds = []
     for _ in range(_LATENCY_ROUNDS):

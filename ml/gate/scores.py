@@ -44,7 +44,8 @@ def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
     folder = ctx.settings.home / "bundles" / place.digest
     bundle.fetch(ctx.artifacts, place.prefix, place.digest, folder)
     settings = ctx.settings
-    return model.load_proven(folder, settings.probe_tolerance, threads=2, variant=settings.service_variant), folder
+    variant, runtime = settings.service_variant, settings.service_runtime
+    return model.load_proven(folder, settings.probe_tolerance, 2, variant, runtime), folder
 
 
 def score(ctx: Context, version: int, judge: Model, version_id: str) -> tuple[Split, Answers]:
@@ -98,8 +99,8 @@ def _kept(ctx: Context, key: str) -> dict[str, tuple[str, float]] | None:
 
 
 def _key(ctx: Context, version: int, judge: Model, segment: str) -> str:
-    """Where its answers are; fp32 and INT8 do not always answer alike."""
-    return f"scores/{ctx.settings.model_name}/{version}-{judge.variant}/{segment}.npz"
+    """Where its answers are; variants and runtimes do not always answer alike."""
+    return f"scores/{ctx.settings.model_name}/{version}-{judge.variant}-{judge.runtime.name}/{segment}.npz"
 
 
 def _keep(

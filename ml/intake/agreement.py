@@ -36,7 +36,7 @@ def champion(ctx: Context) -> Model | None:
     folder = ctx.settings.home / "bundles" / live["bundle_digest"]
     try:
         bundle.fetch(ctx.artifacts, live["bundle_prefix"], live["bundle_digest"], folder)
-        return model.load(folder, variant=ctx.settings.service_variant)
+        return model.load(folder, 1, ctx.settings.service_variant, ctx.settings.service_runtime)
     except (IntegrityError, NotFoundError) as error:
         log.warning("labels are not compared with model %s, whose bundle is broken: %s", live["model_version"], error)
         return None

@@ -35,7 +35,7 @@ def text(
             "",
             f"- accuracy {told.accuracy:.1%}, negative log-likelihood {told.loss:.3f} nats, "
             f"expected calibration error {told.calibration_error:.3f}",
-            *_int8(info),
+            *_reduced(info),
             "",
             *_classes(told.by_class()),
             "",
@@ -68,13 +68,11 @@ def short(card: str) -> str:
     return card[: card.rindex("\n", 0, LONGEST)] + "\n\n… the whole card is `model-card.md` of the run.\n"
 
 
-def _int8(info: BundleInfo) -> list[str]:
-    if info.int8 is None:
-        return []
-    found = info.int8
+def _reduced(info: BundleInfo) -> list[str]:
     return [
-        f"- its INT8 variant is right on {found.accuracy_loss:.2%} fewer, agrees on {found.agreement:.1%}, and is "
-        f"{found.speedup:.1f} times as fast where it was made"
+        f"- in {name.replace('int8', 'INT8')} it is right on {found.accuracy_loss:.2%} fewer, agrees on "
+        f"{found.agreement:.1%}, and is {found.speedup:.1f} times as fast where it was made"
+        for name, found in info.reduced().items()
     ]
 
 

@@ -90,7 +90,7 @@ def _plain_attention() -> Iterator[None]:
 
 def _check_parity(network: nn.Module, loaded: model.Model, sample: Pictures) -> None:
     sample = np.ascontiguousarray(sample[:256])
-    (found,) = loaded.session.run(None, {"images": sample})
+    found = loaded.runtime.logits(sample)
     worst = float(np.abs(found - logits_of(network, sample).numpy()).max())
     if not worst < PARITY:
         raise IntegrityError(f"ONNX and PyTorch differ by up to {worst:.3g} in a logit, at most {PARITY:g} is allowed")

@@ -185,7 +185,7 @@ def _run(ctx: Context, training: _Training, progress: Progress | None) -> Traine
             fitted = training.fit(told, run.metrics)
         logits = logits_of(fitted.network, material.judge.images)
         info = _export(material, fitted, logits, recipe, run.id, code, Path(folder))
-        info = _add_int8(run, ctx.settings, material, Path(folder)) or info
+        info = _add_reduced(run, ctx.settings, material, Path(folder)) or info
         record = Record(material, recipe, fitted, info, evaluated(material, logits, info.temperature))
         run.metrics(0, _summary(record))
         run.artifacts(record.write)
@@ -242,19 +242,17 @@ def _export(
     return bundle.parse((folder / bundle.INFO).read_bytes())
 
 
-def _add_int8(run: track.Run, settings: Settings, material: Material, folder: Path) -> BundleInfo | None:
-    """The bundle's info with INT8, if it is wanted and good enough."""
-    wanted = settings.int8 if settings.int8 is not None else material.architecture != networks.SMALL_CNN
+def _add_reduced(run: track.Run, settings: Settings, material: Material, folder: Path) -> BundleInfo | None:
+    """The bundle's info with INT8 and bf16, if they are wanted and good enough."""
+    wanted = settings.reduced if settings.reduced is not None else material.architecture != networks.SMALL_CNN
     if not wanted:
         return None
     images, _ = material.chosen
     calibration = images[:: max(1, len(images) // quantise.CALIBRATION)][: quantise.CALIBRATION]
     judge = (material.judge.images, material.judge.labels)
-    try:
-        report, kept = quantise.add(folder, calibration, judge, settings.int8_max_loss)
-    except Exception:  # onnxruntime raises types of its own on a graph that it cannot quantise
-        log.exception("no INT8 variant can be made of %s, fp32 goes alone", material.architecture)
-        run.metrics(0, {"int8_kept": 0.0})
-        return None
-    run.metrics(0, {f"int8_{k}": float(v) for k, v in report} | {"int8_kept": float(kept)})
+    verdicts = quantise.add(folder, calibration, judge, settings.reduced_max_loss)
+    for variant in quantise.VARIANTS:
+        verdict = verdicts.get(variant)
+        found = {f"{variant}_{name}": float(value) for name, value in verdict.report} if verdict else {}
+        run.metrics(0, found | {f"{variant}_kept": float(verdict is not None and verdict.kept)})
     return bundle.parse((folder / bundle.INFO).read_bytes())

@@ -23,6 +23,7 @@ def describe(live: Live, replica: str) -> ModelInfo:
         channels=info.channels,
         architecture=info.architecture,
         variant=live.model.variant,
+        runtime=live.model.runtime.name,
         dataset_version=info.dataset_version,
         run_id=info.run_id,
         digest=live.digest,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ml import bundle, images
-from ml.bundle import BundleInfo, Int8
+from ml.bundle import BundleInfo, Reduced
 from ml.training import export, networks, quantise
 from ml.training.fit import fit
 from ml.training.recipe import Recipe
@@ -71,11 +71,11 @@ def _accuracy(name: str, epochs: int, train: Samples, judge: Samples) -> dict[st
     return figures
 
 
-def _added(folder: Path, calibration: NDArray[np.uint8], judge: Samples, max_loss: float) -> Int8:
-    report, kept = quantise.add(folder, calibration, judge, max_loss)
-    if not kept:
-        raise AssertionError(f"lost {report.accuracy_loss} of accuracy")
-    return report
+def _added(folder: Path, calibration: NDArray[np.uint8], judge: Samples, max_loss: float) -> Reduced:
+    verdict = quantise.add(folder, calibration, judge, max_loss)["int8"]
+    if not verdict.kept:
+        raise AssertionError(f"lost {verdict.report.accuracy_loss} of accuracy")
+    return verdict.report
 
 
 @contextmanager

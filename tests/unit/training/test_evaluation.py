@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml.bundle import Int8
+from ml.bundle import Reduced
 from ml.datasets.versions import DatasetVersion
 from ml.training import card
 from ml.training.evaluation import Evaluation, as_csv
@@ -46,7 +46,7 @@ def test_the_worst_are_wrong_and_the_least_likely_first() -> None:
 
 
 def test_the_card_tells_figures_data_and_making() -> None:
-    small = Int8(samples=5, accuracy_loss=0.004, agreement=0.99, speedup=1.5)
+    small = Reduced(samples=5, accuracy_loss=0.004, agreement=0.99, speedup=1.5)
     told = card.text(info(labels=CLASSES, int8=small), VERSION, PLAN, RECIPE, TOLD, {"pretrained": "a.pth"})
     for words in (
         "accuracy 60.0%",

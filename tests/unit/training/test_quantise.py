@@ -1,6 +1,7 @@
-"""INT8 beside fp32: made, measured, kept or dropped, proven, and never in the way."""
+"""INT8 and bf16 beside fp32: made, measured, kept or dropped, proven, and never in the way."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,11 @@ def folder(fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
     return tmp_path
 
 
-def add(folder: Path, arrays: tuple[np.ndarray, np.ndarray], max_loss: float = 0.05) -> tuple[bundle.Int8, bool]:
+def add(folder: Path, arrays: tuple[np.ndarray, np.ndarray], max_loss: float = 0.05) -> tuple[bundle.Reduced, bool]:
+    """What was found of INT8."""
     x, y = arrays
-    return quantise.add(folder, x[:300], (x[300:], y[300:]), max_loss)
+    verdict = quantise.add(folder, x[:300], (x[300:], y[300:]), max_loss)["int8"]
+    return verdict.report, verdict.kept
 
 
 def test_it_is_kept_with_figures_and_probes_of_its_own(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
@@ -47,7 +50,7 @@ def test_it_is_kept_with_figures_and_probes_of_its_own(folder: Path, arrays: tup
     assert report.samples == 60
     assert report.agreement > 0.9
     assert bundle.parse((folder / bundle.INFO).read_bytes()).int8 == report
-    assert set(bundle.parse((folder / bundle.INFO).read_bytes()).files) == {
+    assert set(bundle.parse((folder / bundle.INFO).read_bytes()).files) - {bundle.BF16_PROBES} == {
         bundle.MODEL, bundle.PROBES, bundle.INT8_MODEL, bundle.INT8_PROBES, bundle.WEIGHTS,
     }  # fmt: skip
     small = model.load(folder, variant="int8")
@@ -72,9 +75,9 @@ def test_ranges_of_the_wrong_images_cost_accuracy_and_are_seen(
     folder: Path, arrays: tuple[np.ndarray, np.ndarray]
 ) -> None:
     x, y = arrays
-    report, kept = quantise.add(folder, np.zeros_like(x[:32]), (x[300:], y[300:]), 0.05)
-    assert report.accuracy_loss > 0.05
-    assert not kept
+    verdict = quantise.add(folder, np.zeros_like(x[:32]), (x[300:], y[300:]), 0.05)["int8"]
+    assert verdict.report.accuracy_loss > 0.05
+    assert not verdict.kept
 
 
 @pytest.mark.parametrize(
@@ -82,9 +85,62 @@ def test_ranges_of_the_wrong_images_cost_accuracy_and_are_seen(
     [("auto", 2, "int8"), ("auto", 0.9, "fp32"), ("fp32", 2, "fp32"), ("int8", 0.9, "int8")],
 )
 def test_the_variant_follows_wish_and_speed(wish: str, speedup: float, chosen: str) -> None:
-    made = bundle.Int8(samples=9, accuracy_loss=0, agreement=1, speedup=speedup)
+    made = bundle.Reduced(samples=9, accuracy_loss=0, agreement=1, speedup=speedup)
     assert info(int8=made).variant(wish) == chosen
     assert info().variant(wish) == "fp32"
+
+
+def test_the_fastest_variant_answers_unless_another_is_wished_for() -> None:
+    def at(speedup: float) -> bundle.Reduced:
+        return bundle.Reduced(samples=9, accuracy_loss=0, agreement=1, speedup=speedup)
+
+    both = info(int8=at(2.5), bf16=at(1.8))
+    assert [both.variant(wish) for wish in ("auto", "bf16", "int8", "fp32")] == ["int8", "bf16", "int8", "fp32"]
+    assert info(int8=at(1.2), bf16=at(1.8)).variant() == "bf16"
+    assert info(bf16=at(1.8)).variant("int8") == "fp32"
+
+
+def test_runtimes_agree_and_the_one_wished_for_computes(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    add(folder, arrays)
+    x = arrays[0][300:]
+    exact = model.load(folder, variant="fp32")
+    assert exact.runtime.name == "onnxruntime"
+    other = model.load(folder, variant="fp32", runtime="openvino", threads=2)
+    assert other.runtime.name == "openvino"
+    assert other.predict(x) == pytest.approx(exact.predict(x), abs=1e-5)
+    both = [model.load(folder, variant="int8", runtime=name) for name in ("auto", "onnxruntime")]
+    assert [m.runtime.name for m in both] == ["openvino", "onnxruntime"]
+    assert both[0].predict(x) == pytest.approx(both[1].predict(x), abs=0.02)
+    for one in (*both, other):
+        assert np.array_equal(one.predict(x)[7:9], np.concatenate([one.predict(x[7:8]), one.predict(x[8:9])]))
+
+
+def test_bf16_is_the_same_file_in_another_precision(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    import openvino
+
+    add(folder, arrays)
+    told = bundle.parse((folder / bundle.INFO).read_bytes())
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert told.bf16 is None
+        bundle.write(folder, told.model_copy(update={"bf16": told.int8}))
+        assert model.load_proven(folder, 1e-3, variant="bf16").variant == "fp32"
+        return
+    loaded = model.load_proven(folder, 1e-3, variant="bf16")
+    exact = model.load(folder, variant="fp32").predict(arrays[0][300:])
+    assert loaded.variant == "bf16"
+    assert not np.array_equal(loaded.predict(arrays[0][300:]), exact)
+    assert loaded.predict(arrays[0][300:]) == pytest.approx(exact, abs=0.05)
+    assert model.load_proven(folder, 1e-3, variant="bf16", runtime="onnxruntime").variant == "fp32"
+
+
+def test_without_openvino_int8_is_computed_by_onnx_runtime(
+    folder: Path, arrays: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(folder, arrays)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    loaded = model.load_proven(folder, 1e-3, variant="int8")
+    assert (loaded.variant, loaded.runtime.name) == ("int8", "onnxruntime")
+    assert model.load_proven(folder, 1e-3, runtime="openvino").variant == "fp32"
 
 
 def faulty(folder: Path, arrays: tuple[np.ndarray, np.ndarray], target: Path) -> Path:
@@ -95,7 +151,7 @@ def faulty(folder: Path, arrays: tuple[np.ndarray, np.ndarray], target: Path) ->
     x, p = bundle.load_probes((target / bundle.INT8_PROBES).read_bytes())
     np.savez(target / bundle.INT8_PROBES, images=x, probabilities=np.roll(p, 1, 1))
     assert told.int8
-    bundle.write(target, told.model_copy(update={"int8": told.int8.model_copy(update={"speedup": 3.0})}))
+    bundle.write(target, told.model_copy(update={"int8": told.int8.model_copy(update={"speedup": 9.0})}))
     return target
 
 
