@@ -172,6 +172,9 @@ class Settings(BaseModel):
     service_runtime: Literal["auto", "onnxruntime", "openvino"] = Field(
         "auto", description="What computes it; auto: ONNX Runtime for fp32, OpenVINO for what is reduced."
     )
+    max_wait_seconds: float = Field(
+        0.3, gt=0, description="Who would wait longer for an answer is told 503 at once; p99 follows it."
+    )
     service_workers: int | None = Field(None, ge=1, description="None: one a core.")
     max_body_bytes: int = Field(20_000_000, ge=1)
     spool_bytes: int = Field(1_000_000_000, ge=100_000, description="Prediction log waiting on local disk.")

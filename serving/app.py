@@ -23,6 +23,7 @@ from serving.drain import Drain
 from serving.edge import Edge
 from serving.follower import Follower
 from serving.image_policy import ImagePolicy
+from serving.line import Line
 from serving.loader import BundleLoader
 from serving.metrics import Metrics
 from serving.model_slot import ModelSlot
@@ -36,8 +37,7 @@ from serving.spool import FILE_BYTES, Spool
 from serving.spool_watch import SpoolWatch
 from serving.storing import Storing
 
-INFERENCE_THREADS: Final = 2
-INFERENCE_WAITING: Final = 128
+INFERENCE_WAITING: Final = 40
 DATABASE_THREADS: Final = 4
 DATABASE_WAITING: Final = 32
 STORAGE_THREADS: Final = 2
@@ -101,7 +101,7 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         slot=slot,
         prediction_log=prediction_log,
         predictor=Predictor(slot, prediction_log, limits, metrics),
-        inference=Pool("inference", INFERENCE_THREADS, INFERENCE_WAITING),
+        inference=Line("inference", INFERENCE_WAITING, settings.max_wait_seconds),
         database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),
         store=store,
         storage=Pool("storage", STORAGE_THREADS, STORAGE_WAITING),

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from ml.objects import ObjectStore
 from ml.settings import Settings
+from serving.line import Line
 from serving.metrics import Metrics
 from serving.model_slot import ModelSlot
 from serving.pool import Pool
@@ -21,7 +22,7 @@ class Parts:
     """Built once a worker by `serving.app.build`.
 
     Attributes:
-        inference: threads that decode and infer.
+        inference: the thread that decodes and infers, and the line before it.
         database: threads that may wait for Postgres, so that nothing else does.
         store: the bucket of reports and of what lies in quarantine.
         storage: threads that may wait for it.
@@ -36,7 +37,7 @@ class Parts:
     slot: ModelSlot
     predictor: Predictor
     prediction_log: PredictionLog
-    inference: Pool
+    inference: Line
     database: Pool
     store: ObjectStore
     storage: Pool
@@ -44,7 +45,7 @@ class Parts:
     remembered: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:  # a plain function would cost each request a thread
     parts: Parts = request.app.state.parts
     return parts
 

@@ -1,6 +1,5 @@
 """Bytes in, answer out: extract, decode, infer, log, encode. Runs in a worker thread, off the event loop."""
 
-import io
 import logging
 import time
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from typing import Final
 
 import numpy as np
 import orjson
-from PIL import Image
 
 from ml import images
 from ml.images import Limits
@@ -55,7 +53,11 @@ class Predictor:
         return live
 
     def answer(self, question: Question) -> bytes:
-        """The JSON of a 200 answer, logged before it is returned.
+        """As `found`, as JSON."""
+        return orjson.dumps(self.found(question))
+
+    def found(self, question: Question) -> dict[str, object]:
+        """A 200 answer (`serving.schemas.Answer`), logged before it is returned.
 
         Raises:
             ProblemError: no model, unreadable form, or the model's output is not a number.
@@ -65,9 +67,9 @@ class Predictor:
         live = self.live()  # once: the whole answer comes from this one
         info = live.model.info
         data = image_bytes(question.body, question.content_type)
-        pixels = images.decode(data, info.image_size, info.channels, self._limits)
+        seen = images.look(data, info.image_size, info.channels, self._limits)
         decoded = time.perf_counter()
-        probabilities = live.model.predict(pixels[np.newaxis])[0]
+        probabilities = live.model.predict(seen.pixels[np.newaxis])[0]
         inferred = time.perf_counter()
         if not np.isfinite(probabilities).all():
             log.error("model version %d gave a probability that is no number", live.version)
@@ -80,7 +82,7 @@ class Predictor:
         ]
         identifier = uuid7()
         milliseconds = _milliseconds(question.started, time.perf_counter())
-        answer = {
+        answer: dict[str, object] = {
             "id": str(identifier),
             "model_version": live.version,
             **ranking[0],
@@ -88,7 +90,6 @@ class Predictor:
             "milliseconds": milliseconds,
         }
         if question.logged:
-            width, height = Image.open(io.BytesIO(data), formats=images.FORMATS).size
             self._log.append(
                 Prediction(
                     id=identifier,
@@ -103,16 +104,16 @@ class Predictor:
                     queue_milliseconds=_milliseconds(question.started, begun),
                     decode_milliseconds=_milliseconds(begun, decoded),
                     inference_milliseconds=_milliseconds(decoded, inferred),
-                    width=width,
-                    height=height,
-                    brightness=round(float(pixels.mean()) / 255, 6),
+                    width=seen.width,
+                    height=seen.height,
+                    brightness=round(float(seen.pixels.mean()) / 255, 6),
                     caller=question.caller,
                     client_key=question.client_key,
                     image=data,
                 )
             )
         self._metrics.predictions.labels(str(live.version)).inc()
-        return orjson.dumps(answer)
+        return answer
 
 
 def _milliseconds(start: float, end: float) -> float:

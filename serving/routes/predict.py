@@ -1,11 +1,12 @@
 """POST /v1/predict."""
 
 import time
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
-from serving.parts import Served
+from serving.asked import PARAMETERS, asked
+from serving.parts import Parts
 from serving.predictor import Question
 from serving.schemas import Answer, problems
 
@@ -43,31 +44,25 @@ _BODY: Final[dict[str, Any]] = {
         _422="Not an image, a broken one, too many pixels, or a parameter that does not fit; see `code`.",
         _503="No model yet (`no_model`), or too many are waiting (`overloaded`): see `Retry-After`.",
     ),
-    openapi_extra=_BODY,
+    openapi_extra=_BODY | {"parameters": PARAMETERS},
 )
-async def predict(
-    request: Request,
-    parts: Served,
-    top: Annotated[int, Query(ge=1, le=1000, description="How many labels to return.")] = 5,
-    x_client_key: Annotated[
-        str | None, Header(max_length=200, pattern=r"^[\x20-\x7e]*$", description="Your own id for this image; logged.")
-    ] = None,
-    x_evergreen_probe: Annotated[str | None, Header(description="`1`: a check; answered, not logged.")] = None,
-) -> Response:
+async def predict(request: Request) -> Response:
     """Send the image as the part `file` of a form or as the raw body.
 
     Every answer is remembered in the prediction log, with the model version that gave it.
     """
     started = time.perf_counter()
+    parts: Parts = request.app.state.parts
     # Before the body is read: what cannot be answered need not be uploaded.
     parts.predictor.live()
     parts.inference.check()
+    wanted = asked(request)
     question = Question(
         body=await request.body(),
         content_type=request.headers.get("content-type", ""),
-        top=top,
-        client_key=x_client_key or None,
-        logged=x_evergreen_probe != "1",
+        top=wanted.top,
+        client_key=wanted.client_key,
+        logged=wanted.logged,
         started=started,
         caller=getattr(request.state, "caller", None),
     )

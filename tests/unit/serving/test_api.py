@@ -214,8 +214,8 @@ def test_an_image_may_have_as_many_pixels_as_are_set(make_app: Callable[..., Fas
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = client.app.state.parts.inference  # type: ignore[attr-defined]
-    monkeypatch.setattr(pool, "_inside", pool._limit)
+    line = client.app.state.parts.inference  # type: ignore[attr-defined]
+    monkeypatch.setattr(line, "_inside", line._longest + 1)
     answer = client.post("/v1/predict", content=picture(), headers=PNG)
     expect_problem(answer, 503, "overloaded")
     assert answer.headers["retry-after"]

@@ -1,0 +1,106 @@
+"""The line for inference: one thread takes what waits in order, and nobody is let in who would wait too long."""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+from serving.problems import ProblemError
+
+T = TypeVar("T")
+
+_NEWEST: Final = 0.05
+"""Weight of the newest job's seconds in the running mean."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[Any]
+    function: Callable[[Any], Any]
+    argument: Any
+
+
+class Line:
+    """A thread and the jobs before it. One thread a worker process: a core computes one image at a time anyway.
+
+    Leaner than an executor: no lock and no second future a job.
+
+    Args:
+        longest: at most so many wait.
+        seconds: nobody is let in who would wait longer than that, judged by how long jobs took lately.
+    """
+
+    def __init__(self, name: str, longest: int, seconds: float) -> None:
+        self._longest, self._seconds = longest, seconds
+        self._inside, self._mean = 0, 0.0
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> float:
+        """Seconds that whoever comes now would probably wait."""
+        return self._inside * self._mean
+
+    def check(self) -> None:
+        """Raises ProblemError (503, `overloaded`) for whoever would wait too long."""
+        inside, wait = self._inside, self.wait()
+        # Whoever finds nobody before it is taken, however slow the model is.
+        if inside > self._longest or (inside > 1 and wait > self._seconds):
+            raise ProblemError(
+                503,
+                "overloaded",
+                f"{inside} requests are here already, which take {wait:.2f} s; try again",
+                {"retry-after": str(max(1, math.ceil(wait)))},
+            )
+
+    async def run(self, function: Callable[[Any], T], argument: Any) -> T:
+        """The function's result, computed in the thread.
+
+        Raises:
+            ProblemError: the line is too long.
+        """
+        self.check()
+        loop = asyncio.get_running_loop()
+        job = _Job(loop, loop.create_future(), function, argument)
+        self._inside += 1
+        self._jobs.put(job)
+        try:
+            result: T = await job.answer
+            return result
+        finally:
+            self._inside -= 1
+
+    def close(self) -> None:
+        """Nothing more is computed; who still waits is cancelled with the loop."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if job.answer.cancelled():  # the caller is gone
+                continue
+            started = time.perf_counter()
+            result, error = None, None
+            try:
+                result = job.function(job.argument)
+            except BaseException as raised:  # noqa: BLE001 - the caller is to have it, the thread goes on
+                error = raised
+            seconds = time.perf_counter() - started
+            self._mean += (seconds - self._mean) * (_NEWEST if self._mean else 1)
+            try:
+                job.loop.call_soon_threadsafe(_settle, job.answer, result, error)
+            except RuntimeError:  # the loop is closed, and the caller with it
+                return
+
+
+def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if answer.cancelled():
+        return
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)

@@ -1,0 +1,96 @@
+"""The line for inference: order, bounds, errors, and callers who leave."""
+
+import asyncio
+import threading
+
+import pytest
+
+from serving.line import Line
+from serving.problems import ProblemError
+
+
+class Gate:
+    """A job that waits until it is let through."""
+
+    def __init__(self) -> None:
+        self.open, self.done = threading.Event(), list[int]()
+
+    def pass_(self, number: int) -> int:
+        assert self.open.wait(10)
+        self.done.append(number)
+        return number
+
+
+def test_jobs_are_done_in_the_order_in_which_they_came() -> None:
+    async def story() -> list[int]:
+        line, gate = Line("test", 9, 9), Gate()
+        asked = [asyncio.ensure_future(line.run(gate.pass_, n)) for n in range(5)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert await asyncio.gather(*asked) == list(range(5))
+        line.close()
+        return gate.done
+
+    assert asyncio.run(story()) == list(range(5))
+
+
+def test_nobody_is_let_in_beyond_the_bound_on_length() -> None:
+    async def story() -> None:
+        line, gate = Line("test", 2, 9), Gate()
+        asked = [asyncio.ensure_future(line.run(gate.pass_, n)) for n in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(ProblemError, match="3 requests are here already") as caught:
+            await line.run(gate.pass_, 9)
+        assert (caught.value.status, caught.value.code) == (503, "overloaded")
+        assert caught.value.headers == {"retry-after": "1"}
+        gate.open.set()
+        await asyncio.gather(*asked)
+        assert await line.run(gate.pass_, 4) == 4
+        line.close()
+
+    asyncio.run(story())
+
+
+def test_who_would_wait_too_long_is_told_how_long() -> None:
+    async def story() -> None:
+        line, gate = Line("test", 99, 0.5), Gate()
+        line._mean = 2.0  # as if jobs took so long lately
+        asked = [asyncio.ensure_future(line.run(gate.pass_, n)) for n in range(2)]  # the first waits for nobody
+        await asyncio.sleep(0)
+        assert line.wait() == 4.0
+        with pytest.raises(ProblemError, match=r"take 4\.00 s") as caught:
+            await line.run(gate.pass_, 9)
+        assert caught.value.headers == {"retry-after": "4"}
+        gate.open.set()
+        await asyncio.gather(*asked)
+        assert line._mean < 2.0  # quick ones are learnt from
+        line.close()
+
+    asyncio.run(story())
+
+
+def test_an_error_is_the_callers_and_the_line_goes_on() -> None:
+    async def story() -> None:
+        line = Line("test", 9, 9)
+        with pytest.raises(ZeroDivisionError):
+            await line.run(lambda n: 1 // n, 0)
+        assert await line.run(lambda n: 1 // n, 1) == 1
+        line.close()
+
+    asyncio.run(story())
+
+
+def test_what_nobody_waits_for_is_not_computed() -> None:
+    async def story() -> None:
+        line, gate = Line("test", 9, 9), Gate()
+        first, second, third = (asyncio.ensure_future(line.run(gate.pass_, n)) for n in range(3))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert (await first, await third) == (0, 2)
+        assert gate.done == [0, 2]
+        assert line.wait() == 0
+        line.close()
+
+    asyncio.run(story())
