@@ -9,11 +9,14 @@ import orjson
 import typer
 from rich.console import Console
 
+from infra import cli_service
 from ml.cli import app
 from ml.cli_shared import Json, printable
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
 
 console = Console()
+app.command()(cli_service.predict)
+app.command()(cli_service.feedback)
 
 FAILED, INVALID, UNAVAILABLE = 1, 2, 3
 
@@ -34,6 +37,7 @@ def up(
     names = [name.strip() for name in (only or "").split(",") if name.strip()]
     show.start(home(), console, only=names, ports=_ports(port or []))
     show.status(state.status(home()), console)
+    show.keyless(home(), console)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 from rich.console import Console
 
 from infra.local.layout import PORTS, REPO, write_private
+from ml.catalog import api_keys
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
 from ml.settings import ENV_FILE as SETTINGS_FILE
 from ml.settings import PORT_PREFIX, PREFIX, Settings
@@ -46,6 +47,7 @@ def ensure_env(repo: Path = REPO) -> dict[str, str]:
     path = repo / ENV_FILE
     known = {k: v for k, v in dotenv_values(path).items() if v}
     made = {name: secrets.token_urlsafe(24) for name in _PASSWORDS}
+    made |= {"SERVICE_API_KEY": api_keys.generate()}
     made |= {"AIRFLOW_JWT_SECRET": secrets.token_urlsafe(72), "AIRFLOW_FERNET_KEY": Fernet.generate_key().decode()}
     if made.keys() - known.keys():
         known = made | known
@@ -95,6 +97,7 @@ def host_environment(repo: Path, told: Mapping[str, str]) -> dict[str, str]:
         "MLFLOW_URL": f"http://{at['mlflow']}",
         "AIRFLOW_URL": f"http://{at['airflow']}",
         "SERVICE_URL": f"http://{at['service']}",
+        "API_KEY": told["SERVICE_API_KEY"],
         "EXPECTATIONS": str(repo / "expectations"),
     }
     return {PREFIX + name: value for name, value in values.items()}

@@ -4,7 +4,6 @@ Every command prints for a person, or with `--json` for a program. Heavy modules
 commands that need them, so that `--help` is quick.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml import cli_data, cli_datasets, cli_gate, cli_quarantine, cli_tune, cli_validate
+from ml import cli_data, cli_datasets, cli_gate, cli_keys, cli_quarantine, cli_tune, cli_validate
 from ml.cli_shared import (
     STOPPED,
     Actor,
@@ -31,8 +30,6 @@ from ml.cli_shared import (
 )
 
 if TYPE_CHECKING:
-    from httpx import Response
-
     from ml.context import Context
     from ml.intake.upload import Upload
 
@@ -40,6 +37,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="An image cla
 app.add_typer(cli_datasets.app, name="datasets")
 app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_data.classes, name="classes")
+app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_data.labels, name="labels")
 app.command()(cli_validate.validate)
 for _command in (cli_tune.tune, cli_gate.decisions, cli_gate.approve, cli_gate.reject):
@@ -121,56 +119,6 @@ def cycle(
         say(f"{row['verdict']}: {row['reason']}")
     if row["verdict"] != "promote":
         raise typer.Exit(STOPPED)
-
-
-@app.command()
-def predict(
-    files: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
-    as_json: Json = False,
-) -> None:
-    """Ask the running service."""
-    import httpx
-
-    from ml.errors import UnavailableError
-    from ml.settings import Settings
-
-    url = Settings.load(os.environ).service_url
-    table = new_table("file", "label", "probability", "model", "ms")
-    answers = []
-    try:
-        with httpx.Client(base_url=url, timeout=30) as http:
-            for path in files:
-                body = _answer(url, path, http.post("/v1/predict", files={"file": (path.name, path.read_bytes())}))
-                answers.append({"file": str(path), **body})
-                numbers = (f"{body['probability']:.1%}", f"v{body['model_version']}", f"{body['milliseconds']:.1f}")
-                add_row(table, str(path), body["label"], *numbers)
-    except httpx.HTTPError as error:
-        raise UnavailableError(f"the service at {url} does not answer: {error}") from error
-    show(table, answers, as_json)
-
-
-def _answer(url: str, path: Path, answer: "Response") -> dict[str, Any]:
-    """What the service said of one file.
-
-    Raises:
-        UnavailableError: it cannot answer now, or a gateway before it cannot reach it.
-        InvalidInputError: it does not take the file.
-        EvergreenError: it failed, or something else answers there.
-    """
-    from ml.errors import EvergreenError, InvalidInputError, UnavailableError
-
-    try:
-        body = answer.json()
-        told = str(body["label" if answer.status_code == 200 else "detail"])
-    except (ValueError, KeyError, TypeError):
-        body, told = None, answer.text[:200]
-    if answer.status_code == 200 and body is not None:
-        return dict(body)
-    if answer.status_code in (429, 502, 503, 504):
-        raise UnavailableError(f"{url} answers {answer.status_code}: {told}")
-    if 400 <= answer.status_code < 500:
-        raise InvalidInputError(f"{path}: {told}")
-    raise EvergreenError(f"{url} answers {answer.status_code}, not a prediction: {told}")
 
 
 @app.command()

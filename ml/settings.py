@@ -8,10 +8,19 @@ the one that ``evergreen tune`` writes (``recipe.env`` beside it); real environm
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from ml.errors import InvalidInputError
 
@@ -33,6 +42,9 @@ Architecture = Literal[
     "vgg16",
     "vit_b_16",
 ]
+
+
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[^/?#\s*]+$")]
 
 
 class Settings(BaseModel):
@@ -185,6 +197,15 @@ class Settings(BaseModel):
     log_images_below: float = Field(
         0.8, ge=0, le=1, description="Of log_images=uncertain: kept below this confidence, or rejected."
     )
+    body_seconds: float = Field(30.0, gt=0, description="A request's body must be there after so long.")
+    answer_seconds: float = Field(30.0, gt=0, description="Its answer must begin so long after that.")
+    api_keys: Literal["required", "loopback"] = Field(
+        "required", description="Who must show a key: everybody, or everybody but programs on this machine."
+    )
+    api_key: SecretStr | None = Field(None, description="What `evergreen` and a release's check show the service.")
+    cors_origins: tuple[Origin, ...] = Field(
+        (), description="Sites whose pages may ask, with a key: https://HOST, separated by commas."
+    )
 
     # Monitoring
     monitor_schedule: str = "*/15 * * * *"
@@ -203,10 +224,15 @@ class Settings(BaseModel):
     def _json(cls, value: object) -> object:
         return json.loads(value) if isinstance(value, str) else value
 
-    @field_validator("trusted_annotators", "layer_rates", mode="before")
+    @field_validator("trusted_annotators", "layer_rates", "cors_origins", mode="before")
     @classmethod
     def _separated(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @property
+    def key_headers(self) -> dict[str, str]:
+        """What a request to the service carries: our key, where there is one."""
+        return {"X-API-Key": self.api_key.get_secret_value()} if self.api_key else {}
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:

@@ -6,23 +6,27 @@ import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from PIL import Image
+from starlette.middleware.cors import CORSMiddleware
 
 from ml import objects
 from ml.catalog import engine as catalog_engine
 from ml.images import Limits
 from ml.settings import Settings
-from serving import problems, schemas
+from serving import openapi, problems
+from serving.access import Guard
 from serving.console import routes as console
+from serving.deadline import Bounds
 from serving.drain import Drain
 from serving.edge import Edge
 from serving.follower import Follower
 from serving.image_policy import ImagePolicy
+from serving.keyring import KeyKeeper, KeyRing
 from serving.line import Line
 from serving.loader import BundleLoader
 from serving.metrics import Metrics
@@ -32,7 +36,7 @@ from serving.pool import Pool
 from serving.prediction_log import PredictionLog
 from serving.predictor import Predictor
 from serving.replicas import Identity, Replica
-from serving.routes import decisions, feedback, health, model, predict
+from serving.routes import decisions, feedback, health, model, open_inference, predict
 from serving.spool import FILE_BYTES, Spool
 from serving.spool_watch import SpoolWatch
 from serving.storing import Storing
@@ -46,6 +50,14 @@ PICTURE_THREADS: Final = 2
 PICTURES_WAITING: Final = 96
 GOODBYE_SECONDS: Final = 3.0
 
+log = logging.getLogger(__name__)
+
+_CORS: Final[dict[str, Any]] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["authorization", "content-type", "x-api-key", "x-client-key", "x-request-id"],
+    "expose_headers": ["ratelimit", "ratelimit-policy", "retry-after", "x-request-id"],
+}
+
 _ABOUT = """Answers what an image shows, with the newest model that proved better than the one before.
 
 Models change while the service runs; each answer names the version that gave it."""
@@ -56,7 +68,13 @@ def create_app() -> FastAPI:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s")
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
     warnings.filterwarnings("ignore", module="PIL")  # each broken file has words of its own, and they are remembered
-    return build(Settings.load(os.environ), os.environ)
+    settings = Settings.load(os.environ)
+    if settings.api_keys == "loopback":
+        log.warning(
+            "NO API KEY IS NEEDED FROM THIS MACHINE (`EVERGREEN_API_KEYS=loopback`): every program and every user "
+            "on it may ask, operate and administer; set `required` where others have an account"
+        )
+    return build(settings, os.environ)
 
 
 @dataclass(frozen=True)
@@ -65,14 +83,15 @@ class _Threads:
     follower: Follower
     drain: Drain
     watch: SpoolWatch
+    keeper: KeyKeeper
 
     def start(self) -> None:
-        for thread in (self.drain, self.watch, self.follower, self.replica):
+        for thread in (self.keeper, self.drain, self.watch, self.follower, self.replica):
             thread.start()
 
     def stop(self) -> None:
         """The replica signs off first, so that no release waits for it."""
-        for thread in (self.replica, self.follower, self.watch, self.drain):
+        for thread in (self.replica, self.follower, self.watch, self.drain, self.keeper):
             thread.stop(GOODBYE_SECONDS)
 
 
@@ -91,7 +110,9 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     follower.on_news = replica.wake
     store = objects.connect(settings, settings.store_bucket)
     drain = Drain(own, Storing(engine, store, metrics))
-    threads = _Threads(replica, follower, drain, SpoolWatch(own, prediction_log, metrics))
+    ring = KeyRing()
+    keeper = KeyKeeper(ring, engine, settings.home)
+    threads = _Threads(replica, follower, drain, SpoolWatch(own, prediction_log, metrics), keeper)
     limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
     parts = Parts(
         settings=settings,
@@ -100,6 +121,7 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         metrics=metrics,
         slot=slot,
         prediction_log=prediction_log,
+        guard=Guard(ring, metrics, keyless_loopback=settings.api_keys == "loopback"),
         predictor=Predictor(slot, prediction_log, limits, metrics),
         inference=Line("inference", INFERENCE_WAITING, settings.max_wait_seconds),
         database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),
@@ -127,27 +149,18 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
     problems.install(app)
     for module in (predict, feedback, decisions, model, health, console):
         app.include_router(module.router)
+    app.include_router(open_inference.guarded)
+    app.include_router(open_inference.router)
     app.mount("/console/static", console.static(), "console-static")
-    airflow = urlsplit(parts.settings.airflow_url)
+    settings = parts.settings
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
+    airflow = urlsplit(settings.airflow_url)
     app.add_middleware(
         Edge,
-        max_body_bytes=parts.settings.max_body_bytes,
+        bounds=Bounds(settings.max_body_bytes, settings.body_seconds, settings.answer_seconds),
         metrics=parts.metrics,
         frame_ancestors=f"{airflow.scheme}://{airflow.netloc}",
     )
-    _describe_problem(app)
+    openapi.complete(app, keyless=settings.api_keys == "loopback")
     return app
-
-
-def _describe_problem(app: FastAPI) -> None:
-    """Put the problem's schema, which no route returns as a model, among OpenAPI's components."""
-    make = app.openapi
-
-    def with_problem() -> dict[str, object]:
-        document: dict[str, object] = make()
-        components = document.setdefault("components", {})
-        if isinstance(components, dict):
-            components.setdefault("schemas", {})["Problem"] = schemas.Problem.model_json_schema()
-        return document
-
-    app.openapi = with_problem  # type: ignore[method-assign]

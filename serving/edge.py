@@ -1,4 +1,4 @@
-"""What every request passes, whatever it asks for: an id, a size limit, headers, a count, and no raw 500."""
+"""What every request passes, whatever it asks for: an id, bounds, headers, a count, and no raw 500."""
 
 import logging
 import re
@@ -6,13 +6,13 @@ import time
 import uuid
 from typing import Any, Final
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import problems
+from serving.access import RATE_HEADERS
 from serving.console import files
+from serving.deadline import Bounds, LateError
 from serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -20,27 +20,28 @@ log = logging.getLogger(__name__)
 _SANE_ID: Final = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 _CLOSED_EARLY: Final = 499
 
+_Headers = tuple[tuple[bytes, bytes], ...]
+
 
 class Edge:
     """Outermost middleware, plain ASGI: no task and no queue between it and the endpoint.
 
     Args:
         app: what answers.
-        max_body_bytes: checked against the announced length, and again while the body is read.
+        bounds: size is checked against the announced length, and again while the body is read.
         frame_ancestors: origins that may show the console in a frame.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, metrics: Metrics, frame_ancestors: str) -> None:
-        self._app = RequestBodyLimitMiddleware(app, max_body_bytes)
-        self._limit, self._metrics = max_body_bytes, metrics
+    def __init__(self, app: ASGIApp, bounds: Bounds, metrics: Metrics, frame_ancestors: str) -> None:
+        self._app, self._bounds, self._metrics = app, bounds, metrics
         policy = (
             "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline}; img-src 'self' data: blob:; "
             f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self' {frame_ancestors}"
         )
-        self._policy = policy.format(inline="").strip()
-        self._files_policy = f"{files.POLICY}; frame-ancestors 'self' {frame_ancestors}".strip()
+        self._headers = _always(policy.format(inline="").strip())
+        self._files_headers = _always(f"{files.POLICY}; frame-ancestors 'self' {frame_ancestors}".strip())
         # Swagger UI's page starts itself with an inline script.
-        self._docs_policy = policy.format(inline=" 'unsafe-inline'").strip()
+        self._docs_headers = _always(policy.format(inline=" 'unsafe-inline'").strip())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,13 +55,17 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._decorate(message, scope["path"], request_id)
+                self._decorate(message, scope, request_id)
             await send(message)
 
         try:
             await self._inner(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = _CLOSED_EARLY
+        except LateError as late:
+            more = problems.RETRY if late.status == 503 else {"connection": "close"}
+            answer = problems.response(request_id, scope["path"], late.status, late.code, str(late), more)
+            await answer(scope, receive, send_with_headers)
         except Exception:
             log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
             if status:
@@ -72,27 +77,29 @@ class Edge:
             self._count(scope, status, time.perf_counter() - started)
 
     async def _inner(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length) > self._limit:
-            detail = f"the body is {length} bytes, at most {self._limit} are accepted"
+        length = _header(scope, b"content-length") or b"0"
+        if length.isdigit() and (len(length) > 18 or int(length) > self._bounds.max_bytes):
+            detail = f"the body is {length[:30].decode()} bytes, at most {self._bounds.max_bytes} are accepted"
             answer = problems.response(scope["request_id"], scope["path"], 413, "content_too_large", detail)
             await answer(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._bounds.call(self._app, scope, receive, send)
 
-    def _decorate(self, message: Message, path: str, request_id: str) -> None:
-        headers = MutableHeaders(scope=message)
-        headers["x-request-id"] = request_id
-        headers["x-content-type-options"] = "nosniff"
-        headers["referrer-policy"] = "no-referrer"
-        headers["cross-origin-resource-policy"] = "same-origin"
-        headers["content-security-policy"] = self._policy_of(path)
-        headers.setdefault("cache-control", "no-store")
+    def _decorate(self, message: Message, scope: Scope, request_id: str) -> None:
+        """Adds to the raw headers at once: looking each one up first costs more than all the rest here."""
+        headers = [*message.get("headers", ()), *self._headers_of(scope["path"])]
+        headers.append((b"x-request-id", request_id.encode("latin-1")))
+        headers.extend(scope.get(RATE_HEADERS, ()))
+        if not any(name == b"cache-control" for name, _ in headers):
+            headers.append((b"cache-control", b"no-store"))
+        if scope.get("scheme") == "https":
+            headers.append((b"strict-transport-security", b"max-age=31536000"))
+        message["headers"] = headers
 
-    def _policy_of(self, path: str) -> str:
+    def _headers_of(self, path: str) -> _Headers:
         if path.startswith(files.PREFIX):
-            return self._files_policy
-        return self._docs_policy if path.startswith("/docs") else self._policy
+            return self._files_headers
+        return self._docs_headers if path.startswith("/docs") else self._headers
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
@@ -101,12 +108,27 @@ class Edge:
         self._metrics.seconds.labels(route).observe(seconds)
 
 
+def _always(policy: str) -> _Headers:
+    return (
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+        (b"cross-origin-opener-policy", b"same-origin"),
+        (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+        (b"content-security-policy", policy.encode("latin-1")),
+    )
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    return next((value for key, value in scope["headers"] if key == name), None)
+
+
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def _request_id(scope: Scope) -> str:
     """The caller's own, if it is harmless, so that one id follows a request through every log."""
-    given = Headers(scope=scope).get("x-request-id", "")
+    given = (_header(scope, b"x-request-id") or b"").decode("latin-1")
     return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
 
 

@@ -48,6 +48,12 @@ class Metrics:
             "evergreen_log_shed", "Images or whole rows the prediction log let go.", ["what"], registry=r
         )
         self.stored = Counter("evergreen_log_stored", "Rows the prediction log has stored.", registry=r)
+        self.refused = Counter(
+            "evergreen_refused",
+            "Requests refused for who sent them: no_key, bad_key, forbidden, …",
+            ["why"],
+            registry=r,
+        )
         for what in ("image", "row"):
             self.shed.labels(what)
         for result in ("swapped", "refused"):

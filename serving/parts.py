@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from ml.objects import ObjectStore
 from ml.settings import Settings
+from serving.access import Guard
 from serving.line import Line
 from serving.metrics import Metrics
 from serving.model_slot import ModelSlot
@@ -23,6 +24,7 @@ class Parts:
 
     Attributes:
         inference: the thread that decodes and infers, and the line before it.
+        guard: knows who may ask for what.
         database: threads that may wait for Postgres, so that nothing else does.
         store: the bucket of reports and of what lies in quarantine.
         storage: threads that may wait for it.
@@ -38,6 +40,7 @@ class Parts:
     predictor: Predictor
     prediction_log: PredictionLog
     inference: Line
+    guard: Guard
     database: Pool
     store: ObjectStore
     storage: Pool

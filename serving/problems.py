@@ -18,6 +18,7 @@ from ml.errors import (
     UnavailableError,
 )
 
+OPEN_INFERENCE = "/v2"
 MEDIA_TYPE = "application/problem+json"
 RETRY = {"retry-after": "1"}
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "content_too_large"}
@@ -54,6 +55,8 @@ def response(
         "code": code,
         "request_id": request_id,
     }
+    if path.startswith(OPEN_INFERENCE):
+        body["error"] = detail  # where that protocol's clients look
     # A path or a field may hold lone surrogates, which JSON cannot: they are replaced, not raised.
     data = orjson.dumps(_clean(body | more), default=str)
     return Response(data, status, dict(headers or {}), MEDIA_TYPE)

@@ -80,6 +80,7 @@ class Servers:
             "database_url": SecretStr(self.database(name)),
             "s3_endpoint": f"http://127.0.0.1:{self.s3_port}",
             "s3_secret_key": SecretStr(PASSWORD),
+            "api_keys": "loopback",
             "labels_bucket": f"{name}-labels",
             "store_bucket": f"{name}-store",
             "artifacts_bucket": "mlflow",

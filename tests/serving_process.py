@@ -15,6 +15,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import predictions, replicas
 from ml.context import Context
 from ml.settings import Settings
+from serving.client import Client, Retry, ServiceError
 from tests.environment import environment
 from tests.servers import free_port, process, wait_until
 
@@ -83,18 +84,15 @@ class Hammer:
                 swinger.join(60)
 
     def _swing(self, number: int, stop: threading.Event) -> None:
-        with httpx.Client(base_url=self.url, timeout=30) as http:
+        with Client(self.url, retry=Retry(attempts=1)) as client:
             while not stop.is_set():
                 number = (number + 1) % len(self.images)
                 try:
-                    answer = http.post("/v1/predict", files={"file": (f"{number}", self.images[number])})
-                except httpx.HTTPError as error:
-                    self.failures.append(repr(error))
+                    said = client.predict(self.images[number])
+                except ServiceError as error:
+                    self.failures.append(str(error)[:300] if error.status else repr(error))
                     continue
-                if answer.status_code == 200:
-                    self.answers.append(answer.json() | {"image": number})
-                else:
-                    self.failures.append(f"{answer.status_code} {answer.text[:300]}")
+                self.answers.append({**said.raw, "image": number})
 
     def wait_for(self, more: int) -> None:
         """Until `more` answers have come."""

@@ -3,11 +3,14 @@
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-import httpx
-
 from infra.demo.pictures import Picture
+from ml.settings import Settings
+from serving import client as service
+
+_ONCE = service.Retry(attempts=1)
 
 
 @dataclass
@@ -27,9 +30,9 @@ class Tally:
 class Client:
     """Sends the pictures in turn from a few threads until stopped; use as a context manager."""
 
-    def __init__(self, url: str, pictures: Sequence[Picture], threads: int = 2, pause: float = 0.03) -> None:
+    def __init__(self, settings: Settings, pictures: Sequence[Picture], threads: int = 2, pause: float = 0.03) -> None:
         self.tally = Tally()
-        self._url, self._pictures, self._pause = url, pictures, pause
+        self._settings, self._pictures, self._pause = settings, pictures, pause
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(threads)]
@@ -45,38 +48,34 @@ class Client:
             thread.join(30)
 
     def _run(self, position: int) -> None:
-        with httpx.Client(base_url=self._url, timeout=30) as http:
+        with service.Client.of(self._settings, _ONCE) as http:
             while not self._stop.is_set():
                 self._ask(http, self._pictures[position % len(self._pictures)])
                 position += len(self._threads)
                 self._stop.wait(self._pause)
 
-    def _ask(self, http: httpx.Client, picture: Picture) -> None:
+    def _ask(self, http: service.Client, picture: Picture) -> None:
         started = time.perf_counter()
         try:
-            answer = http.post("/v1/predict", files={"file": (picture.name, picture.data)})
-        except httpx.HTTPError as error:
+            said = http.predict(picture.data)
+        except service.ServiceError as error:
             with self._lock:
                 self.tally.requests += 1
-                self.tally.failures.append(repr(error))
+                self.tally.failures.append(str(error)[:200])
             return
         with self._lock:
             self.tally.requests += 1
-            if answer.status_code == 200:
-                self.tally.latencies.append((time.perf_counter() - started) * 1000)
-                self.tally.versions.add(answer.json()["model_version"])
-            else:
-                self.tally.failures.append(f"{answer.status_code} {answer.text[:200]}")
+            self.tally.latencies.append((time.perf_counter() - started) * 1000)
+            self.tally.versions.add(said.model_version)
 
 
-def ask_each(url: str, pictures: Sequence[Picture]) -> tuple[int, int]:
+def ask_each(settings: Settings, pictures: Sequence[Picture]) -> tuple[int, int]:
     """Ask once for each picture; how many answers came, and how many named the right label."""
     answered = right = 0
-    with httpx.Client(base_url=url, timeout=30) as http:
+    with service.Client.of(settings, _ONCE) as http:
         for picture in pictures:
-            answer = http.post(
-                "/v1/predict", content=picture.data, headers={"content-type": "application/octet-stream"}
-            )
-            answered += answer.status_code == 200
-            right += answer.status_code == 200 and answer.json()["label"] == picture.label
+            with suppress(service.ServiceError):
+                said = http.predict(picture.data)
+                answered += 1
+                right += said.label == picture.label
     return answered, right

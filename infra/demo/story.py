@@ -50,11 +50,11 @@ def live_through(context: Context, story: Story, folder: Path, console: Console)
     _expect_status(settings.service_url, 200, console)
 
     console.rule("[bold]2 · Questions to the new model", align="left")
-    before = ask_each(settings.service_url, questions)
+    before = ask_each(settings, questions)
     console.print(f"  {before[0]} of {len(questions)} answered; {before[1]} named the label a person would")
 
     console.rule("[bold]3 · A second drop: rotated, noisy, inverted, while a client keeps asking", align="left")
-    with Client(settings.service_url, questions) as client:
+    with Client(settings, questions) as client:
         second = _cycle(context, story.second, folder / "second", console)
         time.sleep(2)
     tally = client.tally

@@ -14,6 +14,7 @@ import psycopg2
 
 from infra.local import airflow, postgres
 from ml import context, objects
+from ml.catalog import api_keys
 from ml.catalog.migrate import migrate
 from ml.errors import InvalidInputError, UnavailableError
 from ml.settings import Settings
@@ -31,6 +32,7 @@ _REQUIRED = (
     "AIRFLOW__API__SECRET_KEY",
     "AIRFLOW__API_AUTH__JWT_SECRET",
     "AIRFLOW__CORE__FERNET_KEY",
+    "EVERGREEN_API_KEY",
 )
 
 
@@ -47,7 +49,11 @@ def main() -> None:
         _patiently(lambda n=name, p=password, s=superuser: postgres.ensure_database(host, port, s, n, p))  # type: ignore[misc]
     for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
         _patiently(objects.connect(settings, bucket).ensure_bucket)
-    migrate(context.connect(settings).engine)
+    engine = context.connect(settings).engine
+    migrate(engine)
+    if settings.api_key:
+        grant = api_keys.Grant("stack", ("predict", "feedback", "operate"))
+        api_keys.ensure(engine, settings.api_key.get_secret_value(), grant, "infra.docker.init")
     for arguments in (["db", "migrate"], ["pools", "set", airflow.POOL, "1", "one training at a time"]):
         subprocess.run([sys.executable, "-m", "airflow", *arguments], check=True)
     passwords = Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])

@@ -52,6 +52,7 @@ class Layout:
             "AIRFLOW_URL": f"http://{self.address('airflow')}",
             "SERVICE_URL": f"http://{self.address('service')}",
             "SERVICE_PORT": str(self.ports["service"]),
+            "API_KEYS": "loopback",
             "EXPECTATIONS": str(REPO / "expectations"),
         }
         return {PREFIX + name: value for name, value in values.items()}

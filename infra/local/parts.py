@@ -82,7 +82,7 @@ def _service(layout: Layout) -> Part:
     command = [
         *(sys.executable, "-m", "uvicorn", "serving.app:create_app", "--factory"),
         *("--host", settings.service_host, "--port", str(layout.ports["service"]), "--workers", str(workers)),
-        *("--no-access-log", "--timeout-graceful-shutdown", "10"),
+        *("--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "10"),
     ]
     environment = {
         "EVERGREEN_HOME": str(layout.home),

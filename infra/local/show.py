@@ -91,6 +91,13 @@ def status(found: Sequence[PartStatus], console: Console) -> None:
     console.print(table)
 
 
+def keyless(folder: Path, console: Console) -> None:
+    """Say it loudly where the service asks this machine's programs for no key."""
+    if layout.load(folder).settings().api_keys == "loopback":
+        told = "  The service needs no API key from this machine: every program and user on it may operate it."
+        console.print(told, style="yellow", highlight=False, soft_wrap=True)
+
+
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"

@@ -417,3 +417,24 @@ validations = Table(
     _now(),
     Index(None, "suite", "created_at"),
 )
+
+# Who may ask the service: see `ml.catalog.api_keys`. Rows are never deleted; of the key itself only its hash is here.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("sha256", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("roles", ARRAY(Text), nullable=False),
+    Column("per_second", Double),
+    Column("burst", Integer),
+    Column("created_by", Text, nullable=False),
+    _now(),
+    Column("changed_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+    Column("used_at", DateTime(timezone=True)),
+    CheckConstraint("cardinality(roles) > 0 and roles <@ '{predict,feedback,operate,admin}'::text[]", name="roles"),
+    CheckConstraint("(per_second is null) = (burst is null)", name="limits"),
+    Index(None, "name"),
+)

@@ -8,10 +8,11 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from ml.objects import ObjectInfo
+from serving.access import BASIC, needs
 from serving.parts import Parts, Served
 from serving.problems import ProblemError
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=needs("operate", BASIC))
 
 PREFIX: Final = "/console/files/"
 POLICY: Final = (

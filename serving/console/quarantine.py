@@ -11,12 +11,13 @@ from ml import thumbnail
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine
 from ml.errors import NotFoundError, UnavailableError
+from serving.access import BASIC, needs
 from serving.console import overview
 from serving.console.templates import render
 from serving.parts import Parts, Served
 from serving.problems import ProblemError
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=needs("operate", BASIC))
 
 PAGE: Final = 24
 _SECONDS: Final = 4.0

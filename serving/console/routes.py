@@ -10,13 +10,14 @@ from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from ml.errors import UnavailableError
+from serving.access import BASIC, needs
 from serving.console import files, overview, quarantine
 from serving.console.templates import FOLDER, render
 from serving.parts import Parts, Served
 from serving.problems import ProblemError
 from serving.routes.model import describe
 
-router = APIRouter(tags=["console"])
+router = APIRouter(tags=["console"], route_class=needs("operate", BASIC))
 router.include_router(files.router)
 router.include_router(quarantine.router)
 

@@ -20,4 +20,5 @@ def render(name: str, settings: Settings, **values: Any) -> str:
     """A page, with the links and names that all of them have."""
     links = {"Quarantine": "/console/quarantine", "MLflow": settings.mlflow_url, "Airflow": settings.airflow_url}
     links |= {"API": "/docs"}
-    return _environment().get_template(name).render(links=links, model_name=settings.model_name, **values)
+    known = {"model_name": settings.model_name, "keyless": settings.api_keys == "loopback"}
+    return _environment().get_template(name).render(links=links, **known, **values)

@@ -11,12 +11,13 @@ from ml.catalog import feedback
 from ml.catalog.engine import transaction
 from ml.catalog.feedback import Given, Outcome
 from ml.errors import UnavailableError
+from serving.access import needs
 from serving.ids import moment
 from serving.parts import Served
 from serving.problems import RETRY, ProblemError
 from serving.schemas import Feedback, FeedbackStored, problems
 
-router = APIRouter(tags=["predictions"])
+router = APIRouter(tags=["predictions"], route_class=needs("feedback"))
 
 SECONDS: Final = 2.0
 _STATUS: Final[dict[Outcome, int]] = {"new": 201, "known": 200, "waiting": 202}
@@ -45,7 +46,7 @@ async def give_feedback(body: Feedback, parts: Served, request: Request, respons
 
     The prediction itself may still be on its way to the log.
     """
-    given = _given(body, getattr(request.state, "caller", None))
+    given = _given(body, request.state.caller)
     try:
         outcome = await parts.database.run_within(SECONDS, store, parts.engine, given)
     except (UnavailableError, ProblemError):  # away, or so slow that too many wait for it

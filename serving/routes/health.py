@@ -31,8 +31,9 @@ async def alive() -> Alive:
     return Alive()
 
 
-@router.get("/readyz", summary="The worker has a model", responses=problems(_503="No model yet."))
+@router.get("/readyz", summary="The worker can answer", responses=problems(_503="No model yet, or no keys known."))
 async def ready(parts: Served) -> Ready:
+    parts.guard.check_ready()
     return Ready(model_version=parts.predictor.live().version)
 
 

@@ -2,11 +2,12 @@
 
 from fastapi import APIRouter
 
+from serving.access import needs
 from serving.model_slot import Live
 from serving.parts import Served
 from serving.schemas import ModelInfo, problems
 
-router = APIRouter(tags=["model"])
+router = APIRouter(tags=["model"], route_class=needs("predict"))
 
 
 @router.get("/v1/model", summary="The live model", responses=problems(_503="No model yet."))

@@ -5,12 +5,13 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from serving.access import needs
 from serving.asked import PARAMETERS, asked
 from serving.parts import Parts
 from serving.predictor import Question
 from serving.schemas import Answer, problems
 
-router = APIRouter(tags=["predictions"])
+router = APIRouter(tags=["predictions"], route_class=needs("predict"))
 
 _IMAGE: Final = {"schema": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {
@@ -64,6 +65,6 @@ async def predict(request: Request) -> Response:
         client_key=wanted.client_key,
         logged=wanted.logged,
         started=started,
-        caller=getattr(request.state, "caller", None),
+        caller=request.state.caller,
     )
     return Response(await parts.inference.run(parts.predictor.answer, question), media_type="application/json")

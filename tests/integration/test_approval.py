@@ -233,6 +233,6 @@ def test_rest_takes_an_answer_down_from_this_machine(waiting: Waiting) -> None:
 def test_rest_refuses_everybody_else(waiting: Waiting, peer: str, host: str, headers: dict[str, str]) -> None:
     with client(waiting.ctx, peer, host) as http:
         refused = http.post(PATH, json=BODY, headers=headers)
-    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert (refused.status_code, refused.json()["code"]) == (401, "no_key")
     assert refused.headers["content-type"] == "application/problem+json"
     assert waiting.answers() == []

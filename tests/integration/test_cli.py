@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import insert
 from typer.testing import CliRunner
 
+from infra.cli import app
 from ml import bundle
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops
-from ml.cli import app
 from ml.context import Context
+from serving.ids import uuid7
 from tests.bundles import make_bundle
 from tests.environment import environment
 from tests.pictures import digit_files, digits
@@ -210,7 +211,14 @@ def test_what_others_wrote_is_shown_and_not_obeyed(context: Context, folder: Pat
 def test_predictions_are_shown_whatever_the_label(context: Context, tmp_path: Path) -> None:
     path = tmp_path / "[bold]one.png"
     path.write_bytes(digits()[0][1])
-    body = {"label": HOSTILE, "probability": 0.5, "model_version": 3, "milliseconds": 1.25}
+    body = {
+        "id": str(uuid7()),
+        "label": HOSTILE,
+        "probability": 0.5,
+        "model_version": 3,
+        "milliseconds": 1.25,
+        "top": [],
+    }
     with answering(lambda _: (200, orjson.dumps(body))) as url:
         code, output = invoke(context, "predict", str(path), EVERGREEN_SERVICE_URL=url)
         assert code == 0

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select
@@ -188,10 +189,10 @@ def test_postgres_away_stuck_and_back_loses_nothing(
             started.wait_ready()
             hammer = stack.enter_context(Hammer(started.url, IMAGES).swinging(2))
             hammer.wait_for(50)
-            os.killpg(pid, signal.SIGSTOP)  # stuck: connections stay, answers do not come
+            _tell_all(pid, signal.SIGSTOP)  # stuck: connections stay, answers do not come
             hammer.wait_for(300)
             assert _give_feedback(started, hammer.answers[0]["id"], "stuck") == 202
-            os.killpg(pid, signal.SIGCONT)
+            _tell_all(pid, signal.SIGCONT)
             wait_logged(context, Hammer("", [], answers=hammer.answers[:300]))
         hammer.wait_for(300)  # gone
         overview = started.get("/v1/console/overview").json()
@@ -212,6 +213,13 @@ def test_postgres_away_stuck_and_back_loses_nothing(
             assert sorted(told) == ["no, gone", "stuck"]
             assert counted == len(hammer.answers)
     assert started.log.read_text().count("the catalog does not answer") <= 4  # two workers, said once an outage
+
+
+def _tell_all(pid: int, number: signal.Signals) -> None:
+    """The server and the process of each connection, which is a group of its own."""
+    server = psutil.Process(pid)
+    for one in (server, *server.children(recursive=True)):
+        one.send_signal(number)
 
 
 def _own_catalog(servers: Servers, folder: Path, port: int) -> Context:

@@ -19,6 +19,7 @@ from serving import spool
 from serving.ids import uuid7
 from serving.model_slot import Live
 from serving.routes import predict
+from tests.unit.serving.conftest import near
 
 PNG = {"content-type": "image/png"}
 
@@ -71,7 +72,7 @@ def test_a_form_larger_than_a_megabyte_stays_in_memory(make_app: Callable[..., F
     app.state.parts.slot.put(live)
     data = picture("BMP", 1200)
     assert len(data) > 4_000_000
-    answer = TestClient(app).post("/v1/predict", files={"file": data})
+    answer = near(app).post("/v1/predict", files={"file": data})
     assert answer.status_code == 200
 
 
@@ -98,7 +99,7 @@ def test_every_answer_is_logged_before_it_is_sent_except_for_probes(client: Test
 
 
 def test_without_a_model_the_service_is_alive_but_not_ready(make_app: Callable[..., FastAPI]) -> None:
-    client = TestClient(make_app())
+    client = near(make_app())
     assert client.get("/healthz").json() == {"status": "alive"}
     for answer in (
         client.get("/readyz"),
@@ -210,7 +211,7 @@ def test_a_body_too_large_is_turned_away_announced_or_not(client: TestClient) ->
 def test_an_image_may_have_as_many_pixels_as_are_set(make_app: Callable[..., FastAPI], live: Live) -> None:
     app = make_app(max_image_pixels=399)
     app.state.parts.slot.put(live)
-    expect_problem(TestClient(app).post("/v1/predict", content=picture(side=20), headers=PNG), 422, "too_many_pixels")
+    expect_problem(near(app).post("/v1/predict", content=picture(side=20), headers=PNG), 422, "too_many_pixels")
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,5 +359,5 @@ def test_the_console_answers_without_a_catalog(client: TestClient) -> None:
 
 
 def test_settings_cannot_break_out_of_the_page(make_app: Callable[..., FastAPI]) -> None:
-    page = TestClient(make_app(model_name='"><script>alert(1)</script>')).get("/").text
+    page = near(make_app(model_name='"><script>alert(1)</script>')).get("/").text
     assert "<script>alert" not in page

@@ -1,0 +1,78 @@
+"""`evergreen predict | feedback`: ask the running service, as any other client would."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from ml.cli_shared import Json, add_row, emit, new_table, say, show
+
+_MORE = {"new": "", "known": "; this source had spoken before", "waiting": "; it waits to be stored"}
+
+if TYPE_CHECKING:
+    from serving.client import Client
+
+
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many labels `--json` tells.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Ask the running service."""
+    from ml.errors import InvalidInputError
+    from serving.client import RefusedError
+
+    table = new_table("file", "label", "probability", "model", "ms")
+    answers = []
+    with _service() as service:
+        for path in files:
+            try:
+                said = service.predict(path.read_bytes(), top=top)
+            except RefusedError as error:
+                raise InvalidInputError(f"{path}: {error}") from error
+            answers.append({"file": str(path), **said.raw})
+            add_row(
+                table,
+                str(path),
+                said.label,
+                f"{said.probability:.1%}",
+                f"v{said.model_version}",
+                f"{said.milliseconds:.1f}",
+            )
+    show(table, answers, as_json)
+
+
+def feedback(
+    prediction: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="The prediction's id, as `predict --json` tells it; or your own key for it."),
+    ],
+    label: Annotated[str, typer.Argument(help="What it should have said.")],
+    source: Annotated[str, typer.Option(help="Who says so; one opinion a source, the last counts.")] = "user",
+    comment: Annotated[str | None, typer.Option(help="Is kept.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a prediction should have been."""
+    with _service() as service:
+        named = {_name_of(prediction): prediction}
+        kept = service.feedback(label, **named, source=source, comment=comment)
+    emit({**named, "label": label, "source": source, "kept": kept}, as_json)
+    if not as_json:
+        say(f"{source} says {label}{_MORE[kept]}")
+
+
+def _name_of(prediction: str) -> str:
+    try:
+        UUID(prediction)
+    except ValueError:
+        return "client_key"
+    return "prediction_id"
+
+
+def _service() -> "Client":
+    from ml.settings import Settings
+    from serving.client import Client
+
+    return Client.of(Settings.load(os.environ))

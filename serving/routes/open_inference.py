@@ -1,0 +1,199 @@
+"""/v2: the Open Inference Protocol, so that clients of KServe and Triton work."""
+
+import asyncio
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Final
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Header, Path, Request, Response
+from pydantic import BaseModel
+
+from serving import open_inference
+from serving.access import needs
+from serving.model_slot import Live
+from serving.open_inference import InferResponse, Rows
+from serving.parts import Parts, Served
+from serving.predictor import Question
+from serving.problems import ProblemError
+from serving.schemas import problems
+
+router = APIRouter(tags=["open inference protocol"])
+guarded = APIRouter(tags=["open inference protocol"], route_class=needs("predict"))
+
+_BINARY: Final = "application/octet-stream"
+_HEADER_LENGTH: Final = "inference-header-content-length"
+_TRIES: Final = 3
+_ALL: Final = 2**31
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+            _BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+Name = Annotated[str, Path(max_length=200)]
+Version = Annotated[str, Path(max_length=20)]
+
+
+class Live2(BaseModel):
+    live: bool = True
+
+
+class Ready2(BaseModel):
+    ready: bool = True
+
+
+class Server(BaseModel):
+    name: str = "evergreen"
+    version: str
+    extensions: list[str] = ["binary_tensor_data"]
+
+
+class ModelMetadata(BaseModel):
+    """Either input will do: pixels of the model's shape, or encoded images."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+
+@router.get("/v2", summary="The server, as the protocol tells it")
+async def server() -> Server:
+    try:
+        return Server(version=version("evergreen"))
+    except PackageNotFoundError:  # run from a checkout or an image that holds the bare code
+        return Server(version="unknown")
+
+
+@router.get("/v2/health/live", summary="The worker is alive")
+async def live() -> Live2:
+    return Live2()
+
+
+@router.get("/v2/health/ready", summary="The worker can answer", responses=problems(_503="No model yet."))
+async def ready(parts: Served) -> Ready2:
+    parts.guard.check_ready()
+    parts.predictor.live()
+    return Ready2()
+
+
+_MODEL: Final = problems(_404="No such model, or another version answers now.", _503="No model yet.")
+
+
+@router.get("/v2/models/{name}/ready", summary="The model can answer", responses=_MODEL)
+@router.get("/v2/models/{name}/versions/{number}/ready", summary="This version can answer", responses=_MODEL)
+async def model_ready(name: Name, parts: Served, number: Version | None = None) -> Ready2:
+    parts.guard.check_ready()
+    _model(parts, name, number)
+    return Ready2()
+
+
+@guarded.get("/v2/models/{name}", summary="The model's inputs and outputs", responses=_MODEL)
+@guarded.get("/v2/models/{name}/versions/{number}", summary="This version's", responses=_MODEL)
+async def model_metadata(name: Name, parts: Served, number: Version | None = None) -> ModelMetadata:
+    found = _model(parts, name, number)
+    info = found.model.info
+    told = open_inference.metadata(name, found.version, info.image_size, info.channels, len(info.labels))
+    return ModelMetadata(**told)
+
+
+_INFER: Final[dict[str, Any]] = {
+    "response_model": InferResponse,
+    "responses": {
+        200: {"content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}},
+        **problems(
+            _400="The request does not follow the protocol.",
+            _404="No such model, or another version answers now.",
+            _422="An image cannot be read; see `code`.",
+            _503="No model yet, or too many are waiting: see `Retry-After`.",
+        ),
+    },
+    "openapi_extra": _BODY,
+}
+
+
+@guarded.post("/v2/models/{name}/infer", summary="Say what images show", **_INFER)
+@guarded.post("/v2/models/{name}/versions/{number}/infer", summary="The same, of this version only", **_INFER)
+async def infer(
+    name: Name,
+    request: Request,
+    parts: Served,
+    number: Version | None = None,
+    inference_header_content_length: Annotated[
+        str | None, Header(description="Bytes of JSON before the binary tensors.")
+    ] = None,
+) -> Response:
+    """Every image becomes a row of each output, and of the prediction log; `id` has the ids there."""
+    started = time.perf_counter()
+    info = _model(parts, name, number).model.info
+    parts.inference.check()
+    body = await request.body()
+    asked = await parts.inference.run(
+        open_inference.understand, body, inference_header_content_length, info.image_size, info.channels
+    )
+    printable = asked.id if asked.id and asked.id.isprintable() and asked.id.isascii() else None
+    rows = await _rows(
+        parts,
+        [
+            Question(
+                body=image,
+                content_type=_BINARY,
+                top=_ALL,
+                client_key=printable,
+                logged=True,
+                started=started,
+                caller=request.state.caller,
+            )
+            for image in asked.images
+        ],
+    )
+    if number is not None and str(rows.version) != number:
+        raise _not_found(f"version {number} was replaced by version {rows.version} meanwhile")
+    content, json_length = open_inference.express(asked, rows, name)
+    if json_length is None:
+        return Response(content, media_type="application/json")
+    return Response(content, media_type=_BINARY, headers={_HEADER_LENGTH: str(json_length)})
+
+
+async def _rows(parts: Parts, questions: list[Question]) -> Rows:
+    """All images answered by one model version: where it changed in between, they are asked again."""
+    for _ in range(_TRIES):
+        answers = [
+            orjson.loads(answer)
+            for answer in await asyncio.gather(*(parts.inference.run(parts.predictor.answer, q) for q in questions))
+        ]
+        versions = {answer["model_version"] for answer in answers}
+        found = parts.predictor.live()
+        if versions == {found.version}:
+            return _in_order(answers, found)
+    raise ProblemError(503, "no_answer", "models changed too often meanwhile; try again", {"retry-after": "1"})
+
+
+def _in_order(answers: list[dict[str, Any]], live: Live) -> Rows:
+    column = {label: i for i, label in enumerate(live.model.info.labels)}
+    probabilities = np.zeros((len(answers), len(column)), np.float32)
+    for row, answer in zip(probabilities, answers, strict=True):
+        for candidate in answer["top"]:
+            row[column[candidate["label"]]] = candidate["probability"]
+    return Rows(live.version, probabilities, [a["label"] for a in answers], [a["id"] for a in answers])
+
+
+def _model(parts: Parts, name: str, number: str | None) -> Live:
+    """Raises ProblemError: 404 for another name or version, 503 while there is none."""
+    if name != parts.settings.model_name:
+        raise _not_found(f"there is no model {name!r} here; `{parts.settings.model_name}` is")
+    found = parts.predictor.live()
+    if number is not None and number != str(found.version):
+        raise _not_found(f"version {number!r} does not answer now; version {found.version} does")
+    return found
+
+
+def _not_found(detail: str) -> ProblemError:
+    return ProblemError(404, "not_found", detail)

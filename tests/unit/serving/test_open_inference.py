@@ -1,0 +1,166 @@
+"""The protocol's own examples of requests against the real app; Triton's binary tensors byte for byte."""
+
+import base64
+import io
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from ml import images
+from ml.images import Limits
+from serving import spool
+from serving.model_slot import Live
+from tests.unit.serving.test_api import expect_problem, picture
+
+MODEL = "/v2/models/classifier"
+PIXELS = np.random.default_rng(3).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+
+
+def tensor(**change: Any) -> dict[str, Any]:
+    return {"name": "images", "shape": [2, 8, 8, 3], "datatype": "UINT8", "data": PIXELS.tolist()} | change
+
+
+def encoded(*data: bytes, **change: Any) -> dict[str, Any]:
+    texts = [base64.b64encode(one).decode() for one in data]
+    return {"name": "encoded_images", "shape": [len(data)], "datatype": "BYTES", "data": texts} | change
+
+
+def infer(client: TestClient, body: dict[str, Any], path: str = MODEL) -> dict[str, Any]:
+    answer = client.post(f"{path}/infer", json=body)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    return found | {"by_name": {o["name"]: o for o in found["outputs"]}}
+
+
+def test_the_server_and_the_model_tell_of_themselves(client: TestClient) -> None:
+    assert client.get("/v2").json().keys() == {"name", "version", "extensions"}
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    for path in (MODEL, f"{MODEL}/versions/7"):
+        assert client.get(f"{path}/ready").json() == {"ready": True}
+        told = client.get(path).json()
+        assert (told["name"], told["versions"]) == ("classifier", ["7"])
+        assert told["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": [-1, 8, 8, 3]}
+        assert told["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
+    for path in ("/v2/models/other", f"{MODEL}/versions/8"):
+        for answer in (client.get(path), client.get(f"{path}/ready"), client.post(f"{path}/infer", json={})):
+            expect_problem(answer, 404, "not_found")
+
+
+def test_a_tensor_is_answered_as_the_model_answers(client: TestClient, live: Live) -> None:
+    expected = live.model.predict(PIXELS)
+    for data in (PIXELS.tolist(), PIXELS.ravel().tolist()):
+        said = infer(client, {"id": "mine", "inputs": [tensor(data=data)]})
+        assert (said["model_name"], said["model_version"], said["id"]) == ("classifier", "7", "mine")
+        found = said["by_name"]["probabilities"]
+        assert (found["datatype"], found["shape"]) == ("FP32", [2, 3])
+        np.testing.assert_allclose(np.reshape(found["data"], (2, 3)), expected, atol=2e-6)
+        assert said["by_name"]["label"]["data"] == [live.model.info.labels[i] for i in expected.argmax(1)]
+
+
+def test_encoded_images_are_answered_as_predict_answers_and_every_row_is_logged(client: TestClient, live: Live) -> None:
+    said = infer(client, {"inputs": [encoded(picture(), picture("JPEG"))], "id": "k"}, f"{MODEL}/versions/7")
+    pixels = images.decode(picture(), 8, 3, Limits(10**6, 10**6))
+    expected = live.model.predict(pixels[np.newaxis])[0]
+    np.testing.assert_allclose(said["by_name"]["probabilities"]["data"][:3], expected, atol=2e-6)
+    own = client.app.state.parts.predictor._log._spool  # type: ignore[attr-defined]
+    records = [r for path in own.closed(age=0) for r in spool.read(path).records]
+    ids = [orjson.loads(r.header)["id"] for r in records]
+    assert sorted(said["by_name"]["id"]["data"]) == sorted(ids)
+    assert {orjson.loads(r.header)["client_key"] for r in records} == {"k"}
+    assert {r.image for r in records} == {picture(), picture("JPEG")}
+
+
+def test_binary_tensors_in_and_out(client: TestClient, live: Live) -> None:
+    raw, one = PIXELS.tobytes(), picture()
+    elements = struct.pack("<I", len(one)) + one
+    for given, data in (
+        (tensor(parameters={"binary_data_size": len(raw)}), raw),
+        (encoded(one, parameters={"binary_data_size": len(elements)}), elements),
+    ):
+        del given["data"]
+        wanted = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities"}]
+        wanted += [{"name": "id", "parameters": {"binary_data": True}}]
+        head = orjson.dumps({"inputs": [given], "outputs": wanted})
+        length = {"inference-header-content-length": str(len(head))}
+        answer = client.post(f"{MODEL}/infer", content=head + data, headers=length)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "application/octet-stream"
+        json_length = int(answer.headers["inference-header-content-length"])
+        outputs = orjson.loads(answer.content[:json_length])["outputs"]
+        assert [o["name"] for o in outputs] == ["label", "probabilities", "id"]
+        tail = answer.content[json_length:]
+        sizes = [outputs[i]["parameters"]["binary_data_size"] for i in (0, 2)]
+        assert len(tail) == sum(sizes)
+        (first,) = struct.unpack_from("<I", tail)
+        best = int(np.argmax(outputs[1]["data"][:3]))
+        assert tail[4 : 4 + first].decode() == live.model.info.labels[best]
+    whole = orjson.dumps({"inputs": [tensor()], "parameters": {"binary_data_output": True}})
+    answer = client.post(f"{MODEL}/infer", content=whole)
+    tail = answer.content[int(answer.headers["inference-header-content-length"]) :]
+    np.testing.assert_allclose(np.frombuffer(tail, "<f4", 6).reshape(2, 3), live.model.predict(PIXELS), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"[]", b"{", b"{}", b'{"inputs": []}', b"\xff",
+        {"inputs": [tensor(), tensor()]},
+        {"inputs": [tensor(shape=[2, 8, 8, 1])]}, {"inputs": [tensor(shape=[])]},
+        {"inputs": [tensor(shape=[-1, 8, 8, 3])]},
+        {"inputs": [tensor(shape=[2**62, 8, 8, 3])]}, {"inputs": [tensor(shape=[65, 8, 8, 3])]},
+        {"inputs": [tensor(datatype="FP32")]}, {"inputs": [tensor(name="other")]},
+        {"inputs": [tensor(data=None)]}, {"inputs": [tensor(data=[1, 2])]}, {"inputs": [tensor(data=[[1], [1, 2]])]},
+        {"inputs": [tensor(data=["a"] * 384)]}, {"inputs": [tensor(data=[256] * 384)]},
+        {"inputs": [tensor(data=[-1] * 384)]}, {"inputs": [tensor(data=[1.5] * 384)]},
+        {"inputs": [tensor(data=[2**70] * 384)]}, {"inputs": [tensor(data=[None] * 384)]},
+        {"inputs": [tensor(data=[True] * 384)]}, {"inputs": [tensor(parameters={"binary_data_size": 3})]},
+        {"inputs": [tensor(parameters={"binary_data_size": True})]},
+        {"inputs": [encoded(data=["?"], shape=[1])]}, {"inputs": [encoded(data=[1], shape=[1])]},
+        {"inputs": [encoded(b"x", shape=[2])]}, {"inputs": [encoded(b"x", shape=[1, 2])]},
+        {"inputs": [encoded(data=["é"], shape=[1])]},
+        {"inputs": [tensor()], "outputs": [{"name": "none"}]}, {"inputs": [tensor()], "id": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_does_not_follow_the_protocol_is_told_so(client: TestClient, body: Any) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = client.post(f"{MODEL}/infer", content=content)
+    expect_problem(answer, 400, "invalid")
+    assert answer.json()["error"] == answer.json()["detail"]
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "99999999999999999999", "100000", "²"])
+def test_a_json_length_that_cannot_be_is_told_so(client: TestClient, length: str) -> None:
+    headers = {"inference-header-content-length": length.encode()}
+    expect_problem(client.post(f"{MODEL}/infer", content=b"{}", headers=headers), 400, "invalid")
+
+
+@pytest.mark.parametrize("raw", [b"\x01", b"\xff\xff\xff\xff", struct.pack("<I", 5) + b"abc"])
+def test_binary_elements_that_end_too_early_are_told_so(client: TestClient, raw: bytes) -> None:
+    given = {"name": "encoded_images", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(raw)}}
+    head = orjson.dumps({"inputs": [given]})
+    headers = {"inference-header-content-length": str(len(head))}
+    expect_problem(client.post(f"{MODEL}/infer", content=head + raw, headers=headers), 400, "invalid")
+
+
+def test_an_image_that_is_none_fails_the_request(client: TestClient) -> None:
+    answer = client.post(f"{MODEL}/infer", json={"inputs": [encoded(picture(), b"none")]})
+    expect_problem(answer, 422, "not_an_image")
+    assert answer.json()["error"]
+
+
+def test_grey_pixels_come_through_unchanged() -> None:
+    from serving.open_inference import understand
+
+    grey = np.random.default_rng(3).integers(0, 256, (1, 9, 9, 1), dtype=np.uint8)
+    body = orjson.dumps({"inputs": [tensor(shape=[1, 9, 9, 1], data=grey.tolist())]})
+    (png,) = understand(body, None, 9, 1).images
+    assert Image.open(io.BytesIO(png)).mode == "L"
+    np.testing.assert_array_equal(images.decode(png, 9, 1, Limits(10**6, 10**6)), grey[0])
