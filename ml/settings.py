@@ -189,6 +189,19 @@ class Settings(BaseModel):
     )
     service_workers: int | None = Field(None, ge=1, description="None: one a core.")
     max_body_bytes: int = Field(20_000_000, ge=1)
+    log_format: Literal["text", "json"] = Field("text", description="Of the service's log.")
+    access_log: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of answers that the log has a line of; with any, of every refusal and error.",
+    )
+    traces_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^?#\s]+$",
+        description="OTLP/HTTP receiver of OpenTelemetry traces, http://HOST:4318.",
+    )
+    traces_share: float = Field(0.01, ge=0, le=1, description="Of requests that come without a traceparent.")
     spool_bytes: int = Field(1_000_000_000, ge=100_000, description="Prediction log waiting on local disk.")
     log_images: Literal["all", "sample", "uncertain", "off"] = Field(
         "all", description="Which images of logged predictions are kept; see docs/serving.md."

@@ -18,6 +18,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
+from serving import deadline
 from serving.keyring import KeyRing
 from serving.metrics import Metrics
 from serving.problems import RETRY, ProblemError
@@ -101,27 +102,31 @@ class Guarded(APIRoute):
 
     role: ClassVar[Role]
     challenge: ClassVar[str]
+    seconds: ClassVar[float | None]
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        role, challenge = self.role, self.challenge
+        role, challenge, seconds = self.role, self.challenge, self.seconds
 
         async def guarded(request: Request) -> Response:
             guard: Guard = request.app.state.parts.guard
             request.state.caller = guard.admit(request.scope, role, challenge)
+            if seconds is not None:
+                deadline.allow(request.scope, seconds)
             return await handle(request)
 
         return guarded
 
 
-def needs(role: Role, challenge: str = BEARER) -> type[Guarded]:
+def needs(role: Role, challenge: str = BEARER, seconds: float | None = None) -> type[Guarded]:
     """The route class of a router whose routes need the role.
 
     Args:
         role: what a caller's key must be for.
         challenge: how a refusal asks for a key; `BASIC` lets a browser ask the person before it.
+        seconds: how long an answer may take where that is longer than `answer_seconds`.
     """
-    return type("Guarded", (Guarded,), {"role": role, "challenge": challenge})
+    return type("Guarded", (Guarded,), {"role": role, "challenge": challenge, "seconds": seconds})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,11 @@ class _Shown:
                 origin = value.decode("latin-1")
             elif name in _PASSED_ON:
                 passed_on = True
-        return cls(authorization if own is None else own, basic and own is None, host, origin, passed_on)
+        if own is None:
+            return cls(authorization, basic, host, origin, passed_on)
+        # Two keys that differ are none: the caller is unsure who it is.
+        key = "" if authorization is not None and not basic and authorization != own else own
+        return cls(key, basic=False, host=host, origin=origin, passed_on=passed_on)
 
 
 def _credentials(value: str) -> tuple[str | None, bool]:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -16,9 +16,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from ml import objects
 from ml.catalog import engine as catalog_engine
+from ml.errors import InvalidInputError
 from ml.images import Limits
 from ml.settings import Settings
-from serving import openapi, problems
+from serving import logs, openapi, problems
 from serving.access import Guard
 from serving.console import routes as console
 from serving.deadline import Bounds
@@ -29,6 +30,7 @@ from serving.image_policy import ImagePolicy
 from serving.keyring import KeyKeeper, KeyRing
 from serving.line import Line
 from serving.loader import BundleLoader
+from serving.logs import AccessLog
 from serving.metrics import Metrics
 from serving.model_slot import ModelSlot
 from serving.parts import Parts
@@ -40,6 +42,9 @@ from serving.routes import decisions, feedback, health, model, open_inference, p
 from serving.spool import FILE_BYTES, Spool
 from serving.spool_watch import SpoolWatch
 from serving.storing import Storing
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 INFERENCE_WAITING: Final = 40
 DATABASE_THREADS: Final = 4
@@ -65,10 +70,10 @@ Models change while the service runs; each answer names the version that gave it
 
 def create_app() -> FastAPI:
     """The app of this worker, from the environment."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s")
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
     warnings.filterwarnings("ignore", module="PIL")  # each broken file has words of its own, and they are remembered
     settings = Settings.load(os.environ)
+    logs.set_up(settings.log_format)
     if settings.api_keys == "loopback":
         log.warning(
             "NO API KEY IS NEEDED FROM THIS MACHINE (`EVERGREEN_API_KEYS=loopback`): every program and every user "
@@ -84,14 +89,15 @@ class _Threads:
     drain: Drain
     watch: SpoolWatch
     keeper: KeyKeeper
+    access_log: AccessLog
 
     def start(self) -> None:
-        for thread in (self.keeper, self.drain, self.watch, self.follower, self.replica):
+        for thread in (self.access_log, self.keeper, self.drain, self.watch, self.follower, self.replica):
             thread.start()
 
     def stop(self) -> None:
         """The replica signs off first, so that no release waits for it."""
-        for thread in (self.replica, self.follower, self.watch, self.drain, self.keeper):
+        for thread in (self.replica, self.follower, self.watch, self.drain, self.keeper, self.access_log):
             thread.stop(GOODBYE_SECONDS)
 
 
@@ -111,8 +117,9 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     store = objects.connect(settings, settings.store_bucket)
     drain = Drain(own, Storing(engine, store, metrics))
     ring = KeyRing()
+    access_log = AccessLog(settings.access_log)
     keeper = KeyKeeper(ring, engine, settings.home)
-    threads = _Threads(replica, follower, drain, SpoolWatch(own, prediction_log, metrics), keeper)
+    threads = _Threads(replica, follower, drain, SpoolWatch(own, prediction_log, metrics), keeper, access_log)
     limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
     parts = Parts(
         settings=settings,
@@ -133,11 +140,15 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
 
 
 def _app(parts: Parts, threads: _Threads) -> FastAPI:
+    tracing = _tracing(parts.settings, parts.identity)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threads.start()
         yield
         threads.stop()
+        if tracing:
+            tracing.close()
         for pool in (parts.inference, parts.database, parts.storage, parts.pictures):
             pool.close()
         parts.engine.dispose()
@@ -160,7 +171,27 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
         Edge,
         bounds=Bounds(settings.max_body_bytes, settings.body_seconds, settings.answer_seconds),
         metrics=parts.metrics,
+        access_log=threads.access_log,
         frame_ancestors=f"{airflow.scheme}://{airflow.netloc}",
     )
+    if tracing:
+        app.add_middleware(tracing.middleware)
     openapi.complete(app, keyless=settings.api_keys == "loopback")
     return app
+
+
+def _tracing(settings: Settings, identity: Identity) -> "Tracing | None":
+    """Where traces are wanted.
+
+    Raises:
+        InvalidInputError: they are, and OpenTelemetry is not installed.
+    """
+    if settings.traces_url is None:
+        return None
+    try:
+        from serving.tracing import Tracing
+    except ImportError as error:
+        raise InvalidInputError(
+            f"`EVERGREEN_TRACES_URL` is set, and OpenTelemetry is missing ({error.name}): install `evergreen[traces]`"
+        ) from error
+    return Tracing(settings.traces_url, settings.traces_share, identity.id)

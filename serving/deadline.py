@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TOO_SLOW: Final = (408, "too_slow")
 NO_ANSWER: Final = (503, "no_answer")
+_PASSAGE: Final = "evergreen.passage"
 
 
 class LateError(Exception):
@@ -40,7 +41,7 @@ class Bounds:
         Raises:
             LateError: a deadline passed, and nothing was sent.
         """
-        passage = _Passage(self, receive, send)
+        passage = scope[_PASSAGE] = _Passage(self, receive, send)
         try:
             async with passage.timer:
                 await app(scope, passage.receive, passage.send)
@@ -48,21 +49,30 @@ class Bounds:
             if not passage.timer.expired():
                 raise
             if passage.whole:
-                told = f"the service found no answer within {self.answer_seconds:g} s; try again"
+                told = f"the service found no answer within {passage.answer_seconds:g} s; try again"
                 raise LateError(*NO_ANSWER, told) from None
             raise LateError(*TOO_SLOW, f"the body did not come within {self.body_seconds:g} s") from None
+
+
+def allow(scope: Scope, seconds: float) -> None:
+    """Give this request's answer so long, because what it asks for takes long."""
+    passage: _Passage | None = scope.get(_PASSAGE)
+    if passage is not None:
+        passage.answer_seconds = max(seconds, passage.answer_seconds)
 
 
 class _Passage:
     """One request on its way.
 
     Attributes:
+        answer_seconds: counted from the end of its body.
         whole: the body has come to its end.
     """
 
     def __init__(self, bounds: Bounds, receive: Receive, send: Send) -> None:
         self._bounds, self._receive, self._send = bounds, receive, send
         self._bytes = 0
+        self.answer_seconds = bounds.answer_seconds
         self.whole = False
         self._clock = asyncio.get_running_loop().time
         self.timer = asyncio.timeout_at(self._clock() + bounds.body_seconds)
@@ -76,7 +86,7 @@ class _Passage:
                 raise HTTPException(413, f"the body is larger than {self._bounds.max_bytes} bytes")
             if not message.get("more_body", False) and not self.whole:
                 self.whole = True
-                self.timer.reschedule(self._clock() + self._bounds.answer_seconds)
+                self.timer.reschedule(self._clock() + self.answer_seconds)
         return message
 
     async def send(self, message: Message) -> None:

@@ -13,6 +13,7 @@ from serving import problems
 from serving.access import RATE_HEADERS
 from serving.console import files
 from serving.deadline import Bounds, LateError
+from serving.logs import AccessLog, with_fields
 from serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,10 @@ class Edge:
         frame_ancestors: origins that may show the console in a frame.
     """
 
-    def __init__(self, app: ASGIApp, bounds: Bounds, metrics: Metrics, frame_ancestors: str) -> None:
-        self._app, self._bounds, self._metrics = app, bounds, metrics
+    def __init__(
+        self, app: ASGIApp, bounds: Bounds, metrics: Metrics, access_log: AccessLog, frame_ancestors: str
+    ) -> None:
+        self._app, self._bounds, self._metrics, self._access_log = app, bounds, metrics, access_log
         policy = (
             "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline}; img-src 'self' data: blob:; "
             f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self' {frame_ancestors}"
@@ -67,7 +70,8 @@ class Edge:
             answer = problems.response(request_id, scope["path"], late.status, late.code, str(late), more)
             await answer(scope, receive, send_with_headers)
         except Exception:
-            log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
+            told = (request_id, scope["method"], scope["path"])
+            log.exception("request %s: %s %s failed", *told, extra=with_fields(request_id=request_id))
             if status:
                 raise
             detail = f"an error of the service itself; its log has it under request id {request_id}"
@@ -106,6 +110,10 @@ class Edge:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
+        caller = scope.get("state", {}).get("caller")
+        self._access_log.note(
+            status, seconds, request_id=scope["request_id"], method=method, route=route, caller=caller
+        )
 
 
 def _always(policy: str) -> _Headers:

@@ -18,6 +18,8 @@ _BESIDE: Final = (schemas.Problem, InferRequest)
 _BOUNDS: Final = schemas.problems(
     _408="The body did not come in time.", _413="The body is too large.", _503="No answer in time; see `Retry-After`."
 )
+_JSON: Final = schemas.problems(_400="The body is no JSON.")
+_INVALID: Final = schemas.problems(_422="A parameter does not fit.")
 _GUARDED: Final = schemas.problems(
     _401="No key, or none of ours: see `WWW-Authenticate`.",
     _403="The key is for other things.",
@@ -57,9 +59,13 @@ def complete(app: FastAPI, *, keyless: bool) -> None:
 
 
 def _complete(operation: dict[str, Any], role: str | None, *, keyless: bool) -> None:
-    more = (_BOUNDS if "requestBody" in operation else {}) | (_GUARDED if role else {})
-    for status, told in more.items():
-        operation["responses"].setdefault(str(status), told)
+    body = operation.get("requestBody", {})
+    more = (_BOUNDS if body else {}) | (_JSON if "application/json" in body.get("content", {}) else {})
+    responses = operation["responses"]
+    for status, told in (more | (_GUARDED if role else {})).items():
+        responses.setdefault(str(status), told)
+    if "application/json" in responses.get("422", {}).get("content", {}):  # what FastAPI adds by itself
+        responses["422"] = _INVALID[422]
     if role:
         operation["security"] = [{name: []} for name in _KEYS] + ([{}] if keyless else [])
         needs = f"Needs a key with the role `{role}`."

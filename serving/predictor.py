@@ -16,6 +16,7 @@ from serving.metrics import Metrics
 from serving.model_slot import Live, ModelSlot
 from serving.prediction_log import LOGGED_TOP, Prediction, PredictionLog
 from serving.problems import ProblemError
+from serving.stages import Stages
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Question:
     logged: bool
     started: float
     caller: str | None = None
+    stages: Stages | None = None
 
 
 class Predictor:
@@ -64,6 +66,8 @@ class Predictor:
             ImageRejectedError: the image cannot be decoded.
         """
         begun = time.perf_counter()
+        if question.stages:
+            question.stages.append(("queue", question.stages[-1][2], begun))
         live = self.live()  # once: the whole answer comes from this one
         info = live.model.info
         data = image_bytes(question.body, question.content_type)
@@ -112,6 +116,10 @@ class Predictor:
                     image=data,
                 )
             )
+        if question.stages is not None:
+            question.stages.append(("decode", begun, decoded))
+            question.stages.append(("inference", decoded, inferred))
+            question.stages.append(("log", inferred, time.perf_counter()))
         self._metrics.predictions.labels(str(live.version)).inc()
         return answer
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, Final, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from serving.ids import is_uuid7
 
@@ -29,12 +29,20 @@ class Answer(BaseModel):
     milliseconds: float = Field(description="From the request's arrival to its answer.", examples=[6.2])
 
 
+_NAMED_ONCE: Final[list[JsonValue]] = [
+    {"required": [name], "properties": {name: {"type": "string"}}} for name in ("prediction_id", "client_key")
+]
+_UUID7: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
+
+
 class Feedback(BaseModel):
     """What a prediction should have said."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"oneOf": _NAMED_ONCE})
 
-    prediction_id: UUID | None = Field(None, description="As /v1/predict returned it.", examples=[_ID])
+    prediction_id: UUID | None = Field(
+        None, description="As /v1/predict returned it.", examples=[_ID], json_schema_extra={"pattern": _UUID7}
+    )
     client_key: str | None = Field(
         None,
         min_length=1,
@@ -83,10 +91,16 @@ class FeedbackStored(BaseModel):
     source: str = Field(examples=["user"])
 
 
+_REASONED: Final[list[JsonValue]] = [
+    {"properties": {"approved": {"const": True}}},
+    {"required": ["reason"], "properties": {"reason": {"pattern": r"\S"}}},
+]
+
+
 class DecisionAnswer(BaseModel):
     """A person's yes or no to a decision of the gate."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _REASONED})
 
     approved: bool = Field(examples=[True])
     actor: str = Field(min_length=1, max_length=100, description="Who says so; is kept.", examples=["ann"])

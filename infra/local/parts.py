@@ -89,6 +89,8 @@ def _service(layout: Layout) -> Part:
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         "PYTHONPATH": str(REPO),
     }
+    if settings.log_format == "json":
+        environment["UVICORN_LOG_CONFIG"] = str(REPO / "serving" / "uvicorn_json.json")
     return Part(
         "service",
         command,

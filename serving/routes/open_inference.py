@@ -1,22 +1,22 @@
 """/v2: the Open Inference Protocol, so that clients of KServe and Triton work."""
 
-import asyncio
 import time
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
 
 import numpy as np
-import orjson
 from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel
 
+from ml.bundle import BundleInfo
 from serving import open_inference
 from serving.access import needs
 from serving.model_slot import Live
-from serving.open_inference import InferResponse, Rows
+from serving.open_inference import Asked, InferResponse, Rows
 from serving.parts import Parts, Served
 from serving.predictor import Question
-from serving.problems import ProblemError
+from serving.problems import RETRY, ProblemError
 from serving.schemas import problems
 
 router = APIRouter(tags=["open inference protocol"])
@@ -38,6 +38,7 @@ _BODY: Final[dict[str, Any]] = {
 
 Name = Annotated[str, Path(max_length=200)]
 Version = Annotated[str, Path(max_length=20)]
+JsonLength = Annotated[str | None, Header(alias=_HEADER_LENGTH, description="Bytes of JSON before the binary tensors.")]
 
 
 class Live2(BaseModel):
@@ -88,17 +89,30 @@ _MODEL: Final = problems(_404="No such model, or another version answers now.", 
 
 
 @router.get("/v2/models/{name}/ready", summary="The model can answer", responses=_MODEL)
+async def model_ready(name: Name, parts: Served) -> Ready2:
+    parts.guard.check_ready()
+    _model(parts, name)
+    return Ready2()
+
+
 @router.get("/v2/models/{name}/versions/{number}/ready", summary="This version can answer", responses=_MODEL)
-async def model_ready(name: Name, parts: Served, number: Version | None = None) -> Ready2:
+async def version_ready(name: Name, number: Version, parts: Served) -> Ready2:
     parts.guard.check_ready()
     _model(parts, name, number)
     return Ready2()
 
 
 @guarded.get("/v2/models/{name}", summary="The model's inputs and outputs", responses=_MODEL)
+async def model_metadata(name: Name, parts: Served) -> ModelMetadata:
+    return _metadata(_model(parts, name), name)
+
+
 @guarded.get("/v2/models/{name}/versions/{number}", summary="This version's", responses=_MODEL)
-async def model_metadata(name: Name, parts: Served, number: Version | None = None) -> ModelMetadata:
-    found = _model(parts, name, number)
+async def version_metadata(name: Name, number: Version, parts: Served) -> ModelMetadata:
+    return _metadata(_model(parts, name, number), name)
+
+
+def _metadata(found: Live, name: str) -> ModelMetadata:
     info = found.model.info
     told = open_inference.metadata(name, found.version, info.image_size, info.channels, len(info.labels))
     return ModelMetadata(**told)
@@ -120,60 +134,68 @@ _INFER: Final[dict[str, Any]] = {
 
 
 @guarded.post("/v2/models/{name}/infer", summary="Say what images show", **_INFER)
-@guarded.post("/v2/models/{name}/versions/{number}/infer", summary="The same, of this version only", **_INFER)
-async def infer(
-    name: Name,
-    request: Request,
-    parts: Served,
-    number: Version | None = None,
-    inference_header_content_length: Annotated[
-        str | None, Header(description="Bytes of JSON before the binary tensors.")
-    ] = None,
-) -> Response:
+async def infer(name: Name, request: Request, parts: Served, json_length: JsonLength = None) -> Response:
     """Every image becomes a row of each output, and of the prediction log; `id` has the ids there."""
+    return await _infer(name, None, request, parts, json_length)
+
+
+@guarded.post("/v2/models/{name}/versions/{number}/infer", summary="The same, of this version only", **_INFER)
+async def infer_by(
+    name: Name, number: Version, request: Request, parts: Served, json_length: JsonLength = None
+) -> Response:
+    """404 where another version answers."""
+    return await _infer(name, number, request, parts, json_length)
+
+
+async def _infer(name: str, number: str | None, request: Request, parts: Parts, json_length: str | None) -> Response:
     started = time.perf_counter()
     info = _model(parts, name, number).model.info
     parts.inference.check()
     body = await request.body()
-    asked = await parts.inference.run(
-        open_inference.understand, body, inference_header_content_length, info.image_size, info.channels
-    )
-    printable = asked.id if asked.id and asked.id.isprintable() and asked.id.isascii() else None
-    rows = await _rows(
-        parts,
-        [
-            Question(
-                body=image,
-                content_type=_BINARY,
-                top=_ALL,
-                client_key=printable,
-                logged=True,
-                started=started,
-                caller=request.state.caller,
-            )
-            for image in asked.images
-        ],
-    )
+    answering = _Answering(parts, body, json_length, info, request.state.caller, started)
+    asked, rows = await parts.inference.run(_Answering.run, answering)
     if number is not None and str(rows.version) != number:
         raise _not_found(f"version {number} was replaced by version {rows.version} meanwhile")
-    content, json_length = open_inference.express(asked, rows, name)
-    if json_length is None:
+    content, length = open_inference.express(asked, rows, name)
+    if length is None:
         return Response(content, media_type="application/json")
-    return Response(content, media_type=_BINARY, headers={_HEADER_LENGTH: str(json_length)})
+    return Response(content, media_type=_BINARY, headers={_HEADER_LENGTH: str(length)})
 
 
-async def _rows(parts: Parts, questions: list[Question]) -> Rows:
-    """All images answered by one model version: where it changed in between, they are asked again."""
-    for _ in range(_TRIES):
-        answers = [
-            orjson.loads(answer)
-            for answer in await asyncio.gather(*(parts.inference.run(parts.predictor.answer, q) for q in questions))
-        ]
-        versions = {answer["model_version"] for answer in answers}
-        found = parts.predictor.live()
-        if versions == {found.version}:
-            return _in_order(answers, found)
-    raise ProblemError(503, "no_answer", "models changed too often meanwhile; try again", {"retry-after": "1"})
+@dataclass(frozen=True)
+class _Answering:
+    """One request as one job of the line."""
+
+    parts: Parts
+    body: bytes
+    json_length: str | None
+    info: BundleInfo
+    caller: str | None
+    started: float
+
+    def run(self) -> tuple[Asked, Rows]:
+        """All images answered by one model version: where it changed in between, they are asked again."""
+        asked = open_inference.understand(self.body, self.json_length, self.info.image_size, self.info.channels)
+        printable = asked.id if asked.id and asked.id.isprintable() and asked.id.isascii() else None
+        for _ in range(_TRIES):
+            answers: list[dict[str, Any]] = [
+                self.parts.predictor.found(self._question(image, printable)) for image in asked.images
+            ]
+            found = self.parts.predictor.live()
+            if {answer["model_version"] for answer in answers} == {found.version}:
+                return asked, _in_order(answers, found)
+        raise ProblemError(503, "no_answer", "models changed too often meanwhile; try again", RETRY)
+
+    def _question(self, image: bytes, key: str | None) -> Question:
+        return Question(
+            body=image,
+            content_type=_BINARY,
+            top=_ALL,
+            client_key=key,
+            logged=True,
+            started=self.started,
+            caller=self.caller,
+        )
 
 
 def _in_order(answers: list[dict[str, Any]], live: Live) -> Rows:
@@ -185,7 +207,7 @@ def _in_order(answers: list[dict[str, Any]], live: Live) -> Rows:
     return Rows(live.version, probabilities, [a["label"] for a in answers], [a["id"] for a in answers])
 
 
-def _model(parts: Parts, name: str, number: str | None) -> Live:
+def _model(parts: Parts, name: str, number: str | None = None) -> Live:
     """Raises ProblemError: 404 for another name or version, 503 while there is none."""
     if name != parts.settings.model_name:
         raise _not_found(f"there is no model {name!r} here; `{parts.settings.model_name}` is")

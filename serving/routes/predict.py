@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from serving import stages
 from serving.access import needs
 from serving.asked import PARAMETERS, asked
 from serving.parts import Parts
@@ -58,13 +59,17 @@ async def predict(request: Request) -> Response:
     parts.predictor.live()
     parts.inference.check()
     wanted = asked(request)
+    body, noted = await request.body(), stages.of(request.scope)
+    if noted is not None:
+        noted.append(("receive", started, time.perf_counter()))
     question = Question(
-        body=await request.body(),
+        body=body,
         content_type=request.headers.get("content-type", ""),
         top=wanted.top,
         client_key=wanted.client_key,
         logged=wanted.logged,
         started=started,
         caller=request.state.caller,
+        stages=noted,
     )
     return Response(await parts.inference.run(parts.predictor.answer, question), media_type="application/json")

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from ml.catalog import api_keys
 from ml.catalog.api_keys import Grant, Known
 from ml.errors import InvalidInputError
+from serving import deadline
 from serving.access import Guarded
 from serving.keyring import FILE, KeyKeeper, KeyRing
 from serving.model_slot import Live
@@ -228,10 +229,17 @@ def test_a_body_that_comes_too_slowly_and_an_answer_that_does_not_come(
     async def whole() -> dict[str, Any]:
         return {"type": "http.request", "body": b"x"}
 
+    async def late(*_: object) -> bytes:
+        await asyncio.sleep(0.4)
+        return b"{}"
+
     monkeypatch.setattr(app.state.parts.inference, "run", never)
     status, headers, body = asyncio.run(_call(app, whole))
     assert (status, orjson.loads(body)["code"]) == (503, "no_answer")
     assert headers[b"retry-after"]
+    monkeypatch.setattr(app.state.parts.inference, "run", late)
+    monkeypatch.setattr(app.state.parts.guard, "admit", lambda scope, *_: deadline.allow(scope, 9.0))
+    assert asyncio.run(_call(app, whole))[0] == 200
 
 
 async def _call(app: FastAPI, receive: Any) -> tuple[int, dict[bytes, bytes], bytes]:

@@ -341,7 +341,18 @@ def test_docs_and_openapi_need_nobody_elses_server(client: TestClient) -> None:
 
 
 def test_the_service_carries_no_torch_and_no_airflow() -> None:
-    heavy = ("torch", "torchvision", "airflow", "mlflow", "pandas", "great_expectations", "pyarrow", "boto3", "scipy")
+    heavy = (
+        "torch",
+        "torchvision",
+        "airflow",
+        "mlflow",
+        "pandas",
+        "great_expectations",
+        "pyarrow",
+        "boto3",
+        "scipy",
+        "opentelemetry",
+    )
     code = f"import serving.app, sys; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

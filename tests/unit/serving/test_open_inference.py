@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import struct
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,10 @@ def test_encoded_images_are_answered_as_predict_answers_and_every_row_is_logged(
     expected = live.model.predict(pixels[np.newaxis])[0]
     np.testing.assert_allclose(said["by_name"]["probabilities"]["data"][:3], expected, atol=2e-6)
     own = client.app.state.parts.predictor._log._spool  # type: ignore[attr-defined]
-    records = [r for path in own.closed(age=0) for r in spool.read(path).records]
-    ids = [orjson.loads(r.header)["id"] for r in records]
-    assert sorted(said["by_name"]["id"]["data"]) == sorted(ids)
-    assert {orjson.loads(r.header)["client_key"] for r in records} == {"k"}
-    assert {r.image for r in records} == {picture(), picture("JPEG")}
+    rows = [orjson.loads(r.row) for path in own.closed(age=0) for r in spool.decode(path.read_bytes()).records]
+    assert sorted(said["by_name"]["id"]["data"]) == sorted(row["id"] for row in rows)
+    assert {row["client_key"] for row in rows} == {"k"}
+    assert {row["image_sha256"] for row in rows} == {sha256(d).hexdigest() for d in (picture(), picture("JPEG"))}
 
 
 def test_binary_tensors_in_and_out(client: TestClient, live: Live) -> None:
