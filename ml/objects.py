@@ -8,7 +8,8 @@ server. Metadata and tags are never relied on.
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,7 +28,13 @@ from ml.settings import Settings
 __all__ = ["ObjectInfo", "ObjectStore", "connect"]
 
 _SLICE = 8  # keys a thread reads before it is asked for the next: handing over costs as much as a small read
+_READERS = 8
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "InvalidRange", "404"}
+
+
+def readers() -> ThreadPoolExecutor:
+    """Threads for `ObjectStore.get_many`: their start takes as long as a few small reads."""
+    return ThreadPoolExecutor(_READERS, "reading")
 
 
 class ObjectStore:
@@ -66,13 +73,22 @@ class ObjectStore:
         with _Translated(self.bucket, key):
             self._client.fget_object(self.bucket, key, str(path))
 
-    def get_many(self, keys: Iterable[str], threads: int = 8) -> Iterator[bytes | UnavailableError | NotFoundError]:
-        """Each key's bytes in order; an error stands in the place of the object that had it."""
+    def get_many(
+        self, keys: Iterable[str], pool: Executor | None = None
+    ) -> Iterator[bytes | UnavailableError | NotFoundError]:
+        """Each key's bytes in order; an error stands in the place of the object that had it.
+
+        Args:
+            keys: all are asked for at once, before the first answer is taken.
+            pool: `readers()` of the caller's, who asks again and again.
+        """
         wanted = tuple(keys)
-        size = max(1, min(_SLICE, len(wanted) // threads))
-        with ThreadPoolExecutor(threads) as pool:
-            for slice_ in pool.map(self._get_some, (wanted[i : i + size] for i in range(0, len(wanted), size))):
-                yield from slice_
+        size = max(1, min(_SLICE, len(wanted) // _READERS))
+        own = pool or readers()
+        slices = own.map(self._get_some, (wanted[i : i + size] for i in range(0, len(wanted), size)))
+        if own is not pool:
+            own.shutdown(wait=False)
+        return chain.from_iterable(slices)
 
     def info(self, key: str) -> ObjectInfo:
         with _Translated(self.bucket, key):

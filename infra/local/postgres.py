@@ -82,8 +82,6 @@ def command(data: Path, port: int) -> list[str]:
         *(str(binaries() / "postgres"), "-D", str(data)),
         *("-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="),
         *("-c", "max_connections=200", "-c", f"shared_buffers={_buffers()}MB"),
-        # Rows of hashes go to pages all over the indexes, and the first change of a page logs all of it.
-        *("-c", "wal_compression=on"),
     ]
 
 

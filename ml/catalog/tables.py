@@ -76,7 +76,7 @@ samples = Table(
     Column("group_id", Text, nullable=False),
     Column("split", Text, nullable=False),
     Column("label", Text, nullable=False),
-    Column("drop_id", Text, ForeignKey("drops.id"), nullable=False),
+    Column("drop_id", Text, nullable=False),  # no foreign key: acceptance, which writes it, holds the drop's row locked
     Column("segment_id", Text, ForeignKey("segments.id"), nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
@@ -103,7 +103,7 @@ labels = Table(
     Column("annotator", Text),
     Column("confidence", Double),
     Column("labelled_at", DateTime(timezone=True)),
-    Column("drop_id", Text, ForeignKey("drops.id")),
+    Column("drop_id", Text),  # likewise
     _now(),
     Index(None, "sha256"),
 )

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, update
 
+from ml.catalog import known
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets import labels
-from ml.intake import judged
 from ml.settings import Settings
 
 COLUMNS: Final = ("sha256", "label", "source", "annotator", "confidence", "labelled_at", "drop_id")
@@ -52,7 +52,7 @@ def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) 
 def of_known(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> Told:
     """What the drop says of samples that are stored already, compared with what was said before."""
     hashes = sorted({r["sha256"] for r in rows})
-    now = judged.known_labels(ctx.engine, hashes)
+    now = known.labels(ctx.engine, hashes)
     with transaction(ctx.engine) as connection:
         before, mapping = labels.annotations_of(connection, hashes), class_map(connection)
     for earlier in before.values():

@@ -6,12 +6,12 @@ Validation saw the catalog as it was then; other drops may have been accepted si
 from collections.abc import Iterator
 from typing import Any
 
+from ml.catalog import known
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.datasets import erase, near
 from ml.datasets.near import Placer
-from ml.intake import judged
 from ml.intake.judged import Verdicts
 
 
@@ -44,8 +44,7 @@ class Incoming:
             start += len(page)
             rows = self._unknown(rows)
             wanted = [number for number in rows if asked[number]]
-            with transaction(self._ctx.engine) as connection:
-                found = near.stored(connection, [rows[n] for n in wanted])
+            found = near.stored(self._ctx.engine, [rows[n] for n in wanted])
             known = {wanted[i]: neighbours for i, neighbours in found.items()}
             yield list(self._placed(rows, placer, known))
 
@@ -70,7 +69,7 @@ class Incoming:
 
     def _unknown(self, rows: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
         hashes = [row["sha256"] for row in rows.values()]
-        stored = judged.known_labels(self._ctx.engine, hashes)
+        stored = known.labels(self._ctx.engine, hashes)
         with transaction(self._ctx.engine) as connection:
             gone = erase.erased(connection, [digest for digest in hashes if digest not in stored])
         self.repeated += [row for row in rows.values() if row["sha256"] in stored]

@@ -6,18 +6,17 @@ Reading it costs the same for ten thousand samples and for ten million: figures 
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select, text
 
-from ml.catalog import validations
+from ml.catalog import known, validations
 from ml.catalog.classes import class_map
 from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
-from ml.intake import held, judged
+from ml.intake import held
 
 DROPS = 50
 PAGES = 500  # of 8 KiB, some 20 samples each
@@ -25,11 +24,6 @@ ENOUGH_IMAGES = 50
 ENOUGH_IMAGES_A_CLASS = 5
 ENOUGH_DROPS = 3
 LEAST_DEVIATION = 0.02  # of brightness: drops that were all alike must not make every other one look strange
-
-
-def _nothing(hashes: Sequence[str]) -> dict[str, str]:
-    del hashes
-    return {}
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,6 @@ class History:
         classes: of the newest dataset version.
         shares: label to its share of the stored samples.
         drops: the figures of the drops accepted last.
-        known: SHA-256s to the labels of those that are stored.
         class_map: classes that were renamed or merged, to what they are called now.
         released: a person released what the drop holds, and with it any class.
     """
@@ -48,7 +41,6 @@ class History:
     classes: frozenset[str] = frozenset()
     shares: Mapping[str, float] = field(default_factory=dict)
     drops: tuple[Mapping[str, Any], ...] = ()
-    known: Callable[[Sequence[str]], dict[str, str]] = _nothing
     class_map: Mapping[str, str] = field(default_factory=dict)
     released: bool = False
 
@@ -61,10 +53,9 @@ def read(engine: Engine, prefix: str | None = None) -> History:
     """
     with transaction(engine) as connection:
         return History(
-            classes=frozenset(judged.known_classes(connection)),
+            classes=frozenset(known.classes(connection)),
             shares=_shares(connection),
             drops=validations.of_accepted_drops(connection, DROPS),
-            known=partial(judged.known_labels, engine),
             class_map=class_map(connection),
             released=prefix is not None and held.is_release(connection, prefix),
         )

@@ -1,12 +1,12 @@
 """Looks at every image of a drop: fetched, hashed, decoded, measured. Chunks are independent tasks."""
 
-import hashlib
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,12 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.catalog import cycles
+from ml.catalog import known as stored
 from ml.context import Context
-from ml.errors import InvalidInputError, NotFoundError, UnavailableError
+from ml.errors import NotFoundError
 from ml.images import Limits
-from ml.intake import entries, packs, source
+from ml.intake import entries, fetching, packs
 from ml.intake.decoding import Answer, Decoders
+from ml.intake.fetching import Fetched
 from ml.intake.packs import Pack
+
+Known = Callable[[Sequence[str]], dict[str, str]]
+"""SHA-256s to the labels of those that are stored."""
 
 SCHEMA = pa.schema(
     [
@@ -40,12 +45,11 @@ SCHEMA = pa.schema(
         ("phash_high", pa.int32()),
         ("phash_low", pa.int32()),
         ("chunk", pa.int32()),
+        ("known", pa.string()),  # the label of the sample that it is already, if it is one
         ("packed", pa.int64()),  # where in the chunk's pack its member is; null: it is not sound
     ]
 )
-_BATCH = 256  # images fetched at once, fewer when they are large
 _PIECE = 64  # images sent to a decoder at once
-_BATCH_BYTES = 32_000_000
 _SMALL = 8192  # bytes of an image that takes longer to fetch than to decode, so that one decoder keeps up
 
 
@@ -58,26 +62,31 @@ def chunk_key(drop_id: str, chunk: int) -> str:
     return f"drops/{drop_id}/inspected/{chunk:06}.parquet"
 
 
-def inspect_chunk(ctx: Context, drop_id: str, chunk: int, *, recorded: bool = True) -> int:
+def inspect_chunk(ctx: Context, drop_id: str, chunk: int, known: Known | None = None) -> int:
     """Inspect one chunk and write its rows (`SCHEMA`) to the store; returns how many.
 
     What is wrong with an image stands in its row's `problem`; it never ends the task.
 
     Args:
-        recorded: the cycle's diary hears how long it took; a rehearsal has no cycle.
+        known: of a rehearsal, which has no cycle either that would be told how long it took; by default the catalog.
 
     Raises:
-        UnavailableError: the object store failed; the chunk is inspected again on retry.
+        UnavailableError: the object store or the catalog failed; the chunk is inspected again on retry.
     """
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
-    with cycles.stage(ctx.engine, drop_id, "inspect") if recorded else nullcontext():
+    with cycles.stage(ctx.engine, drop_id, "inspect") if known is None else nullcontext():
         head, chosen = entries.head(ctx, drop_id), entries.read(ctx, drop_id, chunk)
         _check_archives(ctx, head, chosen)
-        fetched = (_fetch(ctx, head.prefix, batch, limits) for batch in _batches(chosen))
         with TemporaryDirectory() as folder:
             buffer, pack = io.BytesIO(), Pack(Path(folder) / "pack.tar")
-            with Decoders(limits, processes=_processes(chosen)) as decoders, pq.ParquetWriter(buffer, SCHEMA) as writer:
-                for rows in _decoded(fetched, decoders):
+            with (
+                Decoders(limits, processes=_processes(chosen)) as decoders,
+                ThreadPoolExecutor(1, "asking") as asking,
+                pq.ParquetWriter(buffer, SCHEMA) as writer,
+            ):
+                ask: Known = known or partial(stored.labels, ctx.engine)
+                batches = fetching.batches(ctx, head.prefix, chosen, limits)
+                for rows in _looked_at(batches, decoders, lambda hashes: asking.submit(ask, hashes)):
                     table = [r | {"chunk": chunk, "packed": _packed(pack, r, data)} for r, data in rows]
                     writer.write_table(pa.Table.from_pylist(table, SCHEMA))
             pack.close()
@@ -121,71 +130,36 @@ def read_rows(ctx: Context, drop_id: str) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    held = 0
-    for row in rows:
-        size = row["size"] or 0
-        if batch and (len(batch) == _BATCH or held + size > _BATCH_BYTES):
-            yield batch
-            batch, held = [], 0
-        batch.append(row)
-        held += size
-    if batch:
-        yield batch
-
-
 @dataclass(frozen=True)
-class _Fetched:
-    """Rows of a batch, and the bytes of those that have any."""
+class _Work:
+    """A batch under way: what the decoders see in its images, and which of them are stored already."""
 
-    rows: list[dict[str, Any]]
-    images: dict[int, bytes]
-
-
-def _fetch(ctx: Context, prefix: str, rows: list[dict[str, Any]], limits: Limits) -> _Fetched:
-    batch = _Fetched(rows, {})
-    wanted: list[int] = []
-    for i, row in enumerate(rows):
-        if row["size"] is None or (row["problem"] and row["archive"]):
-            continue
-        if row["size"] <= limits.max_bytes:
-            wanted.append(i)
-        elif not row["problem"]:
-            row["problem"] = f"{row['size']} bytes, at most {limits.max_bytes} are accepted"
-    for i, data in zip(wanted, source.images(ctx, prefix, [rows[i] for i in wanted]), strict=True):
-        if isinstance(data, UnavailableError):
-            raise data
-        if isinstance(data, Exception):
-            rows[i]["problem"] = _words(rows[i], data)
-        else:
-            batch.images[i] = data
-            rows[i] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    return batch
+    batch: Fetched
+    pieces: "list[Future[list[Answer]]]"
+    known: "Future[dict[str, str]]"
 
 
-def _words(row: Mapping[str, Any], error: Exception) -> str:
-    if isinstance(error, InvalidInputError):
-        return str(error)
-    dots = {".", ".."} & set(row["key"].split("/"))
-    return "the file's name has a part that is only dots" if dots else "removed from the drop while it was read"
-
-
-def _decoded(fetched: Iterable[_Fetched], decoders: Decoders) -> Iterator[list[tuple[dict[str, Any], bytes | None]]]:
+def _looked_at(
+    fetched: Iterable[Fetched], decoders: Decoders, ask: "Callable[[list[str]], Future[dict[str, str]]]"
+) -> Iterator[list[tuple[dict[str, Any], bytes | None]]]:
     """The rows of each batch with their bytes, while the decoders work on the next ones and others are fetched."""
-    under_way: deque[tuple[_Fetched, list[Future[list[Answer]]]]] = deque()
+    under_way: deque[_Work] = deque()
     for batch in fetched:
         data = list(batch.images.values())
-        under_way.append((batch, [decoders.submit(data[i : i + _PIECE]) for i in range(0, len(data), _PIECE)]))
+        pieces = [decoders.submit(data[i : i + _PIECE]) for i in range(0, len(data), _PIECE)]
+        under_way.append(_Work(batch, pieces, ask(sorted({batch.rows[i]["sha256"] for i in batch.images}))))
         if len(under_way) > 1:
-            yield _rows(*under_way.popleft())
+            yield _rows(under_way.popleft())
     while under_way:
-        yield _rows(*under_way.popleft())
+        yield _rows(under_way.popleft())
 
 
-def _rows(batch: _Fetched, pieces: "list[Future[list[Answer]]]") -> list[tuple[dict[str, Any], bytes | None]]:
-    answers = (answer for piece in pieces for answer in piece.result())
+def _rows(work: _Work) -> list[tuple[dict[str, Any], bytes | None]]:
+    batch, known = work.batch, work.known.result()
+    answers = (answer for piece in work.pieces for answer in piece.result())
     for i, answer in zip(batch.images, answers, strict=True):
         row = batch.rows[i]
-        batch.rows[i] = row | answer | {"problem": row["problem"] or answer.get("problem")}
+        batch.rows[i] = (
+            row | answer | {"problem": row["problem"] or answer.get("problem"), "known": known.get(row["sha256"])}
+        )
     return [(row, batch.images.get(i)) for i, row in enumerate(batch.rows)]

@@ -11,10 +11,7 @@ from typing import Any, Final, Literal
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import Connection, Engine, any_, bindparam, select
 
-from ml.catalog.engine import transaction
-from ml.catalog.tables import dataset_versions, samples
 from ml.context import Context
 from ml.intake import inspect
 
@@ -24,7 +21,6 @@ SCHEMA = pa.schema(
     [
         ("fate", pa.string()),  # the first column, so that a group of rows tells it without being read
         *inspect.SCHEMA,
-        ("known", pa.string()),  # the label it has in the catalog, if it is there
         ("twin", pa.bool_()),  # a further copy of an image of the same drop
         ("reasons", pa.string()),
     ]
@@ -38,7 +34,7 @@ class Fates:
     """What becomes of each row of a drop, held by column: a drop may have very many.
 
     Attributes:
-        table: `inspect.SCHEMA`, with `known` and `twin` as in `SCHEMA`.
+        table: `inspect.SCHEMA`, with `twin` as in `SCHEMA`.
         fate: ``good``, ``duplicate`` or ``bad``, for each row.
         reasons: of the bad rows, by their place in the table.
     """
@@ -131,24 +127,6 @@ def opened(ctx: Context, drop_id: str) -> Iterator[Verdicts]:
         ctx.store.get_file(key(drop_id), path)
         with pq.ParquetFile(path) as file:
             yield Verdicts(file)
-
-
-def known_labels(engine: Engine, hashes: Sequence[str]) -> dict[str, str]:
-    """The current label of every sample among `hashes`; the cost follows the drop, not the store."""
-    found: dict[str, str] = {}
-    with transaction(engine) as connection:
-        for start in range(0, len(hashes), _PAGE):
-            page = list(hashes[start : start + _PAGE])
-            asked = select(samples.c.sha256, samples.c.label).where(samples.c.sha256 == any_(bindparam("page")))
-            rows = connection.execute(asked, {"page": page})
-            found.update(dict(rows.all()))
-    return found
-
-
-def known_classes(connection: Connection) -> set[str]:
-    """The classes of the newest dataset version; empty before the first."""
-    newest = select(dataset_versions.c.classes).order_by(dataset_versions.c.number.desc()).limit(1)
-    return set(connection.execute(newest).scalar() or ())
 
 
 def conflicts(keys: Sequence[str], labels: Sequence[str | None], hashes: Sequence[str | None]) -> list[str | None]:

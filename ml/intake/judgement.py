@@ -64,7 +64,7 @@ def judge(ctx: Context, drop_id: str, past: History, champion: Champion) -> Judg
 
 
 def _table(ctx: Context, drop_id: str, past: History) -> pa.Table:
-    """The inspected rows under today's class names, with the label that each is stored with."""
+    """The inspected rows under today's class names."""
     try:
         table = inspect.read_rows(ctx, drop_id)
     except NotFoundError as error:
@@ -72,9 +72,7 @@ def _table(ctx: Context, drop_id: str, past: History) -> pa.Table:
     if past.class_map:
         labels = pa.array([renamed(name, past.class_map) for name in table["label"].to_pylist()], pa.string())
         table = table.set_column(table.column_names.index("label"), "label", labels)
-    known = past.known(pc.unique(table["sha256"]).drop_null().sort().to_pylist())
-    stored = [known.get(digest) for digest in table["sha256"].to_pylist()] if known else [None] * len(table)
-    return table.append_column("known", pa.array(stored, pa.string()))
+    return table
 
 
 def _frame(ctx: Context, table: pa.Table, past: History) -> "pd.DataFrame":

@@ -1,13 +1,15 @@
 """A drop judged before it is uploaded: the same steps on a bucket that is a folder of this machine."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ml.catalog import known as stored
 from ml.context import Context
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.intake import agreement, entries, history, inspect, judgement, listing, reading, upload
@@ -98,12 +100,13 @@ def rehearse(ctx: Context, path: Path, on_images: OnImages) -> Rehearsal:
         if not drop.entries:
             return Rehearsal(drop.format, rejected=["the drop holds no image files"])
         entries.save(here, frozen, drop)
+        past, champion, left_out = _asked(ctx)
+        known = partial(stored.labels, ctx.engine) if past else _nothing
         done = 0
         for chunk in range(inspect.chunk_count(here, frozen.drop_id)):
-            done += inspect.inspect_chunk(here, frozen.drop_id, chunk, recorded=False)
+            done += inspect.inspect_chunk(here, frozen.drop_id, chunk, known)
             on_images(done, len(drop.entries))
-        past, champion, left_out = _asked(ctx)
-        made = judgement.judge(here, frozen.drop_id, past, lambda _: champion)
+        made = judgement.judge(here, frozen.drop_id, past or History(), lambda _: champion)
     fates = made.fates
     return Rehearsal(
         format=drop.format,
@@ -128,12 +131,17 @@ def _local(ctx: Context, path: Path) -> Iterator[tuple[Context, listing.Listing]
         yield here, listing.of(here, prefix, None)
 
 
-def _asked(ctx: Context) -> tuple[History, Model | None, str | None]:
+def _nothing(hashes: Sequence[str]) -> dict[str, str]:
+    del hashes
+    return {}
+
+
+def _asked(ctx: Context) -> tuple[History | None, Model | None, str | None]:
     """History and champion, and why not."""
     try:
         past = history.read(ctx.engine)
     except UnavailableError as error:
-        return History(), None, str(error)
+        return None, None, str(error)
     try:
         return past, agreement.champion(ctx), None
     except UnavailableError as error:

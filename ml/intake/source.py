@@ -5,6 +5,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import IO, Any, Final, cast
 
 from ml import ranges
@@ -18,19 +19,21 @@ _BUFFER: Final = 1_048_576
 _LOCAL: Final = struct.Struct("<4s2xHH16xHH")  # a zip's local header: signature, flags, method, lengths behind it
 
 
-def images(ctx: Context, prefix: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
+def images(
+    ctx: Context, prefix: str, rows: Sequence[Mapping[str, Any]], pool: Executor | None = None
+) -> Iterator[Found]:
     """The encoded image of each row, in order; an error stands in the place of what has one.
 
-    Memory holds the archives' parts that the rows name, so give it a few hundred at once.
+    All are asked for when it is called. Memory holds them, so give it a few hundred at once.
 
     Args:
         rows: `key`, and of a member of an archive `archive`, `offset`, `span`, `size` (`ml.intake.archives.Place`).
+        pool: `ml.objects.readers` of the caller's, who asks again and again.
     """
     inside = [row for row in rows if row.get("archive")]
+    whole = ctx.labels.get_many((prefix + row["key"] for row in rows if not row.get("archive")), pool)
     parts = ranges.read(ctx.labels, [Part(prefix + r["archive"], r["offset"], r["span"]) for r in inside])
-    whole = ctx.labels.get_many(prefix + row["key"] for row in rows if not row.get("archive"))
-    for row in rows:
-        yield _cut(next(parts), row) if row.get("archive") else next(whole)
+    return (_cut(next(parts), row) if row.get("archive") else next(whole) for row in rows)
 
 
 def opened(store: ObjectStore, prefix: str, info: ObjectInfo) -> IO[bytes]:

@@ -62,5 +62,6 @@ def test_the_catalog_finds_exactly_the_near_ones(context: Context) -> None:
             looks = {"phash_high": high, "phash_low": low}
             connection.execute(insert(samples).values(sha256=f"{number}", group_id=f"g{number}", **looks, **fixed))
         high, low = halves(centre)
-        found = near.stored(connection, [{"phash_high": 7, "phash_low": 7}, {"phash_high": high, "phash_low": low}])
+    asked = [{"phash_high": 7, "phash_low": 7}, {"phash_high": high, "phash_low": low}]
+    found = near.stored(context.engine, asked)
     assert found == {1: [Neighbour(str(n), f"g{n}", "train", "a") for n in range(5)]}

@@ -14,9 +14,9 @@ def test_the_id_changes_with_anything_that_matters() -> None:
         replace(ONE, prefix="drops/two/"),
         replace(ONE, hint="labels_csv"),
         replace(ONE, files=(first,)),
-        replace(ONE, files=(first, replace(second, key="b/3.png"))),
-        replace(ONE, files=(first, replace(second, size=21))),
-        replace(ONE, files=(first, replace(second, etag="e3"))),
+        replace(ONE, files=(first, second._replace(key="b/3.png"))),
+        replace(ONE, files=(first, second._replace(size=21))),
+        replace(ONE, files=(first, second._replace(etag="e3"))),
     ]
     assert len({o.drop_id for o in [ONE, *others]}) == 1 + len(others)
 
