@@ -1,0 +1,71 @@
+"""A context whose process is ended with SIGKILL at a chosen one of its effects."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import event
+
+from ml.context import Context, connect
+from ml.objects import ObjectStore
+from ml.settings import Settings
+
+
+class _Life:
+    def __init__(self, effects: int) -> None:
+        self._left = effects
+
+    def spend(self, *_: object) -> None:
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._left -= 1
+
+
+class _Mortal(ObjectStore):
+    """A bucket whose every change costs some life."""
+
+    def __init__(self, inner: ObjectStore, life: _Life) -> None:
+        super().__init__(inner._client, inner.bucket)
+        self._life = life
+
+    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        self._life.spend()
+        super().put(key, data, content_type)
+
+    def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
+        self._life.spend()
+        super().put_file(key, path, content_type)
+
+    def copy(self, source: str, target: str, source_bucket: str | None = None) -> None:
+        self._life.spend()
+        super().copy(source, target, source_bucket)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        self._life.spend()
+        super().delete(keys)
+
+
+def killed(context: Context, work: Callable[[Context], object], effects: int) -> bool:
+    """Whether a process that does the work was ended before it was done.
+
+    Args:
+        context: whose settings the process gets; it is left without connections.
+        work: it may raise nothing.
+        effects: commits and changes of buckets that the process may make; it dies before the next one.
+    """
+    context.engine.dispose()
+    child = multiprocessing.get_context("fork").Process(target=_live, args=(context.settings, work, effects))
+    child.start()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
+
+
+def _live(settings: Settings, work: Callable[[Context], object], effects: int) -> None:
+    life = _Life(effects)
+    ctx = connect(settings)
+    event.listen(ctx.engine, "commit", life.spend)
+    work(replace(ctx, labels=_Mortal(ctx.labels, life), store=_Mortal(ctx.store, life)))
