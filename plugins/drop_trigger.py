@@ -13,6 +13,7 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 REFIRE_SECONDS = 20.0
+PAUSE_SECONDS = 1.0  # before the bucket has said how long to wait
 REST = 4  # waits at least so many times as long as a poll took: one that grows slow must not take a core
 
 Find = Callable[[], tuple[Sequence[str], float]]
@@ -34,7 +35,7 @@ class DropTrigger(BaseEventTrigger):
         announced: dict[str, float] = {}
         find: Find | None = None
         failing = False
-        pause = 1.0
+        pause = PAUSE_SECONDS
         while True:
             try:
                 find = find or await asyncio.to_thread(finder)

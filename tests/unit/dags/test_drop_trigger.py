@@ -55,7 +55,9 @@ def test_a_drop_that_stays_ready_fires_again_and_others_with_it(bucket: Bucket) 
     assert asyncio.run(story()) == [["a", "b"], ["b"], ["a"]]
 
 
-def test_an_error_does_not_end_the_watch(bucket: Bucket) -> None:
+def test_an_error_does_not_end_the_watch(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drop_trigger, "PAUSE_SECONDS", 0.01)
+
     async def story() -> list[str]:
         bucket.ready = OSError("away")
         stream = DropTrigger().run()

@@ -127,7 +127,7 @@ def test_binary_tensors_in_and_out(client: TestClient, live: Live) -> None:
         {"inputs": [encoded(data=["é"], shape=[1])]},
         {"inputs": [tensor()], "outputs": [{"name": "none"}]}, {"inputs": [tensor()], "id": 3},
     ],
-    ids=str,
+    ids=lambda body: str(body)[:80],
 )  # fmt: skip
 def test_what_does_not_follow_the_protocol_is_told_so(client: TestClient, body: Any) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()

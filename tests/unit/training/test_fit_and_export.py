@@ -184,7 +184,7 @@ def test_some_steps_are_told_few_and_evenly_spread_and_again_after_a_kill(
     x, y = arrays
     recipe = Recipe(epochs=5, patience=9, batch_size=2, learning_rate=1e-3, seed=0)
     checkpoint = Checkpoint(tmp_path / "state.pt", "this one", 0.0)
-    samples, judges = (x[:120], y[:120]), (x[300:], y[300:])
+    samples, judges = (x[:120], y[:120]), (x[300:320], y[300:320])
 
     class KilledError(Exception):
         pass
