@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from ml.datasets import loader
 from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError, NotFoundError
 from ml.settings import PREFIX, Settings
+from ml.tuning import study
 from ml.tuning.search import search
 from tests.pictures import digit_files, upload
 from tests.servers import wait_until
@@ -103,6 +105,21 @@ def test_the_best_recipe_becomes_settings_and_the_holdout_is_never_read(
     assert kept == 4
     before = found.trials
     assert search(poor, trials=4, epochs=2).trials == before, "there is nothing left to do"
+
+
+def test_a_trial_worse_than_the_others_at_the_same_epoch_is_stopped(ctx: Context) -> None:
+    poor = connect(ctx.settings.model_copy(update={"learning_rate": 2e-4, "batch_size": 128}))
+    search(poor, trials=1, epochs=4, name="mine")
+    others = study.opened(poor, "mine", lambda _: None, lambda _: None, 20)
+    for _ in range(4):
+        others.add_trial(optuna.create_trial(value=1.0, intermediate_values=dict.fromkeys(range(1, 5), 1.0)))
+    found = search(poor, trials=6, epochs=4, name="mine")
+    (stopped,) = (row for row in found.trials if row["state"] == "pruned")
+    run = ctx.registry.client.get_run(stopped["run_id"])
+    assert (run.info.status, run.data.tags["pruned"]) == ("FINISHED", "true")
+    told = ctx.registry.client.get_metric_history(run.info.run_id, "validation_accuracy")
+    assert 2 <= len(told) < 4
+    assert "final_validation_accuracy" not in run.data.metrics
 
 
 def test_what_cannot_be_searched_on_is_said(ctx: Context) -> None:
