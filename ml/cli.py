@@ -123,11 +123,11 @@ def cycle(
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """The registry's versions: aliases, dataset, accuracy, verdict."""
-    from ml.catalog import decisions
+    """The registry's versions: aliases, dataset, accuracy on the holdout and, by feedback, live; verdict."""
+    from ml.catalog import accuracy, decisions
 
     ctx = connected()
-    verdicts = decisions.of_models(ctx.engine)
+    verdicts, live = decisions.of_models(ctx.engine), accuracy.of_last_days(ctx.engine)
     aliases: dict[int, list[str]] = {}
     for alias, version in ctx.registry.aliases().items():
         aliases.setdefault(version, []).append(alias)
@@ -141,17 +141,20 @@ def models(as_json: Json = False) -> None:
                 "aliases": sorted(aliases.get(number, [])),
                 "dataset_version": found.tags.get("dataset_version"),
                 "accuracy": decision.statistics.get("challenger_accuracy") if decision else None,
+                "live_accuracy": live[number]["accuracy"] if number in live else None,
+                "judged": live[number]["judged"] if number in live else 0,
                 "verdict": decision.verdict if decision else None,
                 "reason": decision.reason if decision else None,
                 "url": ctx.registry.version_url(number),
             }
         )
-    table = new_table("version", "aliases", "dataset", "accuracy", "verdict")
+    table = new_table("version", "aliases", "dataset", "accuracy", "live", "verdict")
     for row in rows:
-        accuracy = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
+        held_out = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
+        told = f"{row['live_accuracy']:.1%} of {row['judged']}" if row["judged"] else "–"
         dataset = (row["dataset_version"] or "–")[:8]
         aliased = ", ".join(row["aliases"])
-        add_row(table, f"v{row['version']}", aliased, dataset, accuracy, row["verdict"] or "–")
+        add_row(table, f"v{row['version']}", aliased, dataset, held_out, told, row["verdict"] or "–")
     show(table, rows, as_json, {f"v{row['version']}": row["reason"] for row in rows})
 
 

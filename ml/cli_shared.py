@@ -49,6 +49,7 @@ _NUMBERS: Final = frozenset(
         "quarantined",
         "duplicates",
         "accuracy",
+        "live",
         "probability",
         "ms",
     }

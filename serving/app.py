@@ -38,7 +38,7 @@ from serving.pool import Pool
 from serving.prediction_log import PredictionLog
 from serving.predictor import Predictor
 from serving.replicas import Identity, Replica
-from serving.routes import decisions, feedback, health, model, open_inference, predict
+from serving.routes import accuracy, decisions, feedback, health, model, open_inference, predict, predictions
 from serving.spool import FILE_BYTES, Spool
 from serving.spool_watch import SpoolWatch
 from serving.storing import Storing
@@ -158,7 +158,7 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
-    for module in (predict, feedback, decisions, model, health, console):
+    for module in (predict, feedback, predictions, accuracy, decisions, model, health, console):
         app.include_router(module.router)
     app.include_router(open_inference.guarded)
     app.include_router(open_inference.router)

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Final
 
 from serving import spool
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 TICK: Final = 0.5
 ADOPT_SECONDS: Final = 2.0
 LONGEST_WAIT: Final = 10.0
+REST: Final = 3.0
+"""Times as long as storing a pair took: after an outage answers come first, the backlog second."""
 
 
 class Drain(threading.Thread):
@@ -41,7 +44,7 @@ class Drain(threading.Thread):
     def _turn(self, age: float) -> None:
         try:
             for path in self._spool.closed(age):
-                self._storing.pair(path, self._spool.folder.name)
+                self._store(path, self._spool.folder.name)
                 self._spool.drained(path)
             if time.monotonic() >= self._adopt_at:
                 self._adopt()
@@ -57,10 +60,15 @@ class Drain(threading.Thread):
         for folder in spool.others(self._spool.folder.parent, self._spool.folder):
             with spool.adopted(folder) as files:
                 for path in files or ():
-                    self._storing.pair(path, folder.name)
+                    self._store(path, folder.name)
                     spool.delete(path)
                 if files is not None:
                     log.info("stored what worker %s left behind: %d files", folder.name, len(files))
+
+    def _store(self, path: Path, replica: str) -> None:
+        started = time.monotonic()
+        self._storing.pair(path, replica)
+        self._stopping.wait(REST * (time.monotonic() - started))
 
     def _note(self, trouble: str) -> None:
         """One line when it begins to fail, one when it works again."""

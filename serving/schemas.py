@@ -91,6 +91,55 @@ class FeedbackStored(BaseModel):
     source: str = Field(examples=["user"])
 
 
+class Opinion(BaseModel):
+    """Feedback as it is stored."""
+
+    label: str = Field(examples=["1"])
+    source: str = Field(examples=["user"])
+    comment: str | None
+    given_at: datetime
+
+
+class LoggedPrediction(BaseModel):
+    """A row of the prediction log."""
+
+    model_config = ConfigDict(protected_namespaces=(), extra="ignore")
+
+    id: UUID = Field(examples=[_ID])
+    at: datetime
+    model_version: int = Field(examples=[4])
+    variant: str | None = Field(description="Which of the bundle's models answered.", examples=["fp32"])
+    label: str = Field(examples=["7"])
+    probability: float = Field(ge=0, le=1, examples=[0.9731])
+    top: list[Candidate]
+    rejected: str | None = Field(description="Why the answer is not to be relied on; null if it is.")
+    distance: float | None = Field(description="Of the image from those the model was trained on.")
+    milliseconds: float
+    queue_milliseconds: float | None
+    decode_milliseconds: float | None
+    inference_milliseconds: float | None
+    width: int
+    height: int
+    brightness: float
+    image_sha256: str
+    image_kept: bool = Field(description="The image is, or was until its retention ended, in the bucket.")
+    caller: str | None
+    client_key: str | None
+    stored: bool = Field(description="False: on its way, in the spool of the host that answered.")
+    feedback: list[Opinion]
+
+
+class LiveAccuracy(BaseModel):
+    """Of one model version."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version: int = Field(examples=[4])
+    judged: int = Field(description="Answers with feedback.", examples=[120])
+    right: int = Field(examples=[113])
+    accuracy: float = Field(examples=[0.9417])
+
+
 _REASONED: Final[list[JsonValue]] = [
     {"properties": {"approved": {"const": True}}},
     {"required": ["reason"], "properties": {"reason": {"pattern": r"\S"}}},

@@ -285,7 +285,7 @@ predictions = Table(
     Column("caller", Text),
     Column("client_key", Text),
     Column("replica", Text, nullable=False),
-    Index(None, "at"),
+    Index(None, "model_version", "at"),
     Index(None, "client_key", postgresql_where=text("client_key is not null")),
     postgresql_partition_by="RANGE (at)",
 )

@@ -7,12 +7,12 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, exists, select, update
+from sqlalchemy import Connection, exists, select, true, update
 
-from ml.catalog.accuracy import JUDGED
+from ml.catalog.accuracy import answer_to
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.feedback import settle_late
-from ml.catalog.tables import drops, feedback, predictions
+from ml.catalog.tables import drops, feedback
 from ml.context import Context
 from ml.errors import NotFoundError
 from ml.intake.find import READY
@@ -20,6 +20,7 @@ from ml.intake.find import READY
 log = logging.getLogger(__name__)
 
 _MOST = 5000
+_LOOKED_AT = 20_000
 
 
 def collect_feedback(ctx: Context) -> str | None:
@@ -50,13 +51,20 @@ def collect_feedback(ctx: Context) -> str | None:
 
 
 def _fresh(connection: Connection, image_days: int) -> list[dict[str, Any]]:
-    """Feedback that no drop has and whose image is still there."""
+    """Feedback that no drop has and whose image is still there, of the newest that no drop has."""
+    horizon = datetime.now(UTC) - timedelta(days=image_days)
+    told = (
+        select(feedback)
+        .where(feedback.c.drop_prefix.is_(None), feedback.c.predicted_at > horizon)
+        .order_by(feedback.c.id.desc())
+        .limit(_LOOKED_AT)
+    ).subquery()
+    answer = answer_to(told)
     query = (
-        select(feedback.c.id, feedback.c.label)
-        .join(predictions, JUDGED)
-        .where(feedback.c.drop_prefix.is_(None), predictions.c.image_object.is_not(None))
-        .where(feedback.c.predicted_at > datetime.now(UTC) - timedelta(days=image_days))
-        .order_by(feedback.c.id)
+        select(told.c.id, told.c.label)
+        .select_from(told.join(answer, true()))
+        .where(answer.c.image_object.is_not(None))
+        .order_by(told.c.id)
         .limit(_MOST)
     )
     return [dict(row) for row in connection.execute(query).mappings()]
@@ -72,10 +80,11 @@ def _unfinished(ctx: Context) -> list[str]:
 
 
 def _upload(ctx: Context, prefix: str) -> None:
+    answer = answer_to(feedback)
     with transaction(ctx.engine) as connection:
         rows = connection.execute(
-            select(feedback, predictions.c.image_object, predictions.c.image_offset, predictions.c.image_size)
-            .join(predictions, JUDGED)
+            select(feedback, answer.c.image_object, answer.c.image_offset, answer.c.image_size)
+            .select_from(feedback.join(answer, true()))
             .where(feedback.c.drop_prefix == prefix)
             .order_by(feedback.c.id)
         ).mappings()

@@ -67,7 +67,8 @@ def judge(ctx: Context) -> LogVerdict:
 
 def _rows(ctx: Context, start: datetime) -> list[RowMapping]:
     columns = [predictions.c[name] for name in ("id", "at", "image_object", *_COLUMNS)]
-    query = select(*columns).where(predictions.c.at >= start).order_by(predictions.c.at.desc()).limit(_MOST)
+    # Ids begin with the time; their index is there anyway.
+    query = select(*columns).where(predictions.c.at >= start).order_by(predictions.c.id.desc()).limit(_MOST)
     with transaction(ctx.engine) as connection:
         return list(connection.execute(query).mappings())
 

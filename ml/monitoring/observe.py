@@ -10,10 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ml import bundle
 from ml.bundle import BundleInfo
-from ml.catalog import deployments
-from ml.catalog.accuracy import JUDGED
+from ml.catalog import accuracy, deployments
 from ml.catalog.engine import transaction
-from ml.catalog.tables import drift_reports, feedback, prediction_hours, predictions
+from ml.catalog.tables import drift_reports, prediction_hours, predictions
 from ml.context import Context
 from ml.monitoring import statistics
 from ml.training import due
@@ -92,11 +91,7 @@ def _figures(connection: Connection, version: int, start: datetime, info: Bundle
     confidences = connection.execute(
         select(predictions.c.probability).where(within).order_by(predictions.c.at.desc()).limit(_CONFIDENCES)
     ).scalars()
-    right = connection.execute(
-        select(func.count(), func.count().filter(feedback.c.label == predictions.c.label))
-        .select_from(feedback.join(predictions, JUDGED))
-        .where(within, feedback.c.predicted_at >= start)
-    ).one()
+    told = {row["model_version"]: row for row in accuracy.by_version(connection, start)}.get(version)
     total, judged = sum(counts.values()), list(confidences)
     brightness = sum(row[2] for row in counted) / total if total else None
     rejected = int(sum(row[3] for row in counted))
@@ -108,8 +103,8 @@ def _figures(connection: Connection, version: int, start: datetime, info: Bundle
         "confidence_noise": round(statistics.noise(len(info.confidence_deciles) + 1, len(judged)), 4),
         "brightness": None if brightness is None else round(brightness, 4),
         "rejected": round(rejected / total, 4) if total else 0.0,
-        "feedback": right[0],
-        "live_accuracy": round(right[1] / right[0], 4) if right[0] else None,
+        "feedback": told["judged"] if told else 0,
+        "live_accuracy": told["accuracy"] if told else None,
     }
 
 

@@ -1,6 +1,7 @@
 """The service as processes against real Postgres and S3: readiness, log, feedback, outages, kill -9."""
 
 import hashlib
+import io
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy import func, select
 
@@ -152,6 +154,44 @@ def test_feedback_by_the_clients_key_may_come_before_its_prediction_is_in_the_lo
     with transaction(context.engine) as connection:
         assert settle_late(connection) == 1
         assert connection.execute(select(feedback_waiting.c.client_key)).scalars().all() == ["never"]
+
+
+def test_a_prediction_can_be_looked_up_and_explained(context: Context, running: Service, tmp_path: Path) -> None:
+    said = running.ask(IMAGES[3], **{"x-client-key": "mine"}).json()
+    path = f"/v1/predictions/{said['id']}"
+    waiting = running.get(path).json()
+    wait_until(lambda: running.get(path).json()["stored"], what="the answer in the log")
+    httpx.post(f"{running.url}/v1/feedback", json={"client_key": "mine", "label": "3", "comment": "clearly"})
+    stored = running.get(path).json()
+    (opinion,) = stored.pop("feedback")
+    assert (opinion["label"], opinion["source"], opinion["comment"]) == ("3", "user", "clearly")
+    if not waiting["stored"]:  # nearly always
+        same = {name: value for name, value in waiting.items() if name not in ("stored", "feedback")}
+        assert same == {name: value for name, value in stored.items() if name != "stored"}
+    assert (stored["label"], stored["top"], stored["client_key"]) == (said["label"], said["top"], "mine")
+    assert running.get(f"/v1/predictions/{uuid7()}").status_code == 404
+    assert running.get("/v1/predictions/00000000-0000-4000-8000-000000000000").status_code == 422
+    right = int(said["label"] == "3")
+    assert running.get("/v1/accuracy").json() == [
+        {"model_version": 1, "judged": 1, "right": right, "accuracy": float(right)}
+    ]
+
+    picture = running.get(f"{path}/explanation")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png"), picture.text
+    with Image.open(io.BytesIO(picture.content)) as opened:
+        assert opened.size == (448, 448)
+    other = next(label for label in LABELS if label != said["label"])
+    assert running.get(f"{path}/explanation?label={other}").content != picture.content
+    assert running.get(f"{path}/explanation?label=nothing").status_code == 404
+    with transaction(context.engine) as connection:
+        key = connection.execute(select(predictions.c.image_object)).scalar_one()
+    context.store.delete([key])  # as `maintain` does when its time is over
+    gone = running.get(f"{path}/explanation")
+    assert (gone.status_code, gone.json()["code"]) == (410, "image_gone")
+    newer = deployed(context, tmp_path, 2, seed=2)
+    wait_replicas(context, lambda row: row["deployment_id"] == newer)
+    assert running.get(f"{path}/explanation").status_code == 409
+    assert running.get(path).status_code == 200
 
 
 def test_kill_9_under_load_loses_no_answer(context: Context, running: Service) -> None:

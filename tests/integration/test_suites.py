@@ -176,7 +176,7 @@ def test_images_that_are_missing_are_wrong_unless_none_are_logged(serving: Conte
 
 def _first(ctx: Context) -> object:
     with transaction(ctx.engine) as connection:
-        return connection.execute(select(predictions.c.id).order_by(predictions.c.at.desc()).limit(1)).scalar()
+        return connection.execute(select(predictions.c.id).order_by(predictions.c.id.desc()).limit(1)).scalar()
 
 
 def test_a_log_that_is_only_strange_is_recorded_and_not_told(serving: Context) -> None:

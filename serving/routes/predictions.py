@@ -1,0 +1,104 @@
+"""GET /v1/predictions/{id}: a logged prediction; …/explanation: what in the image speaks for its label."""
+
+from typing import Annotated, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from ml import occlusion
+from ml.images import Limits
+from serving import lookup
+from serving.access import needs
+from serving.ids import is_uuid7
+from serving.lookup import Found
+from serving.parts import Parts, Served
+from serving.problems import ProblemError
+from serving.schemas import LoggedPrediction, problems
+
+SECONDS: Final = 3.0
+PICTURE_SECONDS: Final = 70.0
+
+router = APIRouter(tags=["predictions"], route_class=needs("predict", seconds=PICTURE_SECONDS + 4 * SECONDS))
+
+Id = Annotated[UUID, Path(description="As /v1/predict returned it.")]
+_SPOKEN: Final = {404: "No such prediction.", 422: "Not an id of ours.", 503: "Not in this host's spool, and the "
+                  "catalog does not answer."}  # fmt: skip
+
+
+@router.get(
+    "/v1/predictions/{prediction_id}",
+    summary="A prediction from the log",
+    response_model=LoggedPrediction,
+    responses=problems(**{f"_{status}": words for status, words in _SPOKEN.items()}),
+)
+async def prediction(prediction_id: Id, parts: Served, request: Request) -> LoggedPrediction:
+    """Found as soon as it is answered on the host that answered, and everywhere a second or two later.
+
+    With a key, the predictions that were asked for with it.
+    """
+    found = await _find(parts, prediction_id, request.state.caller)
+    return LoggedPrediction.model_validate(
+        found.row
+        | {
+            "stored": "replica" in found.row,
+            "image_kept": bool(found.waiting or found.row.get("image_object")),
+            "feedback": found.feedback,
+        }
+    )
+
+
+@router.get(
+    "/v1/predictions/{prediction_id}/explanation",
+    summary="What in the image speaks for the label",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/png": {}}, "description": "The part of the image that the model saw."},
+        **problems(
+            _404="No such prediction, or the model has no such label.",
+            _409="It was given by another model than the live one.",
+            _410="The image was not kept, or is kept no longer.",
+            _422="Not an id of ours, or the image cannot be decoded any more.",
+            _503="No model yet, too many pictures are being made, or the catalog or bucket does not answer.",
+        ),
+    },
+)
+async def explanation(
+    prediction_id: Id,
+    parts: Served,
+    request: Request,
+    label: Annotated[str | None, Query(max_length=200, description="Another label than the one answered.")] = None,
+) -> Response:
+    """Red where covering the image makes the label less likely. Made at low priority, in a second or so."""
+    live, found = parts.predictor.live(), await _find(parts, prediction_id, request.state.caller)
+    version = found.row["model_version"]
+    if version != live.version:
+        detail = (
+            f"this was answered by model version {version}; only answers of the live one, {live.version}, are explained"
+        )
+        raise ProblemError(409, "other_model", detail)
+    chosen = label or found.row["label"]
+    if chosen not in live.model.info.labels:
+        raise ProblemError(404, "no_label", f"model version {version} has no label `{chosen}`")
+    data = await parts.storage.run_within(SECONDS, lookup.image, found, parts.store)
+    limits = Limits(parts.settings.max_image_bytes, parts.settings.max_image_pixels)
+    folder = (parts.settings.home / "bundles" / live.digest).absolute()
+    by = live.model.variant, live.model.runtime.name
+    picture = await parts.pictures.run_within(PICTURE_SECONDS, occlusion.explain, folder, by, data, chosen, limits)
+    return Response(picture, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
+
+
+async def _find(parts: Parts, identifier: UUID, caller: str | None) -> Found:
+    """The spool first: what leaves it is stored already.
+
+    Raises:
+        ProblemError: 404 there is none, 422 no id of ours.
+        UnavailableError: it may be stored, but the catalog does not answer.
+    """
+    if not is_uuid7(identifier):
+        raise ProblemError(422, "invalid", f"`{identifier}` is no UUIDv7: use the `id` that /v1/predict returned")
+    found = await parts.storage.run_within(SECONDS, lookup.in_spool, parts.settings.home / "spool", identifier)
+    if found is None:
+        found = await parts.database.run_within(SECONDS, lookup.stored, parts.engine, identifier)
+    if found is None or (caller is not None and found.row["caller"] != caller):
+        raise ProblemError(404, "not_found", f"there is no prediction {identifier} in the log; is it past retention?")
+    return found
