@@ -10,6 +10,8 @@ Layout of a bundle folder:
   ``float32[P, classes]`` that the model gave when it was made.
 - ``model-int8.onnx``, ``probes-int8.npz``: likewise in 8-bit integers, where that loses little accuracy.
 - ``probes-bf16.npz``: of ``model.onnx`` computed in bfloat16, likewise.
+- ``features.npz``: how the training set's features are spread (`ml.familiarity`), where the graph has the second
+  output ``features`` ``float32[N, D]``.
 - ``weights.safetensors``: the trained weights, for the next warm start; the service ignores it.
 """
 
@@ -31,6 +33,7 @@ from ml.objects import ObjectStore
 INFO: Final = "bundle.json"
 MODEL: Final = "model.onnx"
 PROBES: Final = "probes.npz"
+FEATURES: Final = "features.npz"
 WEIGHTS: Final = "weights.safetensors"
 INT8_MODEL: Final = "model-int8.onnx"
 INT8_PROBES: Final = "probes-int8.npz"
@@ -121,7 +124,8 @@ def fetch(
     data = _fetch_one(store, prefix, INFO, expected_digest, folder)
     info = parse(data)
     if names is None:
-        names = dict.fromkeys((*SERVED, *(name for variant in info.reduced() for name in FILES[variant])))
+        known = (FEATURES,) if FEATURES in info.files else ()
+        names = dict.fromkeys((*SERVED, *known, *(name for variant in info.reduced() for name in FILES[variant])))
     for name in names:
         if name not in info.files:
             raise NotFoundError(f"the bundle at {prefix} has no file `{name}`; it has {sorted(info.files)}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ml import bundle, runtimes
 from ml.bundle import BundleInfo, Variant
 from ml.errors import IntegrityError
+from ml.familiarity import Familiarity
 from ml.images import Pixels
 from ml.runtimes import Runtime
 
@@ -29,6 +30,14 @@ class Model:
     info: BundleInfo
     runtime: Runtime
     variant: Variant = "fp32"
+
+    familiarity: Familiarity | None = None
+
+    def judge(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As `predict`, with ``float32[N]`` distances from the training set, None where the bundle cannot tell."""
+        logits, features = self.runtime.outputs(images)
+        told = self.familiarity.distances(features) if self.familiarity and features is not None else None
+        return bundle.probabilities(logits, self.info.temperature), told
 
     def predict(self, images: Pixels) -> NDArray[np.float32]:
         """Calibrated probabilities ``float32[N, classes]`` of ``uint8[N, size, size, channels]``."""
@@ -114,7 +123,8 @@ def _one(
     expected = ["images", info.image_size, info.image_size, info.channels, len(info.labels)]
     if runtime.takes != expected:
         raise IntegrityError(f"{file} takes and gives {runtime.takes}, the bundle says {expected}")
-    loaded = Model(info, runtime, variant)
+    known = Familiarity.read((folder / bundle.FEATURES).read_bytes()) if bundle.FEATURES in info.files else None
+    loaded = Model(info, runtime, variant, known)
     if tolerance is not None:
         check_probes(loaded, folder, tolerance)
     return loaded

@@ -18,6 +18,7 @@ from ml.errors import IntegrityError
 from ml.images import Pixels
 
 Logits = NDArray[np.float32]
+Outputs = tuple[Logits, NDArray[np.float32] | None]
 Name = Literal["onnxruntime", "openvino"]
 
 
@@ -33,6 +34,9 @@ class Runtime(Protocol):
 
     def logits(self, images: Pixels) -> Logits:
         """``float32[N, classes]`` of ``uint8[N, size, size, channels]``, N ≥ 1."""
+
+    def outputs(self, images: Pixels) -> Outputs:
+        """The same, and ``float32[N, D]`` features, None of a graph that does not give them."""
 
 
 def able(variant: Variant, wish: str = "auto") -> tuple[Name, ...]:
@@ -80,8 +84,11 @@ class OnnxRuntime:
         self.takes: list[object] = [images.name, *images.shape[1:], logits.shape[-1]]
 
     def logits(self, images: Pixels) -> Logits:
-        result: Logits = self._session.run(None, {"images": images})[0]
-        return result
+        return self.outputs(images)[0]
+
+    def outputs(self, images: Pixels) -> Outputs:
+        logits, *features = self._session.run(None, {"images": images})
+        return logits, features[0] if features else None
 
 
 class OpenVino:
@@ -117,21 +124,29 @@ class OpenVino:
             self._idle.put(compiled.create_infer_request())
 
     def logits(self, images: Pixels) -> Logits:
+        return self.outputs(images)[0]
+
+    def outputs(self, images: Pixels) -> Outputs:
         if len(images) == 1:
             return self._one(images)
         each = [images[i : i + 1] for i in range(len(images))]
         if self._threads == 1:
-            return np.concatenate([self._one(image) for image in each])
+            return _together([self._one(image) for image in each])
         with ThreadPoolExecutor(self._threads) as pool:
-            return np.concatenate(list(pool.map(self._one, each)))
+            return _together(list(pool.map(self._one, each)))
 
-    def _one(self, image: Pixels) -> Logits:
+    def _one(self, image: Pixels) -> Outputs:
         request = self._idle.get()
         try:
-            result: Logits = request.infer({0: image}, share_inputs=True)[0]
-            return result
+            found = request.infer({0: image}, share_inputs=True)
+            return found[0], found[1] if len(found) > 1 else None
         finally:
             self._idle.put(request)
+
+
+def _together(parts: list[Outputs]) -> Outputs:
+    features = [f for _, f in parts if f is not None]
+    return np.concatenate([logits for logits, _ in parts]), np.concatenate(features) if features else None
 
 
 _ABLE: Final[dict[Variant, tuple[Name, ...]]] = {

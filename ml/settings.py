@@ -188,6 +188,10 @@ class Settings(BaseModel):
         0.3, gt=0, description="Who would wait longer for an answer is told 503 at once; p99 follows it."
     )
     service_workers: int | None = Field(None, ge=1, description="None: one a core.")
+    reject_below: float = Field(0.0, ge=0, le=1, description="Answers less confident than this are marked rejected.")
+    reject_beyond: float | None = Field(
+        None, gt=0, description="So are images further from the training set; 1: of one in a hundred like it."
+    )
     max_body_bytes: int = Field(20_000_000, ge=1)
     log_format: Literal["text", "json"] = Field("text", description="Of the service's log.")
     access_log: float = Field(

@@ -37,6 +37,7 @@ from serving.parts import Parts
 from serving.pool import Pool
 from serving.prediction_log import PredictionLog
 from serving.predictor import Predictor
+from serving.reject import Reject
 from serving.replicas import Identity, Replica
 from serving.routes import accuracy, decisions, feedback, health, model, open_inference, predict, predictions
 from serving.spool import FILE_BYTES, Spool
@@ -129,7 +130,7 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         slot=slot,
         prediction_log=prediction_log,
         guard=Guard(ring, metrics, keyless_loopback=settings.api_keys == "loopback"),
-        predictor=Predictor(slot, prediction_log, limits, metrics),
+        predictor=Predictor(slot, prediction_log, limits, metrics, Reject.of(settings)),
         inference=Line("inference", INFERENCE_WAITING, settings.max_wait_seconds),
         database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),
         store=store,

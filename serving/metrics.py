@@ -32,6 +32,7 @@ class Metrics:
             "evergreen_request_seconds", "Time to the answer.", ["route"], buckets=BUCKETS, registry=r
         )
         self.predictions = Counter("evergreen_predictions", "Answers by model version.", ["model_version"], registry=r)
+        self.rejected = Counter("evergreen_rejected", "Answers marked rejected.", ["reason"], registry=r)
         self.model_version = Gauge(
             "evergreen_model_version", "What each worker serves; 0: nothing.", registry=r, multiprocess_mode="liveall"
         )

@@ -16,6 +16,7 @@ from serving.metrics import Metrics
 from serving.model_slot import Live, ModelSlot
 from serving.prediction_log import LOGGED_TOP, Prediction, PredictionLog
 from serving.problems import ProblemError
+from serving.reject import Reject
 from serving.stages import Stages
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,11 @@ class Question:
 class Predictor:
     """Answers from whatever model is live when its turn comes."""
 
-    def __init__(self, slot: ModelSlot, prediction_log: PredictionLog, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, slot: ModelSlot, prediction_log: PredictionLog, limits: Limits, metrics: Metrics, reject: Reject
+    ) -> None:
         self._slot, self._log, self._limits, self._metrics = slot, prediction_log, limits, metrics
+        self._reject = reject
 
     def live(self) -> Live:
         """The live model.
@@ -73,7 +77,7 @@ class Predictor:
         data = image_bytes(question.body, question.content_type)
         seen = images.look(data, info.image_size, info.channels, self._limits)
         decoded = time.perf_counter()
-        probabilities = live.model.predict(seen.pixels[np.newaxis])[0]
+        (probabilities, *_), distances = live.model.judge(seen.pixels[np.newaxis])
         inferred = time.perf_counter()
         if not np.isfinite(probabilities).all():
             log.error("model version %d gave a probability that is no number", live.version)
@@ -84,6 +88,9 @@ class Predictor:
         ranking: list[dict[str, object]] = [
             {"label": info.labels[i], "probability": round(float(probabilities[i]), 6)} for i in order
         ]
+        confidence = round(float(probabilities[order[0]]), 6)
+        distance = None if distances is None else round(float(distances[0]), 4)
+        rejected = self._reject.reason(confidence, distance)
         identifier = uuid7()
         milliseconds = _milliseconds(question.started, time.perf_counter())
         answer: dict[str, object] = {
@@ -91,6 +98,8 @@ class Predictor:
             "model_version": live.version,
             **ranking[0],
             "top": ranking[: question.top],
+            "rejected": rejected is not None,
+            "reason": rejected,
             "milliseconds": milliseconds,
         }
         if question.logged:
@@ -100,10 +109,10 @@ class Predictor:
                     model_version=live.version,
                     variant=live.model.variant,
                     label=info.labels[order[0]],
-                    probability=round(float(probabilities[order[0]]), 6),
+                    probability=confidence,
                     top=ranking[:LOGGED_TOP],
-                    rejected=None,
-                    distance=None,
+                    rejected=rejected,
+                    distance=distance,
                     milliseconds=milliseconds,
                     queue_milliseconds=_milliseconds(question.started, begun),
                     decode_milliseconds=_milliseconds(begun, decoded),
@@ -120,6 +129,8 @@ class Predictor:
             question.stages.append(("decode", begun, decoded))
             question.stages.append(("inference", decoded, inferred))
             question.stages.append(("log", inferred, time.perf_counter()))
+        if rejected:
+            self._metrics.rejected.labels(rejected).inc()
         self._metrics.predictions.labels(str(live.version)).inc()
         return answer
 

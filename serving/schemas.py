@@ -1,7 +1,7 @@
 """What goes over the wire, as OpenAPI tells it."""
 
 from datetime import datetime
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -26,6 +26,10 @@ class Answer(BaseModel):
     label: str = Field(examples=["7"])
     probability: float = Field(ge=0, le=1, examples=[0.9731])
     top: list[Candidate]
+    rejected: bool = Field(description="The answer is not to be relied on; limits are set by the operator.")
+    reason: Literal["unsure", "unfamiliar"] | None = Field(
+        description="Why: the confidence is too low, or the image is unlike those the model was trained on."
+    )
     milliseconds: float = Field(description="From the request's arrival to its answer.", examples=[6.2])
 
 

@@ -151,10 +151,13 @@ class Spool:
     def images_gone(self) -> None:
         """Bring `waiting` up to date after somebody let images go."""
         with self._mutex:
-            for path, pair in self._waiting.items():
-                if pair.image_bytes and not path.with_suffix(tar.SUFFIX).exists():
-                    self._closed.image_bytes -= pair.image_bytes
-                    pair.image_bytes = 0
+            known = list(self._waiting)
+        there = {entry.name for entry in os.scandir(self.folder)}  # answers wait for the mutex: not within it
+        gone = [path for path in known if path.with_suffix(tar.SUFFIX).name not in there]
+        with self._mutex:
+            for pair in [self._waiting[path] for path in gone if path in self._waiting]:  # not drained meanwhile
+                self._closed.image_bytes -= pair.image_bytes
+                pair.image_bytes = 0
 
     def close(self) -> None:
         """Let go of the folder; what is left in it is for whoever adopts it."""
@@ -245,9 +248,10 @@ def folders(root: Path) -> list[Path]:
 def size(folder: Path) -> int:
     """Bytes waiting in a folder; files that vanish meanwhile count nothing."""
     total = 0
-    for path in folder.glob("[0-9]*"):
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            with suppress(FileNotFoundError):
+                total += entry.stat().st_size
     return total
 
 

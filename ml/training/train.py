@@ -238,7 +238,7 @@ def _export(
         confidence_deciles=tuple(round(float(q), 5) for q in np.quantile(confidence, np.arange(0.1, 1.0, 0.1))),
         files={},
     )
-    export.export(fitted.network, info, material.judge.images, folder)
+    export.export(fitted.network, info, material.judge.images, folder, material.chosen)
     return bundle.parse((folder / bundle.INFO).read_bytes())
 
 

@@ -13,6 +13,7 @@ from the servers' return until the last answer is stored, the load included whil
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -39,8 +40,8 @@ from tests.servers import PASSWORD, free_port, process, wait_until
 from tests.serving_process import Service, service
 
 SECONDS: Final = float(os.environ.pop("EVERGREEN_BENCH_OUTAGE_SECONDS", "300"))
-STEADY: Final = max(10.0, min(30.0, SECONDS / 5))
-KILLS: Final = 6
+STEADY: Final = max(10.0, min(15.0, SECONDS / 5))
+KILLS: Final = 4
 CONNECTIONS: Final = 8
 WORKERS: Final = 2
 SPOOL_BYTES: Final = 12_000_000_000
@@ -103,6 +104,7 @@ class Backend:
 
 def run() -> dict[str, Any]:
     """Figures of the kills, then of the outage."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
     with tempfile.TemporaryDirectory(prefix="evergreen-outage-") as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)  # Postgres runs as another user where this one is root

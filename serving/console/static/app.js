@@ -264,7 +264,9 @@ function showAnswer(answer, roundTrip) {
       return row;
     }),
   );
-  $("facts").textContent = `Model v${answer.model_version} · ${answer.milliseconds.toFixed(1)} ms in the service, ${roundTrip.toFixed(0)} ms round trip`;
+  const doubt = { unsure: "Too unsure to be relied on · ", unfamiliar: "Unlike the images it knows · " };
+  $("why").href = `/v1/predictions/${answer.id}/explanation`;
+  $("facts").textContent = `${doubt[answer.reason] ?? ""}Model v${answer.model_version} · ${answer.milliseconds.toFixed(1)} ms in the service, ${roundTrip.toFixed(0)} ms round trip`;
 }
 
 function preview(file) {

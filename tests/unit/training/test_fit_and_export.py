@@ -71,6 +71,25 @@ def test_the_bundle_answers_as_the_network_for_any_batch(
     assert loaded.predict(arrays[0][:1]).shape == (1, 10)
 
 
+def test_the_bundle_tells_what_is_unlike_its_training_set(
+    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    x, y = arrays
+    export.export(fitted.network, info(), x[300:], tmp_path, (x[:300], y[:300]))
+    loaded = model.load(tmp_path)
+    probabilities, near = loaded.judge(x[300:])
+    assert np.array_equal(probabilities, loaded.predict(x[300:]))
+    noise = np.random.default_rng(0).integers(0, 256, x[300:].shape, np.uint8)
+    _, far = loaded.judge(noise)
+    assert near is not None
+    assert far is not None
+    assert (near <= 1).mean() > 0.97
+    assert np.median(far) > np.median(near) * 1.5
+    (tmp_path / bundle.FEATURES).write_bytes(b"damaged")
+    with pytest.raises(IntegrityError):
+        model.load(tmp_path)
+
+
 def test_a_bundle_with_other_labels_is_refused(
     fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
