@@ -160,8 +160,11 @@ class _Translated:
             raise UnavailableError(f"{self._where}: the object store cannot be reached: {error}") from error
 
 
-def connect(settings: Settings, bucket: str) -> ObjectStore:
-    """A bucket of the configured server; three quick tries a call, then an ``UnavailableError``.
+def connect(settings: Settings, bucket: str, read_seconds: float = 60, tries: int = 4) -> ObjectStore:
+    """A bucket of the configured server; quick tries a call, then an ``UnavailableError``.
+
+    Args:
+        read_seconds: without a byte from the server, until a try is given up.
 
     Raises:
         InvalidInputError: the endpoint is no address, or a credential is empty.
@@ -169,8 +172,8 @@ def connect(settings: Settings, bucket: str) -> ObjectStore:
     url = urlsplit(settings.s3_endpoint)
     http = urllib3.PoolManager(
         maxsize=32,
-        timeout=urllib3.Timeout(connect=3, read=60),
-        retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+        timeout=urllib3.Timeout(connect=3, read=read_seconds),
+        retries=urllib3.Retry(total=tries - 1, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
     )
     try:
         client = Minio(

@@ -116,7 +116,9 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     replica = Replica(identity, engine, slot, follower, settings.heartbeat_seconds)
     follower.on_news = replica.wake
     store = objects.connect(settings, settings.store_bucket)
-    drain = Drain(own, Storing(engine, store, metrics))
+    # The drain tries again itself: a connection that will never answer must not hold it for minutes.
+    impatient = objects.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
+    drain = Drain(own, Storing(engine, impatient, metrics))
     ring = KeyRing()
     access_log = AccessLog(settings.access_log)
     keeper = KeyKeeper(ring, engine, settings.home)

@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 TICK: Final = 0.5
 ADOPT_SECONDS: Final = 2.0
 LONGEST_WAIT: Final = 10.0
-REST: Final = 3.0
-"""Times as long as storing a pair took: after an outage answers come first, the backlog second."""
+REST: Final = 1.0
+"""Times as long as storing a pair took: after an outage answers come before the backlog."""
 
 
 class Drain(threading.Thread):

@@ -27,12 +27,14 @@ from sqlalchemy import func, select, text
 
 from infra.local import postgres, s3
 from ml import objects
+from ml.catalog import deployments
 from ml.catalog.engine import transaction
 from ml.catalog.migrate import migrate
 from ml.catalog.tables import predictions
 from ml.context import Context, connect
 from ml.monitoring.maintain import maintain
 from ml.settings import Settings
+from serving import spool
 from tests.bench.parts import mobilenet
 from tests.bench.parts.load import Load, share
 from tests.bundles import deploy, upload
@@ -40,7 +42,7 @@ from tests.servers import PASSWORD, free_port, process, wait_until
 from tests.serving_process import Service, service
 
 SECONDS: Final = float(os.environ.pop("EVERGREEN_BENCH_OUTAGE_SECONDS", "300"))
-STEADY: Final = max(10.0, min(15.0, SECONDS / 5))
+STEADY: Final = max(10.0, min(10.0, SECONDS / 3))
 KILLS: Final = 4
 CONNECTIONS: Final = 8
 WORKERS: Final = 2
@@ -120,9 +122,9 @@ def run() -> dict[str, Any]:
         with service(context.settings, folder, WORKERS, **metrics) as running:
             running.wait_ready(WORKERS)
             load = Load(int(running.url.rpartition(":")[2]), [mobilenet.photo(seed) for seed in range(32)])
-            killed = _kills(running, load)
+            killed = _kills(context, running, load)
             broken = [status for status, _ in load.failures]
-            outage = _outage(running, load, backend)
+            outage = _outage(context, running, load, backend)
             figures = _account(context, load, killed) | outage | _shed(running)
             figures |= {
                 "kills": KILLS,
@@ -132,21 +134,23 @@ def run() -> dict[str, Any]:
     return {"runs": 1, "seconds": SECONDS, "figures": figures}
 
 
-def _kills(running: Service, load: Load) -> list[float]:
+def _kills(context: Context, running: Service, load: Load) -> list[float]:
     """When workers were killed."""
     killed: list[float] = []
     with load.running(CONNECTIONS):
         for _ in range(KILLS):
-            time.sleep(3)
-            victim = running.get("/v1/model").json()["replica"]
-            killed.append(time.time())
-            os.kill(int(victim.split(":")[1]), signal.SIGKILL)
             time.sleep(2)
+            # The one that is oldest has the connections: a new one is idle, and takes the next that come.
+            known = deployments.live_replicas(context.engine, context.settings.heartbeat_seconds)
+            victim = min((r for r in known if psutil.pid_exists(r["pid"])), key=lambda row: row["started_at"])
+            killed.append(time.time())
+            os.kill(victim["pid"], signal.SIGKILL)
+            time.sleep(1)
             running.wait_ready(WORKERS)
     return killed
 
 
-def _outage(running: Service, load: Load, backend: Backend) -> dict[str, Any]:
+def _outage(context: Context, running: Service, load: Load, backend: Backend) -> dict[str, Any]:
     known = len(load.failures)
     with load.running(CONNECTIONS):
         time.sleep(3)  # new connections and caches
@@ -161,7 +165,7 @@ def _outage(running: Service, load: Load, backend: Backend) -> dict[str, Any]:
         backend.start()
         time.sleep(STEADY)
         end = time.time()
-    wait_until(lambda: _waiting(running) == 0, seconds=600, what="a log that has caught up")
+    wait_until(lambda: _waiting(context) == 0, seconds=600, what="a log that has caught up")
     caught_up = time.time()
     steady, out, recovery = load.between(before, away), load.between(away, back), load.between(back, end)
     return {
@@ -207,8 +211,9 @@ def _account(context: Context, load: Load, killed: Sequence[float]) -> dict[str,
     }
 
 
-def _waiting(running: Service) -> int:
-    return int(sum(_samples(running, "evergreen_spool_rows")))
+def _waiting(context: Context) -> int:
+    """Bytes in the spools of all workers, as the disk tells it."""
+    return sum(spool.size(folder) for folder in spool.folders(context.settings.home / "spool"))
 
 
 def _shed(running: Service) -> dict[str, int]:
@@ -219,5 +224,8 @@ def _shed(running: Service) -> dict[str, int]:
 
 
 def _samples(running: Service, name: str) -> list[float]:
-    lines = running.get("/metrics").text.splitlines()
-    return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)]
+    answer = running.get("/metrics")
+    found = [float(line.rpartition(" ")[2]) for line in answer.text.splitlines() if line.startswith(name)]
+    if not found:
+        raise SystemExit(f"the service tells no {name}: {answer.status_code} {answer.text[:1000]}")
+    return found
