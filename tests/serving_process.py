@@ -35,9 +35,11 @@ class Service:
         return httpx.post(f"{self.url}/v1/predict", content=image, headers=kind | headers, timeout=30)
 
     def wait_ready(self, workers: int = 2) -> None:
-        """Until as many requests in a row as leave no doubt find a model."""
+        """Until all workers have started, and as many requests in a row as leave no doubt find a model."""
 
         def all_ready() -> bool:
+            if self.log.read_text().count("Application startup complete.") < workers:
+                return False
             return all(self.get("/readyz").status_code == 200 for _ in range(6 * workers))
 
         wait_until(all_ready, what=f"a ready service; its log:\n{self.log.read_text()[-3000:]}")

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, FromClause, func, select, true
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from ml.catalog.engine import transaction
@@ -39,8 +40,8 @@ def by_version(connection: Connection, since: datetime) -> list[dict[str, Any]]:
     newest = (
         select(feedback).where(feedback.c.predicted_at >= since).order_by(feedback.c.predicted_at.desc()).limit(_MOST)
     ).subquery()
-    by_answer = (newest.c.prediction_id, newest.c.given_at.desc())
-    opinion = select(newest).distinct(newest.c.prediction_id).order_by(*by_answer).subquery()
+    by_answer = newest.c.prediction_id, newest.c.given_at.desc()
+    opinion = select(newest).ext(distinct_on(newest.c.prediction_id)).order_by(*by_answer).subquery()
     answer = answer_to(opinion)
     query = (
         select(
