@@ -56,6 +56,7 @@ class Prediction:
         id: UUIDv7, for feedback.
         top: the likeliest labels, `label` the first.
         milliseconds: from the request's arrival to the answer, in the service.
+        rejected: why the answer is not to be relied on, None if it is.
         raw: the whole answer.
     """
 
@@ -65,6 +66,7 @@ class Prediction:
     probability: float
     top: tuple[Candidate, ...]
     milliseconds: float
+    rejected: str | None
     raw: Mapping[str, Any] = field(repr=False)
 
 
@@ -107,6 +109,7 @@ def prediction_of(body: Mapping[str, Any]) -> Prediction:
         probability=body["probability"],
         top=tuple(Candidate(c["label"], c["probability"]) for c in body["top"]),
         milliseconds=body["milliseconds"],
+        rejected=body.get("reason"),
         raw=body,
     )
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 
 from ml.images import Pixels
 from ml.model import Model
 from serving.model_slot import Live
 from serving.reject import Reject
+from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, picture
 
 
@@ -35,7 +35,7 @@ def test_a_rejected_answer_says_so_and_is_logged_so(
     app = make_app(**limits)
     strange = Strange(live.model.info, live.model.runtime)
     app.state.parts.slot.put(replace(live, model=strange))
-    with TestClient(app) as client:
+    with near(app) as client:
         answer = client.post("/v1/predict", content=picture(), headers=PNG).json()
         row = client.get(f"/v1/predictions/{answer['id']}").json()
         metrics = client.get("/metrics").text
