@@ -1,0 +1,39 @@
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from ml.catalog import api_keys
+from ml.catalog.api_keys import Grant, Known
+from serving.ids import uuid7
+from serving.model_slot import Live
+from tests.unit.serving.conftest import near
+from tests.unit.serving.test_api import PNG, expect_problem, picture
+
+
+def test_a_prediction_waiting_in_the_spool_is_found_and_what_may_be_stored_is_asked_for_later(
+    client: TestClient,
+) -> None:
+    said = client.post("/v1/predict", content=picture(), headers=PNG).json()
+    found = client.get(f"/v1/predictions/{said['id']}").json()
+    assert (found["top"], found["stored"], found["image_kept"]) == (said["top"], False, True)
+    expect_problem(client.get(f"/v1/predictions/{uuid7()}"), 503, "unavailable")  # Postgres may know it, and is away
+
+
+def test_with_a_key_only_what_was_asked_for_with_it_is_found(make_app: Callable[..., FastAPI], live: Live) -> None:
+    app = make_app()
+    app.state.parts.slot.put(live)
+    keys = {name: api_keys.generate() for name in ("ann", "ben")}
+    grants = [
+        Known(str(api_keys.id_of(key)), api_keys.digest(key), Grant(name, ("predict",)), None)
+        for name, key in keys.items()
+    ]
+    app.state.parts.guard._ring.put(grants)
+    shown = {name: {"authorization": f"Bearer {key}"} for name, key in keys.items()}
+    ask = near(app)
+    said = ask.post("/v1/predict", content=picture(), headers=PNG | shown["ann"]).json()
+    path = f"/v1/predictions/{said['id']}"
+    assert ask.get(path, headers=shown["ann"]).json()["caller"] == "ann"
+    for below in ("", "/explanation"):
+        expect_problem(ask.get(path + below, headers=shown["ben"]), 404, "not_found")
+    assert ask.get(path).status_code == 200  # this machine's own programs see all
