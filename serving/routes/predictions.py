@@ -21,7 +21,7 @@ PICTURE_SECONDS: Final = 70.0
 router = APIRouter(tags=["predictions"], route_class=needs("predict", seconds=PICTURE_SECONDS + 4 * SECONDS))
 
 Id = Annotated[UUID, Path(description="As /v1/predict returned it.")]
-_SPOKEN: Final = {404: "No such prediction.", 422: "Not an id of ours.", 503: "Not in this host's spool, and the "
+_SPOKEN: Final = {404: "No such prediction.", 422: "Not a UUID.", 503: "Not in this host's spool, and the "
                   "catalog does not answer."}  # fmt: skip
 
 
@@ -57,7 +57,7 @@ async def prediction(prediction_id: Id, parts: Served, request: Request) -> Logg
             _404="No such prediction, or the model has no such label.",
             _409="It was given by another model than the live one.",
             _410="The image was not kept, or is kept no longer.",
-            _422="Not an id of ours, or the image cannot be decoded any more.",
+            _422="Not a UUID, or the image cannot be decoded any more.",
             _503="No model yet, too many pictures are being made, or the catalog or bucket does not answer.",
         ),
     },
@@ -91,11 +91,11 @@ async def _find(parts: Parts, identifier: UUID, caller: str | None) -> Found:
     """The spool first: what leaves it is stored already.
 
     Raises:
-        ProblemError: 404 there is none, 422 no id of ours.
+        ProblemError: 404 there is none, or not of this caller.
         UnavailableError: it may be stored, but the catalog does not answer.
     """
     if not is_uuid7(identifier):
-        raise ProblemError(422, "invalid", f"`{identifier}` is no UUIDv7: use the `id` that /v1/predict returned")
+        raise ProblemError(404, "not_found", f"`{identifier}` is no UUIDv7: use the `id` that /v1/predict returned")
     found = await parts.storage.run_within(SECONDS, lookup.in_spool, parts.settings.home / "spool", identifier)
     if found is None:
         found = await parts.database.run_within(SECONDS, lookup.stored, parts.engine, identifier)

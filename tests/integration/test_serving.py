@@ -170,7 +170,8 @@ def test_a_prediction_can_be_looked_up_and_explained(context: Context, running: 
         assert same == {name: value for name, value in stored.items() if name != "stored"}
     assert (stored["label"], stored["top"], stored["client_key"]) == (said["label"], said["top"], "mine")
     assert running.get(f"/v1/predictions/{uuid7()}").status_code == 404
-    assert running.get("/v1/predictions/00000000-0000-4000-8000-000000000000").status_code == 422
+    assert running.get("/v1/predictions/00000000-0000-4000-8000-000000000000").status_code == 404
+    assert running.get("/v1/predictions/none").status_code == 422
     right = int(said["label"] == "3")
     assert running.get("/v1/accuracy").json() == [
         {"model_version": 1, "judged": 1, "right": right, "accuracy": float(right)}
