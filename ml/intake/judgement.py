@@ -1,7 +1,7 @@
 """What the suites say of an inspected drop: each row, and the drop as a whole against history. Writes nothing."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +56,8 @@ def judge(ctx: Context, drop_id: str, past: History, champion: Champion) -> Judg
         InvalidInputError: a suite in the expectations folder cannot be used.
     """
     table = _table(ctx, drop_id, past)
-    by_row = suites.judge(ctx.settings.expectations / "images.yml", _frame(ctx, table, past))
+    suite = ctx.settings.expectations / "images.yml"
+    by_row = suites.judge(suite, _frame(ctx, table, past, suites.columns(suite)))
     fates = _sorted(table, by_row)
     figures = {"format": entries.head(ctx, drop_id).format, **_figures(ctx, drop_id, fates, past, champion)}
     whole = suites.judge(ctx.settings.expectations / "drop.yml", suites.one_row(figures))
@@ -75,12 +76,17 @@ def _table(ctx: Context, drop_id: str, past: History) -> pa.Table:
     return table
 
 
-def _frame(ctx: Context, table: pa.Table, past: History) -> "pd.DataFrame":
-    """What `images.yml` judges; all-empty columns as objects: GX can match no pattern against all-NaN floats."""
+def _frame(ctx: Context, table: pa.Table, past: History, wanted: Set[str] | None) -> "pd.DataFrame":
+    """What `images.yml` judges; all-empty columns as objects: GX can match no pattern against all-NaN floats.
+
+    Args:
+        wanted: columns that the suite is about, so that memory holds no others; None: all.
+    """
     keys, labels, hashes = (table[name].to_pylist() for name in (KEY, "label", "sha256"))
     conflict = judged.conflicts(keys, labels, hashes)
-    frame = table.drop_columns([_NESTED]).to_pandas()
-    frame["aspect"] = frame["width"] / frame["height"]
+    chosen = [n for n in table.column_names if n != _NESTED and (wanted is None or n in wanted | {KEY})]
+    frame = table.select(chosen).to_pandas()
+    frame["aspect"] = pc.divide(table["width"].cast(pa.float64()), table["height"].cast(pa.float64())).to_pandas()
     frame["conflict"] = conflict
     frame["class_problem"] = _class_problems(ctx, labels, past)
     empty = [name for name in frame.columns if frame[name].isna().all()]

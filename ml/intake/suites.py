@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 KEY = "key"
 _LONGEST = 300  # of a value quoted in a reason
+_WIDE = {"row_condition", "condition_parser"}  # arguments of an expectation that name further columns
 _EXAMPLES = 5  # of reasons that stand beside the keys
 
 
@@ -61,6 +62,18 @@ def judge(suite_file: Path, frame: "pd.DataFrame") -> Verdict:
         result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [KEY]},
     )
     return _verdict(suite_file, result)
+
+
+def columns(suite_file: Path) -> frozenset[str] | None:
+    """What the suite's expectations are about; None if one of them may look at any column.
+
+    Raises:
+        InvalidInputError: the file is missing, or no suite.
+    """
+    kwargs = [e.configuration.kwargs for e in _read(suite_file).expectations]
+    if any("column" not in told or told.keys() & _WIDE for told in kwargs):
+        return None
+    return frozenset(told["column"] for told in kwargs)
 
 
 def one_row(figures: dict[str, Any]) -> "pd.DataFrame":

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from ml.errors import InvalidInputError
 from ml.intake import docs, suites
@@ -94,6 +95,30 @@ def test_a_bad_drop_is_named_with_words(changes: dict[str, Any], words: str) -> 
 @pytest.mark.parametrize("kappa", [None, 0.3, 0.1])
 def test_a_drop_that_is_only_different_passes(kappa: float | None) -> None:
     assert drop(label_agreement=kappa).success
+
+
+@pytest.mark.parametrize(
+    ("expectations", "columns"),
+    [
+        (
+            [
+                ("expect_column_values_to_not_be_null", {"column": "a"}),
+                ("expect_column_max_to_be_between", {"column": "b"}),
+            ],
+            {"a", "b"},
+        ),
+        ([("expect_column_values_to_not_be_null", {"column": "a", "row_condition": 'col("b") > 1'})], None),
+        ([("expect_column_pair_values_to_be_equal", {"column_A": "a", "column_B": "b"})], None),
+        ([("expect_table_row_count_to_be_between", {"min_value": 1})], None),
+    ],
+)
+def test_a_suite_tells_which_columns_it_is_about(
+    tmp_path: Path, expectations: list[tuple[str, dict[str, Any]]], columns: set[str] | None
+) -> None:
+    file = tmp_path / "s.yml"
+    entries = [{"type": kind, "kwargs": kwargs} for kind, kwargs in expectations]
+    file.write_text(yaml.safe_dump({"name": "s", "expectations": entries}))
+    assert suites.columns(file) == columns
 
 
 def test_an_expectation_of_the_whole_frame_speaks_for_the_whole(tmp_path: Path) -> None:
