@@ -36,7 +36,7 @@ def predict(
             add_row(
                 table,
                 str(path),
-                said.label,
+                f"{said.label}, {said.rejected}" if said.rejected else said.label,
                 f"{said.probability:.1%}",
                 f"v{said.model_version}",
                 f"{said.milliseconds:.1f}",

@@ -29,6 +29,8 @@ from serving.client_answers import (
     read_decision,
     read_feedback,
     read_model,
+    read_object,
+    read_png,
     read_prediction,
 )
 from serving.client_retry import PASSING, Retry, seconds_of
@@ -70,6 +72,15 @@ def _predict(image: bytes, top: int, client_key: str | None, logged: bool) -> _A
     headers |= {} if logged else {"x-evergreen-probe": "1"}
     options = {"content": image, "headers": headers, "params": {"top": top}}
     return _Ask("POST", "/v1/predict", read_prediction, options)
+
+
+def _logged(prediction_id: object) -> _Ask[Mapping[str, Any]]:
+    return _Ask("GET", f"/v1/predictions/{prediction_id}", read_object)
+
+
+def _explanation(prediction_id: object, label: str | None) -> _Ask[bytes]:
+    options = {"params": {"label": label}} if label else {}
+    return _Ask("GET", f"/v1/predictions/{prediction_id}/explanation", read_png, options)
 
 
 def _feedback(label: str, of: Mapping[str, object], source: str, comment: str | None) -> _Ask[Kept]:
@@ -177,6 +188,14 @@ class Client:
         """
         return self._send(_predict(image, top, client_key, logged))
 
+    def logged(self, prediction_id: object) -> Mapping[str, Any]:
+        """A prediction as the log has it, with the feedback that it got."""
+        return self._send(_logged(prediction_id))
+
+    def explanation(self, prediction_id: object, *, label: str | None = None) -> bytes:
+        """What in the image speaks for its label, or for another one: a PNG."""
+        return self._send(_explanation(prediction_id, label))
+
     def feedback(
         self,
         label: str,
@@ -247,6 +266,14 @@ class AsyncClient:
     ) -> Prediction:
         """As `Client.predict`."""
         return await self._send(_predict(image, top, client_key, logged))
+
+    async def logged(self, prediction_id: object) -> Mapping[str, Any]:
+        """As `Client.logged`."""
+        return await self._send(_logged(prediction_id))
+
+    async def explanation(self, prediction_id: object, *, label: str | None = None) -> bytes:
+        """As `Client.explanation`."""
+        return await self._send(_explanation(prediction_id, label))
 
     async def feedback(
         self,

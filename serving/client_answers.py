@@ -114,6 +114,19 @@ def prediction_of(body: Mapping[str, Any]) -> Prediction:
     )
 
 
+def read_object(answer: "httpx.Response") -> Mapping[str, Any]:
+    body: Mapping[str, Any] = answer.json()
+    if not isinstance(body, dict):
+        raise ValueError("no object")
+    return body
+
+
+def read_png(answer: "httpx.Response") -> bytes:
+    if not answer.content.startswith(b"\x89PNG"):
+        raise ValueError("no PNG")
+    return answer.content
+
+
 def read_model(answer: "httpx.Response") -> Model:
     body = answer.json()
     names = ("version", "image_size", "channels", "architecture", "variant", "digest", "replica")
@@ -140,9 +153,10 @@ def problem_of(answer: "httpx.Response", retry_after: float | None) -> ServiceEr
         detail, code, request_id = str(body["detail"]), str(body.get("code", "http")), body.get("request_id")
     except (ValueError, KeyError, TypeError):
         detail, code, request_id = answer.text[:200], "strange", None
-    kind = ServiceError
+    return _kind(status)(f"{status} {code}: {detail}", status, code, request_id, retry_after)
+
+
+def _kind(status: int) -> type[ServiceError]:
     if status in PASSING:
-        kind = UnreachableError
-    elif 400 <= status < 500:
-        kind = RefusedError
-    return kind(f"{status} {code}: {detail}", status, code, request_id, retry_after)
+        return UnreachableError
+    return RefusedError if 400 <= status < 500 else ServiceError

@@ -124,6 +124,10 @@ def test_every_method_speaks_with_the_real_app(make_app: Callable[..., FastAPI],
             assert (said.model_version, len(said.top), said.id.version) == (7, 2, 7)
             model = await client.model()
             assert (model.version, model.labels) == (7, live.model.info.labels)
+            logged = await client.logged(said.id)
+            assert (logged["id"], logged["client_key"], logged["stored"]) == (str(said.id), "mine", False)
+            with pytest.raises(RefusedError, match="no_label"):
+                await client.explanation(said.id, label="none")
             assert await client.feedback("cat", prediction_id=said.id) == "waiting"
             assert await client.feedback("cat", client_key="mine", comment="c") == "waiting"
             with pytest.raises(UnreachableError, match="unavailable"):
