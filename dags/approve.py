@@ -11,10 +11,11 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, PokeReturnValue, dag, task
 
 from ml.settings import Settings
 from plugins.person import REASON, AskPerson
+from plugins.releases import WAITING
 from plugins.task_defaults import DEFAULTS
 
 
@@ -31,21 +32,14 @@ from plugins.task_defaults import DEFAULTS
 def approve() -> None:
     ask = AskPerson(task_id="ask", decision_id="{{ params.decision_id }}", params={"reason": REASON})
 
-    @task
-    def carry_out(params: dict[str, Any]) -> str:
-        """Release what was approved; skipped when it was rejected."""
-        from airflow.sdk.exceptions import AirflowSkipException
-
+    @task.sensor(**WAITING)
+    def carry_out(params: dict[str, Any]) -> PokeReturnValue:
+        """Release what was approved; skipped when it was rejected, or another champion was made meanwhile."""
         from ml.release.approval import carry_out as deploy
-        from plugins.alerts import alert
+        from plugins.releases import looked
         from plugins.runtime import context
 
-        done = deploy(context(), params["decision_id"])
-        if done is None:
-            raise AirflowSkipException("the decision was rejected, or another champion was made meanwhile")
-        if done.status != "live":
-            alert(f"version {done.model_version} could not be released", done.reason or "")
-        return done.status
+        return looked(deploy(context(), params["decision_id"]))
 
     ask >> carry_out()
 

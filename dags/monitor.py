@@ -6,7 +6,7 @@ shift beyond the setting `drift_threshold` asks for retraining. Feedback labels,
 become a drop like any other. The log itself is judged by `expectations/predictions.yml`: what breaks an
 expectation is recorded, and people are alerted. A training that is overdue, because its servers were
 away for longer than its retries lasted, is asked for again. Decisions that wait for a person are ended
-when their time is over.
+when their time is over. Service workers that cannot load what is live raise an alert.
 """
 
 import os
@@ -71,11 +71,24 @@ def monitor() -> None:
 
     @task
     def settle() -> list[str]:
-        """Decisions that nobody answered in time are rejected; answers that nobody carried out are."""
+        """Decisions that nobody answered in time are rejected; answers are carried out; trials are looked at."""
         from ml.release.approval import settle as end
         from plugins.runtime import context
 
         return end(context())
+
+    @task
+    def refusals() -> list[str]:
+        """People hear, at every look, of service workers that cannot load what is live."""
+        from ml.catalog import deployments
+        from plugins.alerts import alert
+        from plugins.runtime import context
+
+        ctx = context()
+        found = deployments.refusals(ctx.engine, ctx.settings.heartbeat_seconds)
+        if found:
+            alert("service workers cannot load the live model", "; ".join(found))
+        return found
 
     @task
     def collect_feedback() -> str | None:
@@ -89,6 +102,7 @@ def monitor() -> None:
     judge_log()
     take_up()
     settle()
+    refusals()
     collect_feedback()
 
 

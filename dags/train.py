@@ -6,8 +6,9 @@ Starts when a drop was accepted, when monitoring asks for it, on the schedule of
 one was trained and decided already, and nobody asks by hand, there is nothing to do.
 
 `fit` judges the dataset version by `expectations/dataset.yml`, warm-starts from the champion and logs to
-MLflow, `gate` compares on the holdout and records a decision, `release` moves the alias and waits until
-every service worker runs the new model, or puts everything back. What the gate leaves to a person is asked
+MLflow, `gate` compares on the holdout and records a decision, `release` lets every service worker run the
+new model and moves the alias, or puts everything back; with the setting `release_strategy` canary or shadow it
+first waits, without a worker slot, for the end of the trial. What the gate leaves to a person is asked
 by a run of `approve`, so that training goes on meanwhile.
 """
 
@@ -16,11 +17,12 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task
+from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, PokeReturnValue, dag, task
 
 from ml.settings import Settings
 from plugins.assets import CHALLENGER, DATASET, RETRAIN
 from plugins.links import DecisionReportLink
+from plugins.releases import WAITING
 from plugins.task_defaults import DEFAULTS
 
 _CRON = Settings.load(os.environ).train_schedule
@@ -89,21 +91,14 @@ def train() -> None:
 
         return decisions.get(context().engine, decision_id).verdict == "needs_person"
 
-    @task
-    def release(chosen: dict[str, Any], decision_id: str) -> str:
+    @task.sensor(**WAITING)
+    def release(chosen: dict[str, Any], decision_id: str) -> PokeReturnValue:
         """Make a promoted challenger answer everywhere; skipped when it was not promoted."""
-        from airflow.sdk.exceptions import AirflowSkipException
-
         from ml.release.release import release as deploy
-        from plugins.alerts import alert
+        from plugins.releases import looked
         from plugins.runtime import context
 
-        done = deploy(context(), decision_id, cycle_id=chosen["cycle_id"])
-        if done is None:
-            raise AirflowSkipException("the challenger was not promoted")
-        if done.status != "live":
-            alert(f"version {done.model_version} could not be released", done.reason or "")
-        return done.status
+        return looked(deploy(context(), decision_id, cycle_id=chosen["cycle_id"]))
 
     chosen = plan()
     decision = gate(chosen, fit(chosen))

@@ -5,24 +5,20 @@ commands that need them, so that `--help` is quick.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml import cli_data, cli_datasets, cli_gate, cli_keys, cli_quarantine, cli_tune, cli_validate
+from ml import cli_data, cli_datasets, cli_gate, cli_keys, cli_quarantine, cli_release, cli_tune, cli_validate
 from ml.cli_shared import (
     STOPPED,
-    Actor,
     Json,
-    Reason,
     add_row,
     connected,
     console,
     emit,
-    moved,
-    name_of,
     new_table,
     printable,
     say,
@@ -42,6 +38,8 @@ app.add_typer(cli_data.labels, name="labels")
 app.command()(cli_validate.validate)
 for _command in (cli_tune.tune, cli_gate.decisions, cli_gate.approve, cli_gate.reject):
     app.command()(_command)
+for _move in (cli_release.models, cli_release.deployments, cli_release.promote, cli_release.rollback):
+    app.command()(_move)
 
 
 @app.command()
@@ -122,64 +120,6 @@ def cycle(
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
-    """The registry's versions: aliases, dataset, accuracy on the holdout and, by feedback, live; verdict."""
-    from ml.catalog import accuracy, decisions
-
-    ctx = connected()
-    verdicts, live = decisions.of_models(ctx.engine), accuracy.of_last_days(ctx.engine)
-    aliases: dict[int, list[str]] = {}
-    for alias, version in ctx.registry.aliases().items():
-        aliases.setdefault(version, []).append(alias)
-    rows: list[dict[str, Any]] = []
-    for found in ctx.registry.find():
-        number = int(found.version)
-        decision = verdicts.get(number)
-        rows.append(
-            {
-                "version": number,
-                "aliases": sorted(aliases.get(number, [])),
-                "dataset_version": found.tags.get("dataset_version"),
-                "accuracy": decision.statistics.get("challenger_accuracy") if decision else None,
-                "live_accuracy": live[number]["accuracy"] if number in live else None,
-                "judged": live[number]["judged"] if number in live else 0,
-                "verdict": decision.verdict if decision else None,
-                "reason": decision.reason if decision else None,
-                "url": ctx.registry.version_url(number),
-            }
-        )
-    table = new_table("version", "aliases", "dataset", "accuracy", "live", "verdict")
-    for row in rows:
-        held_out = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
-        told = f"{row['live_accuracy']:.1%} of {row['judged']}" if row["judged"] else "–"
-        dataset = (row["dataset_version"] or "–")[:8]
-        aliased = ", ".join(row["aliases"])
-        add_row(table, f"v{row['version']}", aliased, dataset, held_out, told, row["verdict"] or "–")
-    show(table, rows, as_json, {f"v{row['version']}": row["reason"] for row in rows})
-
-
-@app.command()
-def promote(version: int, reason: Reason, actor: Actor = None, as_json: Json = False) -> None:
-    """Make a version the champion, whatever the gate says; your name is kept."""
-    from ml.release import operator
-
-    moved(operator.promote(connected(), version, name_of(actor), reason), as_json)
-
-
-@app.command()
-def rollback(
-    reason: Reason,
-    to: Annotated[int | None, typer.Option(help="A version; the previous champion by default.")] = None,
-    actor: Actor = None,
-    as_json: Json = False,
-) -> None:
-    """The previous model again, on every worker."""
-    from ml.release import operator
-
-    moved(operator.rollback(connected(), name_of(actor), reason, to), as_json)
-
-
-@app.command()
 def drops(as_json: Json = False) -> None:
     """The newest drops: counts, fate, and why."""
     from ml.catalog import drops as rows_of
@@ -190,20 +130,6 @@ def drops(as_json: Json = False) -> None:
         counts = (str(row[name]) for name in ("images", "accepted", "quarantined", "duplicates"))
         add_row(table, row["prefix"], row["status"], *counts)
     show(table, rows, as_json, {row["prefix"]: row["reason"] for row in rows})
-
-
-@app.command()
-def deployments(as_json: Json = False) -> None:
-    """What served when, and what became of each try."""
-    from ml.catalog import deployments as rows_of
-
-    rows = rows_of.recent(connected().engine)
-    table = new_table("id", "version", "before", "status", "since")
-    for row in rows:
-        before = f"v{row['previous_version']}" if row["previous_version"] else "–"
-        since = f"{row['created_at']:%Y-%m-%d %H:%M:%S}"
-        add_row(table, str(row["id"]), f"v{row['model_version']}", before, row["status"], since)
-    show(table, rows, as_json, {f"{row['id']} (v{row['model_version']})": row["reason"] for row in rows})
 
 
 app.command()(cli_data.erase)

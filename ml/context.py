@@ -33,7 +33,7 @@ class Context:
 
     @cached_property
     def registry(self) -> "Registry":
-        """MLflow, imported at first use: the import alone takes seconds."""
+        """MLflow's."""
         from ml.registry import Registry
 
         return Registry(self.settings)

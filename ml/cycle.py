@@ -11,9 +11,12 @@ from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
 from ml.gate.decide import decide
 from ml.intake.find import find_ready
+from ml.release import trial
 from ml.release.release import release
 from ml.training.feed import Progress
 from ml.training.train import train
+
+_PAUSE = 1.0
 
 OnStage = Callable[[str, str], None]
 
@@ -46,6 +49,10 @@ def run_cycle(
         decision = decide(ctx, made.model_version, cycle_id=cycle_id)
         on_stage("gate", f"{decision.verdict}: {decision.reason}")
         done = release(ctx, decision.id, cycle_id=cycle_id)
+        if done is not None and done.status == "trial":
+            on_stage("trial", f"version {done.model_version} as a {done.strategy}")
+            trial.wait(ctx, done.id, _PAUSE)
+            done = release(ctx, decision.id, cycle_id=cycle_id)
         if done is not None:
             on_stage("release", f"{done.status} on {done.replicas} replicas")
     return cycles.get(ctx.engine, cycle_id)

@@ -6,55 +6,40 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ml import bundle
 from ml.bundle import BundleInfo
 from ml.errors import NotFoundError, UnavailableError
-from ml.settings import Settings
+from ml.registry_rest import BUNDLE_FOLDER, DIGEST_TAG, RestRegistry
 
 # MLflow reads these when imported: no usage reports to its makers, and stdout belongs to our callers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-DIGEST_TAG: Final = "bundle_digest"
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
-_BUNDLE_FOLDER = "bundle"
 
 
-@dataclass(frozen=True)
-class BundleLocation:
-    """Where a version's bundle lies in the artifacts bucket, and the digest that proves it."""
-
-    prefix: str
-    digest: str
-
-
-class Registry:
-    """Every method raises `UnavailableError` when MLflow does not answer, `NotFoundError` for what is not there."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.name = settings.model_name
+class Registry(RestRegistry):
+    """The whole of it; what needs MLflow's library imports that at its first call."""
 
     @cached_property
-    def client(self) -> MlflowClient:
+    def client(self) -> "MlflowClient":
         """MLflow's own, for runs.
 
         It tries again for minutes before it gives up, which suits a long training that an outage
         meets, but not a first call to an address where nobody is; so the first call asks by itself.
         """
+        from mlflow import MlflowClient
+
         url = urlsplit(self._settings.mlflow_url)
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
@@ -62,26 +47,6 @@ class Registry:
         except OSError as error:
             raise UnavailableError(f"MLflow does not answer at {self._settings.mlflow_url}: {error}") from error
         return MlflowClient(tracking_uri=self._settings.mlflow_url, registry_uri=self._settings.mlflow_url)
-
-    def alias(self, name: str) -> int | None:
-        """The version that bears the alias, or None."""
-        return self.aliases().get(name)
-
-    def set_alias(self, name: str, version: int | None) -> None:
-        """Point the alias at `version`; None removes it."""
-        with translated(f"alias `{name}` of `{self.name}`"):
-            if version is None:
-                self.client.delete_registered_model_alias(self.name, name)
-            else:
-                self.client.set_registered_model_alias(self.name, name, str(version))
-
-    def tag(self, version: int, tags: Mapping[str, object]) -> None:
-        with translated(f"version {version} of `{self.name}`"):
-            for key, value in tags.items():
-                self.client.set_model_version_tag(self.name, str(version), key, str(value))
-
-    def tags(self, version: int) -> dict[str, str]:
-        return dict(self._version(version).tags)
 
     def register(
         self, run_id: str, folder: Path, info: BundleInfo, tags: Mapping[str, str], description: str = ""
@@ -110,36 +75,15 @@ class Registry:
         with translated(f"versions of `{self.name}`"):
             return list(self.client.search_model_versions(query, max_results=100, order_by=["version_number DESC"]))
 
-    def aliases(self) -> dict[str, int]:
-        """Alias → version."""
-        try:
-            with translated(f"model `{self.name}`"):
-                return {k: int(v) for k, v in self.client.get_registered_model(self.name).aliases.items()}
-        except NotFoundError:
-            return {}
-
-    def bundle(self, version: int) -> BundleLocation:
-        """Raises NotFoundError for a version without a bundle."""
-        found = self._version(version)
-        digest = found.tags.get(DIGEST_TAG)
-        with translated(f"version {version} of `{self.name}`"):
-            uri = self.client.get_model_version_download_uri(self.name, str(version))
-        scheme, _, path = uri.partition(":/")
-        if scheme != "mlflow-artifacts" or digest is None:
-            raise NotFoundError(f"version {version} of `{self.name}` has no bundle (stored at {uri}, digest {digest})")
-        return BundleLocation(f"{self._settings.artifacts_prefix}/{path.strip('/')}/data/{_BUNDLE_FOLDER}", digest)
-
     def run_url(self, run_id: str) -> str:
         return f"{self._settings.mlflow_url}/#/runs/{run_id}"
 
     def version_url(self, version: int) -> str:
         return f"{self._settings.mlflow_url}/#/models/{self.name}/versions/{version}"
 
-    def _version(self, version: int) -> "ModelVersion":
-        with translated(f"version {version} of `{self.name}`"):
-            return self.client.get_model_version(self.name, str(version))
-
     def _ensure_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
         try:
             self.client.create_registered_model(self.name)
         except MlflowException as error:
@@ -151,8 +95,8 @@ class Registry:
 
         with tempfile.TemporaryDirectory() as temporary:
             target = Path(temporary) / "model"
-            # MLflow keeps the folder's own name below `data/`, and `bundle` above counts on it.
-            named = shutil.copytree(folder, Path(temporary) / _BUNDLE_FOLDER)
+            # MLflow keeps the folder's own name below `data/`, and `bundle` counts on it.
+            named = shutil.copytree(folder, Path(temporary) / BUNDLE_FOLDER)
             pyfunc.save_model(
                 path=str(target),
                 loader_module="ml.pyfunc",
@@ -167,6 +111,8 @@ class Registry:
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Turns MLflow's errors into ours, with `what` was wanted in the message."""
+    from mlflow.exceptions import MlflowException
+
     try:
         yield
     except MlflowException as error:

@@ -1,12 +1,8 @@
-"""Tells people that a task failed or a drop was rejected: always in the log, and to a webhook if one is set."""
+"""Tells people that a task failed, as `ml.alerts` does."""
 
-import logging
-import os
 from typing import Any
 
 from airflow.sdk import BaseNotifier
-
-log = logging.getLogger(__name__)
 
 
 class AlertNotifier(BaseNotifier):
@@ -23,16 +19,8 @@ class AlertNotifier(BaseNotifier):
 
 
 def alert(message: str, detail: str) -> None:
-    """Log, and post to the webhook; a webhook that fails is logged and nothing more."""
-    import httpx
+    """As `ml.alerts.alert`, with this process's settings."""
+    from ml import alerts
+    from plugins.runtime import settings
 
-    from ml.settings import Settings
-
-    log.error("ALERT %s: %s", message, detail)
-    url = Settings.load(os.environ).alert_webhook
-    if url is None:
-        return
-    try:
-        httpx.post(url.get_secret_value(), json={"message": message, "detail": detail}, timeout=10).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        log.warning("the alert could not be delivered: %s", type(error).__name__)
+    alerts.alert(settings(), message, detail)

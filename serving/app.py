@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from ml import objects
 from ml.catalog import engine as catalog_engine
+from ml.context import Context
 from ml.errors import InvalidInputError
 from ml.images import Limits
 from ml.settings import Settings
@@ -37,9 +38,11 @@ from serving.parts import Parts
 from serving.pool import Pool
 from serving.prediction_log import PredictionLog
 from serving.predictor import Predictor
+from serving.referee import Referee
 from serving.reject import Reject
 from serving.replicas import Identity, Replica
-from serving.routes import accuracy, decisions, feedback, health, model, open_inference, predict, predictions
+from serving.routes import accuracy, decisions, feedback, health, model, open_inference, operate, predict, predictions
+from serving.shadow import Shadow
 from serving.spool import FILE_BYTES, Spool
 from serving.spool_watch import SpoolWatch
 from serving.storing import Storing
@@ -54,6 +57,8 @@ STORAGE_THREADS: Final = 2
 STORAGE_WAITING: Final = 32
 PICTURE_THREADS: Final = 2
 PICTURES_WAITING: Final = 96
+OPERATOR_THREADS: Final = 2
+OPERATORS_WAITING: Final = 4
 GOODBYE_SECONDS: Final = 3.0
 
 log = logging.getLogger(__name__)
@@ -91,14 +96,18 @@ class _Threads:
     watch: SpoolWatch
     keeper: KeyKeeper
     access_log: AccessLog
+    shadow: Shadow
+    referee: Referee
 
     def start(self) -> None:
-        for thread in (self.access_log, self.keeper, self.drain, self.watch, self.follower, self.replica):
+        before = (self.access_log, self.keeper, self.drain, self.watch, self.shadow)
+        for thread in (*before, self.follower, self.replica, self.referee):
             thread.start()
 
     def stop(self) -> None:
         """The replica signs off first, so that no release waits for it."""
-        for thread in (self.replica, self.follower, self.watch, self.drain, self.keeper, self.access_log):
+        after = (self.shadow, self.watch, self.drain, self.keeper, self.access_log)
+        for thread in (self.replica, self.referee, self.follower, *after):
             thread.stop(GOODBYE_SECONDS)
 
 
@@ -116,14 +125,21 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     replica = Replica(identity, engine, slot, follower, settings.heartbeat_seconds)
     follower.on_news = replica.wake
     store = objects.connect(settings, settings.store_bucket)
+    release = Context(settings, engine, objects.connect(settings, settings.labels_bucket), store, artifacts)
     # The drain tries again itself: a connection that will never answer must not hold it for minutes.
     impatient = objects.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
-    drain = Drain(own, Storing(engine, impatient, metrics))
-    ring = KeyRing()
-    access_log = AccessLog(settings.access_log)
-    keeper = KeyKeeper(ring, engine, settings.home)
-    threads = _Threads(replica, follower, drain, SpoolWatch(own, prediction_log, metrics), keeper, access_log)
     limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
+    shadow, ring = Shadow(limits), KeyRing()
+    threads = _Threads(
+        replica,
+        follower,
+        Drain(own, Storing(engine, impatient, metrics)),
+        SpoolWatch(own, prediction_log, metrics),
+        KeyKeeper(ring, engine, settings.home),
+        AccessLog(settings.access_log),
+        shadow,
+        Referee(slot, release),
+    )
     parts = Parts(
         settings=settings,
         identity=identity,
@@ -132,12 +148,14 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         slot=slot,
         prediction_log=prediction_log,
         guard=Guard(ring, metrics, keyless_loopback=settings.api_keys == "loopback"),
-        predictor=Predictor(slot, prediction_log, limits, metrics, Reject.of(settings)),
+        predictor=Predictor(slot, prediction_log, limits, metrics, Reject.of(settings), shadow),
         inference=Line("inference", INFERENCE_WAITING, settings.max_wait_seconds),
         database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),
         store=store,
         storage=Pool("storage", STORAGE_THREADS, STORAGE_WAITING),
         pictures=Pool("pictures", PICTURE_THREADS, PICTURES_WAITING),
+        release=release,
+        operators=Pool("operators", OPERATOR_THREADS, OPERATORS_WAITING),
     )
     return _app(parts, threads)
 
@@ -152,7 +170,7 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
         threads.stop()
         if tracing:
             tracing.close()
-        for pool in (parts.inference, parts.database, parts.storage, parts.pictures):
+        for pool in (parts.inference, parts.database, parts.storage, parts.pictures, parts.operators):
             pool.close()
         parts.engine.dispose()
 
@@ -161,7 +179,7 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
-    for module in (predict, feedback, predictions, accuracy, decisions, model, health, console):
+    for module in (predict, feedback, predictions, accuracy, decisions, operate, model, health, console):
         app.include_router(module.router)
     app.include_router(open_inference.guarded)
     app.include_router(open_inference.router)

@@ -1,16 +1,19 @@
 """Does what the wish says: load, check, swap. A bad bundle leaves the old model serving and says so."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from ml.errors import EvergreenError, IntegrityError, NotFoundError
 from serving.loader import BundleLoader, Order
 from serving.metrics import Metrics
-from serving.model_slot import Live, ModelSlot
+from serving.model_slot import Live, ModelSlot, Trial
+from serving.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +21,8 @@ PATIENCE: Final = 1.5
 """Seconds that a starting worker waits for the catalog's wish before it serves what served last."""
 FIRST_RETRY: Final = 0.5
 LONGEST_RETRY: Final = 10.0
+_NICE: Final = 10
+"""Loading and probing give way to requests."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Refusal:
 
 
 class Follower(threading.Thread):
-    """Holds at most one wish, the newest.
+    """Holds at most one wish, the newest, and what is to be tried beside it.
 
     Attributes:
         refusal: of the newest deployment that was refused, until a later one is live.
@@ -41,6 +46,7 @@ class Follower(threading.Thread):
         self._slot, self._loader, self._metrics = slot, loader, metrics
         self._changed = threading.Condition()
         self._wish: Order | None = None
+        self._tried: Order | None = None
         self._catalog = "silent"
         self._stopping = False
         self._retry_at, self._retry = 0.0, FIRST_RETRY
@@ -48,12 +54,12 @@ class Follower(threading.Thread):
         self.trouble: str | None = None
         self.on_news: Callable[[], None] = lambda: None
 
-    def want(self, order: Order | None) -> None:
-        """What the catalog says should run; None: nothing yet."""
+    def want(self, order: Order | None, tried: Order | None = None) -> None:
+        """What the catalog says should run, and what should be tried beside it; None: nothing."""
         with self._changed:
-            if order != self._wish:
+            if (order, tried) != (self._wish, self._tried):
                 self._retry_at, self._retry = 0.0, FIRST_RETRY
-            self._wish, self._catalog = order, "answers"
+            self._wish, self._tried, self._catalog = order, tried, "answers"
             self._changed.notify()
 
     def unreachable(self) -> None:
@@ -69,35 +75,47 @@ class Follower(threading.Thread):
         self.join(seconds)
 
     def run(self) -> None:
+        with suppress(OSError, AttributeError):  # where threads have no priority of their own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         with self._changed:
             self._changed.wait_for(lambda: self._catalog != "silent" or self._stopping, PATIENCE)
             alone = not self._stopping and self._catalog != "answers"
         if alone:
             self._serve_last_good()
-        while (order := self._next()) is not None:
-            self._follow(order)
+        while (step := self._next()) is not None:
+            step()
 
-    def _next(self) -> Order | None:
-        """Waits for a wish that is neither live nor refused; None when stopped."""
+    def _next(self) -> Callable[[], None] | None:
+        """Waits for something to do: a wish that is neither live nor refused, or another trial; None when stopped."""
         with self._changed:
             while not self._stopping:
                 wait = self._retry_at - time.monotonic()
-                if self._is_open(self._wish) and wait <= 0:
-                    return self._wish
-                self._changed.wait(wait if self._is_open(self._wish) else None)
+                step = self._step()
+                if step is not None and wait <= 0:
+                    return step
+                self._changed.wait(wait if step is not None else None)
         return None
 
-    def _is_open(self, wish: Order | None) -> bool:
-        live = self._slot.take()
-        return (
-            wish is not None
-            and (live is None or live.deployment_id != wish.deployment_id)
-            and (self.refusal is None or self.refusal.deployment_id != wish.deployment_id)
+    def _step(self) -> Callable[[], None] | None:
+        wish, tried, live = self._wish, self._tried, self._slot.take()
+        if wish is not None and self._is_open(wish, live):
+            return lambda: self._follow(wish, self._swap)
+        if live is None or wish is None or live.deployment_id != wish.deployment_id:
+            return None
+        if live.trial is not None and (tried is None or live.trial.candidate.deployment_id != tried.deployment_id):
+            return self._end_trial
+        if tried is not None and self._is_open(tried, live.trial.candidate if live.trial else None):
+            return lambda: self._follow(tried, self._try_out)
+        return None
+
+    def _is_open(self, order: Order, held: Live | None) -> bool:
+        return (held is None or held.deployment_id != order.deployment_id) and (
+            self.refusal is None or self.refusal.deployment_id != order.deployment_id
         )
 
-    def _follow(self, order: Order) -> None:
+    def _follow(self, order: Order, take: Callable[[Order], None]) -> None:
         try:
-            self._swap(order)
+            take(order)
             self.refusal = self.trouble = None
             self.on_news()
         except (IntegrityError, NotFoundError) as error:
@@ -116,10 +134,7 @@ class Follower(threading.Thread):
             self._fill_empty_slot()
 
     def _swap(self, order: Order) -> None:
-        live = self._slot.take()
-        same = live is not None and live.digest == order.bundle_digest
-        model = live.model if live and same else self._loader.load(order)
-        self._slot.put(Live(model, order.model_version, order.deployment_id, order.bundle_digest, order.since))
+        self._slot.put(self._loaded(order))
         self._metrics.model_version.set(order.model_version)
         self._metrics.reloads.labels("swapped").inc()
         log.info("model version %d is live (deployment %d)", order.model_version, order.deployment_id)
@@ -127,6 +142,23 @@ class Follower(threading.Thread):
             self._loader.remember(order)
         except OSError as error:
             log.warning("a start without the catalog would not know of deployment %d: %s", order.deployment_id, error)
+
+    def _try_out(self, order: Order) -> None:
+        self._slot.put_trial(Trial(self._loaded(order), order.strategy, order.share, Tally()))
+        told = (order.model_version, order.strategy, order.deployment_id)
+        log.info("model version %d is tried as a %s (deployment %d)", *told)
+
+    def _end_trial(self) -> None:
+        self._slot.put_trial(None)
+        self.on_news()
+
+    def _loaded(self, order: Order) -> Live:
+        """With the model that is here already, where one of those has the same bytes."""
+        live = self._slot.take()
+        here = [held for held in (live, live.trial.candidate if live and live.trial else None) if held]
+        model = next((held.model for held in here if held.digest == order.bundle_digest), None)
+        model = model or self._loader.load(order)
+        return Live(model, order.model_version, order.deployment_id, order.bundle_digest, order.since)
 
     def _fill_empty_slot(self) -> None:
         if self._slot.take() is None:

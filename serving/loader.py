@@ -38,6 +38,8 @@ class Order(BaseModel):
     bundle_prefix: str
     bundle_digest: str
     since: datetime
+    strategy: str = "direct"
+    share: float = 0.0
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:

@@ -1,9 +1,14 @@
-"""The live model. Swapping it is one assignment, so a request that took it once has one whole model."""
+"""The live model. Swapping it is one assignment, so a request that took it once has one whole model.
 
-from dataclasses import dataclass
+A candidate on trial hangs on the live model and comes and goes with the same assignment: who took the
+live model once has also taken what is tried beside it.
+"""
+
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ml.model import Model
+from serving.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -12,6 +17,7 @@ class Live:
 
     Attributes:
         since: when the deployment was made, the same on every replica.
+        trial: what is tried beside it.
     """
 
     model: Model
@@ -19,10 +25,25 @@ class Live:
     deployment_id: int
     digest: str
     since: datetime
+    trial: "Trial | None" = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate: as a canary it answers its share of the traffic, as a shadow it is asked unseen.
+
+    Attributes:
+        tally: what this worker counts of it.
+    """
+
+    candidate: Live
+    strategy: str
+    share: float
+    tally: Tally
 
 
 class ModelSlot:
-    """One for a worker; empty until the first model is in."""
+    """One for a worker; empty until the first model is in. One thread puts, any may take."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -33,3 +54,8 @@ class ModelSlot:
 
     def put(self, live: Live) -> None:
         self._live = live
+
+    def put_trial(self, trial: Trial | None) -> None:
+        """Try this beside the live model, or nothing; nothing happens while there is none."""
+        if self._live is not None:
+            self._live = replace(self._live, trial=trial)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from ml.context import Context
 from ml.objects import ObjectStore
 from ml.settings import Settings
 from serving.access import Guard
@@ -29,6 +30,8 @@ class Parts:
         store: the bucket of reports and of what lies in quarantine.
         storage: threads that may wait for it.
         pictures: threads that wait for processes that decode.
+        release: what an operator's move works with.
+        operators: threads that wait for its end.
         remembered: what was read a moment ago, with the time by `time.monotonic`.
     """
 
@@ -45,6 +48,8 @@ class Parts:
     store: ObjectStore
     storage: Pool
     pictures: Pool
+    release: Context
+    operators: Pool
     remembered: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
 

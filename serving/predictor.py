@@ -4,12 +4,14 @@ import logging
 import time
 from dataclasses import dataclass
 from typing import Final
+from uuid import uuid4
 
 import numpy as np
 import orjson
 
 from ml import images
 from ml.images import Limits
+from serving import routing
 from serving.body import image_bytes
 from serving.ids import uuid7
 from serving.metrics import Metrics
@@ -17,6 +19,7 @@ from serving.model_slot import Live, ModelSlot
 from serving.prediction_log import LOGGED_TOP, Prediction, PredictionLog
 from serving.problems import ProblemError
 from serving.reject import Reject
+from serving.shadow import Shadow
 from serving.stages import Stages
 
 log = logging.getLogger(__name__)
@@ -36,16 +39,23 @@ class Question:
     started: float
     caller: str | None = None
     stages: Stages | None = None
+    request_id: str = ""
 
 
 class Predictor:
     """Answers from whatever model is live when its turn comes."""
 
     def __init__(
-        self, slot: ModelSlot, prediction_log: PredictionLog, limits: Limits, metrics: Metrics, reject: Reject
+        self,
+        slot: ModelSlot,
+        prediction_log: PredictionLog,
+        limits: Limits,
+        metrics: Metrics,
+        reject: Reject,
+        shadow: Shadow,
     ) -> None:
         self._slot, self._log, self._limits, self._metrics = slot, prediction_log, limits, metrics
-        self._reject = reject
+        self._reject, self._shadow = reject, shadow
 
     def live(self) -> Live:
         """The live model.
@@ -69,10 +79,14 @@ class Predictor:
             ProblemError: no model, unreadable form, or the model's output is not a number.
             ImageRejectedError: the image cannot be decoded.
         """
+        live = self.live()  # once: the whole answer comes from it, or from what is tried beside it
+        key = (question.client_key or question.request_id or uuid4().hex) if question.logged else None
+        return routing.answer(live, key, lambda chosen: self._answer(chosen, question))
+
+    def _answer(self, live: Live, question: Question) -> dict[str, object]:
         begun = time.perf_counter()
         if question.stages:
             question.stages.append(("queue", question.stages[-1][2], begun))
-        live = self.live()  # once: the whole answer comes from this one
         info = live.model.info
         data = image_bytes(question.body, question.content_type)
         seen = images.look(data, info.image_size, info.channels, self._limits)
@@ -82,7 +96,7 @@ class Predictor:
         if not np.isfinite(probabilities).all():
             log.error("model version %d gave a probability that is no number", live.version)
             raise ProblemError(
-                500, "model_failed", f"model version {live.version} gave no usable answer for this image"
+                500, routing.MODEL_FAILED, f"model version {live.version} gave no usable answer for this image"
             )
         order = np.argsort(probabilities)[::-1][: max(question.top, LOGGED_TOP)]
         ranking: list[dict[str, object]] = [
@@ -125,6 +139,8 @@ class Predictor:
                     image=data,
                 )
             )
+            best = float(probabilities[order[0]])
+            self._shadow.look(live, identifier, data, seen.pixels, info.labels[order[0]], best)
         if question.stages is not None:
             question.stages.append(("decode", begun, decoded))
             question.stages.append(("inference", decoded, inferred))

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, delete, func, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from ml.catalog import deployments
+from ml.catalog import deployments, trials
 from ml.catalog.tables import replicas
 from ml.errors import UnavailableError
 from serving.follower import Follower
@@ -105,20 +105,23 @@ class Replica(threading.Thread):
             news = self._state()
             if news != told or time.monotonic() - beaten >= self._heartbeat_seconds:
                 self._beat(connection, news)
+                self._tell_trial(connection)
                 beaten, told = time.monotonic(), news
-            row = deployments.wish(connection)
+            row, tried = deployments.wish(connection), deployments.on_trial(connection)
             if self._away:
                 self._away = False
                 log.info("the catalog answers again")
-            self._follower.want(Order.of(row) if row else None)
+            self._follower.want(Order.of(row) if row else None, Order.of(tried) if tried else None)
             self._listen(connection, min(POLL_SECONDS, self._heartbeat_seconds))
         connection.execute(delete(replicas).where(replicas.c.id == self._identity.id))
 
     def _state(self) -> dict[str, Any]:
         live, refusal = self._slot.take(), self._follower.refusal
+        trial = live.trial if live else None
         return {
             "deployment_id": live.deployment_id if live else None,
             "model_version": live.version if live else None,
+            "candidate_deployment_id": trial.candidate.deployment_id if trial else None,
             "failed_deployment_id": refusal.deployment_id if refusal else None,
             "error": refusal.reason if refusal else self._follower.trouble,
         }
@@ -129,6 +132,18 @@ class Replica(threading.Thread):
             id=self._identity.id, host=self._identity.host, pid=self._identity.pid, **values
         )
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+
+    def _tell_trial(self, connection: Connection) -> None:
+        live = self._slot.take()
+        if live is None or live.trial is None:
+            return
+        deployment, tally = live.trial.candidate.deployment_id, live.trial.tally
+        noted = tally.take_noted()
+        try:
+            trials.note(connection, deployment, self._identity.id, tally.figures(), [vars(one) for one in noted])
+        except Exception:
+            tally.give_back(noted)
+            raise
 
     def _listen(self, connection: Connection, seconds: float) -> None:
         raw = connection.connection.driver_connection

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml.context import Context
 from ml.errors import NotFoundError
-from ml.registry import BundleLocation
+from ml.registry_rest import BundleLocation
 
 
 class FileRegistry:

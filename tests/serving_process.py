@@ -52,8 +52,10 @@ def service(settings: Settings, folder: Path, workers: int = 2, **more: str) -> 
     arguments = ["--factory", "--workers", str(workers), "--port", str(port), "--no-access-log"]
     command = [sys.executable, "-m", "uvicorn", "serving.app:create_app", *arguments]
     log = folder / f"service-{port}.log"
-    with process(command, environment(settings) | more, log):
-        running = Service(f"http://127.0.0.1:{port}", log)
+    url = f"http://127.0.0.1:{port}"
+    own = environment(settings.model_copy(update={"service_url": url}))
+    with process(command, own | more, log):
+        running = Service(url, log)
         wait_until(lambda: running.get("/healthz").status_code == 200, what="the service's first answer")
         yield running
 

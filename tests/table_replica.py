@@ -43,26 +43,30 @@ def replica(ctx: Context, name: str, temper: Temper = "loads") -> Iterator[None]
         thread.join(20)
 
 
-def dead_replica(ctx: Context, name: str) -> None:
+def dead_replica(ctx: Context, name: str, **columns: Any) -> None:
     """One that stopped beating long ago and never signed off."""
     with transaction(ctx.engine) as connection:
         connection.execute(
-            replicas.insert().values(id=name, host="h", pid=1, heartbeat_at=func.now() - text("interval '1 hour'"))
+            replicas.insert().values(
+                id=name, host="h", pid=1, heartbeat_at=func.now() - text("interval '1 hour'"), **columns
+            )
         )
 
 
 def _follow(ctx: Context, name: str, temper: Temper, stop: threading.Event) -> None:
     while not stop.wait(0.05):
         with transaction(ctx.engine) as connection:
-            wish = deployments.wish(connection)
-            news: dict[str, Any] = {}
+            wish, tried = deployments.wish(connection), deployments.on_trial(connection)
+            news: dict[str, Any] = {"candidate_deployment_id": tried["id"] if tried else None}
+            if tried and temper != "loads":
+                wish = tried | {"status": "rolling"}
             if wish and wish["status"] == "rolling" and temper == "refuses":
                 news = {"failed_deployment_id": wish["id"], "error": "probe is off by 0.5"}
             elif wish and wish["status"] == "rolling" and temper == "dies":
-                _beat(connection, name, {})
+                _beat(connection, name, news)
                 return
             elif wish and (temper == "loads" or wish["status"] == "live"):
-                news = _running(wish)
+                news |= _running(wish)
             _beat(connection, name, news)
 
 

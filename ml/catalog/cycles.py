@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
-from ml.catalog.tables import cycles
+from ml.catalog.tables import cycles, deployments
 from ml.errors import NotFoundError
 
 
@@ -49,6 +49,17 @@ def recent(engine: Engine, limit: int = 10) -> list[dict[str, Any]]:
     with transaction(engine) as connection:
         rows = connection.execute(select(cycles).order_by(cycles.c.started_at.desc()).limit(limit))
         return [dict(row) for row in rows.mappings()]
+
+
+def deployed(engine: Engine) -> list[tuple[str, str]]:
+    """Decision and cycle of each cycle that is open though what was deployed for it has met its fate."""
+    query = (
+        select(cycles.c.decision_id, cycles.c.id)
+        .join(deployments, deployments.c.decision_id == cycles.c.decision_id)
+        .where(cycles.c.finished_at.is_(None), deployments.c.status.not_in(("rolling", "trial")))
+    )
+    with transaction(engine) as connection:
+        return [(decision, cycle) for decision, cycle in connection.execute(query).unique()]
 
 
 def set_dataset_version(connection: Connection, cycle_id: str, version: str) -> None:

@@ -1,6 +1,7 @@
-"""The deployment ledger: what should serve, what did, and what each replica says it runs.
+"""The deployment ledger: what should serve, what did, on whose word, and what each replica says it runs.
 
-The wish is the newest row that is rolling or live; replicas follow it. At most one row is rolling.
+The wish is the newest row that is rolling or live; replicas follow it. Beside it a row may be on trial:
+its model is a candidate. At most one row is rolling or on trial.
 """
 
 from typing import Any
@@ -9,56 +10,64 @@ from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
-from ml.catalog.tables import deployments, replicas
+from ml.catalog.tables import decisions, deployments, replicas
 
 CHANNEL = "evergreen_deployments"
-ONE_ROLLING = "uq_deployments_rolling"
+ONE_OPEN = "uq_deployments_open"
 
 
 def wish(connection: Connection) -> dict[str, Any] | None:
     """The deployment that replicas should run."""
-    query = (
-        select(deployments)
-        .where(deployments.c.status.in_(("rolling", "live")))
-        .order_by(deployments.c.id.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).mappings().first()
-    return dict(row) if row else None
+    return _newest(connection, deployments.c.status.in_(("rolling", "live")))
+
+
+def on_trial(connection: Connection) -> dict[str, Any] | None:
+    """The deployment whose model replicas should try beside the live one."""
+    return _newest(connection, deployments.c.status == "trial")
 
 
 def live(engine: Engine) -> dict[str, Any] | None:
     """The newest deployment that every replica acknowledged."""
-    query = select(deployments).where(deployments.c.status == "live").order_by(deployments.c.id.desc()).limit(1)
     with transaction(engine) as connection:
-        row = connection.execute(query).mappings().first()
-    return dict(row) if row else None
+        return _newest(connection, deployments.c.status == "live")
 
 
 def rolling(engine: Engine) -> dict[str, Any] | None:
-    """The deployment that has begun and not ended; at most one."""
+    """The deployment that every replica is to run and that has not ended; at most one."""
     with transaction(engine) as connection:
-        row = connection.execute(select(deployments).where(deployments.c.status == "rolling")).mappings().first()
-    return dict(row) if row else None
+        return _newest(connection, deployments.c.status == "rolling")
 
 
 def of_decision(engine: Engine, decision_id: str) -> dict[str, Any] | None:
     """The newest deployment that a decision led to."""
-    query = (
-        select(deployments).where(deployments.c.decision_id == decision_id).order_by(deployments.c.id.desc()).limit(1)
-    )
     with transaction(engine) as connection:
-        row = connection.execute(query).mappings().first()
-    return dict(row) if row else None
+        return _newest(connection, deployments.c.decision_id == decision_id)
+
+
+def of_version(engine: Engine, model_version: int) -> dict[str, Any] | None:
+    """The newest deployment of a model version."""
+    with transaction(engine) as connection:
+        return _newest(connection, deployments.c.model_version == model_version)
+
+
+def get(engine: Engine, deployment_id: int) -> dict[str, Any] | None:
+    with transaction(engine) as connection:
+        return _newest(connection, deployments.c.id == deployment_id)
 
 
 def begin(connection: Connection, **columns: Any) -> int:
-    """Insert a rolling deployment and tell the replicas, within the caller's transaction."""
+    """Insert a deployment, rolling if not said otherwise, and tell the replicas, within the caller's transaction."""
     deployment_id: int = connection.execute(
         insert(deployments).values(**columns).returning(deployments.c.id)
     ).scalar_one()
     notify(connection)
     return deployment_id
+
+
+def change(connection: Connection, deployment_id: int, **columns: Any) -> None:
+    """Set columns of a deployment and tell the replicas, within the caller's transaction."""
+    connection.execute(update(deployments).where(deployments.c.id == deployment_id).values(**columns))
+    notify(connection)
 
 
 def end(connection: Connection, deployment_id: int, status: str, reason: str | None = None) -> None:
@@ -69,12 +78,7 @@ def end(connection: Connection, deployment_id: int, status: str, reason: str | N
             .where(deployments.c.status == "live", deployments.c.id < deployment_id)
             .values(status="superseded")
         )
-    connection.execute(
-        update(deployments)
-        .where(deployments.c.id == deployment_id)
-        .values(status=status, reason=reason, finished_at=func.now())
-    )
-    notify(connection)
+    change(connection, deployment_id, status=status, reason=reason, finished_at=func.now())
 
 
 def notify(connection: Connection) -> None:
@@ -90,8 +94,44 @@ def live_replicas(engine: Engine, heartbeat_seconds: float) -> list[dict[str, An
         return [dict(row) for row in rows.mappings()]
 
 
-def recent(engine: Engine, limit: int = 20) -> list[dict[str, Any]]:
-    """The newest first."""
+def refusals(engine: Engine, heartbeat_seconds: float) -> list[str]:
+    """What live replicas say that refuse the live deployment; in words."""
+    now = live(engine)
+    rows = live_replicas(engine, heartbeat_seconds) if now else []
+    return [f"{row['id']}: {row['error']}" for row in rows if now and row["failed_deployment_id"] == now["id"]]
+
+
+def ledger(engine: Engine, limit: int = 20, before: int | None = None) -> list[dict[str, Any]]:
+    """What served when, and on whose word; the newest first.
+
+    Each row as in the table, with `actor`, `verdict` and `decision_reason` of its decision, and with
+    `served_from` and `served_until` where it served; the latter is None while it does.
+
+    Args:
+        before: only deployments with a smaller id.
+    """
+    served = deployments.c.status.in_(("live", "superseded"))
+    until = func.lead(deployments.c.finished_at).over(order_by=deployments.c.id)
+    spans = (
+        select(deployments.c.id, deployments.c.finished_at.label("served_from"), until.label("served_until"))
+        .where(served)
+        .subquery()
+    )
+    told = (decisions.c.actor, decisions.c.verdict, decisions.c.reason.label("decision_reason"))
+    query = (
+        select(deployments, *told, spans.c.served_from, spans.c.served_until)
+        .join(decisions, deployments.c.decision_id == decisions.c.id)
+        .outerjoin(spans, spans.c.id == deployments.c.id)
+        .order_by(deployments.c.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(deployments.c.id < before)
     with transaction(engine) as connection:
-        rows = connection.execute(select(deployments).order_by(deployments.c.id.desc()).limit(limit))
-        return [dict(row) for row in rows.mappings()]
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _newest(connection: Connection, condition: Any) -> dict[str, Any] | None:
+    query = select(deployments).where(condition).order_by(deployments.c.id.desc()).limit(1)
+    row = connection.execute(query).mappings().first()
+    return dict(row) if row else None

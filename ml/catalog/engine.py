@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from sqlalchemy import Connection, Engine, create_engine, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ml.errors import UnavailableError
+from ml.errors import ConflictError, UnavailableError
 from ml.settings import Settings
 
 
@@ -52,14 +52,15 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def advisory_lock(engine: Engine, name: str) -> Iterator[Connection]:
-    """Holds the cluster-wide lock `name` for the block; others wait.
+def advisory_lock(engine: Engine, name: str, *, wait: bool = True) -> Iterator[Connection]:
+    """Holds the cluster-wide lock `name` for the block; others wait, or do without if they say so.
 
     The lock belongs to the yielded connection's session, so it goes with a killed process. The
     block may run its own transactions on other connections. Should that session die while the block
     runs, the lock is lost: what the block commits must not rely on it alone.
 
     Raises:
+        ConflictError: somebody else holds it, and `wait` is false.
         UnavailableError: the database does not answer, or the session had died when the block ended.
     """
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
@@ -68,7 +69,10 @@ def advisory_lock(engine: Engine, name: str) -> Iterator[Connection]:
     except OperationalError as error:
         raise UnavailableError(f"the catalog database does not answer: {error.orig}") from error
     with connection:
-        _lock_call(connection, "pg_advisory_lock", key)
+        if wait:
+            _lock_call(connection, "pg_advisory_lock", key)
+        elif not _lock_call(connection, "pg_try_advisory_lock", key):
+            raise ConflictError(f"somebody else holds the lock `{name}`")
         try:
             yield connection
         except BaseException:
@@ -78,8 +82,8 @@ def advisory_lock(engine: Engine, name: str) -> Iterator[Connection]:
         _lock_call(connection, "pg_advisory_unlock", key)
 
 
-def _lock_call(connection: Connection, function: str, key: int) -> None:
+def _lock_call(connection: Connection, function: str, key: int) -> object:
     try:
-        connection.execute(select(getattr(func, function)(key)))
+        return connection.execute(select(getattr(func, function)(key))).scalar()
     except DBAPIError as error:
         raise UnavailableError(f"the catalog database went away: {function} failed: {error.orig}") from error

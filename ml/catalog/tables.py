@@ -227,6 +227,8 @@ approvals = Table(
     _now(),
 )
 
+_OPEN = text("status in ('trial', 'rolling')")
+
 deployments = Table(
     "deployments",
     metadata,
@@ -236,12 +238,40 @@ deployments = Table(
     Column("decision_id", Text, ForeignKey("decisions.id"), nullable=False),
     Column("bundle_prefix", Text, nullable=False),
     Column("bundle_digest", Text, nullable=False),
+    Column("strategy", Text, nullable=False, server_default="direct"),
+    Column("share", Double, nullable=False, server_default="0"),
     Column("status", Text, nullable=False, server_default="rolling"),
     Column("reason", Text),
+    _json("findings"),
     _now(),
+    Column("trial_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
-    CheckConstraint("status in ('rolling', 'live', 'failed', 'superseded')", name="status"),
-    Index("uq_deployments_rolling", "status", unique=True, postgresql_where=text("status = 'rolling'")),
+    CheckConstraint("status in ('trial', 'rolling', 'live', 'failed', 'superseded')", name="status"),
+    CheckConstraint("strategy in ('direct', 'shadow', 'canary')", name="strategy"),
+    # One at a time, whatever its stage: all rows that have not ended have the same key.
+    Index("uq_deployments_open", text("(0)"), unique=True, postgresql_where=_OPEN),
+)
+
+# What a replica counted of a deployment's trial. The rows outlive replicas that die.
+trial_tallies = Table(
+    "trial_tallies",
+    metadata,
+    Column("deployment_id", BigInteger, ForeignKey("deployments.id"), primary_key=True),
+    Column("replica", Text, primary_key=True),
+    _json("figures"),
+)
+
+# Answers of a shadowed model that its challenger would have given otherwise.
+disagreements = Table(
+    "disagreements",
+    metadata,
+    Column("deployment_id", BigInteger, ForeignKey("deployments.id"), primary_key=True),
+    Column("prediction_id", UUID, primary_key=True),
+    Column("live_label", Text, nullable=False),
+    Column("live_probability", Double, nullable=False),
+    Column("candidate_label", Text, nullable=False),
+    Column("candidate_probability", Double, nullable=False),
+    Index(None, "prediction_id"),
 )
 
 replicas = Table(
@@ -254,6 +284,7 @@ replicas = Table(
     _now("heartbeat_at"),
     Column("deployment_id", BigInteger),
     Column("model_version", Integer),
+    Column("candidate_deployment_id", BigInteger),
     Column("failed_deployment_id", BigInteger),
     Column("error", Text),
 )

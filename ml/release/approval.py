@@ -3,7 +3,7 @@
 from ml.catalog import approvals
 from ml.context import Context
 from ml.release.deploy import Deployment
-from ml.release.release import release
+from ml.release.release import finish, release
 
 
 def carry_out(ctx: Context, decision_id: str) -> Deployment | None:
@@ -22,11 +22,12 @@ def carry_out(ctx: Context, decision_id: str) -> Deployment | None:
 
 
 def settle(ctx: Context) -> list[str]:
-    """Reject what waited for too long, and carry out every answer that nobody did; the decisions that were ended."""
+    """Reject what waited for too long, carry out answers that nobody did, end what a trial left open; the decisions."""
     approvals.expire(ctx.engine, ctx.settings.gate_review_hours)
     ended = []
     for decision, _ in approvals.open_cycles(ctx.engine):
         if approvals.find(ctx.engine, decision) is not None and decision not in ended:
             carry_out(ctx, decision)
             ended.append(decision)
+    finish(ctx)
     return ended

@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from ml.errors import UnavailableError
 from serving.access import BASIC, needs
-from serving.console import files, overview, quarantine
+from serving.console import deployments, files, overview, quarantine
 from serving.console.templates import FOLDER, render
 from serving.parts import Parts, Served
 from serving.problems import ProblemError
@@ -20,6 +20,7 @@ from serving.routes.model import describe
 router = APIRouter(tags=["console"], route_class=needs("operate", BASIC))
 router.include_router(files.router)
 router.include_router(quarantine.router)
+router.include_router(deployments.router)
 
 SECONDS: Final = 4.0
 FRESH_SECONDS: Final = 1.5

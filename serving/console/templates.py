@@ -18,7 +18,12 @@ def _environment() -> Environment:
 
 def render(name: str, settings: Settings, **values: Any) -> str:
     """A page, with the links and names that all of them have."""
-    links = {"Quarantine": "/console/quarantine", "MLflow": settings.mlflow_url, "Airflow": settings.airflow_url}
+    links = {
+        "Deployments": "/console/deployments",
+        "Quarantine": "/console/quarantine",
+        "MLflow": settings.mlflow_page or settings.mlflow_url,
+        "Airflow": settings.airflow_url,
+    }
     links |= {"API": "/docs"}
     known = {"model_name": settings.model_name, "keyless": settings.api_keys == "loopback"}
     return _environment().get_template(name).render(links=links, **known, **values)

@@ -71,5 +71,6 @@ async def predict(request: Request) -> Response:
         started=started,
         caller=request.state.caller,
         stages=noted,
+        request_id=request.scope.get("request_id", ""),
     )
     return Response(await parts.inference.run(parts.predictor.answer, question), media_type="application/json")

@@ -155,6 +155,7 @@ def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflo
         "judge_log": "success",
         "take_up": "success",
         "settle": "success",
+        "refusals": "success",
         "collect_feedback": "success",
     }
     assert monitor["assets"] == ["retrain"]

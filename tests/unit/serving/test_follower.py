@@ -140,3 +140,36 @@ def test_a_first_wish_that_cannot_be_loaded_leaves_what_served_last(loader: Fake
         follower.want(order(6))
         until(lambda: live(slot) == 5)
         assert follower.refusal is not None
+
+
+def held(slot: ModelSlot) -> int | None:
+    taken = slot.take()
+    return taken.trial.candidate.deployment_id if taken and taken.trial else None
+
+
+def test_a_trial_comes_goes_and_becomes_live_without_loading_again(loader: FakeLoader) -> None:
+    tried = order(2).model_copy(update={"strategy": "canary", "share": 0.2})
+    with following(loader) as (follower, slot):
+        follower.want(order(1), tried)
+        until(lambda: (live(slot), held(slot)) == (1, 2))
+        follower.want(order(1), None)
+        until(lambda: held(slot) is None)
+        follower.want(order(1), tried)
+        until(lambda: held(slot) == 2)
+        loads = loader.loads
+        follower.want(tried, None)
+        until(lambda: (live(slot), held(slot)) == (2, None))
+        assert loader.loads == loads
+        until(lambda: loader.last is not None and loader.last.deployment_id == 2)
+
+
+def test_a_candidate_that_is_bad_is_refused_and_the_live_model_goes_on(loader: FakeLoader) -> None:
+    with following(loader) as (follower, slot):
+        follower.want(order(1))
+        until(lambda: live(slot) == 1)
+        loader.errors = [UnavailableError("the bucket is away"), IntegrityError("damaged")]
+        follower.want(order(1), order(2).model_copy(update={"strategy": "shadow", "share": 0.2}))
+        until(lambda: follower.refusal is not None and follower.refusal.deployment_id == 2)
+        assert (live(slot), held(slot)) == (1, None)
+        assert loader.last is not None
+        assert loader.last.deployment_id == 1, "what is only tried is not what served"

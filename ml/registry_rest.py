@@ -1,0 +1,98 @@
+"""MLflow's registry by plain REST: what a release needs of it, without MLflow's library, whose import takes seconds.
+
+https://mlflow.org/docs/latest/api_reference/rest-api.html
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from ml.errors import NotFoundError, UnavailableError
+from ml.settings import Settings
+
+DIGEST_TAG: Final = "bundle_digest"
+BUNDLE_FOLDER: Final = "bundle"
+_MISSING: Final = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+_SECONDS: Final = 5.0
+"""A way back must not wait for long for a registry that it can do without."""
+
+
+@dataclass(frozen=True)
+class BundleLocation:
+    """Where a version's bundle lies in the artifacts bucket, and the digest that proves it."""
+
+    prefix: str
+    digest: str
+
+
+class RestRegistry:
+    """Every method raises `UnavailableError` when MLflow does not answer, `NotFoundError` for what is not there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.name = settings.model_name
+
+    def alias(self, name: str) -> int | None:
+        """The version that bears the alias, or None."""
+        return self.aliases().get(name)
+
+    def aliases(self) -> dict[str, int]:
+        """Alias → version."""
+        try:
+            found = self._call("GET", "registered-models/get", f"model `{self.name}`")
+        except NotFoundError:
+            return {}
+        return {told["alias"]: int(told["version"]) for told in found["registered_model"].get("aliases", ())}
+
+    def set_alias(self, name: str, version: int | None) -> None:
+        """Point the alias at `version`; None removes it."""
+        what = f"alias `{name}` of `{self.name}`"
+        if version is None:
+            self._call("DELETE", "registered-models/alias", what, alias=name)
+        else:
+            self._call("POST", "registered-models/alias", what, alias=name, version=str(version))
+
+    def tags(self, version: int) -> dict[str, str]:
+        found = self._of_version("get", version)["model_version"]
+        return {tag["key"]: tag["value"] for tag in found.get("tags", ())}
+
+    def tag(self, version: int, tags: Mapping[str, object]) -> None:
+        what = f"version {version} of `{self.name}`"
+        for key, value in tags.items():
+            self._call("POST", "model-versions/set-tag", what, version=str(version), key=key, value=str(value))
+
+    def bundle(self, version: int) -> BundleLocation:
+        """Raises NotFoundError for a version without a bundle."""
+        digest = self.tags(version).get(DIGEST_TAG)
+        uri = self._of_version("get-download-uri", version)["artifact_uri"]
+        scheme, _, path = uri.partition(":/")
+        if scheme != "mlflow-artifacts" or digest is None:
+            raise NotFoundError(f"version {version} of `{self.name}` has no bundle (stored at {uri}, digest {digest})")
+        return BundleLocation(f"{self._settings.artifacts_prefix}/{path.strip('/')}/data/{BUNDLE_FOLDER}", digest)
+
+    def _of_version(self, call: str, version: int) -> dict[str, Any]:
+        what = f"version {version} of `{self.name}`"
+        return self._call("GET", f"model-versions/{call}", what, version=str(version))
+
+    def _call(self, method: str, path: str, what: str, **fields: str) -> dict[str, Any]:
+        """What MLflow answers; `what` was wanted, for the message."""
+        url = f"{self._settings.mlflow_url.rstrip('/')}/api/2.0/mlflow/{path}"
+        body: dict[str, Any] = {"params" if method == "GET" else "json": {"name": self.name, **fields}}
+        try:
+            answer = httpx.request(method, url, timeout=_SECONDS, **body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise UnavailableError(
+                f"{what}: MLflow does not answer at {self._settings.mlflow_url}: {error!r}"
+            ) from error
+        try:
+            told = answer.json()
+        except ValueError:
+            told = {}
+        if answer.status_code == 200 and isinstance(told, dict):
+            return told
+        code, message = (told.get("error_code"), told.get("message")) if isinstance(told, dict) else (None, None)
+        if code in _MISSING:
+            raise NotFoundError(f"MLflow knows no {what}: {message}")
+        raise UnavailableError(f"{what}: MLflow answered {answer.status_code} {code or ''}: {message or ''}")

@@ -1,0 +1,38 @@
+"""GET /console/deployments: what served when, on whose word and why, and how a trial goes."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from fastapi.responses import HTMLResponse
+
+from ml.catalog import deployments
+from ml.errors import UnavailableError
+from serving.console.templates import render
+from serving.parts import Served
+from serving.problems import ProblemError
+
+router = APIRouter(include_in_schema=False)
+
+PAGE: Final = 20
+_SECONDS: Final = 4.0
+
+
+@router.get("/console/deployments", response_class=HTMLResponse)
+async def page(parts: Served, before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None) -> HTMLResponse:
+    try:
+        rows = await parts.database.run_within(_SECONDS, deployments.ledger, parts.engine, PAGE + 1, before)
+    except (UnavailableError, ProblemError) as error:
+        return HTMLResponse(render("deployments.html", parts.settings, error=str(error)), 503)
+    following = rows[PAGE - 1]["id"] if len(rows) > PAGE else None
+    shown = [row | {"badge": BADGES[row["status"]], "seconds": _seconds(row)} for row in rows[:PAGE]]
+    return HTMLResponse(
+        render("deployments.html", parts.settings, rows=shown, following=following, first=before is None)
+    )
+
+
+BADGES: Final = {"live": "good", "superseded": "idle", "failed": "bad", "rolling": "warn", "trial": "warn"}
+
+
+def _seconds(row: dict[str, Any]) -> float | None:
+    """From the wish to its fate."""
+    return (row["finished_at"] - row["created_at"]).total_seconds() if row["finished_at"] else None
