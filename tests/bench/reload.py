@@ -39,7 +39,8 @@ from tests.pictures import digits
 from tests.servers import Servers, wait_until
 from tests.serving_process import Service, service
 
-REQUESTS = int(os.environ.get("EVERGREEN_BENCH_REQUESTS", "100000"))
+REQUESTS = 100_000
+FEWER = "EVERGREEN_BENCH_REQUESTS"
 RELOADS = 50
 ROLLBACKS = 5
 CONNECTIONS = 8
@@ -76,30 +77,31 @@ class System:
 
 def run() -> dict[str, Any]:
     """Load and releases, then roll backs."""
+    requests = int(os.environ.pop(FEWER, REQUESTS))  # popped, for the service would take it for a setting
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folders = {kind: _bundle(folder / kind, kind) for kind in CLASSES}
         (folder / "servers").mkdir()
         with real.storage(folder / "servers") as servers:
             with _running(servers, folder, folders, WORKERS) as system:
-                told = _under_load(system, folder)
+                told = _under_load(system, folder, requests)
             with _running(servers, folder, folders, 4) as system:
                 told["figures"]["rollback_seconds"] = spread([_rollback(system, n) for n in range(ROLLBACKS)])
     return {"runs": 1, **told}
 
 
-def _under_load(system: System, folder: Path) -> dict[str, Any]:
+def _under_load(system: System, folder: Path, requests: int) -> dict[str, Any]:
     pictures, output = folder / "pictures", folder / "answers.jsonl"
     pictures.mkdir()
     for number, data in enumerate(PICTURES):
         (pictures / f"{number:03}.png").write_bytes(data)
     host, _, port = system.service.url.removeprefix("http://").partition(":")
-    arguments = [host, port, str(REQUESTS), str(CONNECTIONS), str(pictures), str(output)]
+    arguments = [host, port, str(requests), str(CONNECTIONS), str(pictures), str(output)]
     command = [sys.executable, "-m", "tests.bench.parts.hammer", *arguments]
     began, windows, done = time.monotonic(), list[Window](), list[Deployment]()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
         for line in client.stdout or ():
-            while len(done) < RELOADS and int(line) >= (len(done) + 1) * REQUESTS // (RELOADS + 1):
+            while len(done) < RELOADS and int(line) >= (len(done) + 1) * requests // (RELOADS + 1):
                 started = time.monotonic()
                 done.append(system.release(len(done) + 2))
                 windows.append((started, time.monotonic()))
