@@ -1,11 +1,9 @@
 """Does what the wish says: load, check, swap. A bad bundle leaves the old model serving and says so."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,8 +19,6 @@ PATIENCE: Final = 1.5
 """Seconds that a starting worker waits for the catalog's wish before it serves what served last."""
 FIRST_RETRY: Final = 0.5
 LONGEST_RETRY: Final = 10.0
-_NICE: Final = 10
-"""Loading and probing give way to requests."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,6 @@ class Follower(threading.Thread):
         self.join(seconds)
 
     def run(self) -> None:
-        with suppress(OSError, AttributeError):  # where threads have no priority of their own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         with self._changed:
             self._changed.wait_for(lambda: self._catalog != "silent" or self._stopping, PATIENCE)
             alone = not self._stopping and self._catalog != "answers"

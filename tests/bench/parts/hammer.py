@@ -18,7 +18,7 @@ class Load:
     """`total` requests from whoever is free, images in turn."""
 
     def __init__(self, images: list[bytes], total: int) -> None:
-        head = "POST /v1/predict HTTP/1.1\r\nhost: bench\r\ncontent-type: image/png\r\ncontent-length: {}\r\n\r\n"
+        head = "POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: image/png\r\ncontent-length: {}\r\n\r\n"
         self.requests = [head.format(len(image)).encode() + image for image in images]
         self.total, self.sent, self.answers = total, 0, list[bytes]()
 
