@@ -195,8 +195,9 @@ class Settings(BaseModel):
         "auto", description="What computes it; auto: ONNX Runtime for fp32, OpenVINO for what is reduced."
     )
     max_wait_seconds: float = Field(
-        0.3, gt=0, description="Who would wait longer for an answer is told 503 at once; p99 follows it."
+        0.5, gt=0, description="Who would wait longer for an answer is told 503 at once; p99 follows it."
     )
+    max_batch_images: int = Field(256, ge=1, description="In one request to /v1/predict/batch.")
     service_workers: int | None = Field(None, ge=1, description="None: one a core.")
     reject_below: float = Field(0.0, ge=0, le=1, description="Answers less confident than this are marked rejected.")
     reject_beyond: float | None = Field(

@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Scope
 
 from serving import deadline
+from serving.direct import Direct
 from serving.keyring import KeyRing
 from serving.metrics import Metrics
 from serving.problems import RETRY, ProblemError
@@ -118,15 +119,17 @@ class Guarded(APIRoute):
         return guarded
 
 
-def needs(role: Role, challenge: str = BEARER, seconds: float | None = None) -> type[Guarded]:
+def needs(role: Role, challenge: str = BEARER, seconds: float | None = None, *, direct: bool = False) -> type[Guarded]:
     """The route class of a router whose routes need the role.
 
     Args:
         role: what a caller's key must be for.
         challenge: how a refusal asks for a key; `BASIC` lets a browser ask the person before it.
         seconds: how long an answer may take where that is longer than `answer_seconds`.
+        direct: call the endpoint at once; see `serving.direct`.
     """
-    return type("Guarded", (Guarded,), {"role": role, "challenge": challenge, "seconds": seconds})
+    bases = (Guarded, Direct) if direct else (Guarded,)
+    return type("Guarded", bases, {"role": role, "challenge": challenge, "seconds": seconds})
 
 
 @dataclass(frozen=True, slots=True)

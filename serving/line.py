@@ -13,6 +13,8 @@ from serving.problems import ProblemError
 
 T = TypeVar("T")
 
+OVERLOADED: Final = "overloaded"
+_PAUSE: Final = 0.1
 _NEWEST: Final = 0.05
 """Weight of the newest job's seconds in the running mean."""
 
@@ -53,10 +55,25 @@ class Line:
         if inside > self._longest or (inside > 1 and wait > self._seconds):
             raise ProblemError(
                 503,
-                "overloaded",
+                OVERLOADED,
                 f"{inside} requests are here already, which take {wait:.2f} s; try again",
                 {"retry-after": str(max(1, math.ceil(wait)))},
             )
+
+    async def run_patiently(self, function: Callable[[Any], T], argument: Any, seconds: float) -> T:
+        """As `run`, for work whose caller was let in already: it comes again while the line is too long.
+
+        Raises:
+            ProblemError: the line was too long for so many seconds.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return await self.run(function, argument)
+            except ProblemError as error:
+                if error.code != OVERLOADED or time.monotonic() > end:
+                    raise
+            await asyncio.sleep(min(_PAUSE, max(self.wait() - self._seconds, _PAUSE / 10)))
 
     async def run(self, function: Callable[[Any], T], argument: Any) -> T:
         """The function's result, computed in the thread.

@@ -1,5 +1,6 @@
 """The service's parts, as its routes see them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ class Parts:
         pictures: threads that wait for processes that decode.
         release: what an operator's move works with.
         operators: threads that wait for its end.
+        sources: the buckets that `s3://` URLs may name.
         remembered: what was read a moment ago, with the time by `time.monotonic`.
     """
 
@@ -50,6 +52,7 @@ class Parts:
     pictures: Pool
     release: Context
     operators: Pool
+    sources: Mapping[str, ObjectStore]
     remembered: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
 

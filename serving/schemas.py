@@ -39,6 +39,36 @@ _NAMED_ONCE: Final[list[JsonValue]] = [
 _UUID7: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 
 
+class BatchUrls(BaseModel):
+    """Images that lie in our own buckets."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    urls: list[str] = Field(min_length=1, examples=[["s3://labels/new/cat.jpg"]])
+
+
+class BatchProblem(BaseModel):
+    """Why an image has no answer; as a problem of `/v1/predict`."""
+
+    status: int = Field(examples=[422])
+    code: str = Field(examples=["not_an_image"])
+    detail: str
+
+
+class BatchItem(BaseModel):
+    """An answer or a problem."""
+
+    name: str = Field(description="The file's name or its URL, as sent.", examples=["cat.jpg"])
+    answer: Answer | None = None
+    problem: BatchProblem | None = None
+
+
+class BatchAnswer(BaseModel):
+    """One item an image, in the order in which they were sent."""
+
+    results: list[BatchItem]
+
+
 class Feedback(BaseModel):
     """What a prediction should have said."""
 

@@ -12,7 +12,7 @@ from serving.parts import Parts
 from serving.predictor import Question
 from serving.schemas import Answer, problems
 
-router = APIRouter(tags=["predictions"], route_class=needs("predict"))
+router = APIRouter(tags=["predictions"], route_class=needs("predict", direct=True))
 
 _IMAGE: Final = {"schema": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {

@@ -1,5 +1,6 @@
 """Tables for a person, from the JSON that benchmarks write."""
 
+import math
 import os
 import platform
 import re
@@ -21,6 +22,13 @@ def machine() -> str:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, least and most of repeated readings."""
     return {"median": round(statistics.median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3)}
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The least of these values that so many percent do not exceed; NaN of none."""
+    if not ascending:
+        return math.nan
+    return ascending[min(len(ascending) - 1, int(len(ascending) * percent / 100))]
 
 
 def table(result: dict[str, Any]) -> str:

@@ -77,6 +77,15 @@ def test_every_answer_is_logged_once_with_its_image(context: Context, running: S
     assert hammer.failures == []
     keyed = running.ask(IMAGES[0], **{"x-client-key": "mine"}).json()
     running.ask(IMAGES[0], **{"x-evergreen-probe": "1"})
+    context.labels.put("apart/1.png", IMAGES[1])
+    urls = [f"s3://{context.settings.labels_bucket}/apart/{n}.png" for n in (1, 2)]
+    form = [("file", (str(n), data)) for n, data in enumerate(IMAGES[:9])]
+    many = httpx.post(f"{running.url}/v1/predict/batch", files=form, timeout=30).json()["results"]
+    fetched, missing = httpx.post(f"{running.url}/v1/predict/batch", json={"urls": urls}, timeout=30).json()["results"]
+    assert missing["problem"]["code"] == "not_found"
+    assert fetched["answer"]["top"] == many[1]["answer"]["top"]
+    hammer.answers.extend(item["answer"] | {"image": n} for n, item in enumerate(many))
+    hammer.answers.append(fetched["answer"] | {"image": 1})
     wait_until(lambda: keyed["id"] in logged_ids(context), what="the keyed answer in the log")
     wait_logged(context, hammer)
     assert len(logged_ids(context)) == len(hammer.answers) + 1
@@ -199,6 +208,7 @@ def test_kill_9_under_load_loses_no_answer(context: Context, running: Service) -
     with Hammer(running.url, IMAGES).swinging(8) as hammer:
         for _ in range(3):
             hammer.wait_for(150)
+            running.wait_ready()  # the one that came in the place of the last victim too
             victim = running.get("/v1/model").json()["replica"]
             os.kill(int(victim.split(":")[1]), signal.SIGKILL)
             hammer.wait_for(150)

@@ -69,6 +69,21 @@ def test_who_would_wait_too_long_is_told_how_long() -> None:
     asyncio.run(story())
 
 
+def test_who_was_let_in_already_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        line, gate = Line("test", 0, 9), Gate()
+        first = asyncio.ensure_future(line.run(gate.pass_, 1))
+        second = asyncio.ensure_future(line.run_patiently(gate.pass_, 2, 10))
+        await asyncio.sleep(0.03)
+        with pytest.raises(ProblemError, match="are here already"):
+            await line.run_patiently(gate.pass_, 3, 0)
+        gate.open.set()
+        assert (await first, await second) == (1, 2)
+        line.close()
+
+    asyncio.run(story())
+
+
 def test_an_error_is_the_callers_and_the_line_goes_on() -> None:
     async def story() -> None:
         line = Line("test", 9, 9)

@@ -1,0 +1,116 @@
+"""The services that are compared: ours with a bundle in a precision, and the plain peer; all up at once."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+
+from ml import bundle
+from ml.bundle import BundleInfo
+from ml.catalog.migrate import migrate
+from ml.context import connect
+from ml.images import Limits, decode
+from tests.bundles import deploy, upload
+from tests.servers import Servers, free_port, process, wait_until
+from tests.serving_process import service
+
+WORKERS = 2
+_LIMITS = Limits(10**7, 10**7)
+
+
+@dataclass(frozen=True)
+class Up:
+    """A service that answers at `url`; `pid` is its first process."""
+
+    url: str
+    pid: int
+
+    def memory(self) -> float:
+        """MB (10⁶ bytes) of all its processes, shared pages by their share (PSS)."""
+        first = psutil.Process(self.pid)
+        return sum(_pss(p.pid) for p in (first, *first.children(recursive=True))) / 1e6
+
+
+@contextmanager
+def ours(servers: Servers, folder: Path, made: Path, variant: str) -> Iterator[Up]:
+    """Real processes on a system of their own in Postgres and S3, with the prediction log."""
+    folder.mkdir(parents=True)
+    settings = servers.settings(folder / "home", service_variant=variant)
+    ctx = connect(settings)
+    migrate(ctx.engine)
+    deploy(ctx, upload(ctx, made), bundle.digest((made / bundle.INFO).read_bytes()), 1)
+    more = {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
+    with service(settings, folder, WORKERS, **more) as started:
+        started.wait_ready(WORKERS)
+        found = started.get("/v1/model").json()["variant"]
+        if found != variant:
+            raise RuntimeError(f"{found} answers in the place of {variant}")
+        yield Up(f"{started.url}/v1/predict", _listener(int(started.url.rpartition(":")[2])))
+
+
+@contextmanager
+def peer(folder: Path, made: Path, side: int) -> Iterator[Up]:
+    folder.mkdir(parents=True)
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "tests.bench.parts.plain_peer:app", "--port", str(port)]
+    command += ["--workers", str(WORKERS), "--no-access-log"]
+    told = {"MODEL": str((made / bundle.MODEL).resolve()), "SIDE": str(side), "PYTHONPATH": str(Path.cwd())}
+    with process(command, told, folder / "peer.log") as pid:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: httpx.get(f"{url}/openapi.json").status_code == 200, what="the peer")
+        yield Up(f"{url}/predict", pid)
+
+
+def make(folder: Path, architecture: str, side: int, classes: int, photos: list[bytes]) -> Path:
+    """A bundle as a training would make it, in all precisions; its weights are random, its statistics the photos'."""
+    import torch
+
+    from ml.training import export, networks, quantise
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    folder.mkdir(parents=True)
+    pixels = np.stack([decode(photo, side, 3, _LIMITS) for photo in photos])
+    network = networks.build(architecture, 3, classes, side, 0).train()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # the plain mean over what it sees here
+    with torch.no_grad():
+        network(networks.normalise(torch.from_numpy(pixels)))
+    labels = tuple(f"class {n}" for n in range(classes))
+    info = BundleInfo(
+        architecture=architecture,
+        labels=labels,
+        image_size=side,
+        channels=3,
+        dataset_version="bench",
+        run_id="bench",
+        code_version="bench",
+        seed=0,
+        class_shares=dict.fromkeys(labels, 1 / classes),
+        files={},
+    )
+    export.export(network, info, pixels, folder)
+    quantise.add(folder, pixels, (pixels, np.zeros(len(pixels), np.int64)), 1.0)
+    return folder
+
+
+def _listener(port: int) -> int:
+    """The service's first process, which alone has the port in its command."""
+    for candidate in psutil.Process().children(recursive=True):
+        if str(port) in candidate.cmdline():
+            return candidate.pid
+    raise RuntimeError(f"no process of ours serves port {port}")
+
+
+def _pss(pid: int) -> int:
+    """Bytes."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return 1024 * int(line.split()[1])
+    return 0
