@@ -21,7 +21,7 @@ from ml.context import Context
 from ml.errors import InvalidInputError
 from ml.images import Limits
 from ml.settings import Settings
-from serving import logs, openapi, problems
+from serving import logs, memory, openapi, problems
 from serving.access import Guard
 from serving.console import routes as console
 from serving.deadline import Bounds
@@ -81,6 +81,7 @@ def create_app() -> FastAPI:
     """The app of this worker, from the environment."""
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
     sys.setswitchinterval(SWITCH_SECONDS)
+    memory.bound()
     warnings.filterwarnings("ignore", module="PIL")  # each broken file has words of its own, and they are remembered
     settings = Settings.load(os.environ)
     logs.set_up(settings.log_format)

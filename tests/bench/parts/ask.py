@@ -55,7 +55,7 @@ def form(path: str, images: Sequence[bytes], header: str = "") -> Request:
     chunks += [b"\r\n" + part.encode() + image for image in images[1:]]
     chunks.append(f"\r\n--{BOUNDARY}--\r\n".encode())
     length = sum(map(len, chunks)) + _NUMBER * len(images)
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
     head += f"{header}Content-Length: {length}\r\n\r\n"
     return Request((head.encode() + chunks[0], *chunks[1:]))
 

@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from ml.errors import NotFoundError, UnavailableError
 from ml.objects import ObjectStore
+from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, expect_problem, picture
 
 
@@ -85,7 +86,7 @@ def test_what_is_no_batch_is_told_so(client: TestClient, make_app: Any, live: An
     expect_problem(client.post(f"{url}?top=0", files=form(picture())), 422, "invalid")
     app = make_app(max_batch_images=2)
     app.state.parts.slot.put(live)
-    small = TestClient(app)
+    small = near(app)
     assert codes(small.post(url, files=form(picture(), picture()))) == ["answer", "answer"]
     expect_problem(small.post(url, files=form(*[picture()] * 3)), 413, "too_many_images")
     expect_problem(small.post(url, json={"urls": ["s3://a/b"] * 3}), 413, "too_many_images")

@@ -1,0 +1,24 @@
+"""What the C library keeps of freed memory, bounded: glibc only, elsewhere nothing happens."""
+
+import ctypes
+from typing import Final
+
+_M_ARENA_MAX: Final = -8  # malloc.h
+_ARENAS: Final = 2
+
+
+def bound() -> None:
+    """Few heaps for all threads, before there are any; by default each gets one of its own, which never shrinks."""
+    if mallopt := _function("mallopt"):
+        mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def release() -> None:
+    """Give back what loading a model needed and freed: with INT8 as much as the model itself."""
+    if trim := _function("malloc_trim"):
+        trim(0)
+
+
+def _function(name: str) -> "ctypes._NamedFuncPointer | None":
+    found: ctypes._NamedFuncPointer | None = getattr(ctypes.CDLL(None), name, None)
+    return found
