@@ -14,7 +14,7 @@ def bound() -> None:
 
 
 def release() -> None:
-    """Give back what loading a model needed and freed: with INT8 as much as the model itself."""
+    """Give back what loading a model needed and freed."""
     if trim := _function("malloc_trim"):
         trim(0)
 
