@@ -42,7 +42,18 @@ from serving.predictor import Predictor
 from serving.referee import Referee
 from serving.reject import Reject
 from serving.replicas import Identity, Replica
-from serving.routes import accuracy, batch, decisions, feedback, health, model, open_inference, operate, predict, predictions
+from serving.routes import (
+    accuracy,
+    batch,
+    decisions,
+    feedback,
+    health,
+    model,
+    open_inference,
+    operate,
+    predict,
+    predictions,
+)
 from serving.shadow import Shadow
 from serving.spool import FILE_BYTES, Spool
 from serving.spool_watch import SpoolWatch
