@@ -10,7 +10,7 @@ after a lost answer is at most logged twice.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
@@ -26,6 +26,7 @@ from serving.client_answers import (
     ServiceError,
     UnreachableError,
     problem_of,
+    read_batch,
     read_decision,
     read_feedback,
     read_model,
@@ -72,6 +73,13 @@ def _predict(image: bytes, top: int, client_key: str | None, logged: bool) -> _A
     headers |= {} if logged else {"x-evergreen-probe": "1"}
     options = {"content": image, "headers": headers, "params": {"top": top}}
     return _Ask("POST", "/v1/predict", read_prediction, options)
+
+
+def _predict_batch(images: Sequence[bytes], top: int, client_key: str | None) -> _Ask[list[Prediction | ServiceError]]:
+    files = [("file", (f"{number}", image)) for number, image in enumerate(images)]
+    headers = {"x-client-key": client_key} if client_key else {}
+    options = {"files": files, "headers": headers, "params": {"top": top}}
+    return _Ask("POST", "/v1/predict/batch", read_batch, options)
 
 
 def _logged(prediction_id: object) -> _Ask[Mapping[str, Any]]:
@@ -188,6 +196,16 @@ class Client:
         """
         return self._send(_predict(image, top, client_key, logged))
 
+    def predict_batch(
+        self, images: Sequence[bytes], *, top: int = 5, client_key: str | None = None
+    ) -> list[Prediction | ServiceError]:
+        """What many images show, in their order; the error in the place of one that cannot be answered.
+
+        Args:
+            client_key: the images' own keys are this and `/0`, `/1`, … after it.
+        """
+        return self._send(_predict_batch(images, top, client_key))
+
     def logged(self, prediction_id: object) -> Mapping[str, Any]:
         """A prediction as the log has it, with the feedback that it got."""
         return self._send(_logged(prediction_id))
@@ -266,6 +284,12 @@ class AsyncClient:
     ) -> Prediction:
         """As `Client.predict`."""
         return await self._send(_predict(image, top, client_key, logged))
+
+    async def predict_batch(
+        self, images: Sequence[bytes], *, top: int = 5, client_key: str | None = None
+    ) -> list[Prediction | ServiceError]:
+        """As `Client.predict_batch`."""
+        return await self._send(_predict_batch(images, top, client_key))
 
     async def logged(self, prediction_id: object) -> Mapping[str, Any]:
         """As `Client.logged`."""

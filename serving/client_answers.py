@@ -114,6 +114,13 @@ def prediction_of(body: Mapping[str, Any]) -> Prediction:
     )
 
 
+def read_batch(answer: "httpx.Response") -> list[Prediction | ServiceError]:
+    return [
+        prediction_of(item["answer"]) if item.get("answer") else _error_of(item["problem"])
+        for item in answer.json()["results"]
+    ]
+
+
 def read_object(answer: "httpx.Response") -> Mapping[str, Any]:
     body: Mapping[str, Any] = answer.json()
     if not isinstance(body, dict):
@@ -154,6 +161,12 @@ def problem_of(answer: "httpx.Response", retry_after: float | None) -> ServiceEr
     except (ValueError, KeyError, TypeError):
         detail, code, request_id = answer.text[:200], "strange", None
     return _kind(status)(f"{status} {code}: {detail}", status, code, request_id, retry_after)
+
+
+def _error_of(problem: Mapping[str, Any]) -> ServiceError:
+    """Of one image of many."""
+    status, code = problem["status"], problem["code"]
+    return _kind(status)(f"{status} {code}: {problem['detail']}", status, code)
 
 
 def _kind(status: int) -> type[ServiceError]:

@@ -29,7 +29,12 @@ NO_MODEL_RETRY: Final = {"retry-after": "2"}
 
 @dataclass(frozen=True)
 class Question:
-    """A request as it came; `started` is `time.perf_counter` at its arrival."""
+    """A request as it came.
+
+    Attributes:
+        started: `time.perf_counter` at its arrival.
+        live_only: the live model is asked for, whatever is tried beside it.
+    """
 
     body: bytes
     content_type: str
@@ -40,6 +45,7 @@ class Question:
     caller: str | None = None
     stages: Stages | None = None
     request_id: str = ""
+    live_only: bool = False
 
 
 class Predictor:
@@ -80,7 +86,8 @@ class Predictor:
             ImageRejectedError: the image cannot be decoded.
         """
         live = self.live()  # once: the whole answer comes from it, or from what is tried beside it
-        key = (question.client_key or question.request_id or uuid4().hex) if question.logged else None
+        trying = question.logged and not question.live_only
+        key = (question.client_key or question.request_id or uuid4().hex) if trying else None
         return routing.answer(live, key, lambda chosen: self._answer(chosen, question))
 
     def _answer(self, live: Live, question: Question) -> dict[str, object]:

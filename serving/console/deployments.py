@@ -7,11 +7,12 @@ from fastapi.responses import HTMLResponse
 
 from ml.catalog import deployments
 from ml.errors import UnavailableError
+from serving.access import BASIC, needs
 from serving.console.templates import render
 from serving.parts import Served
 from serving.problems import ProblemError
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=needs("operate", BASIC))
 
 PAGE: Final = 20
 _SECONDS: Final = 4.0

@@ -1,7 +1,7 @@
 """/v2: the Open Inference Protocol, so that clients of KServe and Triton work."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
 
@@ -152,7 +152,18 @@ async def _infer(name: str, number: str | None, request: Request, parts: Parts, 
     info = _model(parts, name, number).model.info
     parts.inference.check()
     body = await request.body()
-    answering = _Answering(parts, body, json_length, info, request.state.caller, started)
+    common = Question(
+        body=b"",
+        content_type=_BINARY,
+        top=_ALL,
+        client_key=None,
+        logged=True,
+        started=started,
+        caller=request.state.caller,
+        request_id=request.scope["request_id"],
+        live_only=number is not None,
+    )
+    answering = _Answering(parts, body, json_length, info, common)
     asked, rows = await parts.inference.run(_Answering.run, answering)
     if number is not None and str(rows.version) != number:
         raise _not_found(f"version {number} was replaced by version {rows.version} meanwhile")
@@ -170,32 +181,23 @@ class _Answering:
     body: bytes
     json_length: str | None
     info: BundleInfo
-    caller: str | None
-    started: float
+    common: Question
 
     def run(self) -> tuple[Asked, Rows]:
         """All images answered by one model version: where it changed in between, they are asked again."""
         asked = open_inference.understand(self.body, self.json_length, self.info.image_size, self.info.channels)
         printable = asked.id if asked.id and asked.id.isprintable() and asked.id.isascii() else None
+        common = replace(self.common, client_key=printable)
         for _ in range(_TRIES):
             answers: list[dict[str, Any]] = [
-                self.parts.predictor.found(self._question(image, printable)) for image in asked.images
+                self.parts.predictor.found(replace(common, body=image)) for image in asked.images
             ]
-            found = self.parts.predictor.live()
-            if {answer["model_version"] for answer in answers} == {found.version}:
-                return asked, _in_order(answers, found)
+            live = self.parts.predictor.live()
+            able = {each.version: each for each in (live, live.trial and live.trial.candidate) if each}
+            given = {answer["model_version"] for answer in answers}
+            if len(given) == 1 and (one := able.get(*given)):
+                return asked, _in_order(answers, one)
         raise ProblemError(503, "no_answer", "models changed too often meanwhile; try again", RETRY)
-
-    def _question(self, image: bytes, key: str | None) -> Question:
-        return Question(
-            body=image,
-            content_type=_BINARY,
-            top=_ALL,
-            client_key=key,
-            logged=True,
-            started=self.started,
-            caller=self.caller,
-        )
 
 
 def _in_order(answers: list[dict[str, Any]], live: Live) -> Rows:

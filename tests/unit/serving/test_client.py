@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from serving import client as module
-from serving.client import AsyncClient, Client, RefusedError, Retry, ServiceError, UnreachableError
+from serving.client import AsyncClient, Client, Prediction, RefusedError, Retry, ServiceError, UnreachableError
 from serving.client_retry import seconds_of
 from serving.model_slot import Live
 from tests.unit.serving.test_access import known
@@ -122,6 +122,13 @@ def test_every_method_speaks_with_the_real_app(make_app: Callable[..., FastAPI],
         async with AsyncClient("http://service", key, retry=ONCE, transport=transport) as client:
             said = await client.predict(picture(), top=2, client_key="mine")
             assert (said.model_version, len(said.top), said.id.version) == (7, 2, 7)
+            one, broken, other = await client.predict_batch([picture(), b"no image", picture()], top=2)
+            assert isinstance(one, Prediction)
+            assert isinstance(other, Prediction)
+            assert (one.model_version, len(one.top), one.label) == (7, 2, said.label)
+            assert one.id != other.id
+            assert isinstance(broken, RefusedError)
+            assert "not_an_image" in str(broken)
             model = await client.model()
             assert (model.version, model.labels) == (7, live.model.info.labels)
             logged = await client.logged(said.id)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import struct
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -16,7 +17,8 @@ from PIL import Image
 from ml import images
 from ml.images import Limits
 from serving import spool
-from serving.model_slot import Live
+from serving.model_slot import Live, Trial
+from serving.tally import Tally
 from tests.unit.serving.test_api import expect_problem, picture
 
 MODEL = "/v2/models/classifier"
@@ -52,6 +54,20 @@ def test_the_server_and_the_model_tell_of_themselves(client: TestClient) -> None
     for path in ("/v2/models/other", f"{MODEL}/versions/8"):
         for answer in (client.get(path), client.get(f"{path}/ready"), client.post(f"{path}/infer", json={})):
             expect_problem(answer, 404, "not_found")
+
+
+def test_a_canary_answers_a_request_whole_and_never_one_for_a_version(client: TestClient, live: Live) -> None:
+    slot = client.app.state.parts.slot  # type: ignore[attr-defined]
+    slot.put_trial(Trial(replace(live, version=8, deployment_id=2), "canary", 0.5, Tally()))
+    seen = set()
+    for _ in range(40):
+        told = infer(client, {"inputs": [tensor()]})
+        seen.add(told["model_version"])
+        np.testing.assert_allclose(
+            np.reshape(told["by_name"]["probabilities"]["data"], (2, 3)), live.model.predict(PIXELS), atol=2e-6
+        )
+        assert infer(client, {"inputs": [tensor()]}, f"{MODEL}/versions/7")["model_version"] == "7"
+    assert seen == {"7", "8"}
 
 
 def test_a_tensor_is_answered_as_the_model_answers(client: TestClient, live: Live) -> None:
