@@ -1,21 +1,16 @@
 """Compaction changes where samples lie and nothing else, also when it is killed."""
 
-import multiprocessing
-import signal
-from dataclasses import replace
-
-from sqlalchemy import event, select
+from sqlalchemy import select
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions, samples
-from ml.context import Context, connect
+from ml.context import Context
 from ml.datasets import erase, loader, verify, versions
 from ml.datasets.compact import compact, small_runs
 from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
-from ml.settings import Settings
 from ml.training import due
-from tests.integration.test_killed_anywhere import Life, Mortal
+from tests import mortal
 from tests.pictures import digit_files, digits, upload
 
 DROPS, EACH = 9, 12
@@ -94,25 +89,14 @@ def test_the_drop_that_waits_for_its_training_is_not_forgotten(context: Context)
     assert chosen.cycle_id.startswith("d-")
 
 
-def _compact(settings: Settings, effects: int) -> None:
-    life = Life(effects)
-    ctx = connect(settings)
-    event.listen(ctx.engine, "commit", life.spend)
-    compact(replace(ctx, store=Mortal(ctx.store, life)))
-
-
 def test_killed_before_each_effect_it_ends_the_same(context: Context) -> None:
     held = content(context, latest(filled(context)))
-    spawn = multiprocessing.get_context("spawn")
     for effects in range(60):
-        child = spawn.Process(target=_compact, args=(context.settings, effects))
-        child.start()
-        child.join()
+        dead = mortal.killed(context, compact, effects)
         assert content(context, latest(context)) == held
         assert places(context) == set(versions.manifest(context, latest(context)).segments)
-        if child.exitcode == 0:
+        if not dead:
             break
-        assert child.exitcode == -signal.SIGKILL
     assert len(places(context)) == 1
     with transaction(context.engine) as connection:
         causes = list(connection.execute(select(dataset_versions.c.cause)).scalars())

@@ -1,4 +1,4 @@
-"""Kill -9 before every single effect of what changes the data but a drop: classes, erasure, compaction."""
+"""Kill -9 before every single effect of a change of classes and of an erasure."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from ml.catalog.engine import transaction
 from ml.catalog.tables import class_operations, erasures, samples
 from ml.context import Context
-from ml.datasets import classes, compact, erase, loader, verify, versions
+from ml.datasets import classes, erase, loader, verify, versions
 from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.errors import NotFoundError
@@ -120,17 +120,3 @@ def test_an_erasure_is_finished_wherever_it_was_killed(context: Context) -> None
 
     assert each(context, lambda effects: partial(work, effects), gone) > 5
     assert count(context, erasures) == len(order) - len(stored(context))
-
-
-def test_compaction_changes_nothing_wherever_it_is_killed(context: Context) -> None:
-    for part in range(8):
-        ingest(context, upload(context, str(part), digit_files(4 * part, 4 * part + 4)))
-    before, first = stored(context), versions.latest(context)
-
-    def same(_: int) -> None:
-        assert stored(context) == before
-
-    assert each(context, lambda _: compact.compact, same) > 3
-    assert first is not None
-    assert versions.latest(context) != first
-    assert compact.compact(context) == 0
