@@ -1,5 +1,7 @@
 """Compaction changes where samples lie and nothing else, also when it is killed."""
 
+from dataclasses import replace
+
 from sqlalchemy import select
 
 from ml.catalog.engine import transaction
