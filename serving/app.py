@@ -1,4 +1,4 @@
-"""The service, put together: `uvicorn serving.app:create_app --factory --workers N`."""
+"""The service, put together; `python -m serving` runs it."""
 
 import logging
 import os
@@ -92,8 +92,6 @@ def create_app() -> FastAPI:
     """The app of this worker, from the environment."""
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
     sys.setswitchinterval(SWITCH_SECONDS)
-    # libuv: pause after each accepted connection. Else the worker that wakes first takes all that wait, others none.
-    os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
     memory.bound()
     warnings.filterwarnings("ignore", module="PIL")  # each broken file has words of its own, and they are remembered
     settings = Settings.load(os.environ)

@@ -49,8 +49,7 @@ class Service:
 def service(settings: Settings, folder: Path, workers: int = 2, **more: str) -> Iterator[Service]:
     """Started, but without a promise that it has a model; stopped as a supervisor would."""
     port = free_port()
-    arguments = ["--factory", "--workers", str(workers), "--port", str(port), "--no-access-log"]
-    command = [sys.executable, "-m", "uvicorn", "serving.app:create_app", *arguments]
+    command = [sys.executable, "-m", "serving", "--workers", str(workers), "--port", str(port)]
     log = folder / f"service-{port}.log"
     url = f"http://127.0.0.1:{port}"
     own = environment(settings.model_copy(update={"service_url": url}))

@@ -25,4 +25,4 @@ USER evergreen
 ENV EVERGREEN_HOME=/var/lib/evergreen PROMETHEUS_MULTIPROC_DIR=/tmp/metrics WORKERS=2
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["python", "-m", "infra.docker.healthy", "http://127.0.0.1:8000/healthz"]
-CMD ["sh", "-c", "rm -rf $PROMETHEUS_MULTIPROC_DIR && mkdir -p $PROMETHEUS_MULTIPROC_DIR && exec uvicorn serving.app:create_app --factory --host 0.0.0.0 --port 8000 --workers $WORKERS --no-access-log --no-server-header --timeout-graceful-shutdown 10"]
+CMD ["sh", "-c", "rm -rf $PROMETHEUS_MULTIPROC_DIR && mkdir -p $PROMETHEUS_MULTIPROC_DIR && exec python -m serving --host 0.0.0.0 --workers $WORKERS"]

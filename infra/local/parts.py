@@ -80,9 +80,8 @@ def _service(layout: Layout) -> Part:
     metrics = layout.home / "metrics"
     workers = settings.service_workers or os.cpu_count() or 1
     command = [
-        *(sys.executable, "-m", "uvicorn", "serving.app:create_app", "--factory"),
-        *("--host", settings.service_host, "--port", str(layout.ports["service"]), "--workers", str(workers)),
-        *("--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "10"),
+        *(sys.executable, "-m", "serving", "--host", settings.service_host, "--port", str(layout.ports["service"])),
+        *("--workers", str(workers)),
     ]
     environment = {
         "EVERGREEN_HOME": str(layout.home),

@@ -5,6 +5,9 @@ import io
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -102,6 +105,25 @@ def test_every_answer_is_logged_once_with_its_image(context: Context, running: S
         assert 0 < row.decode_milliseconds + row.inference_milliseconds < row.milliseconds
         assert re.fullmatch(r"predictions/\d{4}/\d\d/\d\d/[\w.-]+-\d+\.tar", row.image_object)
     assert {row.replica for row in rows.values()} == {r["id"].replace(":", "-") for r in replica_rows(context)}
+
+
+def test_connections_are_dealt_out_and_the_port_is_nobody_elses(context: Context, running: Service) -> None:
+    port = int(running.url.rpartition(":")[2])
+    workers = [psutil.Process(row["pid"]) for row in replica_rows(context)]
+    with ExitStack() as stack:
+        for _ in range(64):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+
+        def accepted() -> list[int]:
+            every = [worker.net_connections("tcp") for worker in workers]
+            return [sum(c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED for c in one) for one in every]
+
+        wait_until(lambda: sum(accepted()) >= 64, what="all connections")
+        assert min(accepted()) >= 12, "once in ten million it is chance"
+    command = [sys.executable, "-m", "serving", "--port", str(port)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"127.0.0.1:{port} cannot be listened on" in second.stderr
 
 
 def test_metrics_speak_for_all_workers(context: Context, running: Service) -> None:
