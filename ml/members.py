@@ -22,22 +22,21 @@ def _template() -> tuple[bytes, int]:
 _BLANK, _BLANK_SUM = _template()
 
 
+def header(name: str, size: int) -> bytes:
+    """What stands before a member of `size` bytes; `name` is ASCII, at most 100 characters."""
+    called, length = name.encode("ascii"), b"%011o\0" % size
+    checksum = b"%06o\0 " % (_BLANK_SUM + sum(called) + sum(length))
+    return b"".join((called.ljust(100, b"\0"), _BLANK[100:124], length, _BLANK[136:148], checksum, _BLANK[156:]))
+
+
+def padding(size: int) -> bytes:
+    """What fills the last block of a member of `size` bytes."""
+    return bytes(-size % tarfile.BLOCKSIZE)
+
+
 def encode(sha256: str, kind: str, data: bytes) -> bytes:
     """Header, image and padding; `kind` is Pillow's name of the format, which gives the suffix."""
-    name, size = f"{sha256}.{kind.lower()}".encode(), b"%011o\0" % len(data)
-    checksum = b"%06o\0 " % (_BLANK_SUM + sum(name) + sum(size))
-    return b"".join(
-        (
-            name.ljust(100, b"\0"),
-            _BLANK[100:124],
-            size,
-            _BLANK[136:148],
-            checksum,
-            _BLANK[156:],
-            data,
-            bytes(-len(data) % tarfile.BLOCKSIZE),
-        )
-    )
+    return b"".join((header(f"{sha256}.{kind.lower()}", len(data)), data, padding(len(data))))
 
 
 def span(size: int) -> int:

@@ -172,7 +172,7 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         pictures=Pool("pictures", PICTURE_THREADS, PICTURES_WAITING),
         release=release,
         operators=Pool("operators", OPERATOR_THREADS, OPERATORS_WAITING),
-        sources={own.bucket: own for own in (store, objects.connect(settings, settings.labels_bucket))},
+        sources={bucket.bucket: bucket for bucket in (store, release.labels)},
     )
     return _app(parts, threads)
 

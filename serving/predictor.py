@@ -4,13 +4,13 @@ import logging
 import time
 from dataclasses import dataclass
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import numpy as np
 import orjson
 
 from ml import images
-from ml.images import Limits
+from ml.images import Limits, Look
 from serving import routing
 from serving.body import image_bytes
 from serving.ids import uuid7
@@ -91,6 +91,31 @@ class Predictor:
         return routing.answer(live, key, lambda chosen: self._answer(chosen, question))
 
     def _answer(self, live: Live, question: Question) -> dict[str, object]:
+        made = self._judge(live, question)
+        rejected = self._reject.reason(made.confidence, made.distance)
+        milliseconds = _milliseconds(question.started, time.perf_counter())
+        answer: dict[str, object] = {
+            "id": str(made.id),
+            "model_version": live.version,
+            **made.ranking[0],
+            "top": made.ranking[: question.top],
+            "rejected": rejected is not None,
+            "reason": rejected,
+            "milliseconds": milliseconds,
+        }
+        if question.logged:
+            self._log.append(_row(live, question, made, rejected, milliseconds))
+            self._shadow.look(live, made.id, made.image, made.seen.pixels, made.label, made.confidence)
+        if question.stages is not None:
+            question.stages.append(("decode", made.begun, made.decoded))
+            question.stages.append(("inference", made.decoded, made.inferred))
+            question.stages.append(("log", made.inferred, time.perf_counter()))
+        if rejected:
+            self._metrics.rejected.labels(rejected).inc()
+        self._metrics.predictions.labels(str(live.version)).inc()
+        return answer
+
+    def _judge(self, live: Live, question: Question) -> "_Judged":
         begun = time.perf_counter()
         if question.stages:
             question.stages.append(("queue", question.stages[-1][2], begun))
@@ -111,51 +136,47 @@ class Predictor:
         ]
         confidence = round(float(probabilities[order[0]]), 6)
         distance = None if distances is None else round(float(distances[0]), 4)
-        rejected = self._reject.reason(confidence, distance)
-        identifier = uuid7()
-        milliseconds = _milliseconds(question.started, time.perf_counter())
-        answer: dict[str, object] = {
-            "id": str(identifier),
-            "model_version": live.version,
-            **ranking[0],
-            "top": ranking[: question.top],
-            "rejected": rejected is not None,
-            "reason": rejected,
-            "milliseconds": milliseconds,
-        }
-        if question.logged:
-            self._log.append(
-                Prediction(
-                    id=identifier,
-                    model_version=live.version,
-                    variant=live.model.variant,
-                    label=info.labels[order[0]],
-                    probability=confidence,
-                    top=ranking[:LOGGED_TOP],
-                    rejected=rejected,
-                    distance=distance,
-                    milliseconds=milliseconds,
-                    queue_milliseconds=_milliseconds(question.started, begun),
-                    decode_milliseconds=_milliseconds(begun, decoded),
-                    inference_milliseconds=_milliseconds(decoded, inferred),
-                    width=seen.width,
-                    height=seen.height,
-                    brightness=round(float(seen.pixels.mean()) / 255, 6),
-                    caller=question.caller,
-                    client_key=question.client_key,
-                    image=data,
-                )
-            )
-            best = float(probabilities[order[0]])
-            self._shadow.look(live, identifier, data, seen.pixels, info.labels[order[0]], best)
-        if question.stages is not None:
-            question.stages.append(("decode", begun, decoded))
-            question.stages.append(("inference", decoded, inferred))
-            question.stages.append(("log", inferred, time.perf_counter()))
-        if rejected:
-            self._metrics.rejected.labels(rejected).inc()
-        self._metrics.predictions.labels(str(live.version)).inc()
-        return answer
+        label = info.labels[order[0]]
+        return _Judged(uuid7(), data, seen, label, confidence, ranking, distance, begun, decoded, inferred)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What a model made of an image; moments are those of `time.perf_counter`."""
+
+    id: UUID
+    image: bytes
+    seen: Look
+    label: str
+    confidence: float
+    ranking: list[dict[str, object]]
+    distance: float | None
+    begun: float
+    decoded: float
+    inferred: float
+
+
+def _row(live: Live, question: Question, made: _Judged, rejected: str | None, milliseconds: float) -> Prediction:
+    return Prediction(
+        id=made.id,
+        model_version=live.version,
+        variant=live.model.variant,
+        label=made.label,
+        probability=made.confidence,
+        top=made.ranking[:LOGGED_TOP],
+        rejected=rejected,
+        distance=made.distance,
+        milliseconds=milliseconds,
+        queue_milliseconds=_milliseconds(question.started, made.begun),
+        decode_milliseconds=_milliseconds(made.begun, made.decoded),
+        inference_milliseconds=_milliseconds(made.decoded, made.inferred),
+        width=made.seen.width,
+        height=made.seen.height,
+        brightness=round(float(made.seen.pixels.mean()) / 255, 6),
+        caller=question.caller,
+        client_key=question.client_key,
+        image=made.image,
+    )
 
 
 def _milliseconds(start: float, end: float) -> float:

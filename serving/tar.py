@@ -1,17 +1,17 @@
 """The images of a spool's pair: a tar as it will lie in the bucket, named by content, written member by member."""
 
 import os
-import tarfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ml import members
+
 SUFFIX: Final = ".tar"
-BLOCK: Final = tarfile.BLOCKSIZE
+BLOCK: Final = members.HEADER
 END: Final = bytes(2 * BLOCK)
 _SIZE: Final = slice(124, 136)
-_CHECKSUM: Final = slice(148, 156)
 
 
 class Place(NamedTuple):
@@ -41,8 +41,9 @@ class Writer:
         """
         if name in self._places:
             return self._places[name]
-        length = write(self._fd, [header(name, len(data)), data, bytes(-len(data) % BLOCK)], self.size)
-        place = self._places[name] = Place(self.size + BLOCK, len(data))
+        size = len(data)
+        length = write(self._fd, [members.header(name, size), data, members.padding(size)], self.size)
+        place = self._places[name] = Place(self.size + BLOCK, size)
         self.size += length
         return place
 
@@ -68,16 +69,6 @@ def write(fd: int, parts: Sequence[bytes], size: int) -> int:
     return length
 
 
-def header(name: str, size: int) -> bytes:
-    """A member's block (POSIX ustar). `tarfile` takes ten times as long, which an answer would wait for."""
-    block = bytearray(_TEMPLATE)
-    encoded = name.encode("ascii")
-    block[: len(encoded)] = encoded
-    block[_SIZE] = b"%011o\0" % size
-    block[_CHECKSUM] = b"%06o\0 " % (sum(block) & 0o777777)
-    return bytes(block)
-
-
 def finished(path: Path, places: Iterable[Place]) -> bytes:
     """The whole tar of the members at `places`, the same bytes however often it is asked for.
 
@@ -99,13 +90,3 @@ def count(path: Path) -> int:
             position += BLOCK + length + -length % BLOCK
             found += position <= size
     return found
-
-
-def _template() -> bytes:
-    member = tarfile.TarInfo("")
-    block = bytearray(member.tobuf(tarfile.USTAR_FORMAT))
-    block[_SIZE], block[_CHECKSUM] = b" " * 12, b" " * 8
-    return bytes(block)
-
-
-_TEMPLATE: Final = _template()

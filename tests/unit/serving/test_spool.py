@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ml import members
 from serving import shedding, spool, tar
 from serving.spool import MAGIC, Record, Spool, adopted, decode, encode
 from serving.tar import Place
@@ -88,7 +89,7 @@ def test_a_tar_is_the_same_whether_its_worker_closed_it_or_was_killed_in_the_mid
     images = path.with_suffix(".tar")
     before = tar.finished(images, places)
     with images.open("ab") as more:
-        more.write(tar.header("b", 10_000) + b"cut o")
+        more.write(members.header("b", 10_000) + b"cut o")
     assert tar.finished(images, places) == before
     assert tar.count(images) == 1
 
