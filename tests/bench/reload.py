@@ -31,6 +31,7 @@ from ml.model import Model
 from ml.release import operator
 from ml.release.deploy import Deployment
 from tests import servers as real
+from tests.bench.parts.described import described
 from tests.bench.report import spread
 from tests.bundles import upload
 from tests.environment import environment
@@ -207,22 +208,10 @@ def _running(servers: Servers, folder: Path, folders: dict[str, Path], workers: 
 
 def _bundle(folder: Path, kind: str) -> Path:
     """A small CNN with weights as they are drawn; the second kind has an INT8 variant, which is served."""
-    from ml.bundle import BundleInfo
     from ml.training import export, networks, quantise
 
     labels = CLASSES[kind]
-    info = BundleInfo(
-        architecture="small_cnn",
-        labels=labels,
-        image_size=SIDE,
-        channels=1,
-        dataset_version="bench",
-        run_id="bench",
-        code_version="bench",
-        seed=len(labels),
-        class_shares={},
-        files={},
-    )
+    info = described("small_cnn", labels, SIDE, 1, len(labels))
     folder.mkdir()
     seen = np.stack([images.decode(data, SIDE, 1, Limits(10**6, 10**6)) for data in PICTURES])
     export.export(networks.build("small_cnn", 1, len(labels), SIDE, len(labels)), info, seen[:8], folder)

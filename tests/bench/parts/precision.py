@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml import bundle, images, model
-from ml.bundle import BundleInfo
+from tests.bench.parts.described import described
 from tests.bench.report import spread
 
 FOLDER: Final = Path(os.environ.pop("EVERGREEN_BENCH_CIFAR10_FOLDER", "../shared/data/cifar10"))
@@ -64,19 +64,7 @@ def _train(judge: Samples) -> None:
     held = (train[0][::20], train[1][::20])
     recipe = Recipe(epochs=_EPOCHS, patience=_EPOCHS, batch_size=64, learning_rate=2e-3, seed=0, flips=True, threads=2)
     network = fit(networks.build("mobilenet_v2", 3, 10, SIDE, 0), train, held, recipe).network
-    labels = tuple(_labels())
-    info = BundleInfo(
-        architecture="mobilenet_v2",
-        labels=labels,
-        image_size=SIDE,
-        channels=3,
-        dataset_version="bench",
-        run_id="bench",
-        code_version="bench",
-        seed=0,
-        class_shares={label: 1 / len(labels) for label in labels},
-        files={},
-    )
+    info = described("mobilenet_v2", _labels(), SIDE, 3)
     KEPT.mkdir(parents=True, exist_ok=True)
     export.export(network, info, train[0][:64], KEPT)
     quantise.add(KEPT, train[0][:: len(train[0]) // quantise.CALIBRATION], (judge[0][:500], judge[1][:500]), 1.0)

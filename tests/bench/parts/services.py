@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 
 from ml import bundle
-from ml.bundle import BundleInfo
 from ml.catalog.migrate import migrate
 from ml.context import connect
 from ml.images import Limits, decode
+from tests.bench.parts.described import described
 from tests.bundles import deploy, upload
 from tests.servers import Servers, free_port, process, wait_until
 from tests.serving_process import service
@@ -82,19 +82,7 @@ def make(folder: Path, architecture: str, side: int, classes: int, photos: list[
             layer.momentum = None  # the plain mean over what it sees here
     with torch.no_grad():
         network(networks.normalise(torch.from_numpy(pixels)))
-    labels = tuple(f"class {n}" for n in range(classes))
-    info = BundleInfo(
-        architecture=architecture,
-        labels=labels,
-        image_size=side,
-        channels=3,
-        dataset_version="bench",
-        run_id="bench",
-        code_version="bench",
-        seed=0,
-        class_shares=dict.fromkeys(labels, 1 / classes),
-        files={},
-    )
+    info = described(architecture, [f"class {n}" for n in range(classes)], side, 3)
     export.export(network, info, pixels, folder)
     quantise.add(folder, pixels, (pixels, np.zeros(len(pixels), np.int64)), 1.0)
     return folder
