@@ -14,6 +14,8 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import decisions
 from ml.context import Context
 
+DIGITS = tuple("0123456789")
+
 
 def make_bundle(
     folder: Path,
@@ -115,6 +117,13 @@ def deploy(ctx: Context, prefix: str, digest: str, version: int, previous: int |
         )
         deployments.end(connection, deployment_id, "live")
     return deployment_id
+
+
+def deployed(ctx: Context, folder: Path, version: int = 1, seed: int = 1) -> int:
+    """A bundle for `DIGITS` made in the folder, uploaded and live; returns the deployment's id."""
+    made = folder / f"bundle-{version}"
+    digest = make_bundle(made, DIGITS, seed=seed)
+    return deploy(ctx, upload(ctx, made, version), digest, version)
 
 
 def loaded(folder: Path) -> model.Model:

@@ -12,11 +12,11 @@ from serving.parts import Served
 from serving.schemas import problems
 from serving.schemas_operate import Deployed, Ledger, LedgerRow, Promote, Rollback
 
-router = APIRouter(prefix="/v1/admin", tags=["operate"], route_class=needs("operate"))
-
 _SECONDS: Final = 5.0
-_MOVE_SECONDS: Final = 90.0
+MOVE_SECONDS: Final = 90.0
 """Longer than replicas are waited for; what is begun goes on beyond it."""
+
+router = APIRouter(prefix="/v1/admin", tags=["operate"], route_class=needs("operate", seconds=MOVE_SECONDS + 10))
 
 _PROBLEMS: Final = problems(
     _404="There is no such version, or nothing to go back to.",
@@ -54,7 +54,7 @@ async def rollback(body: Rollback, parts: Served, request: Request) -> Response:
 
 
 async def _moved(parts: Served, move: Any, *arguments: Any) -> Response:
-    done: Deployment = await parts.operators.run_within(_MOVE_SECONDS, move, parts.release, *arguments)
+    done: Deployment = await parts.operators.run_within(MOVE_SECONDS, move, parts.release, *arguments)
     told = Deployed.model_validate(vars(done))
     return Response(told.model_dump_json(), 202 if done.status == "trial" else 200, media_type="application/json")
 

@@ -14,7 +14,7 @@ from ml.catalog.tables import api_keys as table
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from serving.keyring import FILE
-from tests.bundles import deploy, make_bundle, upload
+from tests.bundles import deployed
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digits
 from tests.servers import wait_until
@@ -30,8 +30,7 @@ def statuses(running: Service, key: str, path: str = "/v1/model") -> set[int]:
 
 def test_a_key_from_its_making_to_its_end(make_context: Callable[..., Context], tmp_path: Path) -> None:
     context = make_context(api_keys="required")
-    digest = make_bundle(tmp_path / "bundle", tuple("0123456789"))
-    deploy(context, upload(context, tmp_path / "bundle"), digest, 1)
+    deployed(context, tmp_path)
     first = as_json(context, "keys", "create", "phone", "--role", "predict", "--role", "operate", "--as", "ann")["key"]
     with service(context.settings, tmp_path) as running:
         wait_until(lambda: statuses(running, first) == {200}, what="a key and a model in both workers")

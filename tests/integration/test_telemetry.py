@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ml.context import Context
 from serving import logs
-from tests.bundles import deploy, make_bundle, upload
+from tests.bundles import deployed
 from tests.pictures import digits
 from tests.servers import wait_until
 from tests.serving_process import Hammer, Service, service
@@ -71,8 +71,7 @@ def pid_of(running: Service) -> str:
 
 
 def test_metrics_traces_and_log_of_two_workers(context: Context, tmp_path: Path) -> None:
-    digest = make_bundle(tmp_path / "bundle", tuple("0123456789"))
-    deploy(context, upload(context, tmp_path / "bundle"), digest, 1)
+    deployed(context, tmp_path)
     with collector() as (url, spans):
         telling = {"EVERGREEN_TRACES_URL": url, "EVERGREEN_TRACES_SHARE": "0", "EVERGREEN_ACCESS_LOG": "1"}
         telling |= {"UVICORN_LOG_CONFIG": str(Path(logs.__file__).with_name("uvicorn_json.json"))}
@@ -162,8 +161,7 @@ def _lines_tell_the_requests(running: Service, answered: int) -> None:
 
 
 def test_without_a_collector_the_service_goes_on(context: Context, tmp_path: Path) -> None:
-    digest = make_bundle(tmp_path / "bundle", tuple("0123456789"))
-    deploy(context, upload(context, tmp_path / "bundle"), digest, 1)
+    deployed(context, tmp_path)
     away = {"EVERGREEN_TRACES_URL": "http://127.0.0.1:9", "EVERGREEN_TRACES_SHARE": "1"}
     with service(context.settings, tmp_path, workers=1, **away) as running:
         running.wait_ready(workers=1)

@@ -2,15 +2,15 @@
 
 import importlib.util
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -109,13 +109,12 @@ def _trained(parts: dict[str, dict[str, Any]], folder: Path, *, killed: bool) ->
         if killed:
             _until(lambda: (folder / "waiting").exists())
             (folder / "waiting").rename(folder / "killed")
-            os.killpg(pods[1].pid, signal.SIGKILL)
+            _kill(pods[1])
         _until(lambda: _all_done(pods, command, folder))
     finally:
         for pod in pods:
             if pod.poll() is None:
-                os.killpg(pod.pid, signal.SIGKILL)
-                pod.wait()
+                _kill(pod)
     found: dict[str, Any] = json.loads((folder / "done.json").read_text())
     assert found["world"] == 2
     return found
@@ -123,7 +122,17 @@ def _trained(parts: dict[str, dict[str, Any]], folder: Path, *, killed: bool) ->
 
 def _pod(command: list[str], folder: Path) -> "subprocess.Popen[bytes]":
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def _kill(pod: "subprocess.Popen[bytes]") -> None:
+    """The agent first, so that it starts nothing anew; its workers are in sessions of their own."""
+    workers = psutil.Process(pod.pid).children(recursive=True)
+    pod.kill()
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+    pod.wait()
 
 
 def _all_done(pods: "list[subprocess.Popen[bytes]]", command: list[str], folder: Path) -> bool:

@@ -19,6 +19,7 @@ from serving.access import Guarded
 from serving.keyring import FILE, KeyKeeper, KeyRing
 from serving.model_slot import Live
 from serving.rate_limit import Bucket
+from serving.routes import operate
 from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, expect_problem, picture
 
@@ -63,6 +64,12 @@ def test_a_route_wants_a_role_or_is_named_here(app: FastAPI) -> None:
     """Whoever adds a route decides who may use it."""
     unguarded = {getattr(r, "path", "") for r in app.routes if not isinstance(r, Guarded)}
     assert unguarded - {"/console/static"} == OPEN
+
+
+def test_a_move_is_not_cut_off_while_replicas_are_waited_for(app: FastAPI) -> None:
+    moves = [r for r in app.routes if isinstance(r, Guarded) and r.path.startswith("/v1/admin/")]
+    assert {r.path for r in moves} >= {"/v1/admin/promote", "/v1/admin/rollback"}
+    assert all(r.seconds is not None and r.seconds > operate.MOVE_SECONDS for r in moves)
 
 
 def test_without_a_key_nothing_is_said_or_read(far: TestClient, give: Callable[..., str]) -> None:
