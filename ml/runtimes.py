@@ -4,11 +4,12 @@ Measured on x86 with VNNI and BF16 (docs/decisions/0016): both are as fast in fp
 fast in INT8, and it alone has bf16. So fp32 is ONNX Runtime's, and what is reduced is OpenVINO's.
 """
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +98,7 @@ class OpenVino:
     name: Final[Name] = "openvino"
 
     def __init__(self, path: Path, variant: Variant, threads: int) -> None:
-        import openvino
-
+        openvino = _openvino()
         core = openvino.Core()
         needed = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[variant]
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -142,6 +142,14 @@ class OpenVino:
             return found[0], found[1] if len(found) > 1 else None
         finally:
             self._idle.put(request)
+
+
+def _openvino() -> Any:
+    """The package without its converter, which takes most of its import and reports it over the network, by a fork."""
+    sys.modules.setdefault("openvino.tools.ovc", cast("Any", None))  # to `import` this means that there is none
+    import openvino
+
+    return openvino
 
 
 def _together(parts: list[Outputs]) -> Outputs:

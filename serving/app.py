@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from PIL import Image
 from starlette.middleware.cors import CORSMiddleware
 
 from ml import objects
@@ -114,22 +113,22 @@ class _Threads:
     access_log: AccessLog
     shadow: Shadow
     referee: Referee
+    trimmer: memory.Trimmer
 
     def start(self) -> None:
         before = (self.access_log, self.keeper, self.drain, self.watch, self.shadow)
-        for thread in (*before, self.follower, self.replica, self.referee):
+        for thread in (*before, self.follower, self.replica, self.referee, self.trimmer):
             thread.start()
 
     def stop(self) -> None:
         """The replica signs off first, so that no release waits for it."""
         after = (self.shadow, self.watch, self.drain, self.keeper, self.access_log)
-        for thread in (self.replica, self.referee, self.follower, *after):
+        for thread in (self.replica, self.referee, self.follower, *after, self.trimmer):
             thread.stop(GOODBYE_SECONDS)
 
 
 def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     """The composition: everything is made here and nowhere else; nothing is contacted before the app starts."""
-    Image.init()  # Pillow's plugins, which the first request would else wait for
     identity, metrics, slot = Identity.detect(), Metrics(environ), ModelSlot()
     engine = catalog_engine.connect(settings)
     own = Spool(settings.home / "spool", identity.path, min(FILE_BYTES, settings.spool_bytes // 16))
@@ -155,6 +154,7 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         AccessLog(settings.access_log),
         shadow,
         Referee(slot, release),
+        memory.Trimmer(),
     )
     parts = Parts(
         settings=settings,

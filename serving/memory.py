@@ -1,10 +1,12 @@
 """What the C library keeps of freed memory, bounded: glibc only, elsewhere nothing happens."""
 
 import ctypes
+import threading
 from typing import Final
 
 _M_ARENA_MAX: Final = -8  # malloc.h
 _ARENAS: Final = 2
+_SECONDS: Final = 10.0
 
 
 def bound() -> None:
@@ -13,8 +15,24 @@ def bound() -> None:
         mallopt(_M_ARENA_MAX, _ARENAS)
 
 
+class Trimmer(threading.Thread):
+    """Gives back now and then what a crowd of large requests needed and freed."""
+
+    def __init__(self) -> None:
+        super().__init__(name="trimmer", daemon=True)
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(_SECONDS):
+            release()
+
+    def stop(self, seconds: float) -> None:
+        self._stopping.set()
+        self.join(seconds)
+
+
 def release() -> None:
-    """Give back what loading a model needed and freed."""
+    """Give back what is free, as after a model was loaded."""
     if trim := _function("malloc_trim"):
         trim(0)
 

@@ -2,29 +2,45 @@
 
 With one socket for all, the worker that wakes first takes every connection that waits and the others
 none. With `SO_REUSEPORT` the kernel deals new connections out among the sockets (socket(7)).
+
+Workers are forked from the supervisor, which has imported everything and runs no thread: they share its
+memory, and one that takes the place of a dead one is there at once.
 """
 
 import argparse
+import ctypes
+import importlib
+import multiprocessing
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import uvicorn
-from uvicorn.supervisors.multiprocess import Multiprocess
+from uvicorn import Config
+from uvicorn._subprocess import subprocess_started
+from uvicorn.supervisors import multiprocess
 
 _GRACE: Final = 10  # seconds that open requests get when the service is stopped
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
-class _Own:
-    """Becomes a listening socket where it is unpickled: in the worker, and so in no other process."""
+class _Worker(multiprocess.Process):
+    """Forked, where uvicorn's own starts an interpreter anew; ends with the process that it was forked from."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
+    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        forked = multiprocessing.get_context("fork")
+        self.process = cast("Any", forked.Process(target=subprocess_started, args=(config, self.target, [], None)))
 
-    def __reduce__(self) -> tuple[Callable[[str, int], socket.socket], tuple[str, int]]:
-        return _bound, self._address
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        """Runs in the worker."""
+        del sockets
+        if prctl := getattr(ctypes.CDLL(None), "prctl", None):
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        super().target([_bound(self.config.host, self.config.port)])
 
 
 def serve(arguments: Sequence[str]) -> int:
@@ -52,7 +68,11 @@ def serve(arguments: Sequence[str]) -> int:
         timeout_graceful_shutdown=_GRACE,
         **({"log_config": asked.log_config} if asked.log_config else {}),
     )
-    Multiprocess(config, [cast("Any", _Own(asked.host, asked.port))]).run()
+    # An image is computed on one core, and the workers have them all; read when numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    importlib.import_module("serving.preloaded")
+    multiprocess.Process = _Worker  # type: ignore[misc]  # the supervisor offers no other way to name its workers
+    multiprocess.Multiprocess(config, []).run()
     return 0
 
 

@@ -7,9 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +51,7 @@ SCHEMA = pa.schema(
     ]
 )
 _PIECE = 64  # images sent to a decoder at once
+_GROUP = 4096  # rows written together: each time costs as much as hundreds of rows
 _SMALL = 8192  # bytes of an image that takes longer to fetch than to decode, so that one decoder keeps up
 
 
@@ -82,13 +84,11 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int, known: Known | None = 
             with (
                 Decoders(limits, processes=_processes(chosen)) as decoders,
                 ThreadPoolExecutor(1, "asking") as asking,
-                pq.ParquetWriter(buffer, SCHEMA) as writer,
             ):
                 ask: Known = known or partial(stored.labels, ctx.engine)
                 batches = fetching.batches(ctx, head.prefix, chosen, limits)
-                for rows in _looked_at(batches, decoders, lambda hashes: asking.submit(ask, hashes)):
-                    table = [r | {"chunk": chunk, "packed": _packed(pack, r, data)} for r, data in rows]
-                    writer.write_table(pa.Table.from_pylist(table, SCHEMA))
+                looked_at = _looked_at(batches, decoders, lambda hashes: asking.submit(ask, hashes))
+                _write(buffer, _packed(pack, chunk, looked_at))
             pack.close()
             if pack.size:
                 ctx.store.put_file(packs.key(drop_id, chunk), pack.path, "application/x-tar")
@@ -113,8 +113,21 @@ def _processes(rows: Sequence[Mapping[str, Any]]) -> int | None:
     return 1 if sum(row["size"] or 0 for row in rows) < _SMALL * len(rows) else None
 
 
-def _packed(pack: Pack, row: Mapping[str, Any], data: bytes | None) -> int | None:
-    return pack.add(row["sha256"], row["format"], data) if data and row["problem"] is None else None
+def _packed(
+    pack: Pack, chunk: int, looked_at: Iterable[Iterable[tuple[dict[str, Any], bytes | None]]]
+) -> Iterator[dict[str, Any]]:
+    """The rows, whole, while what is sound goes into the pack."""
+    for row, data in chain.from_iterable(looked_at):
+        row |= {"chunk": chunk, "packed": None}
+        if data and row["problem"] is None:
+            row["packed"] = pack.add(row["sha256"], row["format"], data)
+        yield row
+
+
+def _write(buffer: IO[bytes], rows: Iterator[dict[str, Any]]) -> None:
+    with pq.ParquetWriter(buffer, SCHEMA) as writer:
+        while group := list(islice(rows, _GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, SCHEMA))
 
 
 def read_rows(ctx: Context, drop_id: str) -> pa.Table:

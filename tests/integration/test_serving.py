@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -238,6 +238,16 @@ def test_kill_9_under_load_loses_no_answer(context: Context, running: Service) -
         return len(re.findall(r"^evergreen_model_version\{", running.get("/metrics").text, re.MULTILINE))
 
     wait_until(lambda: told_by() == 2, what="the gauges of the two that live, and of no dead one")
+
+
+def test_workers_end_with_their_supervisor(context: Context, running: Service) -> None:
+    workers = [psutil.Process(row["pid"]) for row in replica_rows(context)]
+    (supervisor,) = {worker.ppid() for worker in workers}
+    os.kill(supervisor, signal.SIGKILL)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+    with closing(socket.socket()) as probe:
+        assert probe.connect_ex(("127.0.0.1", int(running.url.rpartition(":")[2]))) != 0
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """INT8 and bf16 beside fp32: made, measured, kept or dropped, proven, and never in the way."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,6 +114,20 @@ def test_runtimes_agree_and_the_one_wished_for_computes(folder: Path, arrays: tu
     assert both[0].predict(x) == pytest.approx(both[1].predict(x), abs=0.02)
     for one in (*both, other):
         assert np.array_equal(one.predict(x)[7:9], np.concatenate([one.predict(x[7:8]), one.predict(x[8:9])]))
+
+
+def test_openvino_tells_nobody_that_it_is_used(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    """Its converter would, when it is imported: over the network, from a fork of the process."""
+    add(folder, arrays)
+    program = f"""
+import sys
+from pathlib import Path
+from ml import model
+assert model.load(Path({str(folder)!r}), variant="int8", runtime="openvino").runtime.name == "openvino"
+sys.exit(" ".join(name for name in sys.modules if "telemetry" in name))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stderr.strip() == ""
 
 
 def test_bf16_is_the_same_file_in_another_precision(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
