@@ -182,7 +182,7 @@ def index(ctx: Context, segment_id: str) -> list[dict[str, Any]]:
 
 def columns(ctx: Context, segment_id: str, names: Sequence[str]) -> pa.Table:
     """Some columns of a segment's index, cached; for whole versions, whose rows would be too many as dicts."""
-    return pq.read_table(_index(ctx, segment_id), columns=list(names))
+    return pq.ParquetFile(_index(ctx, segment_id)).read(columns=list(names))
 
 
 def tar(ctx: Context, segment_id: str) -> Path:

@@ -138,7 +138,7 @@ def pack(samples: Iterable[Sample], folder: Path) -> str:
 
 def read_index(data: bytes) -> list[dict[str, Any]]:
     """The index rows of a segment."""
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    rows: list[dict[str, Any]] = pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
     return rows
 
 

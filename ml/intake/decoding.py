@@ -5,6 +5,7 @@ module again, or is refused where the caller is a daemon.
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import struct
@@ -24,6 +25,7 @@ from ml.images import Limits
 from ml.intake import decoder
 
 _MOST: Final = 4  # processes a task; Airflow runs several tasks on one machine
+_PIPE: Final = 1 << 20  # bytes on their way to a process: a batch of small images as a whole
 _SECONDS: Final = 10.0  # of processor time an image; 40 megapixels take about one
 
 Answer = dict[str, Any]
@@ -109,6 +111,8 @@ class _Process:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=bounds.environment(), start_new_session=True
         )
         self._incoming = cast("IO[bytes]", self._process.stdin)
+        with contextlib.suppress(AttributeError, OSError):  # Linux, and as much as an unprivileged user may have
+            fcntl.fcntl(self._incoming, fcntl.F_SETPIPE_SZ, _PIPE)
         self._outgoing = cast("IO[bytes]", self._process.stdout)
         self._greeted = False
 

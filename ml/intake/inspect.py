@@ -137,7 +137,7 @@ def read_rows(ctx: Context, drop_id: str) -> pa.Table:
         NotFoundError: a chunk has not been inspected.
     """
     tables = [
-        pq.read_table(io.BytesIO(ctx.store.get(chunk_key(drop_id, chunk))))
+        pq.ParquetFile(io.BytesIO(ctx.store.get(chunk_key(drop_id, chunk)))).read()
         for chunk in range(chunk_count(ctx, drop_id))
     ]
     return pa.concat_tables(tables)

@@ -1,6 +1,5 @@
 """Intake of CIFAR-10's training images as one drop, beside what this machine can do at most."""
 
-import gc
 import hashlib
 import itertools
 import multiprocessing
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.airflow import airflow_local_settings
 from ml import images, objects, perceptual
 from ml.catalog import drops
 from ml.catalog.migrate import migrate
@@ -170,8 +170,7 @@ def _child(function: Callable[..., None], piece: tuple[Any, ...], ready: Any, en
     if function is _validate:
         import great_expectations  # noqa: F401
 
-    gc.collect()
-    gc.freeze()  # as Airflow's scheduler does before it forks tasks
+    airflow_local_settings.settle()  # as in Airflow's scheduler before it forks tasks
     ready.wait()
     function(*piece)
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
