@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,11 +65,14 @@ class System:
     def variant(self, version: int) -> str:
         return "fp32" if version % 2 else "int8"
 
+    def trained(self, versions: Iterable[int]) -> None:
+        """As a training leaves them: each a new version of the other kind, in the bucket and the registry."""
+        for version in versions:
+            folder = self.folders[self.variant(version)]
+            digest = bundle.digest((folder / bundle.INFO).read_bytes())
+            self.registry.add(version, upload(self.ctx, folder, version), digest)
+
     def release(self, version: int) -> Deployment:
-        """A new version of the other kind."""
-        kind = self.variant(version)
-        digest = bundle.digest((self.folders[kind] / bundle.INFO).read_bytes())
-        self.registry.add(version, upload(self.ctx, self.folders[kind], version), digest)
         done = operator.promote(self.ctx, version, "bench", "the next")
         if done.status != "live":
             raise AssertionError(f"release {version} ended {done.status}: {done.reason}")
@@ -99,6 +102,7 @@ def _under_load(system: System, folder: Path, requests: int) -> dict[str, Any]:
     host, _, port = system.service.url.removeprefix("http://").partition(":")
     arguments = [host, port, str(requests), str(CONNECTIONS), str(pictures), str(output)]
     command = [sys.executable, "-m", "tests.bench.parts.hammer", *arguments]
+    system.trained(range(2, RELOADS + 6))
     began, windows, done = time.monotonic(), list[Window](), list[Deployment]()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
         for line in client.stdout or ():
@@ -177,6 +181,7 @@ def _truth(folder: Path) -> list[dict[str, float]]:
 
 def _rollback(system: System, number: int) -> float:
     """Seconds from the start of the command's process to its end, which is after the last acknowledgement."""
+    system.trained([10 + number])
     system.release(10 + number)
     command = [sys.executable, "-c", "from infra.cli import main; main()", "rollback", "--reason", "bench", "--json"]
     before = deployments.live(system.ctx.engine)
@@ -202,6 +207,7 @@ def _running(servers: Servers, folder: Path, folders: dict[str, Path], workers: 
         ctx = replace(ctx, settings=settings.model_copy(update={"service_url": running.url}))
         system = System(ctx, install(ctx, home / "registry.json"), folders, running)
         wait_until(lambda: len(deployments.live_replicas(ctx.engine, 2.0)) == workers, what="replicas")
+        system.trained([1])
         system.release(1)
         yield system
 
