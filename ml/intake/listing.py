@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Final
 
 import orjson
@@ -46,20 +47,22 @@ def take(ctx: Context, prefix: str) -> Listing:
 
 
 def of(ctx: Context, prefix: str, hint: str | None) -> Listing:
-    """As `take`, whether there is a marker or not."""
-    found = ((o.key.removeprefix(prefix), o) for o in _objects(ctx.labels, prefix) if not o.key.endswith("/"))
+    """As `take`, whether there is a marker or not. Of too large a drop, as many files as show that it is."""
+    most = ctx.settings.max_drop_images + 1
+    found = ((o.key.removeprefix(prefix), o) for o in _objects(ctx.labels, prefix, most) if not o.key.endswith("/"))
     files = (ObjectInfo(key, o.size, o.etag, None) for key, o in found if key not in MARKERS)
-    return Listing(prefix, tuple(files), hint)
+    return Listing(prefix, tuple(islice(files, most)), hint)
 
 
-def _objects(store: ObjectStore, prefix: str) -> Iterable[ObjectInfo]:
+def _objects(store: ObjectStore, prefix: str, most: int) -> Iterable[ObjectInfo]:
     """In key order. A few folders are listed side by side: an answer of a thousand keys takes its time."""
-    top = list(store.list(prefix, recursive=False))
+    enough = most + len(MARKERS)
+    top = list(islice(store.list(prefix, recursive=False), enough))
     folders = [o.key for o in top if o.key.endswith("/")]
     if len(folders) > _FOLDERS:
         return store.list(prefix)
     with ThreadPoolExecutor(4) as pool:
-        inside = pool.map(lambda folder: list(store.list(folder)), folders)
+        inside = pool.map(lambda folder: list(islice(store.list(folder), enough)), folders)
         return sorted([*top, *(o for part in inside for o in part)], key=lambda o: o.key)
 
 

@@ -33,16 +33,27 @@ def take(ctx: Context, listing: Listing) -> Drop:
     """Read the drop.
 
     Raises:
-        InvalidInputError: no format fits, or its table or an archive cannot be read.
+        InvalidInputError: no format fits, its table or an archive cannot be read, or there are too many images.
         NotFoundError: the table was removed meanwhile.
         ConflictError: the table was replaced meanwhile; list the drop again.
     """
+    most = ctx.settings.max_drop_images
+    _check_size("files", len(listing.files), most)
     wide, places = archives.expand(listing, partial(source.opened, ctx.labels, listing.prefix))
+    _check_size("images", len(wide.files), most)
     get = cache(_reader(ctx, listing, places))  # several formats may look into the same file
     name = formats.detect(wide, get)
     found: list[Entry] = formats.read(name, wide, get)
+    _check_size("images", len(found), most)
     unique = list({e.key: e for e in map(_storable, reversed(found))}.values())[::-1]
     return Drop(name, unique, {f.key: f.size for f in wide.files}, places)
+
+
+def _check_size(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidInputError(
+            f"the drop holds more than {most} {what}, as many as `EVERGREEN_MAX_DROP_IMAGES` allows; upload it in parts"
+        )
 
 
 def _reader(ctx: Context, listing: Listing, places: Mapping[str, Place]) -> Callable[[str], bytes]:

@@ -1,5 +1,8 @@
 """Drops made to hurt: strange tables, names that do not fit anywhere, content that changes underneath."""
 
+import io
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -150,6 +153,27 @@ def test_a_corrected_drop_bears_one_marker(context: Context) -> None:
     ingest(context, prefix)
     assert context.labels.exists(prefix + "_INGESTED")
     assert not context.labels.exists(prefix + "_REJECTED")
+
+
+def test_a_drop_of_too_many_images_is_refused_as_a_whole(make_context: Callable[..., Context]) -> None:
+    context = make_context(max_drop_images=12)
+    table = "file,label\n" + "".join(f"{n}.png,a\n" for n in range(13))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for key, data in digit_files(0, 13).items():
+            archive.writestr(key, data)
+    for name, files in {
+        "files": digit_files(0, 30),
+        "rows": {"labels.csv": table.encode(), "0.png": digits()[0][1]},
+        "members": {"some.zip": packed.getvalue()},
+    }.items():
+        result = ingest(context, upload(context, name, files))
+        assert result.version is None
+        assert "upload it in parts" in str(result.reason), name
+    assert rows(context, samples) == []
+    assert {row["status"] for row in rows(context, drops)} == {"rejected"}
+    assert find_ready(context) == []
+    assert ingest(context, upload(context, "enough", digit_files(0, 12))).version
 
 
 def test_macos_and_linux_spell_a_class_alike(context: Context) -> None:
