@@ -92,6 +92,7 @@ class Backend:
             "s3_endpoint": f"http://127.0.0.1:{s3_port}",
             "s3_secret_key": SecretStr(PASSWORD),
             "spool_bytes": SPOOL_BYTES,
+            "api_keys": "loopback",
         }
         return connect(Settings.model_validate(values))
 
@@ -123,6 +124,8 @@ def run() -> dict[str, Any]:
             running.wait_ready(WORKERS)
             load = Load(int(running.url.rpartition(":")[2]), [mobilenet.photo(seed) for seed in range(32)])
             killed = _kills(context, running, load)
+            if not load.answers:
+                raise SystemExit(f"the service answers nothing but {load.failures[0]}")
             broken = [status for status, _ in load.failures]
             outage = _outage(context, running, load, backend)
             figures = _account(context, load, killed) | outage | _shed(running)

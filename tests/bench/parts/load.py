@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _PAUSE: Final = 0.02
-_HEAD: Final = b"POST /v1/predict HTTP/1.1\r\nhost: bench\r\ncontent-type: image/jpeg\r\ncontent-length: %d\r\n\r\n"
+_HEAD: Final = b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: image/jpeg\r\ncontent-length: %d\r\n\r\n"
 
 
 @dataclass(frozen=True)
