@@ -8,7 +8,8 @@ _PROGRAM = """
 import os
 import serving.preloaded
 import sys
-print(len(os.listdir("/proc/self/task")), *(name for name in ("onnxruntime", "openvino", "torch") if name in sys.modules))
+runtimes = {"onnxruntime", "openvino", "torch"}
+print(len(os.listdir("/proc/self/task")), *(runtimes & sys.modules.keys()))
 """
 
 
