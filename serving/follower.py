@@ -177,4 +177,5 @@ class Follower(threading.Thread):
 def _step_back() -> None:
     """This thread gives way to the one that answers: Linux takes niceness as a thread's own (sched(7))."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        own = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, own, min(19, os.getpriority(os.PRIO_PROCESS, own) + _NICE))

@@ -1,3 +1,6 @@
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -77,6 +80,16 @@ def test_the_wish_becomes_the_live_model(loader: FakeLoader) -> None:
         follower.want(order(1))
         until(lambda: live(slot) == 1)
         until(lambda: loader.last is not None and loader.last.deployment_id == 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is that of the whole process")
+def test_who_loads_gives_way_and_who_answers_does_not(loader: FakeLoader) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with following(loader) as (follower, slot):
+        follower.want(order(1))
+        until(lambda: live(slot) == 1)
+        assert os.getpriority(os.PRIO_PROCESS, follower.native_id or 0) > own
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 def test_a_refused_bundle_leaves_the_old_model_and_is_not_tried_again(loader: FakeLoader) -> None:
