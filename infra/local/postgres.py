@@ -105,7 +105,9 @@ def ensure_database(host: str, port: int, superuser_password: str, name: str, pa
             cursor.execute(sql.SQL("{} {} login password {}").format(verb, role, sql.Literal(password)))
             cursor.execute("select 1 from pg_database where datname = %s", (name,))
             if not cursor.fetchone():
-                cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
+                # What Airflow and people write is no ASCII, whatever the server was made with.
+                made = sql.SQL("create database {} owner {} encoding 'UTF8' template template0").format(role, role)
+                cursor.execute(made)
     finally:
         connection.close()
 
