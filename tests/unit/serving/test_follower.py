@@ -110,7 +110,10 @@ def test_a_refused_bundle_leaves_the_old_model_and_is_not_tried_again(loader: Fa
         assert follower.refusal is None
 
 
-def test_a_part_that_is_away_is_asked_again_and_is_no_refusal(loader: FakeLoader) -> None:
+def test_a_part_that_is_away_is_asked_again_and_is_no_refusal(
+    loader: FakeLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.follower.FIRST_RETRY", 0.2)
     loader.errors = [UnavailableError("bucket away"), OSError("disk full")]
     with following(loader) as (follower, slot):
         follower.want(order(1))
@@ -130,7 +133,10 @@ def test_the_same_bundle_under_a_new_deployment_is_not_loaded_again(loader: Fake
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_without_a_catalog_what_served_last_serves(loader: FakeLoader, told: bool) -> None:
+def test_without_a_catalog_what_served_last_serves(
+    loader: FakeLoader, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.follower.PATIENCE", 60 if told else 0.2)
     loader.last = order(5)
     with following(loader) as (follower, slot):
         if told:
