@@ -79,7 +79,7 @@ class Settings(BaseModel):
         128_000_000, ge=1, description="Images of so many bytes are inspected by one task, none counted below 8 kB."
     )
     max_drop_images: int = Field(
-        1_000_000, ge=1, description="A drop of more is refused as a whole: a task holds about 2 kB of each image."
+        1_000_000, ge=1, description="A drop of more images, or files, is refused: a task holds about 2 kB of each."
     )
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_image_pixels: int = Field(40_000_000, ge=1)

@@ -21,7 +21,6 @@ from ml import bundle, model
 from ml.errors import EvergreenError, IntegrityError
 from ml.model import Model
 from ml.objects import ObjectStore
-from serving import memory
 
 KEPT_BUNDLES: Final = 4
 """The live one, the previous one for a quick way back, and two more."""
@@ -81,7 +80,6 @@ class BundleLoader:
             raise
         except Exception as error:  # onnxruntime and numpy raise types of their own on a bundle that does not fit
             raise IntegrityError(f"the model cannot run: {type(error).__name__}: {error}") from error
-        memory.release()
         return loaded
 
     def remember(self, order: Order) -> None:

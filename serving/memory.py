@@ -16,7 +16,7 @@ def bound() -> None:
 
 
 class Trimmer(threading.Thread):
-    """Gives back now and then what a crowd of large requests needed and freed."""
+    """Gives back now and then what is free: what loading a model needed, or a crowd of large requests."""
 
     def __init__(self) -> None:
         super().__init__(name="trimmer", daemon=True)
@@ -24,15 +24,14 @@ class Trimmer(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.wait(_SECONDS):
-            release()
+            _release()
 
     def stop(self, seconds: float) -> None:
         self._stopping.set()
         self.join(seconds)
 
 
-def release() -> None:
-    """Give back what is free, as after a model was loaded."""
+def _release() -> None:
     if trim := _function("malloc_trim"):
         trim(0)
 

@@ -198,12 +198,11 @@ def test_augmentation_moves_and_mirrors_but_invents_nothing() -> None:
 
 
 def test_some_steps_are_told_few_and_evenly_spread_and_again_after_a_kill(
-    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("ml.training.fit._POINTS", 20)
     x, y = arrays
-    recipe = Recipe(epochs=5, patience=9, batch_size=20, learning_rate=1e-3, seed=0)
-    checkpoint = Checkpoint(tmp_path / "state.pt", "this one", 0.0)
+    recipe = Recipe(epochs=5, patience=9, batch_size=2, learning_rate=1e-3, seed=0)
+    checkpoint = Checkpoint(tmp_path / "state.pt", "this one", 0.05)
     samples, judges = (x[:120], y[:120]), (x[300:320], y[300:320])
 
     class KilledError(Exception):
@@ -216,6 +215,7 @@ def test_some_steps_are_told_few_and_evenly_spread_and_again_after_a_kill(
     told: list[tuple[int, dict[str, float]]] = []
     with pytest.raises(KilledError):
         fit(networks.seeded(1, 10, 24, 0), samples, judges, recipe, killed, checkpoint=checkpoint)
+    assert checkpoint.read() is not None
     done = fit(
         networks.seeded(1, 10, 24, 0),
         samples,
@@ -225,7 +225,7 @@ def test_some_steps_are_told_few_and_evenly_spread_and_again_after_a_kill(
         checkpoint=checkpoint,
     )
     steps = [step for step, _ in told]
-    assert steps == list(range(1, 31, 2)), "30 steps, at most 20 points"
+    assert steps == list(range(1, 301, 2)), "300 steps, at most 200 points"
     assert [point["loss"] for point in done.points] == [metrics["step_loss"] for _, metrics in told]
-    assert done.points[-1]["epoch"] == pytest.approx(5, abs=0.2)
-    assert done.points[-1]["learning_rate"] < done.points[3]["learning_rate"]
+    assert done.points[-1]["epoch"] == pytest.approx(299 / 60)
+    assert done.points[-1]["learning_rate"] < done.points[30]["learning_rate"]
