@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from ml.errors import ImageRejectedError
 from ml.images import Limits
+from ml.runtimes import Runtime
 from serving import routing
 from serving.model_slot import Live, ModelSlot, Trial
 from serving.problems import ProblemError
@@ -125,6 +127,36 @@ def test_a_shadow_is_asked_aside_and_differences_are_noted(live: Live, tmp_path:
     noted = both.trial.tally.take_noted()  # type: ignore[union-attr]
     assert {one.candidate_label for one in noted} <= {"a", "b", "c"}
     assert both.trial.tally.take_noted() == []  # type: ignore[union-attr]
+
+
+class Cold:
+    """A runtime whose first call takes fifty times as long as the others, by a clock that it moves itself."""
+
+    def __init__(self, runtime: Runtime, clock: list[float]) -> None:
+        self.runtime, self.clock, self.calls = runtime, clock, 0
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        self.clock[0] += 50 if self.calls == 1 else 1
+        return self.runtime.logits(images)
+
+
+def test_a_shadow_is_not_slow_for_being_asked_first(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("serving.shadow.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    slow, candidate = (
+        replace(one, model=replace(one.model, runtime=Cold(one.model.runtime, clock)))  # type: ignore[arg-type]
+        for one in (live, made(tmp_path, 2))
+    )
+    both = tried(slow, candidate, "shadow", 1.0)
+    shadow = Shadow(Limits(10**6, 10**6))
+    shadow.start()
+    shadow.look(both, uuid4(), b"", PIXELS, "a", 0.9)
+    wait_until(lambda: figures(both).get("candidate_asked") == 1, seconds=10)
+    shadow.stop(5)
+    assert figures(both)["slower"] == 0
 
 
 def test_a_shadow_that_fails_is_an_error_and_the_next_is_asked(live: Live, tmp_path: Path) -> None:
