@@ -3,14 +3,22 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
+from ml.errors import InvalidInputError
 from ml.training import shared_norm
 
 T = TypeVar("T")
+
+OWN_STORES: Final = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""In `torchrun`'s environment: each attempt gets a store of its own.
+
+By default attempts share one, and processes that come in the place of others wait for addresses of these
+(https://github.com/pytorch/pytorch/issues/135712).
+"""
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,19 @@ ALONE = Placement()
 
 @contextmanager
 def joined(environ: Mapping[str, str]) -> Iterator[Placement]:
-    """This process among those that `torchrun` started, or alone where it was not: gloo on CPUs, NCCL on GPUs."""
+    """This process among those that `torchrun` started, or alone where it was not: gloo on CPUs, NCCL on GPUs.
+
+    Raises:
+        InvalidInputError: `torchrun` was started so that a restarted training would hang.
+    """
     gpus = torch.cuda.device_count()
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         yield Placement(device="cuda:0" if gpus else "cpu")
         return
+    if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        told = " ".join(f"{name}={value}" for name, value in OWN_STORES.items())
+        words = "torchrun shares a store among attempts, and a restarted training would hang: start it with"
+        raise InvalidInputError(f"{words} {told}")
     device = f"cuda:{int(environ['LOCAL_RANK']) % gpus}" if gpus else "cpu"
     if gpus:
         torch.cuda.set_device(device)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from ml.settings import PREFIX, Settings
+from ml.training import placement
 from tests.servers import free_port, wait_until
 
 MANIFEST = Path("infra/kubernetes/training.yaml")
@@ -58,6 +60,7 @@ def test_what_it_names_exists(parts: dict[str, dict[str, Any]]) -> None:
     assert importlib.util.find_spec(module) is not None
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     given = {entry["name"]: entry["value"] for entry in one["env"]}
+    assert given.items() >= placement.OWN_STORES.items()
     assert {name for name in given if name.startswith(PREFIX)} <= known
     Settings.load({name: value for name, value in given.items() if name.startswith(PREFIX)})
     used = {a.removeprefix("$(").removesuffix(")") for a in one["args"] if a.startswith("$(")}
@@ -122,7 +125,7 @@ def _trained(parts: dict[str, dict[str, Any]], folder: Path, *, killed: bool) ->
 
 def _pod(command: list[str], folder: Path) -> "subprocess.Popen[bytes]":
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        return subprocess.Popen(command, env=os.environ | placement.OWN_STORES, stdout=log, stderr=log)
 
 
 def _kill(pod: "subprocess.Popen[bytes]") -> None:
