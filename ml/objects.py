@@ -18,6 +18,7 @@ from minio import Minio
 from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error
+from minio.helpers import MIN_PART_SIZE
 
 from ml import object_pages
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
@@ -50,8 +51,10 @@ class ObjectStore:
         self.bucket = bucket
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        """By one request: it is in memory anyway, and an upload in parts that is cut short leaves them behind."""
+        size = max(len(data), MIN_PART_SIZE)
         with _Translated(self.bucket, key):
-            self._client.put_object(self.bucket, key, io.BytesIO(data), len(data), content_type)
+            self._client.put_object(self.bucket, key, io.BytesIO(data), len(data), content_type, part_size=size)
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         with _Translated(self.bucket, key):

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
@@ -199,6 +200,7 @@ def _own_page(shown: _Shown) -> bool:
     return shown.origin is None or shown.origin.partition("://")[2] == shown.host
 
 
+@lru_cache(1000)  # each request names one, and nearly always the same
 def _host_of(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
@@ -206,6 +208,7 @@ def _host_of(url: str) -> str | None:
         return None
 
 
+@lru_cache(1000)
 def _loopback(host: str | None) -> bool:
     if host in ("127.0.0.1", "localhost", "::1"):
         return True

@@ -26,6 +26,7 @@ from serving.console import routes as console
 from serving.deadline import Bounds
 from serving.drain import Drain
 from serving.edge import Edge
+from serving.express import Express, direct_routes
 from serving.follower import Follower
 from serving.image_policy import ImagePolicy
 from serving.keyring import KeyKeeper, KeyRing
@@ -145,6 +146,7 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     impatient = objects.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
     limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
     shadow, ring = Shadow(limits), KeyRing()
+    line = Line("inference", INFERENCE_WAITING, settings.max_wait_seconds)
     threads = _Threads(
         replica,
         follower,
@@ -164,8 +166,8 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         slot=slot,
         prediction_log=prediction_log,
         guard=Guard(ring, metrics, keyless_loopback=settings.api_keys == "loopback"),
-        predictor=Predictor(slot, prediction_log, limits, metrics, Reject.of(settings), shadow),
-        inference=Line("inference", INFERENCE_WAITING, settings.max_wait_seconds),
+        predictor=Predictor(slot, prediction_log, limits, metrics, Reject.of(settings), shadow, line),
+        inference=line,
         database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),
         store=store,
         storage=Pool("storage", STORAGE_THREADS, STORAGE_WAITING),
@@ -184,10 +186,11 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threads.start()
         yield
+        parts.inference.close(GOODBYE_SECONDS)  # what was answered is logged before the log is closed
         threads.stop()
         if tracing:
             tracing.close()
-        for pool in (parts.inference, parts.database, parts.storage, parts.pictures, parts.operators):
+        for pool in (parts.database, parts.storage, parts.pictures, parts.operators):
             pool.close()
         parts.engine.dispose()
 
@@ -201,6 +204,7 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
     app.include_router(open_inference.guarded)
     app.include_router(open_inference.router)
     app.mount("/console/static", console.static(), "console-static")
+    app.add_middleware(Express, routes=direct_routes(app))
     settings = parts.settings
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)

@@ -1,15 +1,19 @@
 """The line for inference: one thread takes what waits in order, and nobody is let in who would wait too long."""
 
 import asyncio
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from serving.problems import ProblemError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -17,6 +21,8 @@ OVERLOADED: Final = "overloaded"
 _PAUSE: Final = 0.1
 _NEWEST: Final = 0.05
 """Weight of the newest job's seconds in the running mean."""
+_PUT_OFF: Final = 0.02
+"""Seconds that what is left to do may wait while jobs do: done for some answers at once it takes less time."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Line:
         self._longest, self._seconds = longest, seconds
         self._inside, self._mean = 0, 0.0
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._after: list[Callable[[], None]] = []
+        self._since = 0.0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -92,9 +100,19 @@ class Line:
         finally:
             self._inside -= 1
 
-    def close(self) -> None:
-        """Nothing more is computed; who still waits is cancelled with the loop."""
+    def afterwards(self, work: Callable[[], None]) -> None:
+        """For a job: have this done by the thread when the job's result is on its way.
+
+        At once where nobody waits, else within some 20 ms and the time of a job.
+        """
+        if not self._after:
+            self._since = time.perf_counter()
+        self._after.append(work)
+
+    def close(self, seconds: float) -> None:
+        """Nothing more is computed once what waits is done, for which it gets so long."""
         self._jobs.put(None)
+        self._thread.join(seconds)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -106,12 +124,22 @@ class Line:
                 result = job.function(job.argument)
             except BaseException as raised:  # noqa: BLE001 - the caller is to have it, the thread goes on
                 error = raised
+            # A RuntimeError: the loop is closed, and the caller with it.
+            with suppress(RuntimeError):
+                job.loop.call_soon_threadsafe(_settle, job.answer, result, error)
+            if self._jobs.empty() or time.perf_counter() - self._since > _PUT_OFF:
+                self._clear_up()
             seconds = time.perf_counter() - started
             self._mean += (seconds - self._mean) * (_NEWEST if self._mean else 1)
+        self._clear_up()
+
+    def _clear_up(self) -> None:
+        for work in self._after:
             try:
-                job.loop.call_soon_threadsafe(_settle, job.answer, result, error)
-            except RuntimeError:  # the loop is closed, and the caller with it
-                return
+                work()
+            except Exception:
+                log.exception("what was left to do after an answer failed")
+        self._after.clear()
 
 
 def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -1,8 +1,9 @@
-"""Bytes in, answer out: extract, decode, infer, log, encode. Runs in a worker thread, off the event loop."""
+"""Bytes in, answer out: extract, decode, infer, encode; then log. Runs in the line's thread, off the event loop."""
 
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -14,6 +15,7 @@ from ml.images import Limits, Look
 from serving import routing
 from serving.body import image_bytes
 from serving.ids import uuid7
+from serving.line import Line
 from serving.metrics import Metrics
 from serving.model_slot import Live, ModelSlot
 from serving.prediction_log import LOGGED_TOP, Prediction, PredictionLog
@@ -59,7 +61,9 @@ class Predictor:
         metrics: Metrics,
         reject: Reject,
         shadow: Shadow,
+        line: Line,
     ) -> None:
+        self._line = line
         self._slot, self._log, self._limits, self._metrics = slot, prediction_log, limits, metrics
         self._reject, self._shadow = reject, shadow
 
@@ -79,7 +83,7 @@ class Predictor:
         return orjson.dumps(self.found(question))
 
     def found(self, question: Question) -> dict[str, object]:
-        """A 200 answer (`serving.schemas.Answer`), logged before it is returned.
+        """A 200 answer (`serving.schemas.Answer`); logged by the line as soon as it is on its way.
 
         Raises:
             ProblemError: no model, unreadable form, or the model's output is not a number.
@@ -103,17 +107,21 @@ class Predictor:
             "reason": rejected,
             "milliseconds": milliseconds,
         }
-        if question.logged:
-            self._log.append(_row(live, question, made, rejected, milliseconds))
-            self._shadow.look(live, made.id, made.image, made.seen.pixels, made.label, made.confidence)
         if question.stages is not None:
             question.stages.append(("decode", made.begun, made.decoded))
             question.stages.append(("inference", made.decoded, made.inferred))
-            question.stages.append(("log", made.inferred, time.perf_counter()))
+        self._line.afterwards(partial(self._remember, live, question, made, rejected, milliseconds))
+        return answer
+
+    def _remember(
+        self, live: Live, question: Question, made: "_Judged", rejected: str | None, milliseconds: float
+    ) -> None:
+        if question.logged:
+            self._log.append(_row(live, question, made, rejected, milliseconds))
+            self._shadow.look(live, made.id, made.image, made.seen.pixels, made.label, made.confidence)
         if rejected:
             self._metrics.rejected.labels(rejected).inc()
         self._metrics.predictions.labels(str(live.version)).inc()
-        return answer
 
     def _judge(self, live: Live, question: Question) -> "_Judged":
         begun = time.perf_counter()
@@ -172,7 +180,7 @@ def _row(live: Live, question: Question, made: _Judged, rejected: str | None, mi
         inference_milliseconds=_milliseconds(made.decoded, made.inferred),
         width=made.seen.width,
         height=made.seen.height,
-        brightness=round(float(made.seen.pixels.mean()) / 255, 6),
+        brightness=round(int(made.seen.pixels.sum(dtype=np.uint32)) / (255 * made.seen.pixels.size), 6),
         caller=question.caller,
         client_key=question.client_key,
         image=made.image,

@@ -1,7 +1,8 @@
 """Errors on the wire: `application/problem+json` (RFC 9457), each with a code and the request's id."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
+from typing import Any, Final
 
 import orjson
 from fastapi import FastAPI, Request
@@ -71,10 +72,16 @@ def of(
 
 def install(app: FastAPI) -> None:
     """Handlers for every kind of error an endpoint may raise; a kind not named here becomes a 500 at the edge."""
-    app.add_exception_handler(ProblemError, _problem)
-    app.add_exception_handler(EvergreenError, _evergreen)
-    app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(HTTPException, _http)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """As the app answers an error of an endpoint; raises it where it is none of the request's."""
+    handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), None)
+    if handler is None:
+        raise error
+    return await handler(request, error)
 
 
 async def _problem(request: Request, error: Exception) -> Response:
@@ -111,6 +118,14 @@ async def _http(request: Request, error: Exception) -> Response:
         raise error
     code = _CODES.get(error.status_code, "http")
     return of(request, error.status_code, code, str(error.detail), error.headers)
+
+
+_HANDLERS: Final[dict[type[Exception], Callable[[Request, Exception], Coroutine[Any, Any, Response]]]] = {
+    ProblemError: _problem,
+    EvergreenError: _evergreen,
+    RequestValidationError: _validation,
+    HTTPException: _http,
+}
 
 
 def _clean(value: object) -> object:

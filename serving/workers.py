@@ -23,6 +23,8 @@ from uvicorn import Config
 from uvicorn._subprocess import subprocess_started
 from uvicorn.supervisors import multiprocess
 
+from serving.protocol import Protocol
+
 _GRACE: Final = 10  # seconds that open requests get when the service is stopped
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -63,6 +65,7 @@ def serve(arguments: Sequence[str]) -> int:
         host=asked.host,
         port=asked.port,
         workers=asked.workers,
+        http=Protocol,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GRACE,

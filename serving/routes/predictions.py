@@ -1,5 +1,7 @@
 """GET /v1/predictions/{id}: a logged prediction; …/explanation: what in the image speaks for its label."""
 
+import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -9,7 +11,7 @@ from ml import occlusion
 from ml.images import Limits
 from serving import lookup
 from serving.access import needs
-from serving.ids import is_uuid7
+from serving.ids import is_uuid7, moment
 from serving.lookup import Found
 from serving.parts import Parts, Served
 from serving.problems import ProblemError
@@ -17,6 +19,8 @@ from serving.schemas import LoggedPrediction, problems
 
 SECONDS: Final = 3.0
 PICTURE_SECONDS: Final = 70.0
+_YOUNG: Final = timedelta(seconds=1)
+_LOGGED_SECONDS: Final = 0.05
 
 router = APIRouter(tags=["predictions"], route_class=needs("predict", seconds=PICTURE_SECONDS + 4 * SECONDS))
 
@@ -96,9 +100,15 @@ async def _find(parts: Parts, identifier: UUID, caller: str | None) -> Found:
     """
     if not is_uuid7(identifier):
         raise ProblemError(404, "not_found", f"`{identifier}` is no UUIDv7: use the `id` that /v1/predict returned")
-    found = await parts.storage.run_within(SECONDS, lookup.in_spool, parts.settings.home / "spool", identifier)
-    if found is None:
-        found = await parts.database.run_within(SECONDS, lookup.stored, parts.engine, identifier)
+    found = await _look(parts, identifier)
+    if found is None and datetime.now(UTC) - moment(identifier) < _YOUNG:  # an answer is logged just after it is sent
+        await asyncio.sleep(_LOGGED_SECONDS)
+        found = await _look(parts, identifier)
     if found is None or (caller is not None and found.row["caller"] != caller):
         raise ProblemError(404, "not_found", f"there is no prediction {identifier} in the log; is it past retention?")
     return found
+
+
+async def _look(parts: Parts, identifier: UUID) -> Found | None:
+    found = await parts.storage.run_within(SECONDS, lookup.in_spool, parts.settings.home / "spool", identifier)
+    return found or await parts.database.run_within(SECONDS, lookup.stored, parts.engine, identifier)

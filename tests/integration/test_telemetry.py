@@ -139,7 +139,7 @@ def _spans_tell_the_stages(spans: list[Any]) -> None:
     assert told["http.response.status_code"].int_value == 200
     assert told["evergreen.request_id"].string_value == "traced-1"
     stages = sorted((s for s in spans if s is not root), key=lambda s: s.start_time_unix_nano)
-    assert [s.name for s in stages] == ["receive", "queue", "decode", "inference", "log"]
+    assert [s.name for s in stages] == ["receive", "queue", "decode", "inference"]
     assert {s.parent_span_id for s in stages} == {root.span_id}
     for before, after in itertools.pairwise(stages):
         assert before.end_time_unix_nano == after.start_time_unix_nano

@@ -1,7 +1,9 @@
 """The line for inference: order, bounds, errors, and callers who leave."""
 
 import asyncio
+import operator
 import threading
+import time
 
 import pytest
 
@@ -28,7 +30,7 @@ def test_jobs_are_done_in_the_order_in_which_they_came() -> None:
         await asyncio.sleep(0)
         gate.open.set()
         assert await asyncio.gather(*asked) == list(range(5))
-        line.close()
+        line.close(1)
         return gate.done
 
     assert asyncio.run(story()) == list(range(5))
@@ -46,7 +48,7 @@ def test_nobody_is_let_in_beyond_the_bound_on_length() -> None:
         gate.open.set()
         await asyncio.gather(*asked)
         assert await line.run(gate.pass_, 4) == 4
-        line.close()
+        line.close(1)
 
     asyncio.run(story())
 
@@ -64,7 +66,7 @@ def test_who_would_wait_too_long_is_told_how_long() -> None:
         gate.open.set()
         await asyncio.gather(*asked)
         assert line._mean < 2.0  # quick ones are learnt from
-        line.close()
+        line.close(1)
 
     asyncio.run(story())
 
@@ -79,7 +81,7 @@ def test_who_was_let_in_already_comes_again(monkeypatch: pytest.MonkeyPatch) -> 
             await line.run_patiently(gate.pass_, 3, 0)
         gate.open.set()
         assert (await first, await second) == (1, 2)
-        line.close()
+        line.close(1)
 
     asyncio.run(story())
 
@@ -90,7 +92,7 @@ def test_an_error_is_the_callers_and_the_line_goes_on() -> None:
         with pytest.raises(ZeroDivisionError):
             await line.run(lambda n: 1 // n, 0)
         assert await line.run(lambda n: 1 // n, 1) == 1
-        line.close()
+        line.close(1)
 
     asyncio.run(story())
 
@@ -106,6 +108,59 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
         assert (await first, await third) == (0, 2)
         assert gate.done == [0, 2]
         assert line.wait() == 0
-        line.close()
+        line.close(1)
 
     asyncio.run(story())
+
+
+def test_what_is_left_to_do_comes_after_the_answer_and_is_not_forgotten() -> None:
+    async def story() -> list[str]:
+        line, told = Line("test", 9, 9), list[str]()
+        gate = threading.Event()
+
+        def job(n: int) -> int:
+            line.afterwards(lambda: told.append(f"left by {n}") if gate.wait(10) else None)
+            return n
+
+        assert await line.run(job, 1) == 1
+        assert told == [], "the answer did not wait for it"
+        gate.set()
+        assert await line.run(job, 2) == 2
+        line.close(10)
+        return told
+
+    assert asyncio.run(story()) == ["left by 1", "left by 2"]
+
+
+def test_what_is_left_to_do_waits_for_company_but_not_for_long() -> None:
+    async def story() -> tuple[list[str], list[str]]:
+        line, told = Line("test", 99, 9), list[str]()
+
+        def job(n: int) -> None:
+            told.append(f"job {n}")
+            time.sleep(0.004)
+            line.afterwards(lambda: told.append(f"left by {n}"))
+
+        await asyncio.gather(*(line.run(job, n) for n in range(12)))
+        line.close(10)
+        return told, [what for what in told if what.startswith("left")]
+
+    told, left = asyncio.run(story())
+    assert left == [f"left by {n}" for n in range(12)]
+    assert told.index("left by 0") > told.index("job 1"), "others waited"
+    assert told.index("left by 0") < told.index("job 11"), "it was not put off to the end"
+
+
+def test_what_is_left_to_do_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        line = Line("test", 9, 9)
+
+        def job(n: int) -> int:
+            line.afterwards(lambda: operator.floordiv(1, n))
+            return n
+
+        assert [await line.run(job, n) for n in (0, 1)] == [0, 1]
+        line.close(10)
+
+    asyncio.run(story())
+    assert [r.message for r in caplog.records] == ["what was left to do after an answer failed"]

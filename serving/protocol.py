@@ -1,0 +1,74 @@
+"""uvicorn's HTTP protocol with two habits changed, each of which costs a request system calls.
+
+uvicorn writes the head of an answer and its body apart, and the event loop sends each at once by a call of its own.
+And it stops reading where a body passes 64 KiB, which many a photo does, though the app wants all of it.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from starlette.types import Scope
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_KEY: Final = "evergreen.joint"
+_READ_AHEAD: Final = 1 << 20
+
+httptools_impl.HIGH_WATER_LIMIT = _READ_AHEAD  # type: ignore[attr-defined]  # no setting of uvicorn
+
+
+class Protocol(HttpToolsProtocol):
+    """For `uvicorn.Config(http=…)`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(Joint(transport))  # type: ignore[arg-type]
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[_KEY] = self.transport  # type: ignore[typeddict-unknown-key]
+
+
+class Joint:
+    """A transport that can be told to hold what is written and to send it in one piece."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] | None = None
+        self.is_closing = transport.is_closing
+
+    def hold(self) -> None:
+        self._held = []
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self._transport.write(b"".join(held))
+
+    def write(self, data: bytes) -> None:
+        if self._held is None:
+            self._transport.write(data)
+        else:
+            self._held.append(data)
+
+    def close(self) -> None:
+        self.release()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+@contextmanager
+def one_piece(scope: Scope) -> Iterator[None]:
+    """What is sent in the block goes out together, where the server is ours."""
+    joint: Joint | None = scope.get(_KEY)
+    if joint is None:
+        yield
+        return
+    joint.hold()
+    try:
+        yield
+    finally:
+        joint.release()

@@ -1,0 +1,105 @@
+"""The HTTP protocol: answers leave in one piece where that was asked for, and everything else as ever."""
+
+import asyncio
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from serving.protocol import Protocol, one_piece
+
+
+class Wire(asyncio.Transport):
+    """What a connection sends, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.sent: list[bytes] = []
+        self.closed = self.paused = False
+
+    def write(self, data: Any) -> None:
+        self.sent.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers how long the body was; in one piece where the path says so."""
+    length, more = 0, True
+    while more:
+        message = await receive()
+        length, more = length + len(message["body"]), message["more_body"]
+    response = Response(str(length))
+    if scope["path"] == "/whole":
+        with one_piece(scope):
+            await response(scope, receive, send)
+    else:
+        await response(scope, receive, send)
+
+
+def asked(*requests: bytes) -> Wire:
+    async def story() -> Wire:
+        config, wire = Config(echo, http=Protocol, lifespan="off"), Wire()
+        config.load()
+        protocol = Protocol(config, ServerState(), {})
+        protocol.connection_made(wire)
+        for request in requests:
+            protocol.data_received(request)
+            await asyncio.sleep(0.01)
+        assert protocol.timeout_keep_alive_task or wire.closed
+        return wire
+
+    return asyncio.run(story())
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "host: here", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def test_an_answer_is_one_write_where_it_was_asked_for() -> None:
+    (whole,) = asked(post("/whole", b"abc")).sent
+    assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert whole.endswith(b"\r\n\r\n3")
+    head, body = asked(post("/plain", b"abc")).sent
+    assert (head + body).endswith(b"\r\n\r\n3")
+
+
+def test_one_connection_asks_again_and_again() -> None:
+    sent = asked(post("/whole", b"a"), post("/plain", b"ab"), post("/whole", b"abc")).sent
+    assert [s[-1:] for s in sent] == [b"1", b"\n", b"2", b"3"]
+
+
+def test_requests_that_come_together_are_answered_in_order() -> None:
+    sent = asked(post("/whole", b"a") + post("/whole", b"ab")).sent
+    assert [s[-1:] for s in sent] == [b"1", b"2"]
+
+
+def test_the_answer_is_out_before_the_connection_is_closed() -> None:
+    wire = asked(post("/whole", b"abc", "connection: close"))
+    assert wire.closed
+    assert wire.sent[0].endswith(b"\r\n\r\n3")
+
+
+def test_who_waits_for_a_sign_to_send_the_body_gets_it() -> None:
+    head, _, body = post("/whole", b"abc", "expect: 100-continue").partition(b"\r\n\r\n")
+    sent = asked(head + b"\r\n\r\n", body).sent
+    assert sent[0] == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert sent[1].endswith(b"\r\n\r\n3")
+
+
+def test_a_photo_is_read_without_a_pause_and_a_film_is_not() -> None:
+    assert not asked(post("/whole", bytes(900_000))).paused
+    assert asked(post("/whole", bytes(1_100_000))).paused
