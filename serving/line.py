@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ OVERLOADED: Final = "overloaded"
 _PAUSE: Final = 0.1
 _NEWEST: Final = 0.05
 """Weight of the newest job's seconds in the running mean."""
-_PUT_OFF: Final = 0.02
+_BRIEF: Final = 0.001
+"""Seconds of the running mean below which jobs are short: the event loop may do one itself."""
+_PUT_OFF: Final = 0.01
 """Seconds that what is left to do may wait while jobs do: done for some answers at once it takes less time."""
 
 
@@ -31,6 +34,9 @@ class _Job:
     answer: asyncio.Future[Any]
     function: Callable[[Any], Any]
     argument: Any
+
+
+_CLEAR_UP: Final = object()
 
 
 class Line:
@@ -46,9 +52,9 @@ class Line:
     def __init__(self, name: str, longest: int, seconds: float) -> None:
         self._longest, self._seconds = longest, seconds
         self._inside, self._mean = 0, 0.0
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._after: list[Callable[[], None]] = []
-        self._since = 0.0
+        self._jobs: SimpleQueue[Any] = SimpleQueue()
+        self._after: deque[Callable[[], None]] = deque()
+        self._since, self._called = 0.0, False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -83,22 +89,25 @@ class Line:
                     raise
             await asyncio.sleep(min(_PAUSE, max(self.wait() - self._seconds, _PAUSE / 10)))
 
-    async def run(self, function: Callable[[Any], T], argument: Any) -> T:
+    async def run(self, function: Callable[[Any], T], argument: Any, brief: bool = False) -> T:
         """The function's result, computed in the thread.
+
+        Args:
+            brief: probably a short job. While jobs are short and nobody waits it is done at once, by the event loop:
+                handing it over and back would cost as much again.
 
         Raises:
             ProblemError: the line is too long.
         """
-        self.check()
         loop = asyncio.get_running_loop()
+        if brief and not self._inside and 0 < self._mean < _BRIEF:
+            return self._at_once(loop, function, argument)
+        self.check()
         job = _Job(loop, loop.create_future(), function, argument)
         self._inside += 1
         self._jobs.put(job)
-        try:
-            result: T = await job.answer
-            return result
-        finally:
-            self._inside -= 1
+        result: T = await job.answer
+        return result
 
     def afterwards(self, work: Callable[[], None]) -> None:
         """For a job: have this done by the thread when the job's result is on its way.
@@ -114,38 +123,52 @@ class Line:
         self._jobs.put(None)
         self._thread.join(seconds)
 
+    def _at_once(self, loop: asyncio.AbstractEventLoop, function: Callable[[Any], T], argument: Any) -> T:
+        started = time.perf_counter()
+        try:
+            return function(argument)
+        finally:
+            self._learn(time.perf_counter() - started)
+            if self._after and not self._called:
+                self._called = True
+                loop.call_later(_PUT_OFF, self._jobs.put, _CLEAR_UP)
+
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if job.answer.cancelled():  # the caller is gone
+            if job is _CLEAR_UP:
+                self._called = False
+                self._clear_up()
                 continue
             started = time.perf_counter()
             result, error = None, None
             try:
-                result = job.function(job.argument)
+                if not job.answer.cancelled():  # else the caller is gone
+                    result = job.function(job.argument)
             except BaseException as raised:  # noqa: BLE001 - the caller is to have it, the thread goes on
                 error = raised
             # A RuntimeError: the loop is closed, and the caller with it.
             with suppress(RuntimeError):
-                job.loop.call_soon_threadsafe(_settle, job.answer, result, error)
+                job.loop.call_soon_threadsafe(self._settle, job.answer, result, error)
             if self._jobs.empty() or time.perf_counter() - self._since > _PUT_OFF:
                 self._clear_up()
-            seconds = time.perf_counter() - started
-            self._mean += (seconds - self._mean) * (_NEWEST if self._mean else 1)
+            self._learn(time.perf_counter() - started)
         self._clear_up()
 
+    def _settle(self, answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self._inside -= 1
+        if answer.cancelled():
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
+
+    def _learn(self, seconds: float) -> None:
+        self._mean += (seconds - self._mean) * (_NEWEST if self._mean else 1)
+
     def _clear_up(self) -> None:
-        for work in self._after:
+        while self._after:
             try:
-                work()
+                self._after.popleft()()
             except Exception:
                 log.exception("what was left to do after an answer failed")
-        self._after.clear()
-
-
-def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if answer.cancelled():
-        return
-    if error is None:
-        answer.set_result(result)
-    else:
-        answer.set_exception(error)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -221,16 +222,18 @@ def test_a_prediction_can_be_looked_up_and_explained(context: Context, running: 
 
 
 def test_kill_9_under_load_loses_no_answer(context: Context, running: Service) -> None:
+    killed = list[float]()
     with Hammer(running.url, IMAGES).swinging(8) as hammer:
         for _ in range(3):
             hammer.wait_for(150)
             running.wait_ready()  # the one that came in the place of the last victim too
             victim = running.get("/v1/model").json()["replica"]
+            killed.append(time.time())
             os.kill(int(victim.split(":")[1]), signal.SIGKILL)
             hammer.wait_for(150)
     # A connection that a killed worker held breaks; nothing else may fail.
     assert not [f for f in hammer.failures if f[0].isdigit() and not f.startswith("503")]
-    wait_logged(context, hammer)
+    wait_logged(context, hammer, killed)
     spool = context.settings.home / "spool"
     wait_until(lambda: len([p for p in spool.iterdir() if not p.name.startswith(".")]) == 2, what="adoption")
 

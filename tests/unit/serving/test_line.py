@@ -164,3 +164,61 @@ def test_what_is_left_to_do_may_fail(caplog: pytest.LogCaptureFixture) -> None:
 
     asyncio.run(story())
     assert [r.message for r in caplog.records] == ["what was left to do after an answer failed"]
+
+
+def test_a_short_job_is_done_at_once_while_nobody_waits() -> None:
+    async def story() -> None:
+        line, here = Line("test", 9, 9), threading.get_ident()
+        left = list[int]()
+
+        def where(_: object) -> int:
+            line.afterwards(lambda: left.append(threading.get_ident()))
+            return threading.get_ident()
+
+        thread = await line.run(where, None, brief=True)
+        assert thread != here, "how long jobs take is not known yet"
+        assert await line.run(where, None, brief=True) == here
+        assert await line.run(where, None) == thread, "nobody said that it is short"
+        line._mean = 0.5
+        assert await line.run(where, None, brief=True) == thread, "jobs are long"
+        line._mean, gate = 0.0001, Gate()
+        waiting = asyncio.ensure_future(line.run(gate.pass_, 1))
+        await asyncio.sleep(0)
+        behind = asyncio.ensure_future(line.run(where, None, brief=True))
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert (await waiting, await behind) == (1, thread), "one was inside"
+        line.close(10)
+        assert left == [thread] * 5, "what is left is the thread's, whoever did the job"
+
+    asyncio.run(story())
+
+
+def test_the_place_of_who_left_is_free_when_the_thread_came_to_it() -> None:
+    async def story() -> None:
+        line, gate = Line("test", 9, 9), Gate()
+        line._mean = 0.0001
+        gone = asyncio.ensure_future(line.run(gate.pass_, 1))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.sleep(0)
+        behind = asyncio.ensure_future(line.run(lambda _: threading.get_ident(), None, brief=True))
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert await behind != threading.get_ident(), "the thread was still at it"
+        assert line.wait() == 0
+        line.close(10)
+
+    asyncio.run(story())
+
+
+def test_an_error_of_a_job_done_at_once_is_the_callers() -> None:
+    async def story() -> None:
+        line = Line("test", 9, 9)
+        line._mean = 0.0001
+        with pytest.raises(ZeroDivisionError):
+            await line.run(lambda n: 1 // n, 0, brief=True)
+        assert await line.run(lambda n: 1 // n, 1, brief=True) == 1
+        line.close(10)
+
+    asyncio.run(story())
