@@ -1,8 +1,10 @@
 """The service, put together; `python -m serving` runs it."""
 
+import asyncio
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +24,7 @@ from ml.images import Limits
 from ml.settings import Settings
 from serving import logs, memory, openapi, problems
 from serving.access import Guard
+from serving.balance import Balance
 from serving.console import routes as console
 from serving.deadline import Bounds
 from serving.drain import Drain
@@ -74,6 +77,8 @@ PICTURES_WAITING: Final = 96
 OPERATOR_THREADS: Final = 2
 OPERATORS_WAITING: Final = 4
 GOODBYE_SECONDS: Final = 3.0
+REPLACED_SECONDS: Final = 5.0
+"""So long a worker in the place of a dead one takes no connections while it has no model: the others have one."""
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +93,8 @@ _ABOUT = """Answers what an image shows, with the newest model that proved bette
 Models change while the service runs; each answer names the version that gave it."""
 
 
-def create_app() -> FastAPI:
-    """The app of this worker, from the environment."""
+def create_app(balance: Balance | None = None) -> FastAPI:
+    """The app of this worker, from the environment; `balance` where it is one of several."""
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
     sys.setswitchinterval(SWITCH_SECONDS)
     memory.bound()
@@ -101,7 +106,7 @@ def create_app() -> FastAPI:
             "NO API KEY IS NEEDED FROM THIS MACHINE (`EVERGREEN_API_KEYS=loopback`): every program and every user "
             "on it may ask, operate and administer; set `required` where others have an account"
         )
-    return build(settings, os.environ)
+    return build(settings, os.environ, balance)
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class _Threads:
             thread.stop(GOODBYE_SECONDS)
 
 
-def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
+def build(settings: Settings, environ: Mapping[str, str], balance: Balance | None = None) -> FastAPI:
     """The composition: everything is made here and nowhere else; nothing is contacted before the app starts."""
     identity, metrics, slot = Identity.detect(), Metrics(environ), ModelSlot()
     engine = catalog_engine.connect(settings)
@@ -139,7 +144,13 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
     loader = BundleLoader(settings.home / "bundles", artifacts, settings.probe_tolerance, *wishes)
     follower = Follower(slot, loader, metrics)
     replica = Replica(identity, engine, slot, follower, settings.heartbeat_seconds)
-    follower.on_news = replica.wake
+
+    def on_news() -> None:
+        replica.wake()
+        if balance:
+            balance.tell()
+
+    follower.on_news = on_news
     store = objects.connect(settings, settings.store_bucket)
     release = Context(settings, engine, objects.connect(settings, settings.labels_bucket), store, artifacts)
     # The drain tries again itself: a connection that will never answer must not hold it for minutes.
@@ -176,15 +187,18 @@ def build(settings: Settings, environ: Mapping[str, str]) -> FastAPI:
         operators=Pool("operators", OPERATOR_THREADS, OPERATORS_WAITING),
         sources={bucket.bucket: bucket for bucket in (store, release.labels)},
     )
-    return _app(parts, threads)
+    if balance:
+        balance.ready = lambda: slot.take() is not None
+    return _app(parts, threads, REPLACED_SECONDS if balance and balance.again else 0.0)
 
 
-def _app(parts: Parts, threads: _Threads) -> FastAPI:
+def _app(parts: Parts, threads: _Threads, patience: float) -> FastAPI:
     tracing = _tracing(parts.settings, parts.identity)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threads.start()
+        await _model(parts.slot, patience)
         yield
         parts.inference.close(GOODBYE_SECONDS)  # what was answered is logged before the log is closed
         threads.stop()
@@ -220,6 +234,13 @@ def _app(parts: Parts, threads: _Threads) -> FastAPI:
         app.add_middleware(tracing.middleware)
     openapi.complete(app, keyless=settings.api_keys == "loopback")
     return app
+
+
+async def _model(slot: ModelSlot, seconds: float) -> None:
+    """Until there is one, so long at most."""
+    end = time.monotonic() + seconds
+    while slot.take() is None and time.monotonic() < end:
+        await asyncio.sleep(0.02)
 
 
 def _tracing(settings: Settings, identity: Identity) -> "Tracing | None":

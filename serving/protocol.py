@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with two habits changed, each of which costs a request system calls.
+"""uvicorn's HTTP protocol, aware of the other workers and with two habits changed that cost each request system calls.
 
 uvicorn writes the head of an answer and its body apart, and the event loop sends each at once by a call of its own.
 And it stops reading where a body passes 64 KiB, which many a photo does, though the app wants all of it.
@@ -7,11 +7,13 @@ And it stops reading where a body passes 64 KiB, which many a photo does, though
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from starlette.types import Scope
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.balance import Balance
 
 _KEY: Final = "evergreen.joint"
 _READ_AHEAD: Final = 1 << 20
@@ -22,12 +24,32 @@ httptools_impl.HIGH_WATER_LIMIT = _READ_AHEAD  # type: ignore[attr-defined]  # n
 class Protocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=…)`."""
 
+    balance: ClassVar[Balance | None] = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Joint(transport))  # type: ignore[arg-type]
+        if self.balance:
+            self.balance.note(len(self.connections))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.balance:
+            self.balance.note(len(self.connections))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[_KEY] = self.transport  # type: ignore[typeddict-unknown-key]
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        balance = self.balance
+        if balance and balance.lets_go(self.loop.time(), len(self.connections)):
+            self.cycle.keep_alive = False
+
+
+def balanced(balance: Balance) -> type[Protocol]:
+    """The protocol of a worker that keeps to its share of connections."""
+    return type("BalancedProtocol", (Protocol,), {"balance": balance})
 
 
 class Joint:

@@ -16,14 +16,16 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from functools import partial
+from typing import Any, ClassVar, Final, cast
 
 import uvicorn
 from uvicorn import Config
 from uvicorn._subprocess import subprocess_started
 from uvicorn.supervisors import multiprocess
 
-from serving.protocol import Protocol
+from serving.balance import Balance, Seats
+from serving.protocol import Protocol, balanced
 
 _GRACE: Final = 10  # seconds that open requests get when the service is stopped
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -32,16 +34,24 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 class _Worker(multiprocess.Process):
     """Forked, where uvicorn's own starts an interpreter anew; ends with the process that it was forked from."""
 
+    seats: ClassVar[Seats]
+
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         forked = multiprocessing.get_context("fork")
         self.process = cast("Any", forked.Process(target=subprocess_started, args=(config, self.target, [], None)))
+        self._seat = self.seats.take(self.process.is_alive)
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Runs in the worker."""
         del sockets
         if prctl := getattr(ctypes.CDLL(None), "prctl", None):
             prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if self._seat:
+            number, again = self._seat
+            balance = Balance(self.seats.counts, number, again=again)
+            self.config.http = balanced(balance)
+            self.config.app = partial(importlib.import_module("serving.app").create_app, balance)
         super().target([_bound(self.config.host, self.config.port)])
 
 
@@ -74,6 +84,7 @@ def serve(arguments: Sequence[str]) -> int:
     # An image is computed on one core, and the workers have them all; read when numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     importlib.import_module("serving.preloaded")
+    _Worker.seats = Seats()
     multiprocess.Process = _Worker  # type: ignore[misc]  # the supervisor offers no other way to name its workers
     multiprocess.Multiprocess(config, []).run()
     return 0

@@ -243,6 +243,21 @@ def test_kill_9_under_load_loses_no_answer(context: Context, running: Service) -
     wait_until(lambda: told_by() == 2, what="the gauges of the two that live, and of no dead one")
 
 
+def test_who_comes_in_the_place_of_a_dead_worker_gets_its_share_of_the_load(context: Context, running: Service) -> None:
+    """The connections that broke were all made anew with the other worker, and stay open."""
+
+    def answering() -> set[str]:
+        with transaction(context.engine) as connection:
+            return set(connection.execute(select(predictions.c.replica).distinct()).scalars())
+
+    with Hammer(running.url, IMAGES).swinging(8) as hammer:
+        hammer.wait_for(150)
+        victim = running.get("/v1/model").json()["replica"]
+        os.kill(int(victim.split(":")[1]), signal.SIGKILL)
+        wait_until(lambda: len(answering()) == 3, what="answers of the new one")
+    assert not [f for f in hammer.failures if f[0].isdigit()], "it took no connection before it had a model"
+
+
 def test_workers_end_with_their_supervisor(context: Context, running: Service) -> None:
     workers = [psutil.Process(row["pid"]) for row in replica_rows(context)]
     (supervisor,) = {worker.ppid() for worker in workers}

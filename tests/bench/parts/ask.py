@@ -94,11 +94,14 @@ async def _ask(url: str, requests: Sequence[Request], connections: int, seconds:
             number = next(numbers)
             writer.write((b"%012d" % number).join(requests[number % len(requests)].chunks))
             try:
-                status = await _status(reader)
+                status, closing = await _status(reader)
             except (OSError, asyncio.IncompleteReadError):
                 broken += 1
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 continue
+            if closing:
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
             if status == 200:
                 times.append(1000 * (time.perf_counter() - sent))
             else:
@@ -112,7 +115,8 @@ async def _ask(url: str, requests: Sequence[Request], connections: int, seconds:
     return Heard(len(times), taken, percentile(times, 50), percentile(times, 99), refused, broken)
 
 
-async def _status(reader: asyncio.StreamReader) -> int:
+async def _status(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """And whether the connection ends here."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     await reader.readexactly(int(head.partition("content-length:")[2].partition("\r\n")[0]))
-    return int(head.split(" ", 2)[1])
+    return int(head.split(" ", 2)[1]), "connection: close" in head

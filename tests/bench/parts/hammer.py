@@ -46,6 +46,9 @@ async def swing(load: Load, host: str, port: int) -> None:
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
             load.note(started, image, int(head[9:12]), await reader.readexactly(length))
+            if b"connection: close" in head.lower():
+                writer.close()
+                reader, writer = await asyncio.open_connection(host, port)
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             load.note(started, image, 0, repr(error).encode())
             reader, writer = await asyncio.open_connection(host, port)

@@ -66,7 +66,10 @@ class Load:
                 # What follows a JPEG's end is not read: another image each time, as far as the log is concerned.
                 body = self.images[number % len(self.images)] + number.to_bytes(8, "big")
                 writer.write(_HEAD % len(body) + body)
-                status, answer = await _answer(reader)
+                status, answer, closing = await _answer(reader)
+                if closing:
+                    writer.close()
+                    reader = writer = None
             except (OSError, asyncio.IncompleteReadError):
                 self.failures.append((0, started))
                 if writer:
@@ -81,10 +84,11 @@ class Load:
                 await asyncio.sleep(_PAUSE)
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
+    """Status, body, and whether the connection ends here."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     length = int(head.partition("content-length:")[2].partition("\r\n")[0])
-    return int(head.split(" ", 2)[1]), await reader.readexactly(length)
+    return int(head.split(" ", 2)[1]), await reader.readexactly(length), "connection: close" in head
 
 
 def share(values: Sequence[float], portion: float) -> float:

@@ -8,7 +8,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from serving.protocol import Protocol, one_piece
+from serving.balance import Balance, Seats
+from serving.protocol import Protocol, balanced, one_piece
 
 
 class Wire(asyncio.Transport):
@@ -49,11 +50,11 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         await response(scope, receive, send)
 
 
-def asked(*requests: bytes) -> Wire:
+def asked(*requests: bytes, kind: type[Protocol] = Protocol) -> Wire:
     async def story() -> Wire:
-        config, wire = Config(echo, http=Protocol, lifespan="off"), Wire()
+        config, wire = Config(echo, http=kind, lifespan="off"), Wire()
         config.load()
-        protocol = Protocol(config, ServerState(), {})
+        protocol = kind(config, ServerState(), {})
         protocol.connection_made(wire)
         for request in requests:
             protocol.data_received(request)
@@ -103,3 +104,15 @@ def test_who_waits_for_a_sign_to_send_the_body_gets_it() -> None:
 def test_a_photo_is_read_without_a_pause_and_a_film_is_not() -> None:
     assert not asked(post("/whole", bytes(900_000))).paused
     assert asked(post("/whole", bytes(1_100_000))).paused
+
+
+def test_a_connection_too_many_ends_with_its_answer() -> None:
+    seats = Seats()
+    balance = Balance(seats.counts, 0)
+    seats.counts[1] = 0
+    balance._spare, balance._look_at = 1, float("inf")  # as when this worker has one more than its share
+    wire = asked(post("/whole", b"abc"), kind=balanced(balance))
+    assert wire.closed
+    assert b"\r\nconnection: close\r\n" in wire.sent[0]
+    assert wire.sent[0].endswith(b"\r\n\r\n3")
+    assert seats.counts[0] == 1

@@ -1,0 +1,77 @@
+"""Which connections a worker lets go, so that all have their share."""
+
+import pytest
+
+from serving.balance import MOST_WORKERS, Balance, Seats
+
+
+def worker(seats: Seats, connections: int) -> Balance:
+    taken = seats.take(lambda: True)
+    assert taken
+    made = Balance(seats.counts, taken[0], again=taken[1])
+    made.note(connections)
+    return made
+
+
+def let_go(balance: Balance, connections: int, now: float = 1.0) -> int:
+    """Of so many answers in a row."""
+    return sum(balance.lets_go(now, connections) for _ in range(connections))
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "gone"),
+    [
+        (8, [0], 4),
+        (5, [3], 1),
+        (4, [4], 0),
+        (3, [5], 0),
+        (5, [4], 0),  # an odd one is somebody's
+        (36, [28], 0),  # an eighth more than the share is near enough
+        (37, [27], 5),
+        (12, [0, 0], 8),
+        (7, [], 0),
+    ],
+)
+def test_who_has_more_than_its_share_lets_the_surplus_go(mine: int, others: list[int], gone: int) -> None:
+    seats = Seats()
+    me = worker(seats, mine)
+    for connections in others:
+        worker(seats, connections)
+    assert let_go(me, mine) == gone
+
+
+def test_a_worker_looks_now_and_then() -> None:
+    seats = Seats()
+    me, other = worker(seats, 8), worker(seats, 0)
+    assert let_go(me, 8) == 4
+    assert let_go(me, 8, now=1.05) == 0, "those let go are still on their way"
+    other.note(4)
+    assert let_go(me, 4, now=1.2) == 0
+
+
+def test_who_cannot_answer_yet_is_sent_nobody() -> None:
+    seats = Seats()
+    me, other = worker(seats, 8), worker(seats, 0)
+    other.ready = lambda: False
+    other.note(0)
+    assert let_go(me, 8) == 0
+    other.ready = lambda: True
+    other.tell()
+    assert let_go(me, 8, now=2.0) == 4
+
+
+def test_the_seat_of_a_dead_worker_is_taken_again() -> None:
+    seats = Seats()
+    alive = [True, True]
+    assert seats.take(lambda: alive[0]) == (0, False)
+    assert seats.take(lambda: alive[1]) == (1, False)
+    seats.counts[0] = 8
+    alive[0] = False
+    assert seats.take(lambda: True) == (0, True)
+    assert seats.counts[0] < 0, "its connections went with it"
+
+
+def test_there_is_no_seat_for_more_workers_than_were_thought_of() -> None:
+    seats = Seats()
+    assert all(seats.take(lambda: True) for _ in range(MOST_WORKERS))
+    assert seats.take(lambda: True) is None
