@@ -13,7 +13,7 @@ from typing import Final
 MOST_WORKERS: Final = 256
 _CLOSED: Final = -1
 _LOOK_SECONDS: Final = 0.1
-_SLACK: Final = 8
+_SLACK: Final = 16
 """A worker may have this fraction of its share, rounded down, beyond it."""
 
 
@@ -65,7 +65,7 @@ class Balance:
         self._counts[self._seat] = self._connections if self.ready() else _CLOSED
 
     def lets_go(self, now: float, connections: int) -> bool:
-        """Whether the connection on which a request just came is to be closed after its answer.
+        """Whether the connection on which an answer is about to be sent is to be closed after it.
 
         Args:
             now: seconds, by the event loop's clock.

@@ -38,12 +38,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[_KEY] = self.transport  # type: ignore[typeddict-unknown-key]
+        self.scope[_KEY] = self  # type: ignore[typeddict-unknown-key]
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        balance = self.balance
-        if balance and balance.lets_go(self.loop.time(), len(self.connections)):
+    def part_if_too_many(self, scope: Scope) -> None:
+        """Before the answer to the request of this scope: is it this connection's last?"""
+        if self.balance and self.cycle.scope is scope and self.balance.lets_go(self.loop.time(), len(self.connections)):
             self.cycle.keep_alive = False
 
 
@@ -84,11 +83,13 @@ class Joint:
 
 @contextmanager
 def one_piece(scope: Scope) -> Iterator[None]:
-    """What is sent in the block goes out together, where the server is ours."""
-    joint: Joint | None = scope.get(_KEY)
-    if joint is None:
+    """A whole answer is sent in the block: it goes out together, where the server is ours."""
+    protocol: Protocol | None = scope.get(_KEY)
+    if protocol is None:
         yield
         return
+    protocol.part_if_too_many(scope)
+    joint: Any = protocol.transport
     joint.hold()
     try:
         yield

@@ -2,10 +2,10 @@
 
 One folder a worker, locked by it for life, in it pairs of files: `NNNNNN.rows` with records and
 `NNNNNN.tar` with the images that they speak of, each content once. An image is written before its
-record, the record by one system call before the answer is sent. So every answered prediction is
-whole in a file or, where the machine itself died before the kernel wrote its pages, gone; what is cut
-short belongs to an answer never sent. A folder whose lock is free has lost its worker, and any other
-worker may adopt it. That images lie in files of their own makes letting the oldest go one `unlink`.
+record, the record by one system call. So what was written is whole in a file or, where the machine
+itself died before the kernel wrote its pages, gone; what is cut short is the last. A folder whose lock
+is free has lost its worker, and any other worker may adopt it. That images lie in files of their own
+makes letting the oldest go one `unlink`.
 
 Record: magic, kind, row's length, image's offset in the tar, its size, CRC-32 of these and the row; row (JSON).
 """

@@ -26,8 +26,8 @@ def let_go(balance: Balance, connections: int, now: float = 1.0) -> int:
         (4, [4], 0),
         (3, [5], 0),
         (5, [4], 0),  # an odd one is somebody's
-        (36, [28], 0),  # an eighth more than the share is near enough
-        (37, [27], 5),
+        (34, [30], 0),  # a sixteenth more than the share is near enough
+        (35, [29], 3),
         (12, [0, 0], 8),
         (7, [], 0),
     ],
