@@ -18,7 +18,9 @@ class Express:
 
     def __init__(self, app: ASGIApp, routes: dict[tuple[str, str], Direct]) -> None:
         self._app = app
-        self._ways = {key: (route, route.get_route_handler()) for key, route in routes.items()}
+        self._ways: dict[tuple[str, str], tuple[Direct, _Endpoint]] = {
+            key: (route, route.get_route_handler()) for key, route in routes.items()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         way = self._ways.get((scope["method"], scope["path"])) if scope["type"] == "http" else None

@@ -112,7 +112,7 @@ class Line:
     def afterwards(self, work: Callable[[], None]) -> None:
         """For a job: have this done by the thread when the job's result is on its way.
 
-        At once where nobody waits, else within some 20 ms and the time of a job.
+        At once where nobody waits, else within some 10 ms and the time of a job.
         """
         if not self._after:
             self._since = time.perf_counter()

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.balance import Balance
 
-_KEY: Final = "evergreen.joint"
+_KEY: Final = "evergreen.protocol"
 _READ_AHEAD: Final = 1 << 20
 
 httptools_impl.HIGH_WATER_LIMIT = _READ_AHEAD  # type: ignore[attr-defined]  # no setting of uvicorn
