@@ -19,12 +19,12 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
-from serving import deadline
+from serving import deadline, rate_limit
 from serving.direct import Direct
 from serving.keyring import KeyRing
 from serving.metrics import Metrics
 from serving.problems import RETRY, ProblemError
-from serving.rate_limit import Buckets
+from serving.rate_limit import Rate, Rates
 
 Role = Literal["predict", "feedback", "operate", "admin"]
 
@@ -42,12 +42,12 @@ class Guard:
 
     Args:
         ring: the known keys.
+        rates: how often each was used lately.
         keyless_loopback: let programs on this machine in without a key.
     """
 
-    def __init__(self, ring: KeyRing, metrics: Metrics, *, keyless_loopback: bool) -> None:
-        self._ring, self._metrics, self._keyless = ring, metrics, keyless_loopback
-        self._buckets = Buckets()
+    def __init__(self, ring: KeyRing, metrics: Metrics, rates: Rates, *, keyless_loopback: bool) -> None:
+        self._ring, self._metrics, self._rates, self._keyless = ring, metrics, rates, keyless_loopback
 
     def check_ready(self) -> None:
         """Raises ProblemError (503, `keys_unknown`) while keys cannot be told from what is none."""
@@ -81,18 +81,16 @@ class Guard:
         if shown.basic and scope["method"] not in _SAFE and not _own_page(shown):
             raise self._refused(403, "cross_site", "a page of another site sent this with a browser's password", BEARER)
         if grant.per_second is not None and grant.burst is not None:
-            self._ration(scope, known.id, grant.per_second, grant.burst)
+            self._ration(scope, known.id, Rate(grant.per_second, grant.burst))
         return grant.name
 
-    def _ration(self, scope: Scope, key: str, per_second: float, burst: int) -> None:
-        now = time.monotonic()
-        bucket = self._buckets.of(key, per_second, burst, now)
-        wait = bucket.take(now)
-        scope[RATE_HEADERS] = bucket.headers()
-        if wait:
+    def _ration(self, scope: Scope, key: str, rate: Rate) -> None:
+        taken = self._rates.take(key, rate, time.monotonic())
+        scope[RATE_HEADERS] = rate_limit.headers(rate, taken)
+        if taken.wait:
             self._metrics.refused.labels("too_often").inc()
-            detail = f"at most {per_second:g} requests a second, {burst} at once, are taken with this key"
-            raise ProblemError(429, "too_often", detail, {"retry-after": str(math.ceil(wait))})
+            detail = f"at most {rate.per_second:g} requests a second, {rate.burst} at once, are taken with this key"
+            raise ProblemError(429, "too_often", detail, {"retry-after": str(math.ceil(taken.wait))})
 
     def _refused(self, status: int, code: str, detail: str, challenge: str) -> ProblemError:
         self._metrics.refused.labels(code).inc()

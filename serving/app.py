@@ -42,6 +42,7 @@ from serving.parts import Parts
 from serving.pool import Pool
 from serving.prediction_log import PredictionLog
 from serving.predictor import Predictor
+from serving.rate_limit import Rates
 from serving.referee import Referee
 from serving.reject import Reject
 from serving.replicas import Identity, Replica
@@ -93,8 +94,8 @@ _ABOUT = """Answers what an image shows, with the newest model that proved bette
 Models change while the service runs; each answer names the version that gave it."""
 
 
-def create_app(balance: Balance | None = None) -> FastAPI:
-    """The app of this worker, from the environment; `balance` where it is one of several."""
+def create_app(balance: Balance | None = None, rates: Rates | None = None) -> FastAPI:
+    """The app of this worker, from the environment; `balance` and `rates` where it is one of several."""
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
     sys.setswitchinterval(SWITCH_SECONDS)
     memory.bound()
@@ -106,7 +107,7 @@ def create_app(balance: Balance | None = None) -> FastAPI:
             "NO API KEY IS NEEDED FROM THIS MACHINE (`EVERGREEN_API_KEYS=loopback`): every program and every user "
             "on it may ask, operate and administer; set `required` where others have an account"
         )
-    return build(settings, os.environ, balance)
+    return build(settings, os.environ, balance, rates)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ class _Threads:
             thread.stop(GOODBYE_SECONDS)
 
 
-def build(settings: Settings, environ: Mapping[str, str], balance: Balance | None = None) -> FastAPI:
+def build(
+    settings: Settings, environ: Mapping[str, str], balance: Balance | None = None, rates: Rates | None = None
+) -> FastAPI:
     """The composition: everything is made here and nowhere else; nothing is contacted before the app starts."""
     identity, metrics, slot = Identity.detect(), Metrics(environ), ModelSlot()
     engine = catalog_engine.connect(settings)
@@ -176,7 +179,7 @@ def build(settings: Settings, environ: Mapping[str, str], balance: Balance | Non
         metrics=metrics,
         slot=slot,
         prediction_log=prediction_log,
-        guard=Guard(ring, metrics, keyless_loopback=settings.api_keys == "loopback"),
+        guard=Guard(ring, metrics, rates or Rates(), keyless_loopback=settings.api_keys == "loopback"),
         predictor=Predictor(slot, prediction_log, limits, metrics, Reject.of(settings), shadow, line),
         inference=line,
         database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),

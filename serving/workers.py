@@ -26,6 +26,7 @@ from uvicorn.supervisors import multiprocess
 
 from serving.balance import Balance, Seats
 from serving.protocol import Protocol, balanced
+from serving.rate_limit import Rates
 
 _GRACE: Final = 10  # seconds that open requests get when the service is stopped
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -35,6 +36,7 @@ class _Worker(multiprocess.Process):
     """Forked, where uvicorn's own starts an interpreter anew; ends with the process that it was forked from."""
 
     seats: ClassVar[Seats]
+    rates: ClassVar[Rates]
 
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
@@ -51,7 +53,7 @@ class _Worker(multiprocess.Process):
             number, again = self._seat
             balance = Balance(self.seats.counts, number, again=again)
             self.config.http = balanced(balance)
-            self.config.app = partial(importlib.import_module("serving.app").create_app, balance)
+            self.config.app = partial(importlib.import_module("serving.app").create_app, balance, self.rates)
         super().target([_bound(self.config.host, self.config.port)])
 
 
@@ -84,7 +86,7 @@ def serve(arguments: Sequence[str]) -> int:
     # An image is computed on one core, and the workers have them all; read when numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     importlib.import_module("serving.preloaded")
-    _Worker.seats = Seats()
+    _Worker.seats, _Worker.rates = Seats(), Rates()
     multiprocess.Process = _Worker  # type: ignore[misc]  # the supervisor offers no other way to name its workers
     multiprocess.Multiprocess(config, []).run()
     return 0

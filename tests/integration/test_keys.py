@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from ml.catalog import api_keys
+from ml.catalog.deployments import live_replicas
 from ml.catalog.engine import transaction
 from ml.catalog.tables import api_keys as table
 from ml.context import Context
@@ -82,6 +83,20 @@ def test_names_and_limits_of_keys(context: Context) -> None:
     assert api_keys.revoke(context.engine, "lab") == 1
     with transaction(context.engine) as connection:
         assert api_keys.known(connection) == []
+
+
+def test_two_workers_count_a_keys_rate_together(make_context: Callable[..., Context], tmp_path: Path) -> None:
+    context = make_context(api_keys="required")
+    key = api_keys.generate()
+    api_keys.ensure(context.engine, key, api_keys.Grant("phone", ("predict",), per_second=0.001, burst=20), "test")
+    deployed(context, tmp_path)
+    with service(context.settings, tmp_path) as running:
+        running.wait_ready()
+        wait_until(lambda: len(live_replicas(context.engine, 2.0)) == 2, what="both")
+        asked = [httpx.get(f"{running.url}/v1/model", headers={"x-api-key": key}) for _ in range(40)]
+        answering = {answer.json()["replica"] for answer in asked if answer.status_code == 200}
+        assert [answer.status_code for answer in asked] == [200] * 20 + [429] * 20
+        assert len(answering) == 2, "each on a new connection, which either may get"
 
 
 def test_a_key_made_before_the_database_is_made_known_once(context: Context) -> None:

@@ -18,7 +18,6 @@ from serving import deadline
 from serving.access import Guarded
 from serving.keyring import FILE, KeyKeeper, KeyRing
 from serving.model_slot import Live
-from serving.rate_limit import Bucket
 from serving.routes import operate
 from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, expect_problem, picture
@@ -169,13 +168,6 @@ def test_a_key_has_a_rate(far: TestClient, give: Callable[..., str]) -> None:
     assert 90 <= int(refused.headers["retry-after"]) <= 100
     assert refused.headers["ratelimit-policy"] == '"key";q=3;w=300'
     assert "ratelimit" not in far.get("/v1/model", headers={"x-api-key": give("predict")}).headers
-
-
-def test_a_bucket_fills_up_to_its_brim() -> None:
-    bucket = Bucket(per_second=2, burst=4, tokens=4, at=0)
-    assert [bucket.take(0) for _ in range(5)] == [0, 0, 0, 0, 0.5]
-    assert [bucket.take(1) for _ in range(3)] == [0, 0, 0.5]
-    assert [bucket.take(1000) for _ in range(5)] == [0, 0, 0, 0, 0.5]
 
 
 @pytest.mark.parametrize(
