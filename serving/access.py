@@ -33,6 +33,7 @@ BASIC: Final = 'Basic realm="evergreen: any name, a key as the password", charse
 RATE_HEADERS: Final = "evergreen.rate_limit"
 """Where in the scope a key's `RateLimit` headers wait for the answer."""
 
+_LONGEST_HOST: Final = 300
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _PASSED_ON: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"})
 
@@ -198,8 +199,12 @@ def _own_page(shown: _Shown) -> bool:
     return shown.origin is None or shown.origin.partition("://")[2] == shown.host
 
 
-@lru_cache(1000)  # each request names one, and nearly always the same
 def _host_of(url: str) -> str | None:
+    return _host_in(url) if len(url) <= _LONGEST_HOST else None
+
+
+@lru_cache(1000)  # each request names one, and nearly always the same
+def _host_in(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
     except ValueError:

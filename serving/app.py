@@ -78,7 +78,7 @@ PICTURES_WAITING: Final = 96
 OPERATOR_THREADS: Final = 2
 OPERATORS_WAITING: Final = 4
 GOODBYE_SECONDS: Final = 3.0
-REPLACED_SECONDS: Final = 5.0
+REPLACED_SECONDS: Final = 3.0  # uvicorn's supervisor gives a worker five to start
 """So long a worker in the place of a dead one takes no connections while it has no model: the others have one."""
 
 log = logging.getLogger(__name__)

@@ -39,6 +39,10 @@ class Seats:
                 return seat, before is not None
         return None
 
+    def leave(self, seat: int) -> None:
+        """Its worker is gone."""
+        self.counts[seat] = _CLOSED
+
 
 class Balance:
     """One worker's side of it, for its event loop.
@@ -64,6 +68,11 @@ class Balance:
         """Tell the others how things are; also where this worker has just become ready."""
         self._counts[self._seat] = self._connections if self.ready() else _CLOSED
 
+    def leave(self) -> None:
+        """This worker takes no more connections."""
+        self.ready = lambda: False
+        self.tell()
+
     def lets_go(self, now: float, connections: int) -> bool:
         """Whether the connection on which an answer is about to be sent is to be closed after it.
 
@@ -82,5 +91,7 @@ class Balance:
 
     def _surplus(self, connections: int) -> int:
         counts = [count for count in self._counts if count != _CLOSED]
-        share = math.ceil(sum(counts) / max(1, len(counts)))
+        if not counts:
+            return 0
+        share = math.ceil(sum(counts) / len(counts))
         return connections - share if connections > share + share // _SLACK else 0

@@ -15,6 +15,7 @@ from serving.console import files
 from serving.deadline import Bounds, LateError
 from serving.logs import AccessLog, with_fields
 from serving.metrics import Metrics
+from serving.protocol import part_if_too_many
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                part_if_too_many(scope)
                 self._decorate(message, scope, request_id)
             await send(message)
 

@@ -1,4 +1,7 @@
-"""The line for inference: one thread takes what waits in order, and nobody is let in who would wait too long."""
+"""The line for inference: one thread takes what waits in order, and nobody is let in who would wait too long.
+
+Short jobs that find nobody there are done by the event loop itself.
+"""
 
 import asyncio
 import logging
@@ -26,6 +29,8 @@ _BRIEF: Final = 0.001
 """Seconds of the running mean below which jobs are short: the event loop may do one itself."""
 _PUT_OFF: Final = 0.01
 """Seconds that what is left to do may wait while jobs do: done for some answers at once it takes less time."""
+_LATE: Final = 0.02
+"""Seconds after which nothing more is done at once before what is left to do was done."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Line:
             await asyncio.sleep(min(_PAUSE, max(self.wait() - self._seconds, _PAUSE / 10)))
 
     async def run(self, function: Callable[[Any], T], argument: Any, brief: bool = False) -> T:
-        """The function's result, computed in the thread.
+        """The function's result.
 
         Args:
             brief: probably a short job. While jobs are short and nobody waits it is done at once, by the event loop:
@@ -100,7 +105,7 @@ class Line:
             ProblemError: the line is too long.
         """
         loop = asyncio.get_running_loop()
-        if brief and not self._inside and 0 < self._mean < _BRIEF:
+        if brief and not self._inside and 0 < self._mean < _BRIEF and not self._is_late():
             return self._at_once(loop, function, argument)
         self.check()
         job = _Job(loop, loop.create_future(), function, argument)
@@ -140,18 +145,19 @@ class Line:
                 self._clear_up()
                 continue
             started = time.perf_counter()
-            result, error = None, None
+            result, error, wanted = None, None, not job.answer.cancelled()
             try:
-                if not job.answer.cancelled():  # else the caller is gone
+                if wanted:  # else the caller is gone
                     result = job.function(job.argument)
             except BaseException as raised:  # noqa: BLE001 - the caller is to have it, the thread goes on
                 error = raised
             # A RuntimeError: the loop is closed, and the caller with it.
             with suppress(RuntimeError):
                 job.loop.call_soon_threadsafe(self._settle, job.answer, result, error)
-            if self._jobs.empty() or time.perf_counter() - self._since > _PUT_OFF:
+            if self._jobs.empty() or time.perf_counter() - min(started, self._since) > _PUT_OFF:
                 self._clear_up()
-            self._learn(time.perf_counter() - started)
+            if wanted:
+                self._learn(time.perf_counter() - started)
         self._clear_up()
 
     def _settle(self, answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
@@ -162,6 +168,9 @@ class Line:
             answer.set_result(result)
         else:
             answer.set_exception(error)
+
+    def _is_late(self) -> bool:
+        return bool(self._after) and time.perf_counter() - self._since > _LATE
 
     def _learn(self, seconds: float) -> None:
         self._mean += (seconds - self._mean) * (_NEWEST if self._mean else 1)

@@ -1,4 +1,4 @@
-"""Bytes in, answer out: extract, decode, infer, encode; then log. Runs in the line's thread, off the event loop."""
+"""Bytes in, answer out: extract, decode, infer, encode; then log. Run by the line."""
 
 import logging
 import time
@@ -117,7 +117,11 @@ class Predictor:
         self, live: Live, question: Question, made: "_Judged", rejected: str | None, milliseconds: float
     ) -> None:
         if question.logged:
-            self._log.append(_row(live, question, made, rejected, milliseconds))
+            try:
+                self._log.append(_row(live, question, made, rejected, milliseconds))
+            except Exception:
+                self._metrics.shed.labels("row").inc()
+                raise
             self._shadow.look(live, made.id, made.image, made.seen.pixels, made.label, made.confidence)
         if rejected:
             self._metrics.rejected.labels(rejected).inc()

@@ -33,17 +33,34 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self.scope:
+            self.scope.pop(_KEY, None)  # type: ignore[typeddict-item]  # a circle, which the collector would have to find
         if self.balance:
             self.balance.note(len(self.connections))
+
+    def shutdown(self) -> None:
+        if self.balance:
+            self.balance.leave()
+        super().shutdown()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[_KEY] = self  # type: ignore[typeddict-unknown-key]
 
-    def part_if_too_many(self, scope: Scope) -> None:
-        """Before the answer to the request of this scope: is it this connection's last?"""
-        if self.balance and self.cycle.scope is scope and self.balance.lets_go(self.loop.time(), len(self.connections)):
-            self.cycle.keep_alive = False
+
+def part_if_too_many(scope: Scope) -> None:
+    """Before the head of this request's answer is sent: is it the last of its connection, where the server is ours?
+
+    Not while the body is still on its way: closing then resets the connection, and the answer may be lost with it.
+    """
+    protocol: Protocol | None = scope.get(_KEY)
+    if protocol is None or protocol.balance is None:
+        return
+    cycle = protocol.cycle
+    if cycle.scope is not scope or cycle.more_body:
+        return
+    if protocol.balance.lets_go(protocol.loop.time(), len(protocol.connections)):
+        cycle.keep_alive = False
 
 
 def balanced(balance: Balance) -> type[Protocol]:
@@ -88,7 +105,6 @@ def one_piece(scope: Scope) -> Iterator[None]:
     if protocol is None:
         yield
         return
-    protocol.part_if_too_many(scope)
     joint: Any = protocol.transport
     joint.hold()
     try:

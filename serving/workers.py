@@ -44,6 +44,11 @@ class _Worker(multiprocess.Process):
         self.process = cast("Any", forked.Process(target=subprocess_started, args=(config, self.target, [], None)))
         self._seat = self.seats.take(self.process.is_alive)
 
+    def join(self) -> None:
+        super().join()
+        if self._seat:
+            self.seats.leave(self._seat[0])
+
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Runs in the worker."""
         del sockets

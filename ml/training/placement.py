@@ -103,7 +103,7 @@ def joined(environ: Mapping[str, str]) -> Iterator[Placement]:
     if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         told = " ".join(f"{name}={value}" for name, value in OWN_STORES.items())
         words = "torchrun shares a store among attempts, and a restarted training would hang: start it with"
-        raise InvalidInputError(f"{words} {told}")
+        raise InvalidInputError(f"{words} {told}, with the rendezvous `--standalone` or `--rdzv-backend=c10d`")
     device = f"cuda:{int(environ['LOCAL_RANK']) % gpus}" if gpus else "cpu"
     if gpus:
         torch.cuda.set_device(device)

@@ -258,6 +258,35 @@ def test_who_comes_in_the_place_of_a_dead_worker_gets_its_share_of_the_load(cont
     assert not [f for f in hammer.failures if f[0].isdigit()], "it took no connection before it had a model"
 
 
+def test_workers_restarted_one_by_one_share_connections_among_themselves(context: Context, running: Service) -> None:
+    """SIGHUP starts each new worker before the old one goes: nobody's seat may stay behind."""
+    before = {row["pid"] for row in replica_rows(context)}
+    (supervisor,) = {psutil.Process(pid).ppid() for pid in before}
+    os.kill(supervisor, signal.SIGHUP)
+
+    def all_new() -> bool:
+        children = {child.pid for child in psutil.Process(supervisor).children()}
+        return len(children) == 2 and not children & before
+
+    wait_until(all_new, what="two new workers")
+    running.wait_ready()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(base_url=running.url)) for _ in range(8)]
+
+        def closings() -> int:
+            asked = [c.post("/v1/predict", content=IMAGES[0], headers={"content-type": "image/png"}) for c in clients]
+            assert {answer.status_code for answer in asked} == {200}
+            return sum(answer.headers.get("connection") == "close" for answer in asked)
+
+        def settled() -> bool:
+            end, count = time.monotonic() + 1, 0
+            while time.monotonic() < end:
+                count += closings()
+            return count == 0
+
+        wait_until(settled, what="a second in which nobody is sent away")
+
+
 def test_workers_end_with_their_supervisor(context: Context, running: Service) -> None:
     workers = [psutil.Process(row["pid"]) for row in replica_rows(context)]
     (supervisor,) = {worker.ppid() for worker in workers}

@@ -99,14 +99,14 @@ async def _ask(url: str, requests: Sequence[Request], connections: int, seconds:
                 broken += 1
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 continue
-            if closing:
-                writer.close()
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
             if status == 200:
                 times.append(1000 * (time.perf_counter() - sent))
             else:
                 refused += 1
                 await asyncio.sleep(0.2)
+            if closing:
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
 
     await asyncio.gather(*(one() for _ in range(connections)))

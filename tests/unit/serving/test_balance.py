@@ -75,3 +75,20 @@ def test_there_is_no_seat_for_more_workers_than_were_thought_of() -> None:
     seats = Seats()
     assert all(seats.take(lambda: True) for _ in range(MOST_WORKERS))
     assert seats.take(lambda: True) is None
+
+
+def test_while_nobody_is_ready_nobody_is_sent_away() -> None:
+    seats = Seats()
+    me = worker(seats, 8)
+    me.ready = lambda: False
+    assert let_go(me, 8) == 0
+
+
+def test_who_is_gone_or_going_has_no_share() -> None:
+    seats = Seats()
+    me, going, _ = worker(seats, 8), worker(seats, 8), worker(seats, 0)
+    seats.leave(2)
+    assert let_go(me, 8) == 0
+    going.leave()
+    going.note(3)
+    assert let_go(me, 8, now=2.0) == 0

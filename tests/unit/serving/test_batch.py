@@ -43,6 +43,7 @@ def test_each_image_is_answered_as_if_it_came_alone(client: TestClient) -> None:
         assert item["answer"]["model_version"] == 7
     assert len({item["answer"]["id"] for item in many}) == 5
     client.post("/v1/predict/batch", files=form(images[0]), headers={"x-evergreen-probe": "1"})
+    client.app.state.parts.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
     own = client.app.state.parts.predictor._log._spool  # type: ignore[attr-defined]
     rows = b"".join(path.read_bytes() for path in own.folder.iterdir() if path.is_file())
     assert sorted(re.findall(rb'"client_key":"(k/\d)"', rows)) == [b"k/%d" % n for n in range(5)]

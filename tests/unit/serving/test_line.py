@@ -223,3 +223,56 @@ def test_an_error_of_a_job_done_at_once_is_the_callers() -> None:
         line.close(10)
 
     asyncio.run(story())
+
+
+def test_nothing_is_done_at_once_while_what_is_left_is_late() -> None:
+    async def story() -> None:
+        line, here, gate = Line("test", 9, 9), threading.get_ident(), threading.Event()
+        line._mean = 0.0001
+
+        def where(_: object) -> int:
+            line.afterwards(lambda: gate.wait(10))
+            return threading.get_ident()
+
+        assert await line.run(where, None, brief=True) == here
+        await asyncio.sleep(0.05)  # the disk stalls
+        assert await line.run(where, None, brief=True) == here, "the thread took what was left, nothing waits"
+        await asyncio.sleep(0.05)
+        third = asyncio.ensure_future(line.run(where, None, brief=True))
+        await asyncio.sleep(0.05)
+        assert not third.done(), "it stands in the line, which is bounded"
+        gate.set()
+        assert await third != here
+        line.close(10)
+
+    asyncio.run(story())
+
+
+def test_what_a_long_job_leaves_does_not_wait_for_the_next_one() -> None:
+    async def story() -> list[str]:
+        line, told = Line("test", 9, 9), list[str]()
+
+        def job(n: int) -> None:
+            told.append(f"job {n}")
+            time.sleep(0.02)
+            line.afterwards(lambda: told.append(f"left by {n}"))
+
+        await asyncio.gather(*(line.run(job, n) for n in range(3)))
+        line.close(10)
+        return told
+
+    assert asyncio.run(story()) == ["job 0", "left by 0", "job 1", "left by 1", "job 2", "left by 2"]
+
+
+def test_who_left_before_the_thread_came_teaches_nothing() -> None:
+    async def story() -> None:
+        line, gate = Line("test", 9, 9), Gate()
+        first, second = (asyncio.ensure_future(line.run(gate.pass_, n)) for n in range(2))
+        await asyncio.sleep(0.02)
+        second.cancel()
+        gate.open.set()
+        await first
+        line.close(10)
+        assert line._mean > 0.015
+
+    asyncio.run(story())

@@ -86,6 +86,7 @@ def test_encoded_images_are_answered_as_predict_answers_and_every_row_is_logged(
     pixels = images.decode(picture(), 8, 3, Limits(10**6, 10**6))
     expected = live.model.predict(pixels[np.newaxis])[0]
     np.testing.assert_allclose(said["by_name"]["probabilities"]["data"][:3], expected, atol=2e-6)
+    client.app.state.parts.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
     own = client.app.state.parts.predictor._log._spool  # type: ignore[attr-defined]
     rows = [orjson.loads(r.row) for path in own.closed(age=0) for r in spool.decode(path.read_bytes()).records]
     assert sorted(said["by_name"]["id"]["data"]) == sorted(row["id"] for row in rows)

@@ -3,13 +3,14 @@
 import asyncio
 from typing import Any
 
+import pytest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
 from serving.balance import Balance, Seats
-from serving.protocol import Protocol, balanced, one_piece
+from serving.protocol import Protocol, balanced, one_piece, part_if_too_many
 
 
 class Wire(asyncio.Transport):
@@ -38,11 +39,12 @@ class Wire(asyncio.Transport):
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers how long the body was; in one piece where the path says so."""
-    length, more = 0, True
+    length, more = 0, scope["path"] != "/hasty"
     while more:
         message = await receive()
         length, more = length + len(message["body"]), message["more_body"]
     response = Response(str(length))
+    part_if_too_many(scope)
     if scope["path"] == "/whole":
         with one_piece(scope):
             await response(scope, receive, send)
@@ -59,7 +61,7 @@ def asked(*requests: bytes, kind: type[Protocol] = Protocol) -> Wire:
         for request in requests:
             protocol.data_received(request)
             await asyncio.sleep(0.01)
-        assert protocol.timeout_keep_alive_task or wire.closed
+        assert protocol.cycle.response_complete
         return wire
 
     return asyncio.run(story())
@@ -106,13 +108,26 @@ def test_a_photo_is_read_without_a_pause_and_a_film_is_not() -> None:
     assert asked(post("/whole", bytes(1_100_000))).paused
 
 
-def test_a_connection_too_many_ends_with_its_answer() -> None:
+@pytest.fixture
+def one_too_many() -> tuple[Seats, type[Protocol]]:
+    """A worker that has one connection more than its share."""
     seats = Seats()
     balance = Balance(seats.counts, 0)
-    seats.counts[1] = 0
-    balance._spare, balance._look_at = 1, float("inf")  # as when this worker has one more than its share
-    wire = asked(post("/whole", b"abc"), kind=balanced(balance))
+    balance._spare, balance._look_at = 1, float("inf")
+    return seats, balanced(balance)
+
+
+def test_a_connection_too_many_ends_with_its_answer(one_too_many: tuple[Seats, type[Protocol]]) -> None:
+    seats, kind = one_too_many
+    wire = asked(post("/whole", b"abc"), kind=kind)
     assert wire.closed
     assert b"\r\nconnection: close\r\n" in wire.sent[0]
     assert wire.sent[0].endswith(b"\r\n\r\n3")
     assert seats.counts[0] == 1
+
+
+def test_an_answer_before_the_body_came_is_not_the_last(one_too_many: tuple[Seats, type[Protocol]]) -> None:
+    head, _, body = post("/hasty", b"abc").partition(b"\r\n\r\n")
+    wire = asked(head + b"\r\n\r\n", body, kind=one_too_many[1])
+    assert not wire.closed
+    assert b"connection: close" not in b"".join(wire.sent)
