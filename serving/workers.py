@@ -54,11 +54,12 @@ class _Worker(multiprocess.Process):
         del sockets
         if prctl := getattr(ctypes.CDLL(None), "prctl", None):
             prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        balance = None
         if self._seat:
             number, again = self._seat
             balance = Balance(self.seats.counts, number, again=again)
             self.config.http = balanced(balance)
-            self.config.app = partial(importlib.import_module("serving.app").create_app, balance, self.rates)
+        self.config.app = partial(importlib.import_module("serving.app").create_app, balance, self.rates)
         super().target([_bound(self.config.host, self.config.port)])
 
 

@@ -132,21 +132,23 @@ def test_what_is_left_to_do_comes_after_the_answer_and_is_not_forgotten() -> Non
     assert asyncio.run(story()) == ["left by 1", "left by 2"]
 
 
+async def told_by(jobs: int, seconds: float) -> list[str]:
+    """What jobs of so long do and leave to do, in the order in which it is done."""
+    line, told = Line("test", 99, 9), list[str]()
+
+    def job(n: int) -> None:
+        told.append(f"job {n}")
+        time.sleep(seconds)
+        line.afterwards(lambda: told.append(f"left by {n}"))
+
+    await asyncio.gather(*(line.run(job, n) for n in range(jobs)))
+    line.close(10)
+    return told
+
+
 def test_what_is_left_to_do_waits_for_company_but_not_for_long() -> None:
-    async def story() -> tuple[list[str], list[str]]:
-        line, told = Line("test", 99, 9), list[str]()
-
-        def job(n: int) -> None:
-            told.append(f"job {n}")
-            time.sleep(0.004)
-            line.afterwards(lambda: told.append(f"left by {n}"))
-
-        await asyncio.gather(*(line.run(job, n) for n in range(12)))
-        line.close(10)
-        return told, [what for what in told if what.startswith("left")]
-
-    told, left = asyncio.run(story())
-    assert left == [f"left by {n}" for n in range(12)]
+    told = asyncio.run(told_by(12, 0.004))
+    assert [what for what in told if what.startswith("left")] == [f"left by {n}" for n in range(12)]
     assert told.index("left by 0") > told.index("job 1"), "others waited"
     assert told.index("left by 0") < told.index("job 11"), "it was not put off to the end"
 
@@ -249,19 +251,8 @@ def test_nothing_is_done_at_once_while_what_is_left_is_late() -> None:
 
 
 def test_what_a_long_job_leaves_does_not_wait_for_the_next_one() -> None:
-    async def story() -> list[str]:
-        line, told = Line("test", 9, 9), list[str]()
-
-        def job(n: int) -> None:
-            told.append(f"job {n}")
-            time.sleep(0.02)
-            line.afterwards(lambda: told.append(f"left by {n}"))
-
-        await asyncio.gather(*(line.run(job, n) for n in range(3)))
-        line.close(10)
-        return told
-
-    assert asyncio.run(story()) == ["job 0", "left by 0", "job 1", "left by 1", "job 2", "left by 2"]
+    told = asyncio.run(told_by(3, 0.02))
+    assert told == ["job 0", "left by 0", "job 1", "left by 1", "job 2", "left by 2"]
 
 
 def test_who_left_before_the_thread_came_teaches_nothing() -> None:
