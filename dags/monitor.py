@@ -2,7 +2,8 @@
 ### Monitor: the prediction log is compared with what the champion was trained on
 
 Class and confidence shift (population stability index) and live accuracy where there is feedback. A
-shift beyond the setting `drift_threshold` asks for retraining. Feedback labels, once there are enough,
+shift beyond the setting `drift_threshold` asks for retraining, where there are data that no model was trained
+on; else people are alerted that labels are wanted. Feedback labels, once there are enough,
 become a drop like any other. The log itself is judged by `expectations/predictions.yml`: what breaks an
 expectation is recorded, and people are alerted. A training that is overdue, because its servers were
 away for longer than its retries lasted, is asked for again. Decisions that wait for a person are ended
@@ -33,13 +34,16 @@ _OVERDUE_MINUTES = 10
 def monitor() -> None:
     @task(outlets=[RETRAIN])
     def observe() -> list[str]:
-        """Compare; ask for retraining if it must be, else this task is skipped."""
+        """Compare; ask for retraining if it must be, else this task is skipped. People hear when labels are wanted."""
         from airflow.sdk.exceptions import AirflowSkipException
 
         from ml.monitoring.observe import observe as look
+        from plugins.alerts import alert
         from plugins.runtime import context
 
         report = look(context())
+        if report.labels_wanted:
+            alert("traffic has shifted, and there are no new data to train on", "; ".join(report.reasons))
         if not report.retrain:
             raise AirflowSkipException("no reason to retrain")
         return list(report.reasons)

@@ -152,8 +152,17 @@ class Settings(BaseModel):
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")
 
     # Gate
+    gate_rule: Literal["better", "proven"] = Field(
+        "better", description="What a challenger must be; see docs/gate.md: ahead and not worse, or surely better."
+    )
+    gate_margin: float = Field(
+        0.01, gt=0, lt=1, description="Loss of the metric against the best champion so far that is tolerated."
+    )
+    gate_risk: float = Field(
+        0.05, gt=0, lt=0.5, description="Chance that a challenger worse by more than gate_margin passes that test."
+    )
     gate_alpha: float = Field(
-        0.05, gt=0, lt=1, description="Chance that any of 100 decisions in a row promotes a model that is no better."
+        0.05, gt=0, lt=1, description="Chance that any of 100 decisions in a row breaks what gate_rule promises."
     )
     gate_min_holdout: int = Field(30, ge=1, description="Fewer holdout samples: no decision to promote.")
     gate_metric: str = Field(
@@ -164,9 +173,14 @@ class Settings(BaseModel):
     gate_costs: dict[str, dict[str, float]] = Field(
         {}, description="JSON: true class → answered class → cost, for gate_metric cost; 1 for errors not named."
     )
-    gate_margin: float = Field(0.05, ge=0, lt=1, description="Drop tolerated on a class or slice.")
+    gate_group_margin: float = Field(
+        0.05, ge=0, lt=1, description="Drop tolerated on any class or slice; of small ones more, see docs/gate.md."
+    )
     gate_calibration_margin: float = Field(0.05, ge=0, lt=1, description="Tolerated rise of the calibration error.")
     gate_corrupted: int = Field(64, ge=0, description="Holdout images that are also judged corrupted.")
+    gate_corruptions: Literal["report", "ask", "veto"] = Field(
+        "report", description="What harm on corrupted images does: a warning, a question to a person, a rejection."
+    )
     gate_max_milliseconds: float | None = Field(None, gt=0, description="For one image, on one core.")
     gate_max_bytes: int | None = Field(None, ge=1, description="Size of what is served.")
     gate_review: Literal["never", "borderline", "always"] = Field("never", description="When a person is asked.")

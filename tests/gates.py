@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import func, select
 
-from ml.catalog import cycles
+from ml.catalog import cycles, decisions
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.catalog.tables import scores as scores_table
@@ -46,6 +46,13 @@ class Gate:
         cycle = f"c{version}"
         cycles.open_cycle(self.ctx.engine, cycle, "manual")
         return decide(self.ctx, version, cycle_id=cycle)
+
+    def promote_by_hand(self, version: int) -> None:
+        """As an operator does."""
+        given = Decision(f"word-{version}", version, None, None, "promote", "so be it", "operator:ann", {})
+        with transaction(self.ctx.engine) as connection:
+            decisions.record(connection, given)
+        self.registry.set_alias("champion", version)
 
     def cycle(self, version: int) -> dict[str, object]:
         return cycles.get(self.ctx.engine, f"c{version}")

@@ -2,37 +2,55 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
-from ml.catalog.tables import drops, gate_looks
+from ml.catalog.tables import approvals, decisions, drops, gate_looks
+
+OUTCOMES: Final = ("reject", "promote", "approved", "declined")
+"""What a comparison came to; a decision that waits for a person counts as declined until one approves it."""
 
 
 @dataclass(frozen=True)
 class Look:
     """A comparison with a champion on the holdout.
 
-    `number` counts from 1; `level` is what it tested at; `event` says that the verdict was not a plain rejection.
+    `number` counts from 1; `level` is what its statement was made at; `outcome` is one of `OUTCOMES`.
     """
 
     number: int
     decision_id: str
     level: float
-    event: bool
+    outcome: str
+
+    @property
+    def event(self) -> bool:
+        """The verdict was not a plain rejection."""
+        return self.outcome != "reject"
 
 
 def all_looks(engine: Engine) -> list[Look]:
     """The oldest first."""
+    query = (
+        select(gate_looks, decisions.c.verdict, approvals.c.approved)
+        .join(decisions, decisions.c.id == gate_looks.c.decision_id)
+        .outerjoin(approvals, approvals.c.decision_id == gate_looks.c.decision_id)
+        .order_by(gate_looks.c.number)
+    )
     with transaction(engine) as connection:
-        rows = connection.execute(select(gate_looks).order_by(gate_looks.c.number)).mappings()
-        return [Look(**{name: row[name] for name in Look.__dataclass_fields__}) for row in rows]
+        return [
+            Look(row["number"], row["decision_id"], row["level"], _outcome(row["verdict"], row["approved"]))
+            for row in connection.execute(query).mappings()
+        ]
 
 
 def record(connection: Connection, look: Look) -> None:
     """Insert within the caller's transaction; a number that is taken is an error: two gates at once."""
-    connection.execute(insert(gate_looks).values(vars(look)))
+    row = {"number": look.number, "decision_id": look.decision_id, "level": look.level, "event": look.event}
+    connection.execute(insert(gate_looks).values(row))
 
 
 def before(engine: Engine, drop_ids: Sequence[str]) -> dict[str, int]:
@@ -43,3 +61,9 @@ def before(engine: Engine, drop_ids: Sequence[str]) -> dict[str, int]:
     query = select(drops.c.id, looked).where(drops.c.id.in_(drop_ids), drops.c.finished_at.is_not(None))
     with transaction(engine) as connection:
         return dict(connection.execute(query).all())
+
+
+def _outcome(verdict: str, approved: bool | None) -> str:
+    if verdict == "needs_person":
+        return "approved" if approved else "declined"
+    return verdict

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, func, select, text
 
 from ml.catalog.copying import copy_in
-from ml.catalog.tables import predictions
+from ml.catalog.engine import transaction
+from ml.catalog.tables import prediction_hours, predictions
 
 _OF_THE_FILE: Final = ("image_object", "image_offset", "image_size", "replica")
 _OF_THE_ROW: Final = tuple(c.name for c in predictions.columns if c.name not in _OF_THE_FILE)
@@ -71,6 +72,14 @@ def store(connection: Connection, incoming: Sequence[Incoming], image_object: st
     copy_in(connection, _COPY, io.BytesIO(b"".join(map(_line, incoming))))
     found = connection.execute(text(_STORE), {"image_object": image_object, "replica": replica})
     return int(found.scalar_one())
+
+
+def by_label(engine: Engine, model_version: int) -> dict[str, int]:
+    """How often a model version answered each label, of all hours that are kept."""
+    hours = prediction_hours.c
+    query = select(hours.label, func.sum(hours.answers)).where(hours.model_version == model_version)
+    with transaction(engine) as connection:
+        return {label: int(count) for label, count in connection.execute(query.group_by(hours.label))}
 
 
 def _line(one: Incoming) -> bytes:

@@ -118,20 +118,6 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> Markup:
     return _svg(330, y, "Right answers on spoilt images", parts)
 
 
-def gauge(share: float) -> Markup:
-    """How much of something is left."""
-    full = min(1.0, max(0.0, share))
-    return _svg(
-        _FULL,
-        14,
-        f"{full:.0%} left",
-        [
-            Markup('<rect class="rest" x="0" y="0" width="680" height="14" rx="7"/>'),
-            Markup('<rect class="challenger" x="0" y="0" width="{:.1f}" height="14" rx="7"/>').format(680 * full),
-        ],
-    )
-
-
 class _Track:
     """From shares to places between `left` and `left + width`."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.datasets import holdout
 from ml.errors import ConflictError, IntegrityError, NotFoundError
-from ml.gate import evidence, policy, report, scores
+from ml.gate import anchor, evidence, policy, report, scores
 from ml.gate.policy import Policy, Ruling
+from ml.gate.scores import Side
 from ml.intake import docs
 from ml.model import Model
 
@@ -58,11 +60,23 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
 
 
 def asks_for_labels(decision: Decision) -> str | None:
-    """Where only a worn or small holdout kept an improvement from being proven: how many labels are wanted."""
-    spent = decision.statistics.get("budget")
-    if not spent or decision.verdict == "promote" or not spent["labels_needed"]:
+    """Where only a worn or small holdout kept a challenger that is ahead from promotion: how many labels are wanted."""
+    figures, spent = decision.statistics, decision.statistics.get("budget")
+    if not spent or decision.verdict == "promote" or spent["gain"]["difference"] <= 0:
         return None
-    if spent["gain"]["difference"] <= 0 or spent["gain"]["p_value"] > spent["alpha"]:
+    rules = Policy(**figures["rules"])
+    if policy.harms(figures, rules):
+        return None
+    if rules.rule == "better":
+        if not (needed := evidence.samples_to_exclude(figures["incumbents"], rules.margin)):
+            return None
+        labels = math.ceil(needed / figures["holdout_share"])
+        return (
+            f"version {decision.model_version} is ahead, but {figures['holdout']} holdout samples cannot exclude a "
+            f"loss of more than {policy.points(rules.margin)}. For that about {needed} more are needed: about "
+            f"{labels} labelled images"
+        )
+    if not spent["labels_needed"] or spent["gain"]["p_value"] > spent["alpha"]:
         return None
     return (
         f"version {decision.model_version} may be better; the holdout shows {spent['detectable']:.1%} and more only. "
@@ -91,7 +105,8 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
         decisions.record(connection, decision)
         holdout.record_use(connection, decision_id, figures["holdout"])
         if spent := figures.get("budget"):
-            looks.record(connection, Look(spent["number"], decision_id, spent["level"], ruling.verdict != "reject"))
+            outcome = "declined" if ruling.verdict == "needs_person" else ruling.verdict
+            looks.record(connection, Look(spent["number"], decision_id, spent["level"], outcome))
     return decision
 
 
@@ -107,15 +122,16 @@ def _decided(ctx: Context, champion: int, cycle_id: str) -> Decision:
 
 def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) -> tuple[Ruling, dict[str, Any]]:
     rules = Policy.of(ctx.settings)
-    judged = evidence.side(ctx, challenger, scores.load_model(ctx, challenger), dataset)
-    figures = evidence.alone(judged) | {"rules": asdict(rules)}
+    judged = scores.side(ctx, challenger, scores.load_model(ctx, challenger), dataset)
+    figures = evidence.alone(judged) | {"rules": asdict(rules), "holdout_share": ctx.settings.holdout_share}
     other, broken = _champion(ctx, champion)
     if champion is None or other is None or policy.too_small(len(judged.right), rules):
         ruling = policy.first_model(judged.right, judged.holdout.labels, figures, rules)
         if broken:
             ruling = Ruling(ruling.verdict, f"{broken}; {ruling.reason}")
         return ruling, figures | {"groups": evidence.classes_alone(judged)}
-    figures |= evidence.against(ctx, judged, evidence.side(ctx, champion, other, dataset), dataset)
+    beside = scores.side(ctx, champion, other, dataset)
+    figures |= evidence.against(ctx, judged, beside, _best_so_far(ctx, beside, dataset), dataset)
     return policy.against_champion(figures, rules), figures
 
 
@@ -127,6 +143,18 @@ def _champion(ctx: Context, version: int | None) -> tuple[tuple[Model, Path] | N
     except (IntegrityError, NotFoundError) as error:
         log.warning("champion %s cannot be compared with: %s", version, error)
         return None, f"champion {version} is broken ({error})"
+
+
+def _best_so_far(ctx: Context, champion: Side, dataset: str) -> Side:
+    """The best champion so far, or the champion where that one is not to be had any more."""
+    best = anchor.best_so_far(ctx, champion.version)
+    if best == champion.version:
+        return champion
+    try:
+        return scores.side(ctx, best, scores.load_model(ctx, best), dataset)
+    except (IntegrityError, NotFoundError) as error:
+        log.warning("version %d, the best so far, cannot be compared with: %s", best, error)
+        return champion
 
 
 def report_key(decision_id: str) -> str:
@@ -158,7 +186,7 @@ def _told(figures: dict[str, Any]) -> dict[str, object]:
     if spent := figures.get("budget"):
         told |= {
             "gate_level": spent["level"],
-            "gate_budget_left": spent["left"],
+            "gate_stated_margin": spent["stated_margin"],
             "gate_decision_number": spent["number"],
         }
         told |= {"gate_detectable_improvement": spent["detectable"]}

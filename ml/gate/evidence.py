@@ -2,50 +2,26 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml import bundle, calibration, model
 from ml.catalog import looks
+from ml.catalog.looks import OUTCOMES, Look
 from ml.context import Context
-from ml.datasets import loader, versions
 from ml.datasets.loader import Split
-from ml.gate import budget, corruptions, metrics, scores, slices, statistics
+from ml.gate import budget, grouping, metrics, slices, statistics
 from ml.gate.budget import Part
-from ml.gate.metrics import Metric
-from ml.gate.scores import Answers
-from ml.gate.slices import Group
-from ml.gate.statistics import Right
-from ml.model import Model
-from ml.training import novelty
+from ml.gate.lead import Lead, largest_loss, lead
+from ml.gate.metrics import Metric, PerSample
+from ml.gate.scores import Side
+from ml.gate.slices import Tolerance
 
 _LATENCY_ROUNDS: Final = 20
-
-
-@dataclass(frozen=True)
-class Side:
-    """A model of a bundle's folder, and its answers: `right` per sample of `holdout`, at the model's own input size."""
-
-    version: int
-    model: Model
-    folder: Path
-    holdout: Split
-    answers: Answers
-    right: Right
-
-
-def side(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -> Side:
-    """Score a model, as `scores.load_model` gives it."""
-    judge, folder = loaded
-    holdout, answers = scores.score(ctx, version, judge, dataset)
-    return Side(version, judge, folder, holdout, answers, scores.right(holdout, answers))
 
 
 def alone(of: Side) -> dict[str, Any]:
@@ -55,6 +31,7 @@ def alone(of: Side) -> dict[str, Any]:
         "holdout": n,
         "challenger_accuracy": right / n if n else None,
         "challenger_interval": statistics.wilson(right, n),
+        "challenger_brier": float(of.answers.brier.mean()) if n else None,
         "challenger_calibration": statistics.reliability(of.answers.probability, of.right),
         "challenger_calibration_error": calibration.error(of.answers.probability, of.right, statistics.BINS),
         "served": served(of),
@@ -63,15 +40,14 @@ def alone(of: Side) -> dict[str, Any]:
 
 def classes_alone(of: Side) -> list[dict[str, Any]]:
     """A row a class, where there is no champion."""
-    names = np.asarray(of.holdout.classes, np.str_)[of.holdout.labels]
     return [
         {
             "kind": "class",
             "name": str(name),
-            "samples": int((names == name).sum()),
-            "challenger": round(float(of.right[names == name].mean()), 4),
+            "samples": int((of.truth == name).sum()),
+            "challenger": round(float(of.right[of.truth == name].mean()), 4),
         }
-        for name in np.unique(names)
+        for name in np.unique(of.truth)
     ]
 
 
@@ -89,56 +65,139 @@ def served(of: Side) -> dict[str, float]:
     return {"bytes": size, "milliseconds": round(1000 * float(np.median(seconds)), 3)}
 
 
-def against(ctx: Context, challenger: Side, champion: Side, dataset: str) -> dict[str, Any]:
-    """The paired figures; see `ml.gate.policy` for what follows from them."""
-    seed = ctx.settings.seed
-    comparison = statistics.compare(champion.right, challenger.right, seed)
-    groups = _groups(ctx, challenger, champion, dataset)
+def against(ctx: Context, challenger: Side, champion: Side, best: Side, dataset: str) -> dict[str, Any]:
+    """The paired figures; see `ml.gate.policy` for what follows from them.
+
+    Args:
+        best: the best champion so far; the champion, if that is the best.
+    """
+    settings = ctx.settings
+    comparison = statistics.compare(champion.right, challenger.right, settings.seed)
     n, old_right = len(champion.right), int(champion.right.sum())
     before, after = ((s.answers.probability, s.right) for s in (champion, challenger))
-    rise, surely = statistics.calibration_rise(before, after, seed)
+    rise, surely = statistics.calibration_rise(before, after, settings.seed)
+    classes = len(challenger.holdout.classes)
+    tolerance = Tolerance(settings.gate_margin, settings.gate_group_margin, classes, settings.gate_alpha)
     return asdict(comparison) | {
         "champion_interval": statistics.wilson(old_right, n),
+        "champion_brier": float(champion.answers.brier.mean()),
         "champion_calibration": statistics.reliability(*before),
         "champion_calibration_error": calibration.error(*before, statistics.BINS),
         "calibration_rise": rise,
         "calibration_rise_least": surely,
-        "groups": slices.judge(groups, ctx.settings.gate_margin, ctx.settings.gate_alpha),
-        "new_classes": sorted(set(challenger.model.info.labels) - _known(ctx, champion, dataset)),
-        "lost_classes": sorted(_known(ctx, champion, dataset) - set(challenger.model.info.labels)),
-        "budget": _budgeted(ctx, challenger, champion),
+        "groups": slices.judge(grouping.groups(ctx, challenger, champion, dataset), tolerance),
+        "new_classes": sorted(challenger.classes - champion.classes),
+        "new_class_answers": _new_classes(challenger, champion),
+        "lost_classes": sorted(champion.classes - challenger.classes),
+        "lead": asdict(_lead(ctx, challenger, champion, np.ones(n, np.bool_))),
+        "incumbents": [_incumbent(ctx, challenger, of, role) for of, role in _incumbents(champion, best)],
+        "best_so_far": _better(ctx, champion, best).version,
+        "budget": _budgeted(ctx, challenger, champion, best),
     }
 
 
-def _budgeted(ctx: Context, challenger: Side, champion: Side) -> dict[str, Any]:
-    """The test that decides: on which part, at which level, and how much improvement could be seen."""
-    alpha, past, wanted = ctx.settings.gate_alpha, looks.all_looks(ctx.engine), ctx.settings.gate_improvement
-    number = len(past) + 1
+def _incumbents(champion: Side, best: Side) -> list[tuple[Side, str]]:
+    found = [(champion, "champion")]
+    return found if best.version == champion.version else [*found, (best, "best so far")]
+
+
+def _incumbent(ctx: Context, challenger: Side, other: Side, role: str) -> dict[str, Any]:
+    """The lead over a model on the classes that it knows: what it could not answer is no loss to anybody."""
+    return {"version": other.version, "role": role} | asdict(_lead(ctx, challenger, other, _known(challenger, other)))
+
+
+def _known(challenger: Side, other: Side) -> NDArray[np.bool_]:
+    return np.isin(challenger.truth, sorted(other.classes))
+
+
+def _lead(ctx: Context, challenger: Side, other: Side, among: NDArray[np.bool_]) -> Lead:
+    brier = other.answers.brier - challenger.answers.brier
+    return lead(_per_sample(ctx, challenger, other), brier, among, ctx.settings.gate_risk)
+
+
+def _better(ctx: Context, champion: Side, best: Side) -> Side:
+    """Whichever of the two does better by the metric on all samples there are by now."""
+    if best.version == champion.version:
+        return champion
+    return champion if _per_sample(ctx, champion, best).differences.sum() >= 0 else best
+
+
+def _new_classes(challenger: Side, champion: Side) -> dict[str, float]:
+    """How the challenger does on classes that the champion does not know; `guessing` is the share by chance."""
+    new = np.isin(challenger.truth, sorted(challenger.classes - champion.classes))
+    return {
+        "samples": int(new.sum()),
+        "right": int(challenger.right[new].sum()),
+        "guessing": 1 / max(1, len(challenger.model.info.labels)),
+    }
+
+
+def _budgeted(ctx: Context, challenger: Side, champion: Side, best: Side) -> dict[str, Any]:
+    """The test of rule `proven`, and the margin that holds whatever verdicts have told: which part, which level."""
+    settings, past, wanted = ctx.settings, looks.all_looks(ctx.engine), ctx.settings.gate_improvement
+    number, proven = len(past) + 1, settings.gate_rule == "proven"
+    share, then = (
+        budget.early_share(k, settings.gate_alpha) if proven else budget.even_share(settings.gate_alpha)
+        for k in (number, number + 1)
+    )
     before = _looked_at(ctx, challenger.holdout)
-    possible = parts(before, past, ctx.settings.gate_min_holdout)
-    chosen = budget.choose(number, possible, alpha)
-    level = budget.level(number, chosen, alpha)
+    possible = parts(before, past, settings.gate_min_holdout)
+    chosen = budget.choose(share, possible)
+    level = budget.level(share, chosen)
     on = before >= chosen.after
     differ = float((champion.right != challenger.right)[on].mean())
-    lacking = budget.fresh_needed(number, possible, alpha, wanted, differ)
+    lacking = budget.fresh_needed(then, possible, wanted, differ)
     return {
         "number": number,
         "after": chosen.after,
         "samples": chosen.samples,
         "looks_before": chosen.looks,
         "events_before": chosen.events,
-        "alpha": alpha,
+        "alpha": settings.gate_alpha,
         "level": level,
-        "left": alpha - math.fsum(look.level for look in past[-(budget.WINDOW - 1) :]) - level,
-        "metric": ctx.settings.gate_metric,
-        "metric_words": Metric(ctx.settings.gate_metric, {}).words,
+        "metric": settings.gate_metric,
+        "metric_words": Metric(settings.gate_metric, {}).words,
         "gain": asdict(_gain(ctx, challenger, champion, on)),
         "disagreement": differ,
         "detectable": budget.detectable(level, chosen.samples, differ),
         "wanted": wanted,
         "fresh_needed": lacking,
-        "labels_needed": math.ceil(lacking / ctx.settings.holdout_share),
+        "labels_needed": math.ceil(lacking / settings.holdout_share),
+    } | _stated(ctx, challenger, [of for of, _ in _incumbents(champion, best)], on, level)
+
+
+def _stated(
+    ctx: Context, challenger: Side, incumbents: Sequence[Side], on: NDArray[np.bool_], level: float
+) -> dict[str, Any]:
+    """The margin by which the challenger may be worse whatever was done with the verdicts, and labels for a smaller.
+
+    The labels are as many as would bring it to the margin that is set, as if the width went with the root of the
+    samples and the challenger were no better than the others.
+    """
+    losses = [
+        (largest_loss(_per_sample(ctx, challenger, other), on & _known(challenger, other), level), other)
+        for other in incumbents
+    ]
+    worst, _ = max(losses, key=lambda found: found[0])
+    margin, samples = ctx.settings.gate_margin, int(on.sum())
+    lacking = max(0.0, samples * ((worst / margin) ** 2 - 1)) if margin else 0.0
+    return {
+        "stated_margin": max(margin, worst),
+        "labels_for_margin": math.ceil(lacking / ctx.settings.holdout_share),
     }
+
+
+def samples_to_exclude(incumbents: Sequence[Mapping[str, Any]], margin: float) -> int:
+    """Further holdout samples with which the usual bounds would exclude a loss beyond the margin by an equal model.
+
+    As if their width went with the root of the samples; 0 if they are narrow enough.
+    """
+    lacking = [0.0]
+    for row in incumbents:
+        for of in ("metric", "brier"):
+            if row[of] is not None:
+                lacking.append(row["samples"] * (((row[of] - row[f"{of}_least"]) / margin) ** 2 - 1))
+    return math.ceil(max(lacking))
 
 
 def _looked_at(ctx: Context, holdout: Split) -> NDArray[np.int64]:
@@ -146,13 +205,13 @@ def _looked_at(ctx: Context, holdout: Split) -> NDArray[np.int64]:
     known = looks.before(ctx.engine, sorted(set(holdout.drop_ids)))
     # A drop that is unknown by now counts as old: it might have been seen.
     before = np.asarray([known.get(drop, 0) for drop in holdout.drop_ids], np.int64)
-    _, group = np.unique(_column(ctx, holdout, "group_id").astype(np.str_), return_inverse=True)
+    _, group = np.unique(grouping.column(ctx, holdout, "group_id").astype(np.str_), return_inverse=True)
     first = np.full(group.max(initial=-1) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, group, before)
     return first[group]
 
 
-def parts(before: NDArray[np.int64], past: Sequence[looks.Look], least: int) -> list[Part]:
+def parts(before: NDArray[np.int64], past: Sequence[Look], least: int) -> list[Part]:
     """All samples, and those that came after each decision that was not a plain rejection, where they are enough.
 
     Args:
@@ -160,78 +219,35 @@ def parts(before: NDArray[np.int64], past: Sequence[looks.Look], least: int) -> 
         past: the decisions, the oldest first.
         least: samples without which nothing is decided.
     """
-    events = [look for look in past if look.event]
-    found = [Part(0, 0, len(before), len(past), len(events))]
-    for begun, look in enumerate(events, 1):
-        fresh = int((before >= look.number).sum())
-        if fresh >= least:
-            found.append(Part(look.number, begun, fresh, len(past) - look.number, len(events) - begun))
+    found = [Part(0, len(before), _verdicts(past))]
+    for look in past:
+        if look.event and (fresh := int((before >= look.number).sum())) >= least:
+            found.append(Part(look.number, fresh, _verdicts(past[look.number :])))
     return found
 
 
+def _verdicts(of: Sequence[Look]) -> tuple[int, ...]:
+    outcomes = [look.outcome for look in of]
+    return tuple(outcomes.count(outcome) for outcome in OUTCOMES)
+
+
 def _gain(ctx: Context, challenger: Side, champion: Side, on: NDArray[np.bool_]) -> metrics.Gain:
-    classes = challenger.holdout.classes
-    position = {name: i for i, name in enumerate(classes)}
-    was, now = (
-        np.asarray([position.get(str(label), -1) for label in s.answers.labels[on]], np.int64)
-        for s in (champion, challenger)
-    )
-    metric = Metric(ctx.settings.gate_metric, ctx.settings.gate_costs)
+    metric, classes = _metric(ctx), challenger.holdout.classes
+    was, now = (_positions(s, classes)[on] for s in (champion, challenger))
     return metrics.gain(metric, challenger.holdout.labels[on], was, now, classes, ctx.settings.seed)
 
 
-def _known(ctx: Context, of: Side, dataset: str) -> set[str]:
-    """The model's classes by the names they have now, without those that are none any more."""
-    manifest = versions.manifest(ctx, dataset)
-    return {manifest.class_map.get(label, label) for label in of.model.info.labels} & set(manifest.classes)
+def _per_sample(ctx: Context, challenger: Side, other: Side) -> PerSample:
+    classes = challenger.holdout.classes
+    was, now = (_positions(s, classes) for s in (other, challenger))
+    return metrics.per_sample(_metric(ctx), challenger.holdout.labels, was, now, classes)
 
 
-def _groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> list[Group]:
-    holdout, before, after = challenger.holdout, champion.right, challenger.right
-    names = np.asarray(holdout.classes, np.str_)[holdout.labels]
-    newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
-    drop_names = [drop if drop in newest else "" for drop in holdout.drop_ids]
-    found = [
-        *slices.group("class", names, before, after),
-        *slices.group("brightness", slices.bands(_column(ctx, holdout, "brightness")), before, after),
-    ]
-    if len(newest) > 1:
-        found += slices.group("drop", drop_names, before, after)
-    if (known := ctx.registry.tags(champion.version).get("dataset_version")) is not None:
-        new = novelty.is_new(ctx, holdout, dataset, known)
-        if new.any() and not new.all():
-            found += slices.group("age", np.where(new, "new", "old"), before, after)
-    return found + _corrupted(ctx, challenger, champion)
+def _metric(ctx: Context) -> Metric:
+    return Metric(ctx.settings.gate_metric, ctx.settings.gate_costs)
 
 
-def _column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:
-    """A column of the segments' indexes, in the order of the split."""
-    tables = [loader.columns(ctx, s, ("sha256", "split", name)) for s in dict.fromkeys(holdout.segment_ids)]
-    every = pa.concat_tables(tables).filter(pc.field("split") == "holdout")
-    known = dict(zip(every["sha256"].to_pylist(), every[name].to_pylist(), strict=True))
-    return np.asarray([known[digest] for digest in holdout.sha256])
-
-
-def _corrupted(ctx: Context, challenger: Side, champion: Side) -> list[Group]:
-    """Both models on the same few holdout images, corrupted at each model's own input size."""
-    n = len(challenger.right)
-    count = min(ctx.settings.gate_corrupted, n)
-    if not count:
-        return []
-    seed = ctx.settings.seed
-    chosen = np.sort(np.random.default_rng(seed).choice(n, count, replace=False))
-    return [
-        Group("corruption", name, before, after)
-        for (name, before), (_, after) in zip(
-            _answered(champion, chosen, seed), _answered(challenger, chosen, seed), strict=True
-        )
-    ]
-
-
-def _answered(of: Side, chosen: NDArray[np.int64], seed: int) -> list[tuple[str, Right]]:
-    known = np.asarray(of.model.info.labels, np.str_)
-    truth = np.asarray(of.holdout.classes, np.str_)[of.holdout.labels[chosen]]
-    return [
-        (name, known[of.model.predict(images).argmax(1)] == truth)
-        for name, images in corruptions.corrupted(of.holdout.images[chosen], seed)
-    ]
+def _positions(of: Side, classes: Sequence[str]) -> NDArray[np.int64]:
+    """The answers as positions in `classes`; −1 for what is no class."""
+    position = {name: i for i, name in enumerate(classes)}
+    return np.asarray([position.get(label, -1) for label in of.answers.labels.tolist()], np.int64)

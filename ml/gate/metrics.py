@@ -1,6 +1,6 @@
-"""What must get better: accuracy, macro-F1, recall of a class, or cost; each with a paired test. Pure.
+"""What must get better: accuracy, macro-F1, recall of a class, or cost; a value a sample, and a paired test. Pure.
 
-A test asks how often so large an improvement comes about if, sample by sample, it were a matter of chance
+The test asks how often so large an improvement comes about if, sample by sample, it were a matter of chance
 which of the two models gave which of the two answers. For accuracy and recall that is the exact McNemar
 test; for the others it is done by drawing (Fisher's randomisation test, paired).
 """
@@ -68,10 +68,69 @@ def gain(
     return _by_f1(truth, champion, challenger, len(classes), seed)
 
 
+@dataclass(frozen=True)
+class PerSample:
+    """What the metric is the mean of, for two models on the samples that it looks at.
+
+    Attributes:
+        counted: which samples it looks at, ``bool[N]``.
+        differences: challenger minus champion, ``float64[counted]``; positive is better.
+        bound: no difference can be larger, except for macro-F1, whose values are its influence function.
+        weights: of the counted samples in a mean over classes, ``float64[counted]``, 1 on average.
+    """
+
+    counted: NDArray[np.bool_]
+    differences: NDArray[np.float64]
+    bound: float
+    weights: NDArray[np.float64]
+
+
+def per_sample(
+    metric: Metric, truth: Labels, champion: Labels, challenger: Labels, classes: Sequence[str]
+) -> PerSample:
+    """The paired differences behind `gain`, with the same arguments.
+
+    Macro-F1 is no mean of samples; it is replaced by its linearisation at both models' answers (the influence
+    function, Hampel, J. Am. Stat. Assoc. 69 (1974)), so what is said of it holds for many samples.
+
+    Raises:
+        InvalidInputError: the metric names a class that does not exist.
+    """
+    kind, _, of = metric.name.partition(":")
+    every = np.ones(len(truth), np.bool_)
+    if kind == "macro_f1":
+        differences = _f1_influence(truth, challenger, len(classes)) - _f1_influence(truth, champion, len(classes))
+        support = np.bincount(truth, minlength=len(classes))
+        weights = len(truth) / (np.count_nonzero(support) * support[truth])
+        return PerSample(every, differences, 1.0, weights)
+    if kind == "cost":
+        table = _costs(metric.costs, classes)
+        differences = table[truth, champion] - table[truth, challenger]
+        return PerSample(every, differences, float(np.ptp(table)), np.ones(len(truth)))
+    counted = truth == _position(of, classes) if kind == "recall" else every
+    hits, hits_before = ((answers == truth)[counted].astype(np.float64) for answers in (challenger, champion))
+    return PerSample(counted, hits - hits_before, 1.0, np.ones(len(hits)))
+
+
 def macro_f1(truth: Labels, answers: Labels, classes: int) -> float:
     """Mean of the F1 of the classes that are present in `truth`."""
     hit = np.bincount(truth[truth == answers], minlength=classes)
     return float(_f1(hit, np.bincount(answers[answers >= 0], minlength=classes), np.bincount(truth, minlength=classes)))
+
+
+def _f1_influence(truth: Labels, answers: Labels, classes: int) -> NDArray[np.float64]:
+    """``float64[N]`` whose mean is the macro-F1 and whose deviations are each sample's influence on it."""
+    support = np.bincount(truth, minlength=classes)
+    answered = np.bincount(answers[answers >= 0], minlength=classes)
+    hit = np.bincount(truth[truth == answers], minlength=classes)
+    present, total = support > 0, np.maximum(1, support + answered)
+    f1 = np.where(present, 2 * hit / total, 0.0)
+    scale = np.where(present, len(truth) / (np.count_nonzero(present) * total), 0.0)
+    values = 2.0 * (truth == answers) * scale[truth] - f1[truth] * scale[truth]
+    heard = answers >= 0
+    values[heard] -= f1[answers[heard]] * scale[answers[heard]]
+    mean: NDArray[np.float64] = values + f1[present].mean()
+    return mean
 
 
 def _exact(of: NDArray[np.bool_], truth: Labels, champion: Labels, challenger: Labels) -> Gain:

@@ -1,26 +1,32 @@
 """From figures to a verdict, in words a person understands. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.gate import statistics
+from ml.gate.lead import Lead
 from ml.gate.statistics import Right
 from ml.settings import Settings
 
 Verdict = Literal["promote", "reject", "needs_person"]
+_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
 class Policy:
     """The settings that decide; see `ml.settings` for their meaning."""
 
-    alpha: float
-    min_holdout: int
-    margin: float = 0.05
+    rule: Literal["better", "proven"] = "better"
+    alpha: float = 0.05
+    min_holdout: int = 30
+    margin: float = 0.01
+    risk: float = 0.05
+    group_margin: float = 0.05
+    corruptions: Literal["report", "ask", "veto"] = "report"
     calibration_margin: float = 0.05
     max_milliseconds: float | None = None
     max_bytes: int | None = None
@@ -29,16 +35,7 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
-        return cls(
-            settings.gate_alpha,
-            settings.gate_min_holdout,
-            settings.gate_margin,
-            settings.gate_calibration_margin,
-            settings.gate_max_milliseconds,
-            settings.gate_max_bytes,
-            settings.gate_review,
-            settings.gate_review_hours,
-        )
+        return cls(**{name: getattr(settings, f"gate_{name}") for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -65,40 +62,115 @@ def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, A
 
 
 def against_champion(figures: Mapping[str, Any], policy: Policy) -> Ruling:
-    """Promote iff surely better by the chosen metric, worse nowhere that counts, and within the budgets."""
-    told = told_of(figures)
+    """Promote by the rule that is set, if the challenger is worse nowhere that counts and within the budgets."""
+    compared = "; ".join([*_new_classes(figures), *_weaker_when_corrupted(figures, policy), compared_with(figures)])
     if obstacles := harms(figures, policy):
-        return Ruling("reject", f"{'; '.join(obstacles)}; {told}")
+        return Ruling("reject", f"{'; '.join(obstacles)}; {compared}")
+    return (_better if policy.rule == "better" else _proven)(figures, policy, compared)
+
+
+def _better(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling:
+    """Ahead of the champion, and neither against it nor against the best so far worse by more than the margin."""
+    if not _ahead(figures):
+        return Ruling("reject", f"not better: {compared}")
+    if (doubt := too_uncertain(figures, policy)) is None:
+        return _asked(Ruling("promote", f"{compared}; {_at_worst(figures)}"), doubts(figures, policy), policy)
+    return Ruling("reject" if policy.review == "never" else "needs_person", f"{doubt}: {compared}")
+
+
+def _proven(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling:
+    """Surely better than the champion, however often the holdout was consulted before."""
     spent = figures["budget"]
     p_value, better = spent["gain"]["p_value"], spent["gain"]["difference"] > 0
+    compared += f", p {_p(p_value)}"
     if better and p_value <= spent["level"]:
-        return _asked(Ruling("promote", told), doubts(figures), policy)
+        if doubt := _behind_the_best(figures, policy):
+            return Ruling("reject", f"{doubt}: {compared}")
+        return _asked(Ruling("promote", compared), doubts(figures, policy), policy)
     if not (better and p_value <= policy.alpha):
-        return Ruling("reject", f"not provably better: {told}")
-    reason = f"better, but not beyond what chance does in so many decisions (level {spent['level']:.2g}): {told}"
+        return Ruling("reject", f"not provably better: {compared}")
+    reason = f"better, but not beyond what chance does in so many decisions (level {spent['level']:.2g}): {compared}"
     return Ruling("reject" if policy.review == "never" else "needs_person", reason)
+
+
+def too_uncertain(figures: Mapping[str, Any], policy: Policy) -> str | None:
+    """Against which model a loss beyond the margin cannot be excluded; None if it can, against all."""
+    for row in figures["incumbents"]:
+        if not Lead(**{name: row[name] for name in Lead.__dataclass_fields__}).holds(policy.margin):
+            least = min(row["metric_least"], row["brier_least"] if row["brier_least"] is not None else 0.0)
+            return (
+                f"ahead, but {row['samples']} samples cannot exclude that it is worse than {_named(row)} by more than "
+                f"{points(policy.margin)} (it may be {points(-least)})"
+            )
+    return None
+
+
+def _behind_the_best(figures: Mapping[str, Any], policy: Policy) -> str | None:
+    """Better than the champion, but perhaps not than one before it: small losses must not add up."""
+    for row in figures["incumbents"]:
+        if row["role"] != "champion" and row["metric_least"] <= -policy.margin:
+            return f"it may be worse than {_named(row)} by {points(-row['metric_least'])}"
+    return None
+
+
+def _ahead(figures: Mapping[str, Any]) -> bool:
+    return Lead(**figures["lead"]).ahead
 
 
 def harms(figures: Mapping[str, Any], policy: Policy) -> list[str]:
     """What forbids a promotion, however much better the rest is."""
-    worse = [f"{row['kind']} {row['name']}" for row in figures["groups"] if row["finding"] == "worse"]
+    worse = [_group(row) for row in figures["groups"] if row["finding"] == "worse" and row["judged"]]
     found = [f"worse on {', '.join(worse)}"] if worse else []
     if figures["calibration_rise_least"] > policy.calibration_margin:
         found.append(f"its confidence is off by {figures['calibration_rise']:.1%} more than the champion's")
     if figures["lost_classes"]:
-        found.append(f"it does not know class {', '.join(figures['lost_classes'])} any more")
+        found.append(f"it does not know class {listed(figures['lost_classes'])} any more")
     if over := over_budget(figures, policy):
         found.append(over)
     return found
 
 
-def doubts(figures: Mapping[str, Any]) -> list[str]:
-    """What a person may want to look at: a drop beyond the margin that is not proven."""
-    unclear = [f"{row['kind']} {row['name']}" for row in figures["groups"] if row["finding"] == "unclear"]
+def doubts(figures: Mapping[str, Any], policy: Policy) -> list[str]:
+    """What a person may want to look at: a drop beyond what is tolerated that is not proven, new classes."""
+    unclear = [_group(row) for row in figures["groups"] if row["finding"] == "unclear" and row["judged"]]
     found = [f"unclear on {', '.join(unclear)}"] if unclear else []
+    if policy.corruptions == "ask" and (weaker := _corrupted(figures)):
+        found.append(f"worse on {weaker}")
     if figures["new_classes"]:
-        found.append(f"new class {', '.join(figures['new_classes'])}")
+        found.append(f"new class {listed(figures['new_classes'])}")
     return found
+
+
+def _new_classes(figures: Mapping[str, Any]) -> list[str]:
+    """How the new classes are known, if any has samples; what is hardly better than guessing stays unknown."""
+    of, names = figures["new_class_answers"], figures["new_classes"]
+    if not of["samples"]:
+        return []
+    which = f"new class {names[0]}" if len(names) == 1 else f"{len(names)} new classes"
+    answers = f"{of['right']} of {of['samples']} samples right"
+    if of["right"] <= 2 * of["guessing"] * of["samples"]:
+        stay = "stays" if len(names) == 1 else "stay"
+        return [f"the {which} {stay} unknown, {answers}"]
+    return [f"the {which}: {answers}"]
+
+
+def _weaker_when_corrupted(figures: Mapping[str, Any], policy: Policy) -> list[str]:
+    weaker = _corrupted(figures) if policy.corruptions == "report" else ""
+    return [f"warning: worse on {weaker}"] if weaker else []
+
+
+def _corrupted(figures: Mapping[str, Any]) -> str:
+    rows = [row for row in figures["groups"] if row["kind"] == "corruption" and row["finding"] == "worse"]
+    return ", ".join(_group(row) for row in rows)
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    return f"{row['kind']} {row['name']} ({row['challenger']:.0%} after {row['champion']:.0%})"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names in words; the first of many, and how many more."""
+    return ", ".join(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
 def over_budget(figures: Mapping[str, Any], policy: Policy) -> str | None:
@@ -111,19 +183,36 @@ def over_budget(figures: Mapping[str, Any], policy: Policy) -> str | None:
     return None
 
 
-def told_of(figures: Mapping[str, Any]) -> str:
+def compared_with(figures: Mapping[str, Any]) -> str:
     """The comparison in a line."""
-    told = (
+    line = (
         f"{figures['challenger_accuracy']:.1%} against {figures['champion_accuracy']:.1%} on {figures['samples']} "
-        f"holdout samples: {figures['challenger_only_right']} gained, {figures['champion_only_right']} lost, "
+        f"holdout samples: {figures['challenger_only_right']} gained, {figures['champion_only_right']} lost"
     )
-    spent = figures["budget"]
+    spent, rule = figures["budget"], figures["rules"]["rule"]
     if spent["metric"] != "accuracy":
         gain = spent["gain"]
-        told += f"{spent['metric_words']} {gain['challenger']:.3f} against {gain['champion']:.3f}, "
-    if spent["samples"] != figures["samples"]:
-        told += f"tested on the {spent['samples']} fresh ones, "
-    return told + f"p {_p(spent['gain']['p_value'])}"
+        line += f", {spent['metric_words']} {gain['challenger']:.3f} against {gain['champion']:.3f}"
+    if rule == "proven" and spent["samples"] != figures["samples"]:
+        line += f", tested on the {spent['samples']} fresh ones"
+    return line
+
+
+def _at_worst(figures: Mapping[str, Any]) -> str:
+    """How far it may be behind the models that it was compared with, at most."""
+    row = min(figures["incumbents"], key=lambda row: row["metric_least"])
+    least = row["metric_least"]
+    return f"at worst {points(-least)} behind {_named(row)}" if least < 0 else f"ahead of {_named(row)} even at worst"
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"the champion (v{row['version']})" if row["role"] == "champion" else f"the best so far (v{row['version']})"
+
+
+def points(share: float) -> str:
+    """A share in points of a hundred, as words."""
+    number = f"{100 * share:.1f}".removesuffix(".0")
+    return f"{number} point{'' if number == '1' else 's'}"
 
 
 def _asked(promotion: Ruling, doubtful: list[str], policy: Policy) -> Ruling:

@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ml.catalog.decisions import Decision
 from ml.gate import charts
+from ml.gate.policy import listed
 
 _MOST_ROWS: Final = 40
 _KINDS: Final = {
@@ -14,7 +15,7 @@ _KINDS: Final = {
     "brightness": "By brightness",
     "age": "Material the champion was trained on, and newer",
 }
-_WORST_FIRST: Final = ("worse", "unclear", "fine")
+_WORST_FIRST: Final = ("worse", "unclear", "fine", "useless")
 
 
 def render(decision: Decision) -> str:
@@ -38,6 +39,7 @@ def render(decision: Decision) -> str:
         corrupted=[row for row in figures["groups"] if row["kind"] == "corruption"],
         bins={s: figures[f"{s}_calibration"] for s in ("champion", "challenger") if f"{s}_calibration" in figures},
         charts=charts,
+        listed=listed,
     )
 
 

@@ -2,9 +2,9 @@
 
 import io
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,6 +19,7 @@ from ml.context import Context
 from ml.datasets import loader, versions
 from ml.datasets.loader import Split
 from ml.errors import NotFoundError
+from ml.gate.statistics import Right
 from ml.model import Model
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,40 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Answers:
-    """`labels` are the answered labels, `probability` theirs, in the order of the holdout split."""
+    """A model's answers, one a sample.
+
+    Attributes:
+        labels: the answered labels, by the names that their classes have now, ``str[N]``.
+        probability: of that answer, ``float32[N]``.
+        brier: sum over the classes of the squared error of their probabilities, ``float32[N]``, 0 to 2.
+    """
 
     labels: NDArray[np.str_]
     probability: NDArray[np.float32]
+    brier: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model, the bundle's folder it came from, and its answers on `holdout`, which is at its own input size.
+
+    Attributes:
+        classes: what it knows, by the names that classes have now, without those that are none any more.
+        right: whether each answer is the label, ``bool[N]``.
+    """
+
+    version: int
+    model: Model
+    folder: Path
+    classes: frozenset[str]
+    holdout: Split
+    answers: Answers
+    right: Right
+
+    @property
+    def truth(self) -> NDArray[np.str_]:
+        """The samples' labels, ``str[N]``."""
+        return np.asarray(self.holdout.classes, np.str_)[self.holdout.labels]
 
 
 def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
@@ -48,22 +79,72 @@ def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
     return model.load_proven(folder, settings.probe_tolerance, 2, variant, runtime), folder
 
 
-def score(ctx: Context, version: int, judge: Model, version_id: str) -> tuple[Split, Answers]:
-    """The holdout of a dataset version at the model's own input size, and the model's answers on it."""
-    size, channels = judge.info.image_size, judge.info.channels
-    holdout = loader.load(ctx, version_id, "holdout", size, channels)
-    known = _known(ctx, version)
-    answers: dict[str, tuple[str, float]] = {}
-    for segment in dict.fromkeys(holdout.segment_ids):
-        answers |= _segment(ctx, version, judge, segment, known.get(segment))
-    found = [answers[digest] for digest in holdout.sha256]
-    # A model that was trained before a class was renamed still says the old name, and is right.
-    names = versions.manifest(ctx, version_id).class_map
-    labels = np.asarray([names.get(label, label) for label, _ in found], np.str_)
-    return holdout, Answers(labels, np.asarray([p for _, p in found], np.float32))
+def side(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -> Side:
+    """Score a model, as `load_model` gives it, on the holdout of a dataset version.
+
+    A model that was trained before a class was renamed still says the old name, and is right; a class that it never
+    heard of it answers wrong.
+    """
+    judge, folder = loaded
+    manifest = versions.manifest(ctx, dataset)
+    names = np.asarray([manifest.class_map.get(label, label) for label in judge.info.labels], np.str_)
+    holdout = loader.load(ctx, dataset, "holdout", judge.info.image_size, judge.info.channels)
+    truth = np.asarray(holdout.classes, np.str_)[holdout.labels]
+    answers = _answers(ctx, _Scored(version, judge, names), holdout, truth)
+    classes = frozenset(names.tolist()) & set(manifest.classes)
+    return Side(version, judge, folder, classes, holdout, answers, truth == answers.labels)
 
 
-def _known(ctx: Context, version: int) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Scored:
+    """A model and the present names of its outputs, ``str[outputs]``; merged classes occur more than once."""
+
+    version: int
+    model: Model
+    names: NDArray[np.str_]
+
+    def key(self, ctx: Context, segment: str) -> str:
+        """Where its answers are; variants and runtimes do not always answer alike."""
+        variant = f"{self.version}-{self.model.variant}-{self.model.runtime.name}"
+        return f"scores/{ctx.settings.model_name}/{variant}/{segment}.npz"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of a segment's holdout samples; arrays in the same order.
+
+    Attributes:
+        names: of the model's outputs when it was scored.
+        truth: the labels then, on which `brier` depends.
+    """
+
+    names: NDArray[np.str_]
+    sha256: NDArray[np.str_]
+    truth: NDArray[np.str_]
+    label: NDArray[np.str_]
+    probability: NDArray[np.float32]
+    brier: NDArray[np.float32]
+
+    def fits(self, scored: _Scored, truth: Mapping[str, str]) -> bool:
+        """Neither the names of classes nor the samples' labels have changed since."""
+        if not np.array_equal(self.names, scored.names):
+            return False
+        known = zip(self.sha256.tolist(), self.truth.tolist(), strict=True)
+        return all(truth.get(digest, label) == label for digest, label in known)
+
+
+def _answers(ctx: Context, scored: _Scored, holdout: Split, truth: NDArray[np.str_]) -> Answers:
+    stored, labels = _stored_keys(ctx, scored.version), dict(zip(holdout.sha256, truth.tolist(), strict=True))
+    parts = [_segment(ctx, scored, s, stored.get(s), labels) for s in dict.fromkeys(holdout.segment_ids)]
+    if not parts:
+        return Answers(np.empty(0, np.str_), np.empty(0, np.float32), np.empty(0, np.float32))
+    position = {digest: i for i, digest in enumerate(np.concatenate([p.sha256 for p in parts]).tolist())}
+    order = np.asarray([position[digest] for digest in holdout.sha256], np.int64)
+    every = (np.concatenate([getattr(p, name) for p in parts])[order] for name in ("label", "probability", "brier"))
+    return Answers(*every)
+
+
+def _stored_keys(ctx: Context, version: int) -> dict[str, str]:
     with transaction(ctx.engine) as connection:
         rows = connection.execute(
             select(scores.c.segment_id, scores.c.object_key).where(scores.c.model_version == version)
@@ -71,55 +152,56 @@ def _known(ctx: Context, version: int) -> dict[str, str]:
         return dict(rows.all())
 
 
-def _segment(ctx: Context, version: int, judge: Model, segment: str, key: str | None) -> dict[str, tuple[str, float]]:
-    own = _key(ctx, version, judge, segment)
-    if key == own and (kept := _kept(ctx, own)) is not None:
+def _segment(ctx: Context, scored: _Scored, segment: str, stored: str | None, truth: Mapping[str, str]) -> _Kept:
+    key = scored.key(ctx, segment)
+    if stored == key and (kept := _kept(ctx, key)) is not None and kept.fits(scored, truth):
         return kept
+    info = scored.model.info
     rows = loader.index(ctx, segment)
     positions = [i for i, r in enumerate(rows) if r["split"] == "holdout"]
-    pixels = loader.pixels(ctx, segment, judge.info.image_size, judge.info.channels)
+    pixels = loader.pixels(ctx, segment, info.image_size, info.channels)
     chunks = [positions[i : i + _BATCH] for i in range(0, len(positions), _BATCH)]
-    probabilities = np.concatenate([judge.predict(np.ascontiguousarray(pixels[c])) for c in chunks])
-    labels = np.asarray(judge.info.labels, np.str_)[probabilities.argmax(1)]
+    probabilities = np.concatenate([scored.model.predict(np.ascontiguousarray(pixels[c])) for c in chunks])
     digests = np.asarray([rows[i]["sha256"] for i in positions], np.str_)
-    _keep(ctx, own, {"model_version": version, "segment_id": segment}, (digests, labels, probabilities.max(1)))
-    triples = zip(digests, labels, probabilities.max(1), strict=True)
-    return {str(d): (str(label), float(p)) for d, label, p in triples}
+    labels = np.asarray([truth.get(d, rows[i]["label"]) for d, i in zip(digests, positions, strict=True)], np.str_)
+    answered, brier = scored.names[probabilities.argmax(1)], brier_scores(probabilities, scored.names, labels)
+    made = _Kept(scored.names, digests, labels, answered, probabilities.max(1), brier)
+    _keep(ctx, key, scored.version, segment, made)
+    return made
 
 
-def _kept(ctx: Context, key: str) -> dict[str, tuple[str, float]] | None:
-    """Answers of before; None where they are lost, since they can be given anew."""
+def brier_scores(
+    probabilities: NDArray[np.float32], names: NDArray[np.str_], truth: NDArray[np.str_]
+) -> NDArray[np.float32]:
+    """``float32[N]`` of ``float32[N, outputs]``; outputs of one name are one class, an unknown label has none.
+
+    Source: Brier, Mon. Weather Rev. 78 (1950).
+    """
+    classes, output = np.unique(names, return_inverse=True)
+    merged = np.zeros((len(probabilities), len(classes)), np.float64)
+    np.add.at(merged.T, output, probabilities.T)
+    known = np.isin(truth, classes)
+    given = np.zeros(len(truth))
+    given[known] = merged[known, np.searchsorted(classes, truth[known])]
+    result: NDArray[np.float32] = ((merged**2).sum(1) - 2 * given + 1).astype(np.float32)
+    return result
+
+
+def _kept(ctx: Context, key: str) -> _Kept | None:
+    """Answers of before; None where they are lost or lack a Brier score, since they can be given anew."""
     try:
         with np.load(io.BytesIO(ctx.store.get(key)), allow_pickle=False) as stored:
-            triples = zip(stored["sha256"], stored["label"], stored["probability"], strict=True)
-            return {str(d): (str(label), float(p)) for d, label, p in triples}
+            return _Kept(**{name: stored[name] for name in _Kept.__dataclass_fields__})
     except (NotFoundError, BadZipFile, ValueError, KeyError, EOFError) as error:
         log.warning("%s is scored anew: %r", key, error)
         return None
 
 
-def _key(ctx: Context, version: int, judge: Model, segment: str) -> str:
-    """Where its answers are; variants and runtimes do not always answer alike."""
-    return f"scores/{ctx.settings.model_name}/{version}-{judge.variant}-{judge.runtime.name}/{segment}.npz"
-
-
-def _keep(
-    ctx: Context,
-    key: str,
-    of: dict[str, Any],
-    answers: tuple[NDArray[np.str_], NDArray[np.str_], NDArray[np.float32]],
-) -> None:
+def _keep(ctx: Context, key: str, version: int, segment: str, kept: _Kept) -> None:
     buffer = io.BytesIO()
-    digests, labels, probability = answers
-    np.savez(buffer, sha256=digests, label=labels, probability=probability)
+    np.savez(buffer, **vars(kept))
     ctx.store.put(key, buffer.getvalue())
+    of = {"model_version": version, "segment_id": segment}
     with transaction(ctx.engine) as connection:
         row = insert(scores).values(of | {"object_key": key})
         connection.execute(row.on_conflict_do_update(index_elements=list(of), set_={"object_key": key}))
-
-
-def right(holdout: Split, answers: Answers) -> NDArray[np.bool_]:
-    """Per sample, whether the answer is the label; a class the model never heard of is answered wrong."""
-    truth = np.asarray(holdout.classes, np.str_)[holdout.labels]
-    result: NDArray[np.bool_] = truth == answers.labels
-    return result

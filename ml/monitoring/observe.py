@@ -14,6 +14,7 @@ from ml.catalog import accuracy, deployments
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drift_reports, prediction_hours, predictions
 from ml.context import Context
+from ml.datasets import versions
 from ml.monitoring import statistics
 from ml.training import due
 
@@ -24,7 +25,14 @@ _CONFIDENCES = 50_000
 
 @dataclass(frozen=True)
 class DriftReport:
-    """A row of `drift_reports`; `reasons` are in words and empty when nothing is asked."""
+    """A row of `drift_reports`.
+
+    Attributes:
+        retrain: ask for a training.
+        reasons: what has shifted, in words; empty if nothing has, or a training was begun for it.
+        labels_wanted: something has shifted, no data came that a training could learn it from, and the report before
+            did not say so.
+    """
 
     id: int
     model_version: int | None
@@ -32,13 +40,15 @@ class DriftReport:
     statistics: dict[str, Any]
     retrain: bool
     reasons: tuple[str, ...]
+    labels_wanted: bool
 
 
 def observe(ctx: Context) -> DriftReport:
     """Look at the live model's answers in the last `monitor_window_hours`; keep what was found.
 
-    Retraining is asked for until one begins, and then no more for this model: with the same data it
-    would give the same model again. Asking is what this returns, so one that is killed asks next time.
+    Retraining is asked for until one begins, and then no more for this model; and only while there are data that no
+    model was trained on: the same data would give the same model again. Asking is what this returns, so one that is
+    killed asks next time.
 
     Raises:
         UnavailableError: the catalog or the bucket does not answer.
@@ -47,7 +57,7 @@ def observe(ctx: Context) -> DriftReport:
     start = end - timedelta(hours=ctx.settings.monitor_window_hours)
     live = deployments.live(ctx.engine)
     figures: dict[str, Any] = {}
-    count, reasons = 0, []
+    count, reasons, newest, fresh, news = 0, list[str](), versions.latest(ctx), False, False
     if live is not None:
         info = bundle.fetch(
             ctx.artifacts,
@@ -59,6 +69,8 @@ def observe(ctx: Context) -> DriftReport:
         with transaction(ctx.engine) as connection:
             count, figures = _figures(connection, live["model_version"], start, info)
             answered = _answered_before(connection, live["model_version"])
+            fresh = newest is not None and not due.trained(connection, newest.id)
+            news = not _reasons_before(connection, live["model_version"])
         if count >= ctx.settings.monitor_min_predictions and not answered:
             reasons = _reasons(figures, ctx.settings.drift_threshold)
     version = live["model_version"] if live else None
@@ -68,13 +80,14 @@ def observe(ctx: Context) -> DriftReport:
         "window_end": end,
         "predictions": count,
         "statistics": figures,
-        "retrain": bool(reasons),
+        "retrain": bool(reasons) and fresh,
         "reasons": reasons,
     }
     with transaction(ctx.engine) as connection:
         made = connection.execute(insert(drift_reports).values(row).returning(drift_reports.c.id)).scalar_one()
     log.info("drift report %s: %d predictions of version %s, %s", made, count, version, figures)
-    return DriftReport(made, version, count, figures, bool(reasons), tuple(reasons))
+    wanted = bool(reasons) and not fresh and news
+    return DriftReport(made, version, count, figures, bool(reasons) and fresh, tuple(reasons), wanted)
 
 
 def _figures(connection: Connection, version: int, start: datetime, info: BundleInfo) -> tuple[int, dict[str, Any]]:
@@ -115,6 +128,12 @@ def _answered_before(connection: Connection, version: int) -> bool:
     )
     first, began = connection.execute(asked).scalar(), due.last_began(connection)
     return first is not None and began is not None and began > first
+
+
+def _reasons_before(connection: Connection, version: int) -> bool:
+    """Whether the newest report on this model had reasons."""
+    newest = select(drift_reports.c.reasons).where(drift_reports.c.model_version == version)
+    return bool(connection.execute(newest.order_by(drift_reports.c.id.desc()).limit(1)).scalar())
 
 
 def _reasons(figures: dict[str, Any], threshold: float) -> list[str]:

@@ -31,7 +31,8 @@ def choose(ctx: Context, run_id: str, version_id: str | None = None) -> Due | No
     """The cycle that a run should train for, or None if the newest dataset version is done.
 
     A drop's own cycle is taken up first; cycles of drops that a newer version contains are closed,
-    pointing at it. A run by hand or on schedule, or after a request to retrain, opens a cycle of its own.
+    pointing at it. A run by hand or on schedule, or after a request to retrain on what no model was trained on yet,
+    opens a cycle of its own.
 
     Args:
         run_id: Airflow's; tells why it was started, and makes the choice the same on a retry.
@@ -49,7 +50,7 @@ def choose(ctx: Context, run_id: str, version_id: str | None = None) -> Due | No
             if (waiting := _waiting(connection)) is not None:
                 _close_superseded(connection, waiting)
                 return Due(waiting, version.id)
-            asked = not run_id.startswith("asset_triggered") or _retrain_asked(connection)
+            asked = not run_id.startswith("asset_triggered") or _retrain_asked(connection, version.id)
         if not asked:
             return None
     origins = {"scheduled": "schedule", "asset_triggered": "monitoring"}
@@ -101,8 +102,16 @@ def _close_superseded(connection: Connection, cycle_id: str) -> None:
     connection.execute(update(cycles).where(cycles.c.id != cycle_id, *_UNTRAINED).values(told))
 
 
-def _retrain_asked(connection: Connection) -> bool:
-    """Monitoring asked after the last training began."""
+def trained(connection: Connection, version_id: str) -> bool:
+    """Whether some cycle made a model of a dataset version: with the same data there would be the same model again."""
+    made = select(cycles.c.id).where(cycles.c.dataset_version == version_id, cycles.c.model_version.is_not(None))
+    return connection.execute(made.limit(1)).first() is not None
+
+
+def _retrain_asked(connection: Connection, version_id: str) -> bool:
+    """Monitoring asked after the last training began, and there is something to train on."""
+    if trained(connection, version_id):
+        return False
     asked = select(func.max(drift_reports.c.created_at)).where(drift_reports.c.retrain)
     newest = connection.execute(asked).scalar()
     began = last_began(connection)

@@ -82,6 +82,14 @@ def serving(context: Context, tmp_path: Path) -> Context:
     return context
 
 
+def add_data(ctx: Context) -> str:
+    """A dataset version that nothing was trained on; the drop's cycle is over."""
+    done = ingest(ctx, upload(ctx, "data", digit_files(0, 40)))
+    assert done.version is not None
+    cycles.record(ctx.engine, done.drop_id, finished_at=NOW)
+    return done.version
+
+
 def usual(count: int = 400) -> list[dict[str, object]]:
     confidences = np.random.default_rng(0).uniform(0.5, 1, count)
     return [answer("ab"[i % 2], float(c)) for i, c in enumerate(confidences)]
@@ -101,6 +109,7 @@ def test_answers_like_the_training_set_are_no_reason(serving: Context) -> None:
 
 
 def test_a_shift_asks_until_a_training_begins(serving: Context) -> None:
+    add_data(serving)
     log(serving, [answer("a", 0.75) for _ in range(300)] + [answer("b", 0.75) for _ in range(10)])
     first = observe(serving)
     assert first.retrain
@@ -111,12 +120,28 @@ def test_a_shift_asks_until_a_training_begins(serving: Context) -> None:
         connection.execute(
             text("insert into drops (id, prefix, listing_digest, status) values ('d', 'd', 'd', 'claimed')")
         )
-        connection.execute(update(cycles.cycles).values(drop_id="d"))
+        connection.execute(update(cycles.cycles).where(cycles.cycles.c.id == "rejected").values(drop_id="d"))
     assert observe(serving).retrain, "a drop that was rejected trains nothing"
     cycles.open_cycle(serving.engine, "c-1", "monitoring")
     assert not observe(serving).retrain
     stored = rows_of(serving, select(drift_reports.c.retrain).order_by(drift_reports.c.id))
     assert [bool(r[0]) for r in stored] == [True, True, True, False]
+
+
+def test_a_shift_without_new_data_asks_people_for_labels_once_and_trains_nothing(serving: Context) -> None:
+    version = add_data(serving)
+    cycles.open_cycle(serving.engine, "c-0", "manual")
+    cycles.record(serving.engine, "c-0", dataset_version=version, model_version=1, finished_at=NOW)
+    log(serving, [answer("a", 0.75) for _ in range(300)])
+    first, second = observe(serving), observe(serving)
+    assert (first.retrain, first.labels_wanted, bool(first.reasons)) == (False, True, True)
+    assert (second.retrain, second.labels_wanted, bool(second.reasons)) == (False, False, True)
+    assert due.choose(serving, "asset_triggered__1") is None
+    with transaction(serving.engine) as connection:  # asked before a training took the data up
+        connection.execute(insert(drift_reports).values(window_start=NOW, window_end=NOW, predictions=1, retrain=True))
+    assert due.choose(serving, "asset_triggered__2") is None
+    more = ingest(serving, upload(serving, "more", digit_files(40, 80)))
+    assert due.choose(serving, "asset_triggered__3") == due.Due(more.drop_id, more.version)
 
 
 def test_few_answers_or_old_ones_or_another_model_are_no_reason(serving: Context) -> None:

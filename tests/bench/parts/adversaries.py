@@ -1,32 +1,43 @@
-"""Those who try to get a challenger promoted that is no better than the champion, knowing only verdicts.
+"""Those who try to get a challenger promoted that is worse than the margin the gate states, knowing only verdicts.
 
-On each sample where a challenger answers otherwise than the champion, it gains or loses; for one that is no
-better, which of the two is a coin toss that was made with the sample, unknown to all but the holdout.
+Every sample is as likely answered right as wrong; where a challenger answers otherwise than the champion, its answer
+is a coin toss that was made with the sample, unknown to all but the holdout. So whatever answers otherwise is truly no
+better; beside that, a challenger may truly lose or gain, on samples drawn anew for each.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 
 from ml.catalog.looks import Look
 from ml.gate import budget
 from ml.gate.evidence import parts
+from ml.gate.lead import largest_loss, lead
+from ml.gate.metrics import PerSample
 
 ALPHA: Final = 0.05
+MARGIN: Final = 0.01
 _REAL: Final = 0.03
 """What a truly better model gains."""
 
-Verdict = Literal["promote", "needs_person", "reject"]
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a challenger was promoted, and by how much it may be worse than the best so far, as a share."""
+
+    promoted: bool
+    stated: float
 
 
-def decide_at(cells: tuple[int, int], level: float) -> bool:
-    """Whether the exact one-sided McNemar test passes at a level."""
-    better, worse = cells
-    return better > 0 and bool(bdtrc(better - 1, better + worse, 0.5) <= level)
+@dataclass
+class Candidate:
+    """Its right answers on the holdout, ``bool[N]``, and its true accuracy."""
+
+    right: NDArray[np.bool_]
+    accuracy: float
 
 
 @dataclass
@@ -34,69 +45,107 @@ class Holdout:
     """The gate as the loop sees it: a challenger goes in, a verdict comes out.
 
     Attributes:
-        naive: tests at `ALPHA` each time, as if nothing had been consulted before.
+        naive: promotes whatever is ahead, and states what one test at `ALPHA` excludes, as if nothing had been
+            consulted before.
+        broken: a promoted model was worse than the best so far by more than was stated.
     """
 
     generator: np.random.Generator
     samples: int
     naive: bool = False
     past: list[Look] = field(default_factory=list)
+    broken: bool = False
 
     def __post_init__(self) -> None:
-        self.tosses = self._toss(self.samples)
+        self.coins = self._toss(self.samples)
         self.came = np.zeros(self.samples, np.int64)
+        self.champion = self.best = Candidate(self._toss(self.samples), 0.5)
+        self.highest = 0.5
 
     def add(self, samples: int) -> None:
-        """Fresh ones."""
-        self.tosses = np.concatenate([self.tosses, self._toss(samples)])
+        """Fresh ones; what the models answer to them is independent, as nobody could fit them."""
+        self.coins = np.concatenate([self.coins, self._toss(samples)])
         self.came = np.concatenate([self.came, np.full(samples, len(self.past))])
+        for of in {id(self.champion): self.champion, id(self.best): self.best}.values():
+            of.right = np.concatenate([of.right, self.generator.random(samples) < of.accuracy])
         self.samples += samples
 
-    def judge(self, differs: NDArray[np.bool_], real: float = 0.0) -> Verdict:
-        """The verdict, with a person asked of what one look alone would promote.
+    def judge(self, differs: NDArray[np.bool_], gain: float = 0.0) -> Verdict:
+        """Decide, and promote if the rule `better` says so.
 
         Args:
-            differs: where the challenger answers otherwise, ``bool[N]``.
-            real: what it truly gains beside that, as a share of the samples.
+            differs: where the challenger answers by the coin, ``bool[N]``.
+            gain: what it truly gains beside that over the champion, or loses, as a share.
         """
+        challenger = self._made(differs, gain)
+        verdict = self._verdict(challenger)
         number = len(self.past) + 1
-        chosen = budget.choose(number, parts(self.came, self.past, 30), ALPHA)
-        level = ALPHA if self.naive else budget.level(number, chosen, ALPHA)
-        on = differs & (self.came >= chosen.after)
-        truly = int(self.generator.binomial(chosen.samples, real)) if real else 0
-        cells = int((self.tosses[on] > 0).sum()) + truly, int((self.tosses[on] < 0).sum())
-        verdict: Verdict = "reject"
-        if decide_at(cells, ALPHA):
-            verdict = "promote" if decide_at(cells, level) else "needs_person"
-        self.past.append(Look(number, str(number), level, verdict != "reject"))
+        self.past.append(Look(number, str(number), 0.0, "promote" if verdict.promoted else "reject"))
+        if verdict.promoted:
+            self.broken |= challenger.accuracy < self.highest - verdict.stated
+            self.highest = max(self.highest, challenger.accuracy)
+            self.champion = challenger
+            if challenger.right.sum() >= self.best.right.sum():
+                self.best = challenger
         return verdict
 
-    def _toss(self, count: int) -> NDArray[np.int64]:
-        return self.generator.integers(0, 2, count) * 2 - 1
+    def _made(self, differs: NDArray[np.bool_], gain: float) -> Candidate:
+        right, share = np.where(differs, self.coins, self.champion.right), float(differs.mean())
+        accuracy = self.champion.accuracy * (1 - share) + 0.5 * share
+        changed = 2 * abs(gain)
+        right[self.generator.random(self.samples) < changed] = gain > 0
+        return Candidate(right, accuracy * (1 - changed) + (changed if gain > 0 else 0))
+
+    def _verdict(self, challenger: Candidate) -> Verdict:
+        if challenger.right.sum() <= self.champion.right.sum():
+            return Verdict(promoted=False, stated=1.0)  # as the rule has it, and quickly
+        every = np.ones(self.samples, np.bool_)
+        others = [self.champion] if self.best is self.champion else [self.champion, self.best]
+        pairs = [self._paired(challenger, other) for other in others]
+        if not self.naive and not all(lead(of, None, every, ALPHA).holds(MARGIN) for of in pairs):
+            return Verdict(promoted=False, stated=1.0)
+        share = budget.even_share(ALPHA)
+        chosen = budget.choose(share, parts(self.came, self.past, 30))
+        on, level = (every, ALPHA) if self.naive else (self.came >= chosen.after, budget.level(share, chosen))
+        return Verdict(promoted=True, stated=max(MARGIN, *(largest_loss(of, on, level) for of in pairs)))
+
+    def _paired(self, challenger: Candidate, other: Candidate) -> PerSample:
+        differences = challenger.right.astype(np.float64) - other.right
+        return PerSample(np.ones(self.samples, np.bool_), differences, 1.0, np.ones(self.samples))
+
+    def _toss(self, count: int) -> NDArray[np.bool_]:
+        return self.generator.random(count) < 0.5
 
 
-Adversary = Callable[[Holdout, np.random.Generator, int, int], bool]
-"""Given decisions to make and samples to differ on, whether one that is no better was promoted."""
+Adversary = Callable[[Holdout, np.random.Generator, int, int, float], None]
+"""Makes so many decisions, with challengers that differ on so many samples and truly lose so much."""
 
 
-def tries_again(holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int) -> bool:
+def tries_again(holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int, loss: float) -> None:
     """Anything, again and again."""
-    return any(holdout.judge(_any(generator, holdout.samples, differing)) == "promote" for _ in range(decisions))
+    for _ in range(decisions):
+        holdout.judge(_any(generator, holdout.samples, differing), -loss)
 
 
-def puts_together(holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int) -> bool:
-    """Half of the decisions look for what moves the gate, the others try the votes of all that did."""
-    return _learns(holdout, generator, decisions, differing, real_every=0, fresh=0)
+def puts_together(
+    holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int, loss: float
+) -> None:
+    """Half of the decisions look for what moves the gate, the others try the votes of all that did, with a loss."""
+    _learns(holdout, generator, decisions, differing, loss, real_every=0, fresh=0)
 
 
-def among_better_ones(holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int) -> bool:
+def among_better_ones(
+    holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int, loss: float
+) -> None:
     """Every tenth challenger is truly better."""
-    return _learns(holdout, generator, decisions, differing, real_every=10, fresh=0)
+    _learns(holdout, generator, decisions, differing, loss, real_every=10, fresh=0)
 
 
-def with_fresh_samples(holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int) -> bool:
+def with_fresh_samples(
+    holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int, loss: float
+) -> None:
     """And every tenth decision is followed by a drop that adds a fifth to the holdout."""
-    return _learns(holdout, generator, decisions, differing, real_every=10, fresh=holdout.samples // 5)
+    _learns(holdout, generator, decisions, differing, loss, real_every=10, fresh=holdout.samples // 5)
 
 
 ALL: Final[dict[str, Adversary]] = {
@@ -108,23 +157,29 @@ ALL: Final[dict[str, Adversary]] = {
 
 
 def _learns(
-    holdout: Holdout, generator: np.random.Generator, decisions: int, differing: int, *, real_every: int, fresh: int
-) -> bool:
+    holdout: Holdout,
+    generator: np.random.Generator,
+    decisions: int,
+    differing: int,
+    loss: float,
+    *,
+    real_every: int,
+    fresh: int,
+) -> None:
     noticed: list[NDArray[np.bool_]] = []
     for number in range(decisions):
         if real_every and number % real_every == 5:
-            holdout.judge(_any(generator, holdout.samples, differing), real=_REAL)
+            holdout.judge(_any(generator, holdout.samples, differing), _REAL)
             if fresh:
                 holdout.add(fresh)
             continue
-        combining = len(noticed) > 1 and number % 2 == 1
-        tried = _votes(noticed, holdout.samples) if combining else _any(generator, holdout.samples, differing)
-        verdict = holdout.judge(tried)
-        if verdict == "promote":
-            return True
-        if verdict == "needs_person" and not combining:
+        if len(noticed) > 1 and number % 2 == 1:
+            holdout.judge(_votes(noticed, holdout.samples), -loss)
+            continue
+        # A challenger that loses nothing passes more easily, so its verdicts tell more.
+        tried = _any(generator, holdout.samples, differing)
+        if holdout.judge(tried).promoted:
             noticed.append(tried)
-    return False
 
 
 def _any(generator: np.random.Generator, samples: int, differing: int) -> NDArray[np.bool_]:

@@ -1,8 +1,8 @@
-"""Real pairs of models: which test images each of a chain of refreshes gets right.
+"""Real pairs of models: which test images each of a chain of refreshes gets right, and its Brier scores on them.
 
 `python -m tests.bench.parts.pairs` trains a chain for each of `SETS` (the production plan, recipe and loop: a first
-training and nine refreshes on 10,000 images, at most 5 epochs each; minutes) and writes the answers to 5,000
-test images beside this file, so that the benchmark of the gate trains nothing.
+training and nine refreshes on 10,000 images, at most 5 epochs each; minutes) and writes what they answer to 5,000
+test images beside this file, so that the benchmark of the gate trains nothing. Brier scores are kept in 200ths.
 """
 
 import gzip
@@ -14,21 +14,37 @@ from numpy.typing import NDArray
 
 SETS: Final = ("fashion-mnist", "cifar10")
 _TRAIN, _TEST = 10_000, 5_000
+_STEPS: Final = 200
+"""Of a Brier score, from one whole number to the next."""
 
 Pictures = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-def read(name: str) -> NDArray[np.bool_]:
-    """Right answers, ``bool[models, images]``, the oldest model first."""
-    packed = np.load(_file(name), allow_pickle=False)
-    return np.unpackbits(packed, axis=1, count=_TEST).astype(np.bool_)
+def read(name: str) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Right answers ``bool[models, images]`` and Brier scores, 0 to 2, likewise; the oldest model first."""
+    with np.load(_file(name), allow_pickle=False) as stored:
+        right = np.unpackbits(stored["right"], axis=1, count=_TEST).astype(np.bool_)
+        return right, stored["brier"] / _STEPS
 
 
 def disagreements(name: str) -> NDArray[np.float64]:
     """The share of images that exactly one of two gets right, for each model and the next."""
-    right = read(name)
+    right, _ = read(name)
     found: NDArray[np.float64] = (right[1:] != right[:-1]).mean(axis=1)
     return found
+
+
+def gains(name: str) -> list[float]:
+    """How many times the samples it takes to tell each model and the next apart by right answers, not Brier scores.
+
+    The square of the ratio of both differences' standard errors: refreshes gain about as many points of the one as of
+    the other.
+    """
+    right, brier = read(name)
+    return [
+        float(np.var(np.diff(right[i : i + 2].astype(float), axis=0)) / np.var(np.diff(brier[i : i + 2], axis=0)))
+        for i in range(len(right) - 1)
+    ]
 
 
 def main() -> None:
@@ -37,26 +53,26 @@ def main() -> None:
 
     for name in SETS:
         train, test = _cifar10() if name == "cifar10" else _fashion()
-        drops = stream.make("shuffled", train, test, seed=1)
-        _, answers = stream.refreshed(drops, Settings(epochs=5))
-        np.save(_file(name), np.packbits(np.stack(answers), axis=1))
+        course = stream.refreshed(stream.make("shuffled", train, test, seed=1), Settings(epochs=5), gated=False)
+        brier = np.round(course.brier * _STEPS).astype(np.uint16)
+        np.savez_compressed(_file(name), right=np.packbits(course.answers == test[1], axis=1), brier=brier)
 
 
 def _file(name: str) -> Path:
-    return Path(__file__).with_name(f"pairs-{name}.npy")
+    return Path(__file__).with_name(f"pairs-{name}.npz")
 
 
 def _cifar10() -> tuple[Pictures, Pictures]:
-    from tests.bench.parts import stream
+    from tests.bench.parts import stored, stream
 
-    return stream.read(stream.DATA, _TRAIN), stream.read(stream.DATA.with_name("test.tar"), _TEST)
+    return stream.pixels(stored.DATA, _TRAIN), stream.pixels(stored.DATA.with_name("test.tar"), _TEST)
 
 
 def _fashion() -> tuple[Pictures, Pictures]:
     """At 32 px and in three channels, as the stream's networks want them."""
-    from tests.bench.parts import stream
+    from tests.bench.parts import stored
 
-    folder = stream.DATA.parents[1] / "fashion-mnist"
+    folder = stored.DATA.parents[1] / "fashion-mnist"
 
     def idx(part: str, count: int) -> Pictures:
         pixels = np.frombuffer(

@@ -1,4 +1,7 @@
-"""CIFAR-10 as a stream of drops: refreshes beside full trainings, on the production plan, recipe and loop."""
+"""CIFAR-10 as a stream of drops: refreshes that the gate decides on beside full trainings.
+
+Plan, recipe, loop and the gate's rule `better` are production's.
+"""
 
 import copy
 import io
@@ -12,6 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import nn
 
+from ml.gate import scores
+from ml.gate.lead import lead
+from ml.gate.metrics import PerSample
 from ml.settings import Settings
 from ml.training import material, networks, objective, plan, recipe, replay
 from ml.training.fit import fit, logits_of
@@ -28,9 +34,11 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stream:
-    """Ten drops; of each a tenth judges the epochs and the rest is learned from.
+    """Ten drops; of each a tenth judges the epochs, a fifth is the holdout, and the rest is learned from.
 
     Attributes:
+        validates: ``bool[N]``, judges the epochs.
+        held: ``bool[N]``, the gate's holdout.
         task: ``int64[M]``, of the test images: the drop that brings their kind; −1 where every drop does.
     """
 
@@ -38,6 +46,7 @@ class Stream:
     labels: Labels
     drop: Labels
     validates: NDArray[np.bool_]
+    held: NDArray[np.bool_]
     test: tuple[Pixels, Labels]
     task: Labels
 
@@ -48,11 +57,32 @@ class Course:
 
     Attributes:
         seen: images learned from in all; one that is only looked at counts as a third.
-        answers: ``int64[drops or 1, M]``, to the test images, after each drop or at the end.
+        answers: ``int64[drops or 1, M]``, to the test images, of what was live after each drop, or at the end.
+        brier: likewise, the Brier scores ``float32[drops or 1, M]``.
+        promotions: trainings that the gate promoted.
     """
 
     seen: float
     answers: Labels
+    brier: NDArray[np.float32]
+    promotions: int
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A network, the classes of its outputs, how it came about, and the drop it was trained at."""
+
+    network: nn.Module
+    known: Labels
+    past: Past
+    number: int
+
+    def probabilities(self, images: Pixels) -> NDArray[np.float32]:
+        """``float32[N, CLASSES]``; 0 of a class that it does not know."""
+        found = np.zeros((len(images), CLASSES), np.float32)
+        with torch.inference_mode():
+            found[:, self.known] = logits_of(self.network, images).softmax(1).numpy()
+        return found
 
 
 def pixels(path: Path, count: int) -> tuple[Pixels, Labels]:
@@ -83,7 +113,8 @@ def make(order: str, train: tuple[Pixels, Labels], test: tuple[Pixels, Labels], 
         images = _worn(images, drop, generator)
         task = generator.permutation(len(test[1])) % DROPS
         test = _worn(test[0], task, generator), test[1]
-    return Stream(images, labels, drop, generator.random(len(labels)) < 0.1, test, task)
+    part = generator.random(len(labels))
+    return Stream(images, labels, drop, part < 0.1, (part >= 0.1) & (part < 0.3), test, task)
 
 
 def _worn(images: Pixels, level: Labels, generator: np.random.Generator) -> Pixels:
@@ -108,51 +139,107 @@ def full(stream: Stream, settings: Settings) -> Course:
     network, chosen = networks.seeded(3, CLASSES, SIDE, settings.seed), recipe.of(settings, len(learned), SIDE, 3)
     judge = _judge(stream, DROPS - 1, len(learned), np.arange(CLASSES))
     done = fit(network, (stream.images[learned], stream.labels[learned]), judge, chosen)
-    return Course(seen, _answers(done.network, stream)[None])
+    return _course(seen, [Champion(done.network, np.arange(CLASSES), Past(), DROPS - 1)], stream)
 
 
-def refreshed(stream: Stream, settings: Settings) -> Course:
-    """What production does: a full training on the first drop, then as the plan says; answers after every drop."""
-    network: nn.Module | None = None
-    known, past, seen, answers = tuple[str, ...](), Past(), 0.0, list[Labels]()
+def refreshed(stream: Stream, settings: Settings, *, gated: bool = True) -> Course:
+    """What production does: a full training on the first drop, then as the plan says, from the live model.
+
+    Args:
+        gated: a challenger is live only if the gate promotes it; else each is.
+    """
+    champion = best = None
+    seen, live = 0.0, list[Champion]()
     for number in range(DROPS):
-        here, _ = _here(stream, number)
-        present = np.unique(stream.labels[here])
-        classes = tuple(str(c) for c in present)
-        labels = np.searchsorted(present, stream.labels[here])
-        images = stream.images[here]
-        before = np.asarray([known.index(c) if c in known else -1 for c in classes])[labels]
-        made = plan.make(
-            "auto",
-            stream.drop[here] == number,
-            None if network else "first",
-            past,
-            draw=replay.by(settings.replay_policy, before, images, network, settings.seed + number),
-            replay_ratio=settings.replay_ratio,
-            full_every=settings.full_every,
-            full_growth=settings.full_growth,
-        )
-        warm, past = made.mode == "refresh", made.past
-        fresh = networks.seeded(3, len(classes), SIDE, settings.seed + number)
-        if warm and network is not None:
-            networks.carry_head(fresh, network.state_dict(), known, classes)
-        chosen = recipe.of(settings, len(made.chosen), SIDE, 3, warm=warm)
-        judge = _judge(stream, number, len(made.chosen), present)
-        done = fit(
-            fresh,
-            (images[made.chosen], labels[made.chosen]),
-            judge,
-            chosen,
-            warm=warm,
-            teacher=_teacher(network, known, classes) if warm else None,
-            shares=np.bincount(labels) / len(labels),
-        )
-        sifted = 4 * made.replayed if warm and settings.replay_policy != "stratified" else 0
-        taught = len(made.chosen) if warm and settings.distillation else 0
-        seen += (len(made.chosen) + (taught + len(judge[1])) * _LOOKING) * len(done.history) + sifted * _LOOKING
-        network, known = done.network, classes
-        answers.append(present[_answers(network, stream)])
-    return Course(seen, np.stack(answers))
+        challenger, cost = _trained(stream, settings, number, champion)
+        seen += cost
+        if champion is None or best is None or not gated or _promoted(stream, settings, challenger, champion, best):
+            champion = challenger
+            best = challenger if best is None or _right(stream, challenger) >= _right(stream, best) else best
+        live.append(champion)
+    return _course(seen, live, stream)
+
+
+def _trained(stream: Stream, settings: Settings, number: int, champion: Champion | None) -> tuple[Champion, float]:
+    """A challenger after a drop, and the images it has seen."""
+    here, _ = _here(stream, number)
+    present = np.unique(stream.labels[here])
+    labels, images = np.searchsorted(present, stream.labels[here]), stream.images[here]
+    classes, known = (tuple(str(c) for c in of) for of in (present, champion.known if champion else ()))
+    network = champion.network if champion else None
+    before = np.asarray([known.index(c) if c in known else -1 for c in classes])[labels]
+    made = plan.make(
+        "auto",
+        stream.drop[here] > (champion.number if champion else -1),
+        None if champion else "first",
+        champion.past if champion else Past(),
+        draw=replay.by(settings.replay_policy, before, images, network, settings.seed + number),
+        replay_ratio=settings.replay_ratio,
+        full_every=settings.full_every,
+        full_growth=settings.full_growth,
+    )
+    warm = made.mode == "refresh"
+    fresh = networks.seeded(3, len(classes), SIDE, settings.seed + number)
+    if warm and network is not None:
+        networks.carry_head(fresh, network.state_dict(), known, classes)
+    judge = _judge(stream, number, len(made.chosen), present)
+    done = fit(
+        fresh,
+        (images[made.chosen], labels[made.chosen]),
+        judge,
+        recipe.of(settings, len(made.chosen), SIDE, 3, warm=warm),
+        warm=warm,
+        teacher=_teacher(network, known, classes) if warm else None,
+        shares=np.bincount(labels) / len(labels),
+    )
+    sifted = 4 * made.replayed if warm and settings.replay_policy != "stratified" else 0
+    taught = len(made.chosen) if warm and settings.distillation else 0
+    seen = (len(made.chosen) + (taught + len(judge[1])) * _LOOKING) * len(done.history) + sifted * _LOOKING
+    return Champion(done.network, present, made.past, number), seen
+
+
+def _promoted(stream: Stream, settings: Settings, challenger: Champion, champion: Champion, best: Champion) -> bool:
+    """Rule `better` on the holdout of all drops so far."""
+    images, labels = _holdout(stream, challenger.number)
+    new = challenger.probabilities(images)
+    leads = []
+    for other in (champion, champion, best):
+        old = other.probabilities(images)
+        differences = (new.argmax(1) == labels).astype(np.float64) - (old.argmax(1) == labels)
+        known = np.isin(labels, other.known) if leads else np.ones(len(labels), np.bool_)  # the first is over all
+        every = PerSample(np.ones(len(labels), np.bool_), differences, 1.0, np.ones(len(labels)))
+        leads.append(lead(every, _brier(old, labels) - _brier(new, labels), known, settings.gate_risk))
+    return leads[0].ahead and all(of.holds(settings.gate_margin) for of in leads[1:])
+
+
+def _holdout(stream: Stream, number: int) -> tuple[Pixels, Labels]:
+    held = np.flatnonzero((stream.drop <= number) & stream.held)
+    return stream.images[held], stream.labels[held]
+
+
+def _right(stream: Stream, of: Champion) -> int:
+    images, labels = _holdout(stream, of.number)
+    return int((of.probabilities(images).argmax(1) == labels).sum())
+
+
+def _brier(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
+    names = np.arange(CLASSES).astype(np.str_)
+    return scores.brier_scores(probabilities, names, names[labels])
+
+
+def _course(seen: float, live: list[Champion], stream: Stream) -> Course:
+    images, labels = stream.test
+    answers, brier = [], []
+    for i, of in enumerate(live):
+        if i and of is live[i - 1]:
+            answers.append(answers[-1])
+            brier.append(brier[-1])
+            continue
+        probabilities = of.probabilities(images)
+        answers.append(probabilities.argmax(1))
+        brier.append(_brier(probabilities, labels))
+    promotions = len({id(of) for of in live})
+    return Course(seen, np.stack(answers), np.stack(brier), promotions)
 
 
 def forgetting(stream: Stream, answers: Labels) -> float:
@@ -170,7 +257,7 @@ def forgetting(stream: Stream, answers: Labels) -> float:
 def _here(stream: Stream, number: int) -> tuple[Labels, Labels]:
     """Positions of what is learned from and of what judges, up to a drop."""
     arrived = stream.drop <= number
-    return np.flatnonzero(arrived & ~stream.validates), np.flatnonzero(arrived & stream.validates)
+    return np.flatnonzero(arrived & ~stream.validates & ~stream.held), np.flatnonzero(arrived & stream.validates)
 
 
 def _judge(stream: Stream, number: int, learned: int, present: Labels) -> tuple[Pixels, Labels]:
@@ -183,9 +270,3 @@ def _teacher(network: nn.Module | None, known: tuple[str, ...], classes: tuple[s
     if network is None:
         return None
     return objective.Teacher(copy.deepcopy(network).eval(), tuple(classes.index(c) for c in known))
-
-
-def _answers(network: nn.Module, stream: Stream) -> Labels:
-    with torch.inference_mode():
-        answers: Labels = logits_of(network, stream.test[0]).argmax(1).numpy()
-    return answers

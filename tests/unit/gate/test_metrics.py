@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from ml.errors import InvalidInputError
 from ml.gate import metrics, statistics
-from ml.gate.metrics import Gain, Metric
+from ml.gate.metrics import Gain, Metric, PerSample
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -87,3 +87,36 @@ def test_a_class_that_is_not_there_is_named() -> None:
         compare("recall:cow", [0], [0], [0])
     with pytest.raises(InvalidInputError, match="'cow'"):
         compare("cost", [0], [0], [0], cat={"cow": 2})
+
+
+def per_sample(
+    name: str, truth: list[int], before: list[int], after: list[int], **costs: dict[str, float]
+) -> PerSample:
+    arrays = (np.asarray(each, np.int64) for each in (truth, before, after))
+    return metrics.per_sample(Metric(name, costs), *arrays, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "recall:dog", "cost", "macro_f1"])
+def test_the_differences_of_single_samples_have_the_gain_as_their_mean(name: str) -> None:
+    generator = np.random.default_rng(8)
+    truth = generator.integers(0, 3, 400)
+    before, after = answers(truth, 0.6, 1), answers(truth, 0.75, 2)
+    costs = {"cat": {"dog": 5.0}} if name == "cost" else {}
+    arguments = (truth.tolist(), before.tolist(), after.tolist())
+    of = per_sample(name, *arguments, **costs)
+    assert of.differences.mean() == pytest.approx(compare(name, *arguments, **costs).difference, abs=1e-9)
+    assert len(of.differences) == len(of.weights) == of.counted.sum()
+    assert of.weights.mean() == pytest.approx(1)
+    if name != "macro_f1":
+        assert np.abs(of.differences).max() <= of.bound
+
+
+def test_the_influence_on_macro_f1_tells_its_standard_error() -> None:
+    """As many resamples of the samples do."""
+    generator = np.random.default_rng(9)
+    truth = generator.choice(3, 600, p=[0.7, 0.2, 0.1])
+    before, after = answers(truth, 0.6, 1), answers(truth, 0.7, 2)
+    of = per_sample("macro_f1", truth.tolist(), before.tolist(), after.tolist())
+    drawn = [generator.integers(0, 600, 600) for _ in range(400)]
+    gains = [metrics.macro_f1(truth[i], after[i], 3) - metrics.macro_f1(truth[i], before[i], 3) for i in drawn]
+    assert of.differences.std() / np.sqrt(600) == pytest.approx(np.std(gains), rel=0.15)

@@ -1,89 +1,157 @@
 """Verdicts from figures, in words."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ml.gate import policy
+from ml.gate.lead import lead
 from ml.gate.policy import Policy
-from tests.unit.gate.figures import figures, pair
+from tests.unit.gate.figures import differences, figures, pair
 
-RULES = Policy(alpha=0.05, min_holdout=30)
 BETTER = pair(61, 9, 600, 30)
 SERVED = {"served": {"milliseconds": 2.0, "bytes": 1000}}
+PROVEN = Policy(rule="proven")
 
 
-def row(kind: str, name: str, finding: str) -> dict[str, Any]:
-    return {"kind": kind, "name": name, "finding": finding}
+def row(kind: str, name: str, finding: str, *, judged: bool = True) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "finding": finding, "champion": 0.9, "challenger": 0.6, "judged": judged}
 
 
-def test_a_clearly_better_model_is_promoted_and_the_words_tell_the_figures() -> None:
-    ruling = policy.against_champion(figures(*BETTER), RULES)
+def under(rules: Policy, champion: Any, challenger: Any, **more: Any) -> policy.Ruling:
+    return policy.against_champion(figures(champion, challenger, **({"rules": asdict(rules)} | more)), rules)
+
+
+def test_a_model_that_is_ahead_and_surely_not_worse_is_promoted_and_the_words_tell_the_figures() -> None:
+    ruling = under(Policy(), *BETTER)
     assert ruling.verdict == "promote"
-    assert ruling.reason == "94.4% against 87.0% on 700 holdout samples: 61 gained, 9 lost, p < 0.0001"
+    compared = "94.4% against 87.0% on 700 holdout samples: 61 gained, 9 lost"
+    assert ruling.reason == f"{compared}; ahead of the champion (v5) even at worst"
 
 
-def test_a_worse_one_and_an_equal_one_are_rejected() -> None:
+def test_what_is_ahead_by_little_is_promoted_where_the_samples_exclude_a_loss_and_not_where_they_do_not() -> None:
+    many = under(Policy(), *pair(105, 100, 9000, 1000))
+    assert many.verdict == "promote"
+    assert "; at worst 0.2 points behind the champion (v5)" in many.reason
+    few = under(Policy(), *pair(11, 8, 170, 11))
+    assert few.verdict == "reject"
+    assert few.reason.startswith(
+        "ahead, but 200 samples cannot exclude that it is worse than the champion (v5) by more than 1 point (it may be"
+    )
+    assert under(Policy(review="borderline"), *pair(11, 8, 170, 11)).verdict == "needs_person"
+    assert under(Policy(margin=0.05), *pair(11, 8, 170, 11)).verdict == "promote"
+    assert under(Policy(), *pair(100, 105, 9000, 1000)).reason.startswith("not better: ")
+
+
+def test_of_equal_answers_the_better_probabilities_decide() -> None:
+    champion, challenger = pair(20, 20, 9000, 900)
+    even = differences(champion, challenger)
+    every, rng = np.ones(len(champion), np.bool_), np.random.default_rng(1)
+    for brier, verdict in ((0.004, "promote"), (-0.004, "reject")):
+        ahead = asdict(lead(even, brier + rng.normal(0, 0.05, len(every)), every, 0.05))
+        told = {"lead": ahead, "incumbents": [{"version": 5, "role": "champion"} | ahead]}
+        assert under(Policy(), champion, challenger, **told).verdict == verdict
+
+
+def test_small_losses_do_not_add_up_since_the_best_so_far_is_compared_with_too() -> None:
+    champion, challenger = pair(300, 200, 9000, 500)
+    ahead = figures(champion, challenger)["lead"]
+    behind = figures(*pair(200, 320, 9000, 480))["lead"]
+    rows = [{"version": 5, "role": "champion"} | ahead, {"version": 2, "role": "best so far"} | behind]
+    ruling = under(Policy(), champion, challenger, incumbents=rows)
+    assert ruling.verdict == "reject"
+    assert "worse than the best so far (v2) by more than 1 point" in ruling.reason
+    proven = under(PROVEN, champion, challenger, incumbents=rows)
+    assert proven.verdict == "reject"
+    assert proven.reason.startswith("it may be worse than the best so far (v2) by ")
+
+
+def test_under_the_rule_proven_a_worse_one_and_an_equal_one_are_rejected() -> None:
+    assert under(PROVEN, *BETTER).reason.endswith("61 gained, 9 lost, p < 0.0001")
     for champion, challenger in (BETTER[::-1], pair(20, 20, 600)):
-        ruling = policy.against_champion(figures(champion, challenger), RULES)
+        ruling = under(PROVEN, champion, challenger)
         assert ruling.verdict == "reject"
         assert ruling.reason.startswith("not provably better: ")
 
 
 @pytest.mark.parametrize(("review", "verdict"), [("never", "reject"), ("borderline", "needs_person")])
-def test_what_one_look_would_promote_and_so_many_looks_do_not(review: Any, verdict: str) -> None:
-    rules = Policy(alpha=0.05, min_holdout=30, review=review)
-    ruling = policy.against_champion(figures(*pair(30, 15, 600), level=0.001), rules)
+def test_what_one_look_would_prove_and_so_many_looks_do_not(review: Any, verdict: str) -> None:
+    rules = Policy(rule="proven", review=review)
+    ruling = policy.against_champion(figures(*pair(30, 15, 600), level=0.001, rules=asdict(rules)), rules)
     assert ruling.verdict == verdict
     assert "not beyond what chance does in so many decisions (level 0.001)" in ruling.reason
 
 
+@pytest.mark.parametrize("rule", ["better", "proven"])
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"groups": [row("class", "dog", "worse"), row("drop", "d", "fine")]}, "worse on class dog; "),
+        ({"groups": [row("class", "dog", "worse"), row("drop", "d", "fine")]}, "worse on class dog (60% after 90%); "),
         ({"calibration_rise": 0.1, "calibration_rise_least": 0.06}, "its confidence is off by 10.0% more"),
         ({"lost_classes": ["cat"]}, "it does not know class cat any more; "),
         ({"served": {"milliseconds": 9.5, "bytes": 10}}, "an image takes 9.50 ms, at most 5 are allowed; "),
         ({"served": {"milliseconds": 1.0, "bytes": 3000}}, "it has 3000 bytes, at most 2000 are allowed; "),
     ],
 )
-def test_whatever_the_gain_some_harms_forbid_it(more: dict[str, Any], words: str) -> None:
-    rules = Policy(alpha=0.05, min_holdout=30, max_milliseconds=5, max_bytes=2000, review="always")
-    ruling = policy.against_champion(figures(*BETTER, **more), rules)
+def test_whatever_the_gain_some_harms_forbid_it(rule: Any, more: dict[str, Any], words: str) -> None:
+    rules = Policy(rule=rule, max_milliseconds=5, max_bytes=2000, review="always")
+    ruling = under(rules, *BETTER, **more)
     assert ruling.verdict == "reject", "no person is asked about a proven harm"
     assert ruling.reason.startswith(words)
-    assert policy.against_champion(figures(*BETTER), rules).verdict == "needs_person"
+    assert under(rules, *BETTER).verdict == "needs_person"
 
 
 def test_a_rise_of_the_calibration_error_that_is_not_sure_is_tolerated() -> None:
-    unsure = figures(*BETTER, calibration_rise=0.1, calibration_rise_least=0.04)
-    assert policy.against_champion(unsure, RULES).verdict == "promote"
+    assert under(Policy(), *BETTER, calibration_rise=0.1, calibration_rise_least=0.04).verdict == "promote"
 
 
 @pytest.mark.parametrize(
     "more", [{"groups": [row("brightness", "dark", "unclear")]}, {"new_classes": ["bird"]}], ids=["unclear", "new"]
 )
 def test_doubts_are_a_persons_where_persons_are_asked(more: dict[str, Any]) -> None:
-    asked = policy.against_champion(figures(*BETTER, **more), Policy(0.05, 30, review="borderline"))
+    asked = under(Policy(review="borderline"), *BETTER, **more)
     assert asked.verdict == "needs_person"
-    assert asked.reason.startswith(("unclear on brightness dark; ", "new class bird; "))
-    assert policy.against_champion(figures(*BETTER, **more), RULES).verdict == "promote"
-    sure = policy.against_champion(figures(*BETTER), Policy(0.05, 30, review="borderline"))
-    assert sure.verdict == "promote"
+    assert asked.reason.startswith(("unclear on brightness dark (60% after 90%); ", "new class bird; "))
+    assert under(Policy(), *BETTER, **more).verdict == "promote"
+    assert under(Policy(review="borderline"), *BETTER).verdict == "promote"
+
+
+def test_harm_on_corrupted_images_is_a_warning_unless_the_settings_say_otherwise() -> None:
+    def harmed(*, judged: bool) -> dict[str, Any]:
+        return {"groups": [row("corruption", "dim", "worse", judged=judged)]}
+
+    warned = under(Policy(), *BETTER, **harmed(judged=False))
+    assert warned.verdict == "promote"
+    assert "warning: worse on corruption dim (60% after 90%)" in warned.reason
+    asking = Policy(corruptions="ask", review="borderline")
+    assert under(asking, *BETTER, **harmed(judged=False)).verdict == "needs_person"
+    veto = under(Policy(corruptions="veto"), *BETTER, **harmed(judged=True))
+    assert (veto.verdict, veto.reason.startswith("worse on corruption dim")) == ("reject", True)
+
+
+def test_the_reason_says_first_that_new_classes_stay_unknown() -> None:
+    names = [f"breed {i}" for i in range(120)]
+    unknown = {"new_classes": names, "new_class_answers": {"samples": 207, "right": 2, "guessing": 1 / 157}}
+    assert under(Policy(), *pair(40, 43, 400), **unknown).reason.startswith(
+        "not better: the 120 new classes stay unknown, 2 of 207 samples right; "
+    )
+    known = {"new_classes": ["bird"], "new_class_answers": {"samples": 50, "right": 41, "guessing": 0.1}}
+    assert under(Policy(), *BETTER, **known).reason.startswith("the new class bird: 41 of 50 samples right; ")
+    assert "breed 0, breed 1, breed 2, breed 3, breed 4 and 115 more" in policy.listed(names)
 
 
 def test_another_metric_and_fresh_samples_are_told() -> None:
-    told = figures(*BETTER)
+    told = figures(*BETTER, rules=asdict(PROVEN))
     told["budget"] |= {"metric": "recall:dog", "metric_words": "recall of dog", "samples": 250}
-    reason = policy.against_champion(told, RULES).reason
+    reason = policy.against_champion(told, PROVEN).reason
     assert "recall of dog 0.944 against 0.870, tested on the 250 fresh ones, p < 0.0001" in reason
 
 
 @pytest.mark.parametrize("samples", [0, 1, 29])
 def test_a_tiny_holdout_decides_nothing(samples: int) -> None:
-    ruling = policy.first_model(np.full(samples, True), np.zeros(samples, np.int64), SERVED, RULES)
+    ruling = policy.first_model(np.full(samples, True), np.zeros(samples, np.int64), SERVED, Policy())
     assert ruling.verdict == "reject"
     assert f"has {samples} samples" in ruling.reason
 
@@ -91,7 +159,7 @@ def test_a_tiny_holdout_decides_nothing(samples: int) -> None:
 def test_a_first_model_must_beat_the_commonest_class_and_the_budgets() -> None:
     labels = np.repeat([0, 1], [90, 10])
     right = np.full(100, True)
-    assert policy.first_model(labels == 0, labels, SERVED, RULES).verdict == "reject"
-    assert policy.first_model(right, labels, SERVED, RULES).verdict == "promote"
-    assert policy.first_model(right, labels, SERVED, Policy(0.05, 30, max_bytes=999)).verdict == "reject"
-    assert policy.first_model(right, labels, SERVED, Policy(0.05, 30, review="always")).verdict == "needs_person"
+    assert policy.first_model(labels == 0, labels, SERVED, Policy()).verdict == "reject"
+    assert policy.first_model(right, labels, SERVED, Policy()).verdict == "promote"
+    assert policy.first_model(right, labels, SERVED, Policy(max_bytes=999)).verdict == "reject"
+    assert policy.first_model(right, labels, SERVED, Policy(review="always")).verdict == "needs_person"

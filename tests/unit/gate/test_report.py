@@ -10,7 +10,7 @@ import pytest
 from ml.catalog.decisions import Decision
 from ml.gate import charts, report, slices, statistics
 from ml.gate.policy import Policy
-from ml.gate.slices import Group
+from ml.gate.slices import Group, Tolerance
 from tests.unit.gate.figures import figures, pair
 
 EVIL = '<script>alert("1")</script>'
@@ -41,18 +41,18 @@ class Page(HTMLParser):
 def compared(verdict: str = "promote", name: str = "dog", **more: Any) -> Decision:
     """A decision against a champion: version 7 against 5."""
     champion, challenger = pair(61, 9, 600, 30)
-    groups = [Group("class", name, *pair(3, 30, 150, 9)), Group("class", "cat", *pair(58, 0, 340, 30))]
-    groups += [Group("brightness", b, *pair(20, 3, 200, 10)) for b in ("dark", "medium", "bright")]
-    groups += [Group("corruption", c, *pair(6, 3, 40, 15)) for c in ("noise", "blur", "dim", "jpeg")]
+    groups = [Group("class", name, *pair(3, 60, 120, 9), 0.3), Group("class", "cat", *pair(58, 0, 340, 30), 0.7)]
+    groups += [Group("brightness", b, *pair(20, 3, 200, 10), 0.33) for b in ("dark", "medium", "bright")]
+    groups += [Group("corruption", c, *pair(6, 3, 40, 15), 1.0, False) for c in ("noise", "blur", "dim", "jpeg")]
     told = {
-        "groups": slices.judge(groups, 0.05, 0.05),
+        "groups": slices.judge(groups, Tolerance(0.01, 0.05, 10, 0.05)),
         "champion_interval": statistics.wilson(609, 700),
         "challenger_interval": statistics.wilson(661, 700),
         "champion_calibration": [{"samples": 200, "confidence": 0.75, "accuracy": 0.7}],
         "challenger_calibration": [{"samples": 500, "confidence": 0.95, "accuracy": 0.93}],
         "champion_calibration_error": 0.05,
         "challenger_calibration_error": 0.02,
-        "rules": asdict(Policy(0.05, 30, max_milliseconds=5, review_hours=8)),
+        "rules": asdict(Policy(max_milliseconds=5, review_hours=8)),
     }
     return Decision(
         "d1", 7, 5, "v" * 64, verdict, "because of this", "gate", figures(champion, challenger, **(told | more))
@@ -125,9 +125,9 @@ def test_what_comes_from_outside_is_escaped_and_nothing_is_fetched_or_run() -> N
 
 
 def test_many_classes_show_the_worst_first() -> None:
-    groups = [Group("class", f"c{i:03}", *pair(9, 9, 40)) for i in range(100)]
-    groups.append(Group("class", "harmed", *pair(0, 40, 60)))
-    page = Page(report.render(compared("reject", groups=slices.judge(groups, 0.05, 0.05))))
+    groups = [Group("class", f"c{i:03}", *pair(9, 9, 40), 0.01) for i in range(100)]
+    groups.append(Group("class", "harmed", *pair(0, 90, 10), 0.01))
+    page = Page(report.render(compared("reject", groups=slices.judge(groups, Tolerance(0.01, 0.05, 10, 0.05)))))
     assert page.told.index("harmed") < page.told.index("c000")
     assert "And 61 more" in page.told
 
@@ -135,8 +135,23 @@ def test_many_classes_show_the_worst_first() -> None:
 def test_fresh_labels_are_asked_for() -> None:
     decision = compared()
     decision.statistics["budget"] |= {"fresh_needed": 320, "labels_needed": 1600}
+    assert "fresh test images" not in Page(report.render(decision)).told, "the rule asks for no proof"
+    decision.statistics["rules"]["rule"] = "proven"
     told = Page(report.render(decision)).told
     assert "about 320 fresh test images are needed: some 1600 newly labelled ones" in told
+
+
+def test_it_says_how_much_worse_the_new_one_could_be_and_what_would_bring_that_down() -> None:
+    decision = compared(new_classes=["emu"], new_class_answers={"samples": 20, "right": 9, "guessing": 0.1})
+    decision.statistics["budget"] |= {"stated_margin": 0.034, "labels_for_margin": 5600}
+    lead = decision.statistics["lead"]
+    decision.statistics["incumbents"].append({"version": 2, "role": "best so far"} | lead | {"brier": None})
+    told = Page(report.render(decision)).told
+    assert "worse than the best so far by at most 3.4 points" in told
+    assert "About 5600 newly labelled images would bring that down to 1 points" in told
+    assert re.search(r"version 5, answers now ?700 ?\+7\.4 ?\+[0-9.]+ ?\+3\.7", told)
+    assert re.search(r"version 2, the best so far ?700 ?\+7\.4 ?\+[0-9.]+ ?– ?–", told)
+    assert "Of 1 new class (emu) it gets 9 of 20 images right; guessing would get about 2.0" in told
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [0.0], [0.93, 0.94], [0.0, 1.0], [0.31, 0.77]])

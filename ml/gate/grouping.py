@@ -1,0 +1,79 @@
+"""Which samples of a holdout belong together: by class, drop, brightness, age, and what corruptions do to a few."""
+
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ml.catalog import predictions
+from ml.context import Context
+from ml.datasets import loader
+from ml.datasets.loader import Split
+from ml.gate import corruptions, slices
+from ml.gate.scores import Side
+from ml.gate.slices import Group
+from ml.gate.statistics import Right
+from ml.training import novelty
+
+_TRAFFIC: Final = 1000
+"""Logged answers from which the mix of classes in them is worth knowing."""
+
+
+def groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> list[Group]:
+    """All groups that both models are compared on."""
+    holdout, before, after = challenger.holdout, champion.right, challenger.right
+    newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
+    drop_names = [drop if drop in newest else "" for drop in holdout.drop_ids]
+    found = [
+        *slices.group("class", challenger.truth, before, after, _traffic(ctx, champion.version)),
+        *slices.group("brightness", slices.bands(column(ctx, holdout, "brightness")), before, after),
+    ]
+    if len(newest) > 1:
+        found += slices.group("drop", drop_names, before, after)
+    if (known := ctx.registry.tags(champion.version).get("dataset_version")) is not None:
+        new = novelty.is_new(ctx, holdout, dataset, known)
+        if new.any() and not new.all():
+            found += slices.group("age", np.where(new, "new", "old"), before, after)
+    return found + _corrupted(ctx, challenger, champion)
+
+
+def column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:
+    """A column of the segments' indexes, in the order of the split."""
+    tables = [loader.columns(ctx, s, ("sha256", "split", name)) for s in dict.fromkeys(holdout.segment_ids)]
+    every = pa.concat_tables(tables).filter(pc.field("split") == "holdout")
+    known = dict(zip(every["sha256"].to_pylist(), every[name].to_pylist(), strict=True))
+    return np.asarray([known[digest] for digest in holdout.sha256])
+
+
+def _traffic(ctx: Context, version: int) -> dict[str, float]:
+    """Shares of the classes in what the champion answered, where that is enough to tell."""
+    answers = predictions.by_label(ctx.engine, version)
+    total = sum(answers.values())
+    return {label: count / total for label, count in answers.items()} if total >= _TRAFFIC else {}
+
+
+def _corrupted(ctx: Context, challenger: Side, champion: Side) -> list[Group]:
+    """Both models on the same few holdout images, corrupted at each model's own input size."""
+    n, settings = len(challenger.right), ctx.settings
+    count = min(settings.gate_corrupted, n)
+    if not count:
+        return []
+    chosen = np.sort(np.random.default_rng(settings.seed).choice(n, count, replace=False))
+    judged = settings.gate_corruptions == "veto"
+    return [
+        Group("corruption", name, before, after, 1.0, judged)
+        for (name, before), (_, after) in zip(
+            _answered(champion, chosen, settings.seed), _answered(challenger, chosen, settings.seed), strict=True
+        )
+    ]
+
+
+def _answered(of: Side, chosen: NDArray[np.int64], seed: int) -> list[tuple[str, Right]]:
+    known = np.asarray(of.model.info.labels, np.str_)
+    truth = of.truth[chosen]
+    return [
+        (name, known[of.model.predict(images).argmax(1)] == truth)
+        for name, images in corruptions.corrupted(of.holdout.images[chosen], seed)
+    ]
