@@ -1,9 +1,9 @@
 """
-### Train: a dataset version becomes a champion, if it is provably better
+### Train: a dataset version becomes a champion, if it is ahead and surely not worse
 
 Starts when a drop was accepted, when monitoring asks for it, on the schedule of the setting
 `train_schedule`, or by hand with parameters. Every run looks for the newest dataset version; if that
-one was trained and decided already, and nobody asks by hand, there is nothing to do.
+one was trained already, and nobody asks by hand, there is nothing to do, whatever monitoring found.
 
 `fit` judges the dataset version by `expectations/dataset.yml`, warm-starts from the champion and logs to
 MLflow, `gate` compares on the holdout and records a decision, `release` lets every service worker run the
