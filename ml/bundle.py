@@ -39,16 +39,17 @@ INT8_MODEL: Final = "model-int8.onnx"
 INT8_PROBES: Final = "probes-int8.npz"
 BF16_PROBES: Final = "probes-bf16.npz"
 SERVED: Final = (MODEL, PROBES)
+SPEEDS: Final = "speeds.json"
+"""What a host measured of a fetched bundle (`ml.variants`); no part of it."""
 
 Variant = Literal["fp32", "bf16", "int8"]
+Wish = Literal["auto", "fp32", "bf16", "int8"]
 FILES: Final[dict[Variant, tuple[str, str]]] = {
     "fp32": SERVED,
     "bf16": (MODEL, BF16_PROBES),
     "int8": (INT8_MODEL, INT8_PROBES),
 }
 """A variant's model and its probes."""
-_WORTH: Final = 1.1
-"""Times as fast as fp32 where it was made, from which a variant is served without being asked for."""
 
 
 class Reduced(BaseModel):
@@ -60,6 +61,8 @@ class Reduced(BaseModel):
     accuracy_loss: float = Field(description="Share of them; negative: it is right more often.")
     agreement: float = Field(ge=0, le=1, description="Share on which both give the same label.")
     speedup: float = Field(gt=0, description="Time of one image at fp32 over that of the variant.")
+    measured_on: str = Field("", description="Runtime and instruction sets of `speedup`: `openvino on avx512_vnni`.")
+    proven_on: tuple[str, ...] = Field((), description="Those that passed the variant's probes when it was made.")
 
 
 class BundleInfo(BaseModel):
@@ -81,20 +84,16 @@ class BundleInfo(BaseModel):
     confidence_deciles: tuple[float, ...] = Field((), description="Of the validation split, 9 values.")
     int8: Reduced | None = Field(None, description="Of the 8-bit variant, if there is one.")
     bf16: Reduced | None = Field(None, description="Of the one in bfloat16, if there is one.")
+    proven_on: tuple[str, ...] = Field((), description="Runtime and instruction sets that fp32 was proven on.")
     files: dict[str, str] = Field(description="File name to SHA-256.")
+
+    def variants(self) -> tuple[Variant, ...]:
+        return ("fp32", *self.reduced())
 
     def reduced(self) -> dict[Variant, Reduced]:
         """The variants beside fp32."""
         found: dict[Variant, Reduced | None] = {"bf16": self.bf16, "int8": self.int8}
         return {name: report for name, report in found.items() if report}
-
-    def variant(self, wish: str = "auto") -> Variant:
-        """The one to run: the one wished for, or without a wish the fastest that pays; fp32 if there is none."""
-        speed = {name: report.speedup for name, report in self.reduced().items() if wish in (name, "auto")}
-        fastest = max(speed, key=speed.__getitem__, default=None)
-        if fastest is None:
-            return "fp32"
-        return fastest if wish == fastest or speed[fastest] >= _WORTH else "fp32"
 
 
 def digest(data: bytes) -> str:
@@ -103,7 +102,7 @@ def digest(data: bytes) -> str:
 
 def write(folder: Path, info: BundleInfo) -> str:
     """Write `bundle.json` over the files already in `folder`; returns the bundle's digest."""
-    files = {p.name: digest(p.read_bytes()) for p in sorted(folder.iterdir()) if p.name != INFO}
+    files = {p.name: digest(p.read_bytes()) for p in sorted(folder.iterdir()) if p.name not in (INFO, SPEEDS)}
     data = info.model_copy(update={"files": files}).model_dump_json(indent=1).encode()
     (folder / INFO).write_bytes(data)
     return digest(data)

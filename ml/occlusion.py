@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from PIL import Image, ImageOps
 from ml import bounds, images
 from ml.errors import ImageRejectedError
 from ml.images import Limits, Pixels
+
+if TYPE_CHECKING:
+    from ml.bundle import Variant
 
 GRID: Final = 12
 """Places of the square along a side."""
@@ -113,7 +116,7 @@ def _main(folder: str, variant: str, runtime: str, label: str, max_bytes: str, m
     bounds.allow(_WAIT)
     from ml import model
 
-    loaded = model.load(Path(folder), variant=variant, runtime=runtime)
+    loaded = model.load(Path(folder), variant=cast("Variant", variant), runtime=runtime)
     info = loaded.info
     try:
         image = images.open_image(sys.stdin.buffer.read(), Limits(int(max_bytes), int(max_pixels)))

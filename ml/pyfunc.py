@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml import images, model
+from ml import images, variants
 from ml.errors import ImageRejectedError, InvalidInputError
 from ml.images import Limits, Pixels
 from ml.model import Model
@@ -83,4 +83,4 @@ class BundlePredictor:
 
 def _load_pyfunc(path: str) -> BundlePredictor:
     """MLflow's entry; `path` is the bundle folder."""
-    return BundlePredictor(model.load_proven(Path(path), _TOLERANCE))
+    return BundlePredictor(variants.load_proven(Path(path), _TOLERANCE))

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ml import cpu
 from ml.bundle import Variant
 from ml.errors import IntegrityError
 from ml.images import Pixels
@@ -49,6 +50,11 @@ def able(variant: Variant, wish: str = "auto") -> tuple[Name, ...]:
     found: tuple[Name, ...] = _ABLE[variant]
     wished = tuple(name for name in found if name == wish)
     return wished if wish != "auto" else found[:1] if variant == "fp32" else found
+
+
+def place(name: Name) -> str:
+    """The runtime and the instruction sets it has here: where a proof or a speed was found, and where it holds."""
+    return f"{name} on {cpu.level(name)}"
 
 
 def load(name: Name, path: Path, variant: Variant, threads: int) -> Runtime:

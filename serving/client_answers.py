@@ -71,6 +71,17 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One of the live bundle's precisions; `status` is `serving`, `available` or `refused`, for the `reason`."""
+
+    variant: str
+    status: str
+    reason: str
+    speedup: float | None
+    proven_on: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Model:
     """The live model of one worker; see `ModelInfo` of the service for each field."""
 
@@ -80,6 +91,7 @@ class Model:
     channels: int
     architecture: str
     variant: str
+    variants: tuple[Variant, ...]
     digest: str
     since: datetime
     replica: str
@@ -138,7 +150,14 @@ def read_model(answer: "httpx.Response") -> Model:
     body = answer.json()
     names = ("version", "image_size", "channels", "architecture", "variant", "digest", "replica")
     since = datetime.fromisoformat(body["since"])
-    return Model(**{name: body[name] for name in names}, labels=tuple(body["labels"]), since=since, raw=body)
+    variants = tuple(_variant(one) for one in body.get("variants", ()))  # services of before name none
+    plain = {name: body[name] for name in names}
+    return Model(**plain, labels=tuple(body["labels"]), variants=variants, since=since, raw=body)
+
+
+def _variant(body: Mapping[str, Any]) -> Variant:
+    proven_on = tuple(body["proven_on"])
+    return Variant(body["variant"], body["status"], body["reason"], body["speedup"], proven_on)
 
 
 def read_feedback(answer: "httpx.Response") -> Kept:

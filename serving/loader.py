@@ -17,7 +17,8 @@ from typing import Any, Final, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ml import bundle, model
+from ml import bundle, variants
+from ml.bundle import Wish
 from ml.errors import EvergreenError, IntegrityError
 from ml.model import Model
 from ml.objects import ObjectStore
@@ -51,7 +52,7 @@ class BundleLoader:
     """Loads bundles on this host; safe in many processes at once."""
 
     def __init__(
-        self, folder: Path, store: ObjectStore, tolerance: float, variant: str = "auto", runtime: str = "auto"
+        self, folder: Path, store: ObjectStore, tolerance: float, variant: Wish = "auto", runtime: str = "auto"
     ) -> None:
         self._folder, self._store, self._tolerance = folder, store, tolerance
         self._variant, self._runtime = variant, runtime
@@ -72,7 +73,7 @@ class BundleLoader:
             os.utime(folder)
             self._prune()
         try:
-            loaded = model.load_proven(folder, self._tolerance, 1, self._variant, self._runtime)
+            loaded = variants.load_proven(folder, self._tolerance, 1, self._variant, self._runtime)
             _check_labels(loaded)
             info = loaded.info
             loaded.predict(np.zeros((1, info.image_size, info.image_size, info.channels), np.uint8))  # warm up

@@ -207,6 +207,23 @@ class DecisionAnswered(BaseModel):
     reason: str
 
 
+class VariantStanding(BaseModel):
+    """What the worker makes of one of the bundle's variants."""
+
+    variant: Literal["fp32", "bf16", "int8"]
+    status: Literal["serving", "available", "refused"] = Field(
+        description="`available`: not needed here, it is proven when it is to answer; `refused`: not right here."
+    )
+    reason: str = Field(description="Why it does not answer; empty for the one that does.")
+    speedup: float | None = Field(
+        description="Times as fast as fp32 on this host, one image on one thread; null where that is not known."
+    )
+    proven_on: list[str] = Field(
+        description="Where its probes passed when it was made; empty of bundles made before that was written down.",
+        examples=[["openvino on avx512_vnni", "onnxruntime on avx512_vnni"]],
+    )
+
+
 class ModelInfo(BaseModel):
     """The live model of the worker that answered."""
 
@@ -217,6 +234,7 @@ class ModelInfo(BaseModel):
     architecture: str
     variant: str = Field(description="`fp32`, `bf16` or `int8`.")
     runtime: str = Field(description="What computes it: `onnxruntime` or `openvino`.")
+    variants: list[VariantStanding] = Field(description="All that the bundle has, and which answer or why not.")
     dataset_version: str
     run_id: str = Field(description="MLflow's run.")
     digest: str = Field(description="SHA-256 of bundle.json, which fixes every byte of the bundle.")

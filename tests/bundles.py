@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ml import bundle, model
+from ml import bundle, model, runtimes
 from ml.bundle import BundleInfo
 from ml.catalog import deployments
 from ml.catalog.engine import transaction
@@ -83,7 +83,10 @@ def add_int8(folder: Path, *, speedup: float = 2.0, probe_shift: float = 0.0, gr
     report = bundle.Reduced(samples=1, accuracy_loss=0, agreement=1, speedup=speedup)
     bundle.write(folder, info.model_copy(update={"int8": report}))
     images, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
-    expected = model.load(folder, variant="int8").predict(images) + np.float32(probe_shift)
+    small = model.load(folder, variant="int8")
+    here = runtimes.place(small.runtime.name)
+    report = report.model_copy(update={"measured_on": here, "proven_on": (here,)})
+    expected = small.predict(images) + np.float32(probe_shift)
     np.savez(folder / bundle.INT8_PROBES, images=images, probabilities=expected)
     if graph is not None:
         (folder / bundle.INT8_MODEL).write_bytes(graph)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
-from ml import bundle, model
+from ml import bundle, variants
 from ml.catalog.engine import transaction
 from ml.catalog.tables import scores
 from ml.context import Context
@@ -76,7 +76,7 @@ def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
     bundle.fetch(ctx.artifacts, place.prefix, place.digest, folder)
     settings = ctx.settings
     variant, runtime = settings.service_variant, settings.service_runtime
-    return model.load_proven(folder, settings.probe_tolerance, 2, variant, runtime), folder
+    return variants.load_proven(folder, settings.probe_tolerance, 2, variant, runtime), folder
 
 
 def side(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -> Side:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ml import bundle, images, model
+from ml import bundle, images, variants
 from ml.catalog import deployments
 from ml.context import Context
 from ml.errors import ImageRejectedError, IntegrityError, NotFoundError
@@ -36,7 +36,9 @@ def champion(ctx: Context) -> Model | None:
     folder = ctx.settings.home / "bundles" / live["bundle_digest"]
     try:
         bundle.fetch(ctx.artifacts, live["bundle_prefix"], live["bundle_digest"], folder)
-        return model.load(folder, 1, ctx.settings.service_variant, ctx.settings.service_runtime)
+        settings = ctx.settings
+        wishes = settings.service_variant, settings.service_runtime
+        return variants.load_proven(folder, settings.probe_tolerance, 1, *wishes)
     except (IntegrityError, NotFoundError) as error:
         log.warning("labels are not compared with model %s, whose bundle is broken: %s", live["model_version"], error)
         return None

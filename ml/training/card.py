@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ml.bundle import BundleInfo
+from ml.bundle import BundleInfo, Reduced
 from ml.datasets.versions import DatasetVersion
 from ml.training.evaluation import ClassRow, Evaluation
 from ml.training.plan import Plan
@@ -71,9 +71,15 @@ def short(card: str) -> str:
 def _reduced(info: BundleInfo) -> list[str]:
     return [
         f"- in {name.replace('int8', 'INT8')} it is right on {found.accuracy_loss:.2%} fewer, agrees on "
-        f"{found.agreement:.1%}, and is {found.speedup:.1f} times as fast where it was made"
+        f"{found.agreement:.1%}, and is {found.speedup:.1f} times as fast {_where(found)}"
         for name, found in info.reduced().items()
     ]
+
+
+def _where(found: Reduced) -> str:
+    """Where speed and rightness were found."""
+    speed = f"by {found.measured_on}" if found.measured_on else "where it was made"
+    return f"{speed}, proven by {' and '.join(found.proven_on)}" if found.proven_on else speed
 
 
 def _classes(rows: list[ClassRow]) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ml import bundle, model
+from ml import bundle, model, runtimes
 from ml.bundle import BundleInfo
 from ml.errors import IntegrityError
 from ml.familiarity import Familiarity
@@ -74,7 +74,7 @@ def export(
     np.savez(folder / bundle.PROBES, images=probes, probabilities=loaded.predict(probes))
     if trained is not None:
         _write_familiarity(loaded, trained, sample, folder / bundle.FEATURES)
-    return bundle.write(folder, info)
+    return bundle.write(folder, info.model_copy(update={"proven_on": (runtimes.place(loaded.runtime.name),)}))
 
 
 def _write_familiarity(loaded: model.Model, trained: tuple[Pictures, Labels], alike: Pictures, path: Path) -> None:

@@ -2,13 +2,14 @@
 
 INT8 is made by static quantisation of ONNX Runtime: the ranges of all intermediate values are observed on training
 images. Convolutions, matrix products and the bounds after them are quantised; the preprocessing stays as it is.
+
+Weights take 7 bits, -64 to 64. x86 processors without VNNI multiply unsigned by signed bytes with ``vpmaddubsw``, which
+adds two products in 16 bits and saturates: 2 × 255 × 127 does not fit, 2 × 255 × 64 does (docs/decisions/0024).
 """
 
 import logging
-import math
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ml import bundle, model
+from ml import bundle, model, runtimes, variants
 from ml.bundle import BundleInfo, Reduced, Variant
 from ml.errors import IntegrityError
 from ml.images import Pixels
@@ -28,7 +29,6 @@ CALIBRATION: Final = 64
 """Images that ranges are observed on; more changed nothing that could be measured (docs/decisions/0014)."""
 _BATCH: Final = 32
 _JUDGED: Final = 2000
-_TIMED: Final = 30
 _TIMED_SECONDS: Final = 1.0
 _QUANTISED: Final = ("Conv", "Gemm", "MatMul", "Relu", "Clip")
 """Without the bounds a network goes to floats and back after each convolution (docs/decisions/0014)."""
@@ -45,13 +45,16 @@ class Verdict:
     kept: bool
 
 
-def add(folder: Path, calibration: Pixels, judge: tuple[Pictures, Labels], max_loss: float) -> dict[Variant, Verdict]:
+def add(
+    folder: Path, calibration: Pixels, judge: tuple[Pictures, Labels], max_loss: float, tolerance: float = 1e-3
+) -> dict[Variant, Verdict]:
     """Add INT8 and bf16 to the finished bundle in `folder`, if their accuracy allows.
 
     Args:
         calibration: ``uint8[N, size, size, channels]`` training images, N ≥ 1, `CALIBRATION` will do.
         judge: images and ``int64[N]`` labels that accuracy is compared on, N ≥ 1.
         max_loss: share of them by which a variant may be right less often.
+        tolerance: of probes, as of `model.check_probes`, where a variant is proven by its other runtimes.
 
     Returns:
         What was found of each that this machine can make and run.
@@ -67,9 +70,11 @@ def add(folder: Path, calibration: Pixels, judge: tuple[Pictures, Labels], max_l
             if (reduced := _made(trial, variant, calibration)) is None:
                 continue
             report = compared.with_(reduced)
-            verdicts[variant] = verdict = Verdict(report, kept=report.accuracy_loss <= max_loss)
+            verdict = Verdict(report, kept=report.accuracy_loss <= max_loss)
             if verdict.kept:
-                info = _keep(folder, trial, reduced, info, report)
+                info = _keep(folder, trial, reduced, info, report, tolerance)
+                verdict = Verdict(info.reduced()[variant], kept=True)
+            verdicts[variant] = verdict
             log.info("%s by %s: %s, at most a loss of %g is allowed", variant, reduced.runtime.name, verdict, max_loss)
     return verdicts
 
@@ -87,15 +92,27 @@ def _made(trial: Path, variant: Variant, calibration: Pixels) -> Model | None:
     return None
 
 
-def _keep(folder: Path, trial: Path, reduced: Model, info: BundleInfo, report: Reduced) -> BundleInfo:
+def _keep(folder: Path, trial: Path, reduced: Model, info: BundleInfo, report: Reduced, tolerance: float) -> BundleInfo:
     file, probes = bundle.FILES[reduced.variant]
     images, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
     np.savez(folder / probes, images=images, probabilities=reduced.predict(images))
     if not (folder / file).exists():
         shutil.copy(trial / file, folder)
-    info = info.model_copy(update={reduced.variant: report})
+    bundle.write(folder, info.model_copy(update={reduced.variant: report}))
+    proven = report.model_copy(update={"proven_on": tuple(_proven_on(folder, reduced.variant, tolerance))})
+    info = info.model_copy(update={reduced.variant: proven})
     bundle.write(folder, info)
     return info
+
+
+def _proven_on(folder: Path, variant: Variant, tolerance: float) -> Iterator[str]:
+    """Runtimes that answer the variant's probes rightly on this machine."""
+    for name in runtimes.able(variant):
+        try:
+            model.check_probes(model.load(folder, 1, variant, name), folder, tolerance)
+            yield runtimes.place(name)
+        except IntegrityError as error:
+            log.warning("%s is not proven on %s: %s", variant, runtimes.place(name), error)
 
 
 def quantise(source: Path, target: Path, calibration: Pixels) -> None:
@@ -123,6 +140,7 @@ def quantise(source: Path, target: Path, calibration: Pixels) -> None:
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(_QUANTISED),
         per_channel=True,
+        reduce_range=True,  # 7 bits: see the module's docstring
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
@@ -135,6 +153,7 @@ class _Compared:
     def __init__(self, exact: Model, images: Pictures, labels: Labels) -> None:
         self._picked = np.unique(np.linspace(0, len(images) - 1, min(_JUDGED, len(images))).astype(int))
         self._exact, self._images, self._labels = exact, images, labels[self._picked]
+        self._one = np.ascontiguousarray(images[:1])
         self._expected = _answers(exact, images, self._picked)
 
     def with_(self, reduced: Model) -> Reduced:
@@ -144,25 +163,11 @@ class _Compared:
             samples=len(self._picked),
             accuracy_loss=round(loss, 6),
             agreement=round(float((self._expected == found).mean()), 6),
-            speedup=round(_speedup(self._exact, reduced, self._images), 3),
+            speedup=round(variants.speedup(self._exact, reduced, self._one, _TIMED_SECONDS), 3),
+            measured_on=runtimes.place(reduced.runtime.name),
         )
 
 
 def _answers(loaded: Model, images: Pictures, picked: Labels) -> Labels:
     parts = [picked[i : i + _BATCH] for i in range(0, len(picked), _BATCH)]
     return np.concatenate([loaded.predict(np.ascontiguousarray(images[part])).argmax(1) for part in parts])
-
-
-def _speedup(exact: Model, reduced: Model, images: Pictures) -> float:
-    """For one image: the least of some runs in turns, which a busy neighbour disturbs least."""
-    one, best = np.ascontiguousarray(images[:1]), [math.inf, math.inf]
-    end = time.perf_counter() + _TIMED_SECONDS
-    for number in range(_TIMED + 1):
-        for i, loaded in enumerate((exact, reduced)):
-            begin = time.perf_counter()
-            loaded.predict(one)
-            if number:  # the first run also allocates
-                best[i] = min(best[i], time.perf_counter() - begin)
-        if number and time.perf_counter() > end:
-            break
-    return best[0] / best[1]

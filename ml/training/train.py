@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from ml.training.placement import ALONE, Placement
 from ml.training.plan import Mode
 from ml.training.recipe import Recipe
 from ml.training.record import Record, evaluated
+
+_FIGURES: Final = ("samples", "accuracy_loss", "agreement", "speedup")
+"""Of a reduced variant, as metrics of the run."""
 
 log = logging.getLogger(__name__)
 
@@ -250,9 +254,9 @@ def _add_reduced(run: track.Run, settings: Settings, material: Material, folder:
     images, _ = material.chosen
     calibration = images[:: max(1, len(images) // quantise.CALIBRATION)][: quantise.CALIBRATION]
     judge = (material.judge.images, material.judge.labels)
-    verdicts = quantise.add(folder, calibration, judge, settings.reduced_max_loss)
+    verdicts = quantise.add(folder, calibration, judge, settings.reduced_max_loss, settings.probe_tolerance)
     for variant in quantise.VARIANTS:
         verdict = verdicts.get(variant)
-        found = {f"{variant}_{name}": float(value) for name, value in verdict.report} if verdict else {}
+        found = {f"{variant}_{name}": float(getattr(verdict.report, name)) for name in _FIGURES} if verdict else {}
         run.metrics(0, found | {f"{variant}_kept": float(verdict is not None and verdict.kept)})
     return bundle.parse((folder / bundle.INFO).read_bytes())

@@ -1,11 +1,13 @@
 """GET /v1/model."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 
 from serving.access import needs
 from serving.model_slot import Live
 from serving.parts import Served
-from serving.schemas import ModelInfo, problems
+from serving.schemas import ModelInfo, VariantStanding, problems
 
 router = APIRouter(tags=["model"], route_class=needs("predict"))
 
@@ -25,6 +27,7 @@ def describe(live: Live, replica: str) -> ModelInfo:
         architecture=info.architecture,
         variant=live.model.variant,
         runtime=live.model.runtime.name,
+        variants=[VariantStanding.model_validate(asdict(one)) for one in live.model.variants],
         dataset_version=info.dataset_version,
         run_id=info.run_id,
         digest=live.digest,

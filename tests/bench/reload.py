@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ml import bundle, images, model
+from ml import bundle, images, variants
 from ml.catalog import deployments
 from ml.catalog.migrate import migrate
 from ml.context import Context, connect
@@ -170,7 +170,7 @@ def _fits(system: System, truth: dict[str, list[dict[str, float]]], image: int, 
 
 def _truth(folder: Path) -> list[dict[str, float]]:
     """Label to probability of each image, by the very model that the service loads."""
-    made: Model = model.load_proven(folder, 1e-3, variant="int8")
+    made: Model = variants.load_proven(folder, 1e-3, variant="int8")
     info, limits = made.info, Limits(10**6, 10**6)
     found = []
     for data in PICTURES:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml import bundle, images, model
+from ml import bundle, images, model, runtimes, variants
 from ml.errors import IntegrityError
 from ml.training import export, networks, quantise
 from ml.training.fit import Fitted, fit
@@ -45,11 +45,18 @@ def add(folder: Path, arrays: tuple[np.ndarray, np.ndarray], max_loss: float = 0
     return verdict.report, verdict.kept
 
 
+def standing(loaded: model.Model, variant: str) -> model.Standing:
+    (found,) = (one for one in loaded.variants if one.variant == variant)
+    return found
+
+
 def test_it_is_kept_with_figures_and_probes_of_its_own(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
     report, kept = add(folder, arrays)
     assert kept
     assert report.samples == 60
     assert report.agreement > 0.9
+    assert report.measured_on == runtimes.place("openvino")
+    assert report.proven_on == (runtimes.place("openvino"), runtimes.place("onnxruntime"))
     assert bundle.parse((folder / bundle.INFO).read_bytes()).int8 == report
     assert set(bundle.parse((folder / bundle.INFO).read_bytes()).files) - {bundle.BF16_PROBES} == {
         bundle.MODEL, bundle.PROBES, bundle.INT8_MODEL, bundle.INT8_PROBES, bundle.WEIGHTS,
@@ -79,26 +86,6 @@ def test_ranges_of_the_wrong_images_cost_accuracy_and_are_seen(
     verdict = quantise.add(folder, np.zeros_like(x[:32]), (x[300:], y[300:]), 0.05)["int8"]
     assert verdict.report.accuracy_loss > 0.05
     assert not verdict.kept
-
-
-@pytest.mark.parametrize(
-    ("wish", "speedup", "chosen"),
-    [("auto", 2, "int8"), ("auto", 0.9, "fp32"), ("fp32", 2, "fp32"), ("int8", 0.9, "int8")],
-)
-def test_the_variant_follows_wish_and_speed(wish: str, speedup: float, chosen: str) -> None:
-    made = bundle.Reduced(samples=9, accuracy_loss=0, agreement=1, speedup=speedup)
-    assert info(int8=made).variant(wish) == chosen
-    assert info().variant(wish) == "fp32"
-
-
-def test_the_fastest_variant_answers_unless_another_is_wished_for() -> None:
-    def at(speedup: float) -> bundle.Reduced:
-        return bundle.Reduced(samples=9, accuracy_loss=0, agreement=1, speedup=speedup)
-
-    both = info(int8=at(2.5), bf16=at(1.8))
-    assert [both.variant(wish) for wish in ("auto", "bf16", "int8", "fp32")] == ["int8", "bf16", "int8", "fp32"]
-    assert info(int8=at(1.2), bf16=at(1.8)).variant() == "bf16"
-    assert info(bf16=at(1.8)).variant("int8") == "fp32"
 
 
 def test_runtimes_agree_and_the_one_wished_for_computes(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
@@ -138,14 +125,16 @@ def test_bf16_is_the_same_file_in_another_precision(folder: Path, arrays: tuple[
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert told.bf16 is None
         bundle.write(folder, told.model_copy(update={"bf16": told.int8}))
-        assert model.load_proven(folder, 1e-3, variant="bf16").variant == "fp32"
+        loaded = variants.load_proven(folder, 1e-3, variant="bf16")
+        assert loaded.variant == "fp32"
+        assert "this processor has no BF16" in standing(loaded, "bf16").reason
         return
-    loaded = model.load_proven(folder, 1e-3, variant="bf16")
+    loaded = variants.load_proven(folder, 1e-3, variant="bf16")
     exact = model.load(folder, variant="fp32").predict(arrays[0][300:])
     assert loaded.variant == "bf16"
     assert not np.array_equal(loaded.predict(arrays[0][300:]), exact)
     assert loaded.predict(arrays[0][300:]) == pytest.approx(exact, abs=0.05)
-    assert model.load_proven(folder, 1e-3, variant="bf16", runtime="onnxruntime").variant == "fp32"
+    assert variants.load_proven(folder, 1e-3, variant="bf16", runtime="onnxruntime").variant == "fp32"
 
 
 def test_without_openvino_int8_is_computed_by_onnx_runtime(
@@ -153,9 +142,9 @@ def test_without_openvino_int8_is_computed_by_onnx_runtime(
 ) -> None:
     add(folder, arrays)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    loaded = model.load_proven(folder, 1e-3, variant="int8")
+    loaded = variants.load_proven(folder, 1e-3, variant="int8")
     assert (loaded.variant, loaded.runtime.name) == ("int8", "onnxruntime")
-    assert model.load_proven(folder, 1e-3, runtime="openvino").variant == "fp32"
+    assert variants.load_proven(folder, 1e-3, runtime="openvino").variant == "fp32"
 
 
 def faulty(folder: Path, arrays: tuple[np.ndarray, np.ndarray], target: Path) -> Path:
@@ -166,7 +155,7 @@ def faulty(folder: Path, arrays: tuple[np.ndarray, np.ndarray], target: Path) ->
     x, p = bundle.load_probes((target / bundle.INT8_PROBES).read_bytes())
     np.savez(target / bundle.INT8_PROBES, images=x, probabilities=np.roll(p, 1, 1))
     assert told.int8
-    bundle.write(target, told.model_copy(update={"int8": told.int8.model_copy(update={"speedup": 9.0})}))
+    bundle.write(target, told.model_copy(update={"int8": told.int8.model_copy(update={"speedup": 9.0}), "bf16": None}))
     return target
 
 
@@ -174,19 +163,22 @@ def test_int8_that_differs_here_gives_way(
     folder: Path, arrays: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     broken = faulty(folder, arrays, tmp_path_factory.mktemp("broken") / "b")
-    assert model.load(broken).variant == "int8"
     with pytest.raises(IntegrityError, match="probes"):
-        model.check_probes(model.load(broken), broken, 1e-3)
-    assert {model.load_proven(broken, 1e-3, variant=wish).variant for wish in ("auto", "int8")} == {"fp32"}
+        model.check_probes(model.load(broken, variant="int8"), broken, 1e-3)
+    for wish in ("auto", "int8"):
+        loaded = variants.load_proven(broken, 1e-3, variant=wish)
+        assert loaded.variant == "fp32"
+        assert standing(loaded, "int8").status == "refused"
+        assert "golden probes differ" in standing(loaded, "int8").reason
 
 
 def test_int8_that_cannot_be_loaded_gives_way_and_fp32_is_still_proven(
     folder: Path, arrays: tuple[np.ndarray, np.ndarray]
 ) -> None:
     add(folder, arrays)
-    assert model.load_proven(folder, 1e-3, variant="int8").variant == "int8"
+    assert variants.load_proven(folder, 1e-3, variant="int8").variant == "int8"
     (folder / bundle.INT8_MODEL).write_bytes(b"no model")
-    assert model.load_proven(folder, 1e-3, variant="int8").variant == "fp32"
+    assert variants.load_proven(folder, 1e-3, variant="int8").variant == "fp32"
     np.savez(folder / bundle.PROBES, images=arrays[0][:4], probabilities=np.zeros((4, 10), np.float32))
     with pytest.raises(IntegrityError, match="probes"):
-        model.load_proven(folder, 1e-3, variant="int8")
+        variants.load_proven(folder, 1e-3, variant="int8")
