@@ -9,9 +9,14 @@ CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cup
 	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 \
 	nvidia-nvtx triton
 
-.PHONY: help setup demo down check test-unit test lock bench clean
+# What keeps the libraries from using AVX-512, VNNI and bf16, as on a processor that has none. ONNX Runtime obeys
+# no variable: tests run it on such a processor by QEMU where that is installed (tests/capabilities.py).
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
+
+.PHONY: help setup demo down check test-unit test-avx2 test lock bench clean
 help: ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.ready ## Virtual environment with the locked dependencies
 
@@ -37,6 +42,9 @@ check: setup ## Style, types, import contracts
 
 test-unit: setup ## The fast tests: no servers
 	$(PY) -m pytest tests/unit
+
+test-avx2: setup ## The fast tests as on a processor with AVX2 only
+	env $(AVX2) $(PY) -m pytest tests/unit
 
 test: setup ## All tests, against real servers
 	$(PY) -m pytest tests/unit tests/integration tests/e2e

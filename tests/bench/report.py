@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ml import cpu
+
 
 def machine() -> str:
-    """Which processor and system the figures were taken on."""
+    """Which processor and system the figures were taken on, and what limits the libraries there."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     processor = found.group(1) if found else platform.processor()
-    return f"{os.cpu_count()} cores, {processor}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {processor} ({cpu.described()}), Python {platform.python_version()}"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -37,7 +39,7 @@ def table(result: dict[str, Any]) -> str:
     for name, figure in result["figures"].items():
         row = figure if isinstance(figure, dict) else {"median": figure, "min": figure, "max": figure}
         lines.append(f"| {name} | {row['median']:g} | {row['min']:g} | {row['max']:g} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"\nLeft out here: {reason}" for reason in result.get("left_out", ()))])
 
 
 def refresh(name: str, result: dict[str, Any], page: Path) -> None:

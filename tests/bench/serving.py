@@ -24,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from ml.bundle import Variant
 from tests.bench.parts import ask, bare, precision, services
 from tests.bench.parts.ask import Heard, Request
 from tests.bench.parts.services import Up
@@ -45,7 +46,7 @@ Readings = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Field:
-    """All that is compared, up and running."""
+    """All that is compared, up and running; `left_out` is what this machine cannot, and why."""
 
     folder: Path
     photos: list[bytes]
@@ -53,6 +54,7 @@ class Field:
     large: Path
     small: Path
     up: dict[str, Up]
+    left_out: list[str]
 
     def ask(self, name: str, connections: int, path: str = "", header: str = "", batch: int = 1) -> Heard:
         """Ask one of them for a while; `path` follows its own."""
@@ -66,26 +68,29 @@ class Field:
         how = ask.ask_here if connections > 64 else _by_files(self.folder)
         return how(service.url, asked, connections, SECONDS)
 
-    def limit(self, variant: str, processes: int = CORES) -> bare.Bare:
+    def limit(self, variant: Variant, processes: int = CORES) -> bare.Bare:
         return bare.bare(self.large, variant, self.photos, processes, SECONDS)
 
 
 def run() -> dict[str, Any]:
-    """Figures of all rounds; the accuracy is left out, and said to be, where its photos are not there."""
+    """Figures of all rounds; `left_out` says which are not among them here, and why."""
     readings: Readings = {}
     with _field() as field:
         for number in range(RUNS):
-            steps = [_fp32, _reduced, _peer, _small]
+            reduced = [step for variant, step in (("int8", _int8), ("bf16", _bf16)) if variant in field.up]
+            steps = [_fp32, *reduced, _peer, _small]
             for step in steps if number % 2 == 0 else reversed(steps):
                 for name, value in step(field).items():
                     readings.setdefault(name, []).append(value)
-        readings["memory_mb"] = [max(field.up[name].memory() for name in ("fp32", "int8"))]
+        readings["memory_mb"] = [max(field.up[name].memory() for name in ("fp32", "int8") if name in field.up)]
         readings["MB, peer"] = [field.up["peer"].memory()]
     _compare(readings)
     figures: dict[str, Any] = {name: spread(values) for name, values in sorted(readings.items(), key=_bars_first)}
-    left_out = []
+    left_out = field.left_out
     try:
-        figures |= precision.figures()
+        lost, unjudged = precision.figures()
+        figures |= lost
+        left_out += [f"accuracy at {reason}" for reason in unjudged]
     except FileNotFoundError as error:
         left_out.append(str(error))
     return {"runs": RUNS, "figures": figures, "left_out": left_out} | _medians(figures)
@@ -119,7 +124,7 @@ def _fp32(field: Field) -> dict[str, float]:
     }
 
 
-def _reduced(field: Field) -> dict[str, float]:
+def _int8(field: Field) -> dict[str, float]:
     limit, c8, c64 = field.limit("int8"), field.ask("int8", 8), field.ask("int8", 64)
     unlogged = field.ask("int8", 8, header=UNLOGGED)
     single = field.ask("int8", 8)
@@ -133,8 +138,11 @@ def _reduced(field: Field) -> dict[str, float]:
         "limit int8": limit.rate,
         "int8 c8": c8.rate,
         "int8 c64": c64.rate,
-        "bf16 c8": field.ask("bf16", 8).rate,
     }
+
+
+def _bf16(field: Field) -> dict[str, float]:
+    return {"bf16 c8": field.ask("bf16", 8).rate}
 
 
 def _peer(field: Field) -> dict[str, float]:
@@ -147,10 +155,11 @@ def _small(field: Field) -> dict[str, float]:
 
 
 def _compare(readings: Readings) -> None:
-    """Ratios between steps, round by round."""
+    """Ratios between steps, round by round, of those that there are."""
 
     def ratio(name: str, above: str, below: str) -> None:
-        readings[name] = [a / b for a, b in zip(readings[above], readings[below], strict=True)]
+        if above in readings:
+            readings[name] = [a / b for a, b in zip(readings[above], readings[below], strict=True)]
 
     ratio("vs_best_peer", "fp32 c8", "peer c8")
     ratio("int8_speedup", "int8 c8", "fp32 c8")
@@ -166,16 +175,18 @@ def _field() -> Iterator[Field]:
         pictures = _photos((64, 64))
         large = services.make(folder / "large", *LARGE, photos)
         small = services.make(folder / "small", *SMALL, pictures)
+        missing = services.missing(large)
         servers = stack.enter_context(storage(folder))
         up = {
             variant: stack.enter_context(services.ours(servers, folder / variant, large, variant))
             for variant in ("fp32", "int8", "bf16")
+            if variant not in missing
         }
         up["small"] = stack.enter_context(services.ours(servers, folder / "of small", small, "fp32"))
         up["peer"] = stack.enter_context(services.peer(folder / "peer", large, LARGE[1]))
         up["small peer"] = stack.enter_context(services.peer(folder / "small peer", small, SMALL[1]))
         (folder / "requests").mkdir()
-        yield Field(folder / "requests", photos, pictures, large, small, up)
+        yield Field(folder / "requests", photos, pictures, large, small, up, [*missing.values()])
 
 
 def _photos(size: tuple[int, int]) -> list[bytes]:

@@ -11,6 +11,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from ml import images, model
+from ml.bundle import Variant
 from ml.images import Limits
 
 _LIMITS = Limits(20_000_000, 40_000_000)
@@ -25,7 +26,7 @@ class Bare:
     milliseconds: float
 
 
-def bare(folder: Path, variant: str, photos: Sequence[bytes], processes: int, seconds: float) -> Bare:
+def bare(folder: Path, variant: Variant, photos: Sequence[bytes], processes: int, seconds: float) -> Bare:
     """So many processes at once, each with a model and a thread of its own."""
     context = multiprocessing.get_context("spawn")
     found: Queue[tuple[float, float]] = context.Queue()
@@ -43,7 +44,7 @@ def bare(folder: Path, variant: str, photos: Sequence[bytes], processes: int, se
 def _run(
     number: int,
     folder: Path,
-    variant: str,
+    variant: Variant,
     photos: list[bytes],
     seconds: float,
     start: Barrier,
@@ -52,8 +53,6 @@ def _run(
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[number % len(cores)]})
     loaded = model.load(folder, variant=variant)
-    if loaded.variant != variant:
-        raise RuntimeError(f"the bundle has no {variant}")
     size = loaded.info.image_size
 
     def one(n: int) -> None:

@@ -6,21 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import httpx
 import numpy as np
 import psutil
 
-from ml import bundle
+from ml import bundle, variants
+from ml.bundle import Variant
 from ml.catalog.migrate import migrate
 from ml.context import connect
 from ml.images import Limits, decode
+from ml.settings import Settings
 from tests.bench.parts.described import described
 from tests.bundles import deploy, upload
 from tests.servers import Servers, free_port, process, wait_until
 from tests.serving_process import service
 
 WORKERS = 2
+REDUCED: Final[tuple[Variant, ...]] = ("int8", "bf16")
 _LIMITS = Limits(10**7, 10**7)
 
 
@@ -86,6 +90,17 @@ def make(folder: Path, architecture: str, side: int, classes: int, photos: list[
     export.export(network, info, pixels, folder)
     quantise.add(folder, pixels, (pixels, np.zeros(len(pixels), np.int64)), 1.0)
     return folder
+
+
+def missing(made: Path) -> dict[Variant, str]:
+    """Variants that do not answer on this machine, and why."""
+    found: dict[Variant, str] = {}
+    for variant in REDUCED:
+        loaded = variants.load_proven(made, Settings().probe_tolerance, variant=variant)
+        if loaded.variant != variant:
+            reasons = [one.reason for one in loaded.variants if one.variant == variant]
+            found[variant] = f"{variant}: {'; '.join(reasons) or 'this machine cannot make it'}"
+    return found
 
 
 def _listener(port: int) -> int:

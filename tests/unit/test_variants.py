@@ -1,0 +1,216 @@
+"""Which variant answers: the fastest that is right on this processor, whatever was found on the trainer's."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import openvino
+import pytest
+from onnx import numpy_helper
+
+from ml import bundle, model, runtimes, variants
+from ml.bundle import Wish
+from ml.errors import IntegrityError
+from ml.model import Model, Standing
+from tests import capabilities
+from tests.bundles import add_int8, make_bundle
+
+SIZE, LABELS = 16, tuple("abcdefgh")
+ELSEWHERE = "openvino on a processor that there is not"
+TOLERANCE = 1e-3
+"""As the settings have it."""
+ANSWERS = """
+import json, sys
+from pathlib import Path
+from ml import bundle, variants
+folder = Path(sys.argv[1])
+images, _ = bundle.load_probes((folder / bundle.INT8_PROBES).read_bytes())
+said = {}
+for runtime in sys.argv[2:]:
+    loaded = variants.load_proven(folder, 1e-3, variant="int8", runtime=runtime)
+    reason = next(one.reason for one in loaded.variants if one.variant == "int8")
+    said[runtime] = [loaded.variant, loaded.runtime.name, reason, loaded.predict(images).tolist()]
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With INT8 that is said to be twice as fast here."""
+    make_bundle(tmp_path, LABELS, SIZE)
+    add_int8(tmp_path)
+    return tmp_path
+
+
+def info(folder: Path) -> bundle.BundleInfo:
+    return bundle.parse((folder / bundle.INFO).read_bytes())
+
+
+def say(folder: Path, variant: str = "int8", **changes: Any) -> None:
+    """Change what the bundle says of a variant."""
+    told = info(folder)
+    report = told.reduced()["int8"].model_copy(update=changes)
+    bundle.write(folder, told.model_copy(update={variant: report}))
+
+
+def standing(loaded: Model, variant: str) -> Standing:
+    (found,) = (one for one in loaded.variants if one.variant == variant)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wish", "speedup", "chosen"),
+    [("auto", 2, "int8"), ("auto", 0.9, "fp32"), ("fp32", 2, "fp32"), ("int8", 0.9, "int8")],
+)
+def test_it_follows_wish_and_speed(folder: Path, wish: Wish, speedup: float, chosen: str) -> None:
+    say(folder, speedup=speedup)
+    loaded = variants.load_proven(folder, TOLERANCE, variant=wish)
+    assert loaded.variant == chosen
+    assert {one.variant: one.status for one in loaded.variants} == dict.fromkeys(("fp32", "int8"), "available") | {
+        chosen: "serving"
+    }
+    assert standing(loaded, chosen).reason == ""
+    assert standing(loaded, "int8").speedup == speedup
+    make_bundle(folder / "exact", LABELS, SIZE)
+    assert variants.load_proven(folder / "exact", TOLERANCE, variant=wish).variant == "fp32"
+
+
+def test_the_fastest_that_this_processor_has_answers(folder: Path) -> None:
+    """bf16, which not every processor has, beside INT8, which each has."""
+    say(folder, "bf16", speedup=9)
+    capable = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in capable:
+        loaded = variants.load_proven(folder, TOLERANCE)
+        assert loaded.variant == "int8"
+        assert standing(loaded, "bf16").status == "refused"
+        assert "this processor has no BF16" in standing(loaded, "bf16").reason
+        return
+    images, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
+    expected = model.load(folder, variant="bf16").predict(images)
+    np.savez(folder / bundle.BF16_PROBES, images=images, probabilities=expected)
+    loaded = variants.load_proven(folder, TOLERANCE)
+    assert loaded.variant == "bf16"
+    assert standing(loaded, "int8").status == "available"
+    assert "bf16 is faster" in standing(loaded, "int8").reason
+
+
+def test_a_speed_from_elsewhere_is_measured_here_once(folder: Path) -> None:
+    say(folder, measured_on=ELSEWHERE, speedup=77)
+    found = standing(variants.load_proven(folder, TOLERANCE), "int8")
+    assert found.speedup != 77
+    assert found.status == ("available" if found.speedup is not None and found.speedup < variants.WORTH else "serving")
+    kept = json.loads((folder / bundle.SPEEDS).read_text())
+    assert kept == {f"int8 by {runtimes.place('openvino')}": found.speedup}
+    for speed, chosen in ((0.5, "fp32"), (5.0, "int8")):
+        (folder / bundle.SPEEDS).write_text(json.dumps(dict.fromkeys(kept, speed)))
+        loaded = variants.load_proven(folder, TOLERANCE)
+        assert (loaded.variant, standing(loaded, "int8").speedup) == (chosen, speed)
+        assert chosen == "int8" or "0.50 times as fast as fp32 here" in standing(loaded, "int8").reason
+    (folder / bundle.SPEEDS).write_text('{"int8 by')
+    assert standing(variants.load_proven(folder, TOLERANCE), "int8").speedup != 77
+    assert set(json.loads((folder / bundle.SPEEDS).read_text())) == set(kept)
+
+
+def test_what_was_measured_is_no_part_of_the_bundle(folder: Path) -> None:
+    say(folder, measured_on=ELSEWHERE)
+    before = info(folder).files
+    variants.load_proven(folder, TOLERANCE)
+    assert (folder / bundle.SPEEDS).exists()
+    bundle.write(folder, info(folder))
+    assert info(folder).files == before
+
+
+def test_workers_that_start_at_once_choose_alike(folder: Path) -> None:
+    say(folder, measured_on=ELSEWHERE)
+    program = (
+        "import sys; from pathlib import Path; from ml import variants; "
+        "loaded = variants.load_proven(Path(sys.argv[1]), 1e-3); print(loaded.variant, loaded.variants[1].speedup)"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {worker.communicate()[0] for worker in running}
+    assert [worker.returncode for worker in running] == [0, 0, 0]
+    assert len(said) == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_measured_by_each(folder: Path) -> None:
+    say(folder, measured_on=ELSEWHERE)
+    (folder / bundle.SPEEDS).mkdir()
+    assert standing(variants.load_proven(folder, TOLERANCE), "int8").speedup
+
+
+def test_a_bundle_of_before_says_nothing_of_places_and_still_answers(folder: Path) -> None:
+    told = json.loads((folder / bundle.INFO).read_text())
+    del told["proven_on"]
+    for name in ("proven_on", "measured_on"):
+        del told["int8"][name]
+    (folder / bundle.INFO).write_text(json.dumps(told))
+    loaded = variants.load_proven(folder, TOLERANCE, variant="int8")
+    assert loaded.variant == "int8"
+    assert standing(loaded, "int8").proven_on == ()
+
+
+def test_a_variant_that_the_bundle_does_not_have_is_an_error(folder: Path) -> None:
+    with pytest.raises(IntegrityError, match="has no bf16, only fp32, int8"):
+        model.load(folder, variant="bf16")
+    say(folder, "bf16")
+    with pytest.raises(IntegrityError, match="onnxruntime does not compute bf16"):
+        model.load(folder, variant="bf16", runtime="onnxruntime")
+
+
+def test_int8_is_right_on_every_processor(folder: Path) -> None:
+    here, *others = capabilities.machines()
+    asked = (ANSWERS, str(folder), "onnxruntime", "openvino")
+    expected = json.loads(here.run(*asked))
+    for machine in others:
+        said = json.loads(machine.run(*asked))
+        for runtime, (variant, by, reason, answers) in said.items():
+            assert (variant, by, reason) == ("int8", runtime, ""), machine.name
+            assert np.allclose(answers, expected[runtime][-1], atol=TOLERANCE * model.SLACK["int8"]), machine.name
+
+
+def test_weights_of_8_bits_are_refused_where_they_saturate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bundles were made before. Products of the first half exceed 16 bits in pairs, those of the second do not."""
+    from onnxruntime import quantization
+
+    whole = quantization.quantize_static
+    monkeypatch.setattr(
+        quantization, "quantize_static", lambda *a, **options: whole(*a, **options | {"reduce_range": False})
+    )
+    half = SIZE * SIZE // 2
+    weights = np.random.default_rng(0).normal(0, 0.02, (2 * half, len(LABELS))).astype(np.float32)
+    weights[:half, 0], weights[half:, 0] = 0.2, -0.1
+    make_bundle(tmp_path, LABELS, SIZE, weights=weights)
+    add_int8(tmp_path)
+    images = np.full((4, SIZE, SIZE, 1), 250, np.uint8)
+    images[2:, 0] = 0
+    np.savez(tmp_path / bundle.INT8_PROBES, images=images, probabilities=in_floats(tmp_path, images))
+    assert most(tmp_path / bundle.INT8_MODEL) == 127
+    for machine in capabilities.machines():
+        variant, _, reason, _ = json.loads(machine.run(ANSWERS, str(tmp_path), "onnxruntime"))["onnxruntime"]
+        assert variant == ("int8" if machine.full_range else "fp32"), machine.name
+        assert machine.full_range or "golden probes differ" in reason, machine.name
+
+
+def test_no_two_products_of_int8_exceed_16_bits(folder: Path) -> None:
+    """Which is why it is right everywhere, also where no processor without VNNI can be stood in for."""
+    assert 0 < 2 * 255 * most(folder / bundle.INT8_MODEL) <= np.iinfo(np.int16).max
+
+
+def in_floats(folder: Path, images: np.ndarray) -> np.ndarray:
+    """Answers of the INT8 graph without kernels for integers, which are right on every processor."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(folder / bundle.INT8_MODEL), options, providers=["CPUExecutionProvider"])
+    return bundle.probabilities(session.run(None, {"images": images})[0], 1.0)
+
+
+def most(path: Path) -> int:
+    """The largest absolute value of the 8-bit weights."""
+    arrays = [numpy_helper.to_array(one) for one in onnx.load(str(path)).graph.initializer]
+    return max(int(np.abs(a.astype(int)).max()) for a in arrays if a.dtype == np.int8 and a.size > len(LABELS))
