@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
-from ml import bundle, model
+from ml import bundle, model, runtimes
 from ml.catalog.engine import transaction
 from ml.catalog.tables import deployments
 from ml.context import Context
@@ -38,19 +38,25 @@ def row(context: Context, deployment: int) -> dict[str, Any]:
 
 
 def test_int8_answers_and_broken_int8_gives_way(context: Context, tmp_path: Path) -> None:
-    cases: dict[str, tuple[dict[str, Any], str]] = {
-        "good": ({}, "int8"),
-        "no faster": ({"speedup": 1.0}, "fp32"),
-        "other probes": ({"probe_shift": 0.1}, "fp32"),
-        "no graph": ({"graph": b"surely no model"}, "fp32"),
+    cases: dict[str, tuple[dict[str, Any], str, str, str]] = {
+        "good": ({}, "int8", "serving", ""),
+        "no faster": ({"speedup": 1.0}, "fp32", "available", "1.00 times as fast as fp32 here"),
+        "other probes": ({"probe_shift": 0.1}, "fp32", "refused", "golden probes differ by up to 0.1"),
+        "no graph": ({"graph": b"surely no model"}, "fp32", "refused", "cannot be loaded by openvino"),
     }
     with service(context.settings, tmp_path) as started:
-        for version, (name, (broken, expected)) in enumerate(cases.items(), 1):
+        for version, (name, (broken, expected, status, reason)) in enumerate(cases.items(), 1):
             folder = tmp_path / f"b{version}"
             digest = made(folder, version, **broken)
             deployed = deploy(context, upload(context, folder, version), digest, version)
             wait_replicas(context, lambda r, d=deployed: r["deployment_id"] == d)  # type: ignore[misc]
-            assert started.get("/v1/model").json()["variant"] == expected, name
+            said = started.get("/v1/model").json()
+            assert said["variant"] == expected, name
+            exact, small = said["variants"]
+            assert exact["status"] == ("serving" if expected == "fp32" else "available"), name
+            assert (small["variant"], small["status"]) == ("int8", status), name
+            assert reason in small["reason"], name
+            assert small["proven_on"] == [runtimes.place("openvino")], name
             images, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
             answer = started.ask(png(images[0])).json()
             truth = model.load(folder, variant=expected).predict(images[:1])[0]

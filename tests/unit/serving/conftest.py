@@ -10,9 +10,10 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from ml.settings import Settings
+from ml.variants import load_proven
 from serving.app import build
 from serving.model_slot import Live
-from tests.bundles import loaded, make_bundle
+from tests.bundles import make_bundle
 
 LABELS = ("cat", "dog", "<b>bird</b>")
 
@@ -37,7 +38,7 @@ def make_app(tmp_path: Path) -> Callable[..., FastAPI]:
 def live(tmp_path: Path) -> Live:
     folder = tmp_path / "bundle"
     digest = make_bundle(folder, LABELS, size=8, channels=3, seed=3)
-    return Live(loaded(folder), version=7, deployment_id=1, digest=digest, since=datetime.now(UTC))
+    return Live(load_proven(folder, 1e-3), version=7, deployment_id=1, digest=digest, since=datetime.now(UTC))
 
 
 @pytest.fixture

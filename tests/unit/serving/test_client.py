@@ -131,6 +131,7 @@ def test_every_method_speaks_with_the_real_app(make_app: Callable[..., FastAPI],
             assert "not_an_image" in str(broken)
             model = await client.model()
             assert (model.version, model.labels) == (7, live.model.info.labels)
+            assert [(one.variant, one.status) for one in model.variants] == [("fp32", "serving")]
             logged = await client.logged(said.id)
             assert (logged["id"], logged["client_key"], logged["stored"]) == (str(said.id), "mine", False)
             with pytest.raises(RefusedError, match="no_label"):

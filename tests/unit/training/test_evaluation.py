@@ -46,14 +46,15 @@ def test_the_worst_are_wrong_and_the_least_likely_first() -> None:
 
 
 def test_the_card_tells_figures_data_and_making() -> None:
-    small = Reduced(samples=5, accuracy_loss=0.004, agreement=0.99, speedup=1.5)
+    where = {"measured_on": "openvino on avx512", "proven_on": ("openvino on avx512", "onnxruntime on avx512")}
+    small = Reduced(samples=5, accuracy_loss=0.004, agreement=0.99, speedup=1.5, **where)
     told = card.text(info(labels=CLASSES, int8=small), VERSION, PLAN, RECIPE, TOLD, {"pretrained": "a.pth"})
     for words in (
         "accuracy 60.0%",
         "| ant | 7 | 3 | 33.3% | 100.0% | bee |",
         "asked for",
         "a.pth",
-        "1.5 times",
+        "1.5 times as fast by openvino on avx512, proven by openvino on avx512 and onnxruntime on avx512",
         "v" * 64,
     ):
         assert words in told
