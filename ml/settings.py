@@ -206,7 +206,7 @@ class Settings(BaseModel):
     service_host: str = "127.0.0.1"
     service_port: int = 8000
     service_variant: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        "auto", description="Which of a bundle's models answers; auto: the fastest where it was made."
+        "auto", description="Which of a bundle's models answers; auto: the fastest that is right on this host."
     )
     service_runtime: Literal["auto", "onnxruntime", "openvino"] = Field(
         "auto", description="What computes it; auto: ONNX Runtime for fp32, OpenVINO for what is reduced."
