@@ -8,7 +8,7 @@ Layout of a bundle folder:
   in the graph), output ``logits`` ``float32[N, classes]``.
 - ``probes.npz``: ``images`` ``uint8[P, size, size, channels]`` and ``probabilities``
   ``float32[P, classes]`` that the model gave when it was made.
-- ``model-int8.onnx``, ``probes-int8.npz``: likewise in integers of 8 bits, where that loses little accuracy.
+- ``model-int8.onnx``, ``probes-int8.npz``: likewise in 8-bit integers, where that loses little accuracy.
 - ``probes-bf16.npz``: of ``model.onnx`` computed in bfloat16, likewise.
 - ``features.npz``: how the training set's features are spread (`ml.familiarity`), where the graph has the second
   output ``features`` ``float32[N, D]``.

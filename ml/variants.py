@@ -119,7 +119,6 @@ class _Host:
             return self._first(variant, runtimes.able(variant, self._runtime))
         except IntegrityError as error:
             self._refused[variant] = str(error)
-            log.warning("%s is not served on this host: %s", variant, error)
             return None
 
     def standings(self, chosen: Model, wish: Wish) -> tuple[Standing, ...]:
@@ -152,7 +151,7 @@ class _Host:
                 return loaded
             except IntegrityError as error:
                 refused.append(f"by {runtimes.place(name)}: {error}")
-                log.info("%s %s", variant, refused[-1])
+                log.warning("%s does not answer on this host %s", variant, refused[-1])
         raise IntegrityError("; ".join(refused) or f"{self._runtime} does not compute {variant}")
 
     def _known(self) -> dict[Variant, float]:
