@@ -35,7 +35,7 @@ _PASSWORDS = (
     "AIRFLOW_ADMIN_PASSWORD",
     "AIRFLOW_API_SECRET",
 )
-_PATIENCE = 180
+_PATIENCE = 600
 _STATE = (
     '{{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}} '
     "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}} {{.State.ExitCode}}"
@@ -126,6 +126,7 @@ def _start(repo: Path, console: Console) -> None:
                 state = "done" if name == "init" else "healthy"
                 console.print(f"  [green]●[/] {name:18} {state}  [dim]{time.monotonic() - began:.1f} s[/]")
                 shown.add(name)
+                deadline = None  # it goes on
             if starting.poll() is not None:
                 if starting.returncode:
                     _compose(repo, "logs", "--tail", "20", "init")
@@ -136,7 +137,7 @@ def _start(repo: Path, console: Console) -> None:
                 if time.monotonic() > deadline:
                     _compose(repo, "ps")
                     raise UnavailableError(
-                        f"not healthy after {_PATIENCE} s: {', '.join(sorted(wanted - shown))}; "
+                        f"not healthy, and nothing has become so for {_PATIENCE} s: {', '.join(sorted(wanted - shown))}; "
                         f"`{' '.join(_command())} logs NAME` tells more"
                     )
             time.sleep(0.5)

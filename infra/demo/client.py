@@ -3,24 +3,34 @@
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
+from infra.demo import watch
 from infra.demo.pictures import Picture
 from ml.settings import Settings
 from serving import client as service
 
-_ONCE = service.Retry(attempts=1)
+_ONCE = service.Retry(attempts=1)  # a try that a client makes again by itself could hide what a reload dropped
+_TRIES, _OVERLOADED = 60, "overloaded"
 
 
 @dataclass
 class Tally:
-    """What became of the requests; latencies in milliseconds, of answered requests."""
+    """What became of the requests; latencies in milliseconds, of answered requests.
+
+    `busy` counts how often the service said that it had too much to do; it is asked again when it wants to be.
+    """
 
     requests: int = 0
+    busy: int = 0
     failures: list[str] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     versions: set[int] = field(default_factory=set)
+    right: int = 0
+
+    @property
+    def answered(self) -> int:
+        return self.requests - len(self.failures)
 
     def p99(self) -> float | None:
         ordered = sorted(self.latencies)
@@ -47,35 +57,51 @@ class Client:
         for thread in self._threads:
             thread.join(30)
 
+    def wait_for(self, version: int) -> None:
+        """Until this model version has answered.
+
+        Raises:
+            UnavailableError: for long no answer changed anything.
+        """
+        watch.until(
+            lambda: sorted(self.tally.versions), lambda seen: version in seen, f"an answer by version {version}"
+        )
+
     def _run(self, position: int) -> None:
         with service.Client.of(self._settings, _ONCE) as http:
             while not self._stop.is_set():
-                self._ask(http, self._pictures[position % len(self._pictures)])
+                _ask(http, self._pictures[position % len(self._pictures)], self.tally, self._lock)
                 position += len(self._threads)
                 self._stop.wait(self._pause)
 
-    def _ask(self, http: service.Client, picture: Picture) -> None:
+
+def ask_each(settings: Settings, pictures: Sequence[Picture]) -> Tally:
+    """Ask once for each picture."""
+    tally, lock = Tally(), threading.Lock()
+    with service.Client.of(settings, _ONCE) as http:
+        for picture in pictures:
+            _ask(http, picture, tally, lock)
+    return tally
+
+
+def _ask(http: service.Client, picture: Picture, tally: Tally, lock: threading.Lock) -> None:
+    """Ask until the service has room for the request; one that fails for another reason is not asked again."""
+    for tries_left in reversed(range(_TRIES)):
         started = time.perf_counter()
         try:
             said = http.predict(picture.data)
         except service.ServiceError as error:
-            with self._lock:
-                self.tally.requests += 1
-                self.tally.failures.append(str(error)[:200])
+            if error.code == _OVERLOADED and tries_left:
+                tally.busy += 1
+                time.sleep(error.retry_after or 1)
+                continue
+            with lock:
+                tally.requests += 1
+                tally.failures.append(str(error)[:200])
             return
-        with self._lock:
-            self.tally.requests += 1
-            self.tally.latencies.append((time.perf_counter() - started) * 1000)
-            self.tally.versions.add(said.model_version)
-
-
-def ask_each(settings: Settings, pictures: Sequence[Picture]) -> tuple[int, int]:
-    """Ask once for each picture; how many answers came, and how many named the right label."""
-    answered = right = 0
-    with service.Client.of(settings, _ONCE) as http:
-        for picture in pictures:
-            with suppress(service.ServiceError):
-                said = http.predict(picture.data)
-                answered += 1
-                right += said.label == picture.label
-    return answered, right
+        with lock:
+            tally.requests += 1
+            tally.latencies.append((time.perf_counter() - started) * 1000)
+            tally.versions.add(said.model_version)
+            tally.right += said.label == picture.label
+        return

@@ -30,6 +30,7 @@ def as_dict(outcome: Outcome, settings: Settings) -> dict[str, Any]:
         "reload": {
             "requests": outcome.reload.requests,
             "failed": len(outcome.reload.failures),
+            "asked_again": outcome.reload.busy,
             "p99_ms": outcome.reload.p99(),
         },
         "predictions_logged": outcome.logged,
@@ -59,8 +60,10 @@ def show(outcome: Outcome, report: dict[str, Any], stack: str, console: Console)
     console.print(_seconds(report))
     reload = report["reload"]
     asked_well = "[green]none failed[/]" if not reload["failed"] else f"[red]{reload['failed']} failed[/]"
+    busy = f", {reload['asked_again']} asked again since the service was busy" if reload["asked_again"] else ""
     console.print(
-        f"  While the second model went live: {reload['requests']} requests, {asked_well}, p99 {reload['p99_ms']} ms.\n"
+        f"  While the second model went live: {reload['requests']} requests, {asked_well}{busy}, "
+        f"p99 {reload['p99_ms']} ms.\n"
         f"  Prediction log: {outcome.logged} rows for {outcome.asked} answers.\n"
     )
     lines = "\n".join(f"{name:8} {url}" for name, url in report["urls"].items())

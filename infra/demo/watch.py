@@ -1,10 +1,13 @@
 """Waits for a cycle to end, showing each stage as its seconds arrive in the catalog."""
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+import httpx
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
@@ -13,9 +16,16 @@ from sqlalchemy import Engine, select
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, decisions, drops
+from ml.context import Context
 from ml.errors import UnavailableError
+from ml.settings import Settings
 
 STAGES = ("claim", "inspect", "validate", "accept", "train", "gate", "release")
+
+PATIENCE: Final = 600.0
+"""Seconds in which nothing at all may move. There is no bound on the whole: a busy machine is slow, not broken."""
+
+_STEPS_EVERY = 3.0
 
 
 @dataclass(frozen=True)
@@ -33,30 +43,80 @@ class Finished:
         return round((live - self.drop["ready_at"]).total_seconds(), 1) if live else None
 
 
-def wait_for(engine: Engine, prefix: str, console: Console, seconds: float = 300) -> Finished:
+class Patience:
+    """Ends a wait when what it watches has stayed the same for too long."""
+
+    def __init__(self, seconds: float = PATIENCE) -> None:
+        self._seconds = seconds
+        self._seen: object = None
+        self._since = time.monotonic()
+
+    def see(self, state: object, waiting_for: str) -> None:
+        """Raises UnavailableError, with what was waited for, where `state` has not changed for so long."""
+        now = time.monotonic()
+        if state != self._seen:
+            self._seen, self._since = state, now
+        elif now - self._since > self._seconds:
+            raise UnavailableError(f"waited for {waiting_for}; nothing has moved for {self._seconds:.0f} s")
+
+
+def until(look: Callable[[], object], expected: Callable[[Any], bool], waiting_for: str) -> Any:
+    """Look until what is seen is as expected, as long as it changes at least every `PATIENCE` seconds.
+
+    Raises:
+        UnavailableError: it stayed as it was; the message has what was seen last.
+    """
+    patience = Patience()
+    while not expected(seen := look()):
+        patience.see(seen, f"{waiting_for}, which is {seen}")
+        time.sleep(0.2)
+    return seen
+
+
+def wait_for(context: Context, prefix: str, console: Console) -> Finished:
     """Block until the cycle of the newest drop at `prefix` has ended.
 
     Raises:
-        UnavailableError: it did not end in time; the message names the last stage that did.
+        UnavailableError: nothing moved for `PATIENCE` seconds: no stage ended, no epoch was logged; the message names
+            the last stage that did end.
     """
-    deadline = time.monotonic() + seconds
-    done: dict[str, float] = {}
+    patience, asked = Patience(), 0.0
+    steps: dict[str, int] = {}
     with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while time.monotonic() < deadline:
-            if found := _look(engine, prefix):
-                done = found.cycle["seconds"]
-                if found.cycle["finished_at"]:
-                    break
-            live.update(Spinner("dots", _line(done, found is not None)))
+        while not ((found := _look(context.engine, prefix)) and found.cycle["finished_at"]):
+            done = found.cycle["seconds"] if found else {}
+            if found and _next(done) == "train" and time.monotonic() - asked > _STEPS_EVERY:
+                steps, asked = _steps(context.settings, found.cycle["id"]), time.monotonic()
+            epochs = steps.get("validation_loss", 0)
+            patience.see((found, steps), _awaited(prefix, done, epochs, known=found is not None))
+            live.update(Spinner("dots", _line(done, found is not None, epochs=epochs)))
             time.sleep(0.2)
-        else:
-            last = next((s for s in reversed(STAGES) if s in done), "nothing")
-            raise UnavailableError(
-                f"the cycle of s3://…/{prefix} did not end within {seconds:.0f} s; the last stage done is {last}. "
-                "The Airflow UI shows which task waits or fails."
-            )
-    console.print(_line(done, started=True, ended=True))
+    console.print(_line(found.cycle["seconds"], started=True, ended=True))
     return found
+
+
+def _awaited(prefix: str, done: dict[str, float], epochs: int, *, known: bool) -> str:
+    if not known:
+        return f"Airflow to notice the drop s3://…/{prefix}"
+    last = next((s for s in reversed(STAGES) if s in done), "none")
+    trained = f" ({epochs} epochs are logged)" if epochs else ""
+    return f"stage {_next(done)}{trained} of the drop s3://…/{prefix}, the last stage done is {last}"
+
+
+def _next(done: dict[str, float]) -> str:
+    return next((s for s in STAGES if s not in done), "release")
+
+
+def _steps(settings: Settings, cycle_id: str) -> dict[str, int]:
+    """The last step of each metric of the cycle's training; empty where MLflow, which may be busy, does not tell."""
+    url = f"{settings.mlflow_url.rstrip('/')}/api/2.0/mlflow"
+    with suppress(httpx.HTTPError, KeyError, ValueError, IndexError), httpx.Client(timeout=10) as http:
+        name = {"experiment_name": settings.experiment}
+        experiment = http.get(f"{url}/experiments/get-by-name", params=name).json()["experiment"]["experiment_id"]
+        wanted = {"experiment_ids": [experiment], "filter": f"tags.cycle = '{cycle_id}'", "max_results": 1}
+        run = http.post(f"{url}/runs/search", json=wanted).json()["runs"][0]
+        return {metric["key"]: int(metric["step"]) for metric in run["data"].get("metrics", ())}
+    return {}
 
 
 def _look(engine: Engine, prefix: str) -> Finished | None:
@@ -74,13 +134,13 @@ def _look(engine: Engine, prefix: str) -> Finished | None:
         return Finished(dict(row), dict(cycle), dict(found) if found else None)
 
 
-def _line(done: dict[str, float], started: bool, ended: bool = False) -> Text:
+def _line(done: dict[str, float], started: bool, ended: bool = False, epochs: int = 0) -> Text:
     line = Text("  ")
     running = started and not ended
     for stage in STAGES:
         if stage in done:
             line.append(f"✓ {stage} ", "green").append(f"{done[stage]:.1f}s  ", "dim")
         elif running:
-            line.append(f"… {stage}", "yellow")
+            line.append(f"… {stage}" + (f" epoch {epochs}" if epochs and stage == "train" else ""), "yellow")
             running = False
     return line if started else Text("  waiting for Airflow to notice the drop", "dim")

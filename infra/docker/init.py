@@ -21,7 +21,7 @@ from ml.settings import Settings
 
 log = logging.getLogger("init")
 
-_PATIENCE = 90
+_PATIENCE = 600
 _REQUIRED = (
     "POSTGRES_PASSWORD",
     "CATALOG_DB_PASSWORD",

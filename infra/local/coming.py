@@ -11,7 +11,10 @@ from ml.errors import UnavailableError
 OnPart = Callable[[str, str], None]
 
 PATIENCE = 180.0
-"""Seconds for a part to become healthy; a small, busy machine needs more than one minute for all."""
+"""Seconds without a sign of life, a new line in its log or a new process, after which a part is given up."""
+
+LONGEST = 1800.0
+"""Seconds after which a part that is not healthy is given up, whatever it writes."""
 
 _PROCESSES_MOST = 8  # one that dies so often will not live
 
@@ -26,6 +29,7 @@ class Coming:
         self._pause = pause
         self._waiting: dict[str, Part] = {}
         self._since: dict[str, float] = {}
+        self._signs: dict[str, tuple[object, float]] = {}
         self._pids: dict[str, set[int]] = {}
 
     def begin(self, parts: Iterable[Part]) -> None:
@@ -43,7 +47,7 @@ class Coming:
         """Until all that was begun is healthy, or until a condition holds.
 
         Raises:
-            UnavailableError: a part fails, or takes too long.
+            UnavailableError: a part fails, or shows no sign of life for too long.
         """
         while (not until()) if until else self._waiting:
             for part in list(self._waiting.values()):
@@ -57,13 +61,21 @@ class Coming:
     def _refuse_if_hopeless(self, part: Part) -> None:
         told = self._manager.info(part.name)
         self._pids[part.name].add(told["pid"])
-        seconds = time.monotonic() - self._since[part.name]
+        log = self._logs / f"{part.name}.log"
+        seconds, quiet = self._times(part.name, (told["pid"], log.stat().st_size if log.exists() else 0))
         died = len(self._pids[part.name] - {0})
-        if told["statename"] == "FATAL" or died > _PROCESSES_MOST or seconds > PATIENCE:
+        late = quiet > PATIENCE or seconds > LONGEST
+        if told["statename"] == "FATAL" or died > _PROCESSES_MOST or late:
             self.tell(part.name, "failed")
-            log = self._logs / f"{part.name}.log"
             how = f"after {seconds:.0f} s" + (f" and {died} starts" if died > 1 else "")
             raise UnavailableError(f"{part.name} is not healthy {how}; the end of {log}:\n{tail(log)}")
+
+    def _times(self, name: str, sign: object) -> tuple[float, float]:
+        """Seconds since the part was begun, and since its sign of life last changed."""
+        now = time.monotonic()
+        if name not in self._signs or self._signs[name][0] != sign:
+            self._signs[name] = (sign, now)
+        return now - self._since[name], now - self._signs[name][1]
 
 
 def tail(log: Path, lines: int = 15) -> str:
