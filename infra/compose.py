@@ -137,7 +137,7 @@ def _start(repo: Path, console: Console) -> None:
                 if time.monotonic() > deadline:
                     _compose(repo, "ps")
                     raise UnavailableError(
-                        f"not healthy, and nothing has become so for {_PATIENCE} s: {', '.join(sorted(wanted - shown))}; "
+                        f"not healthy, and no other became so in {_PATIENCE} s: {', '.join(sorted(wanted - shown))}; "
                         f"`{' '.join(_command())} logs NAME` tells more"
                     )
             time.sleep(0.5)

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
+
 from infra.local.manager import Manager
 from infra.local.parts import Part
 from ml.errors import UnavailableError
@@ -11,10 +13,10 @@ from ml.errors import UnavailableError
 OnPart = Callable[[str, str], None]
 
 PATIENCE = 180.0
-"""Seconds without a sign of life, a new line in its log or a new process, after which a part is given up."""
+"""Seconds without a sign of life (processor time used, a line in its log) after which a part is given up."""
 
-LONGEST = 1800.0
-"""Seconds after which a part that is not healthy is given up, whatever it writes."""
+LONGEST = 1200.0
+"""Seconds after which a part that is not healthy is given up, whatever it does."""
 
 _PROCESSES_MOST = 8  # one that dies so often will not live
 
@@ -62,7 +64,9 @@ class Coming:
         told = self._manager.info(part.name)
         self._pids[part.name].add(told["pid"])
         log = self._logs / f"{part.name}.log"
-        seconds, quiet = self._times(part.name, (told["pid"], log.stat().st_size if log.exists() else 0))
+        seconds, quiet = self._times(
+            part.name, (_processor_seconds(told["pid"]), log.stat().st_size if log.exists() else 0)
+        )
         died = len(self._pids[part.name] - {0})
         late = quiet > PATIENCE or seconds > LONGEST
         if told["statename"] == "FATAL" or died > _PROCESSES_MOST or late:
@@ -76,6 +80,16 @@ class Coming:
         if name not in self._signs or self._signs[name][0] != sign:
             self._signs[name] = (sign, now)
         return now - self._since[name], now - self._signs[name][1]
+
+
+def _processor_seconds(pid: int) -> dict[int, int]:
+    """Used by the process and each descendant; a part that still imports may write nothing for minutes."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        return {member.pid: int(sum(member.cpu_times()[:2])) for member in family}
+    except psutil.Error:
+        return {}
 
 
 def tail(log: Path, lines: int = 15) -> str:

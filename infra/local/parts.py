@@ -157,7 +157,7 @@ def _well(address: str, path: str) -> bool:
     return (_get(address, path) or (0, b""))[0] == 200
 
 
-def _get(address: str, path: str, seconds: float = 2) -> tuple[int, bytes] | None:
+def _get(address: str, path: str, seconds: float = 5) -> tuple[int, bytes] | None:
     """Status and body; None when nobody answers. Plain, since it is asked often: no client, no TLS."""
     connection = http.client.HTTPConnection(address, timeout=seconds)
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.coming import Coming
+from infra.local.coming import PATIENCE, Coming
 from infra.local.layout import Layout
 from infra.local.manager import Manager
 from infra.local.parts import Part
@@ -60,3 +60,31 @@ def test_a_part_that_does_not_come_is_named_with_the_end_of_its_log(tmp_path: Pa
     assert str(log) in message
     assert message.endswith("no space left")
     assert "line 5\n" not in message
+
+
+def test_a_slow_part_is_waited_for_while_its_log_grows_and_given_up_when_it_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, log = [0.0], tmp_path / "s3.log"
+    monkeypatch.setattr("infra.local.coming.time.monotonic", lambda: clock[0])
+
+    def healthy(looks: Iterator[int], lines: int) -> Iterator[bool]:
+        for look in looks:
+            clock[0] += PATIENCE - 1
+            if look < lines:
+                log.write_text("a line\n" * (look + 1))
+            yield False
+        yield True
+
+    slow = Coming(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
+    slow.begin([_part("s3", healthy(iter(range(5)), 5))])
+    slow.wait()
+    silent = Coming(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
+    silent.begin([_part("s3", healthy(iter(range(100)), 3))])
+    with pytest.raises(UnavailableError, match="s3 is not healthy after"):
+        silent.wait()
+    assert clock[0] < 12 * PATIENCE
+    endless = Coming(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
+    endless.begin([_part("s3", healthy(iter(range(100)), 100))])
+    with pytest.raises(UnavailableError, match="s3 is not healthy after"):
+        endless.wait()
