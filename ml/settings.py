@@ -198,7 +198,9 @@ class Settings(BaseModel):
     trial_slowdown: float = Field(1.5, ge=1, description="Times the live model's median latency that is tolerated.")
     trial_confidence: float = Field(0.1, ge=0, lt=1, description="Drop of the mean confidence that is tolerated.")
     trial_disagreement: float = Field(0.25, gt=0, le=1, description="Share of other labels tolerated of a shadow.")
-    release_timeout: float = Field(30.0, gt=0, description="Seconds for all replicas to acknowledge.")
+    release_timeout: float = Field(
+        120.0, gt=0, description="Seconds for all live replicas to acknowledge; one that refuses or dies ends the wait."
+    )
     heartbeat_seconds: float = Field(2.0, gt=0)
     probe_tolerance: float = Field(1e-3, gt=0, description="Largest change of a probe's probability.")
 

@@ -19,7 +19,7 @@ from ml.catalog.migrate import migrate
 from ml.context import Context
 from tests.bundles import make_bundle
 
-_PATIENCE = 120_000  # milliseconds: tests share few cores
+_PATIENCE = 300_000  # milliseconds: tests share few cores
 
 
 def register(ctx: Context, folder: Path) -> int:
@@ -54,7 +54,7 @@ class Airflow:
     def ask(self, decision: str) -> None:
         """Start the run of `approve`, as `train` does; as soon as the DAG is known."""
         body = {"logical_date": None, "dag_run_id": f"decision-{decision}", "conf": {"decision_id": decision}}
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while (answer := self._http.post("/api/v2/dags/approve/dagRuns", json=body)).status_code == 404:
             if time.monotonic() > deadline:
                 break

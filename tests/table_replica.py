@@ -40,7 +40,7 @@ def replica(ctx: Context, name: str, temper: Temper = "loads") -> Iterator[None]
         yield
     finally:
         stop.set()
-        thread.join(20)
+        thread.join()
 
 
 def dead_replica(ctx: Context, name: str, **columns: Any) -> None:
@@ -100,7 +100,7 @@ def answering(reply: Callable[[bytes], Reply]) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join()
         server.server_close()
 
 

@@ -18,7 +18,7 @@ PROBE_HEADER = "X-Evergreen-Probe"
 PROBES = 4
 # The service rounds, and may run reduced precision; a wrong model is off by far more.
 TOLERANCE = 0.02
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds for a service that is overloaded, or whose worker just restarted, to answer at all."""
 _PAUSE = 0.2
 _BUSY = (429, 502, 503, 504)
@@ -51,7 +51,9 @@ def problem_of(ctx: Context, deployment: dict[str, Any]) -> str | None:
     except (EvergreenError, OSError) as error:
         return f"the bundle cannot be read: {error}"
     try:
-        with httpx.Client(base_url=url, timeout=10, headers={PROBE_HEADER: "1", **ctx.settings.key_headers}) as http:
+        with httpx.Client(
+            base_url=url, timeout=PATIENCE, headers={PROBE_HEADER: "1", **ctx.settings.key_headers}
+        ) as http:
             deadline = time.monotonic() + PATIENCE
             while (problem := _ask(http, probes)) and problem.pass_ and time.monotonic() < deadline:
                 time.sleep(_PAUSE)

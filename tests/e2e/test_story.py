@@ -59,7 +59,7 @@ def test_a_drop_whose_ingest_is_killed_is_ingested_exactly_once(stack: Stack) ->
                 connection.execute(select(drops_table.c.id).where(drops_table.c.prefix == prefix)).scalar() is not None
             )
 
-    wait_until(claimed, seconds=60, what="the drop being claimed")
+    wait_until(claimed, what="the drop being claimed")
     for process in _task_processes(stack):
         os.kill(process.pid, signal.SIGKILL)
 
@@ -68,7 +68,7 @@ def test_a_drop_whose_ingest_is_killed_is_ingested_exactly_once(stack: Stack) ->
             status = connection.execute(select(drops_table.c.status).where(drops_table.c.prefix == prefix)).scalars()
             return list(status) == ["accepted"]
 
-    wait_until(accepted, seconds=240, what="the killed drop being accepted")
+    wait_until(accepted, what="the killed drop being accepted")
     with transaction(context.engine) as connection:
         after = connection.execute(select(func.count()).select_from(samples)).scalar_one()
     assert after - before == len({p.data for p in fresh})
@@ -90,7 +90,7 @@ def test_nothing_is_lost_over_down_and_up(stack: Stack) -> None:
 
 
 def test_status_says_that_all_is_well(stack: Stack) -> None:
-    wait_until(lambda: stack.evergreen("status", check=False).returncode == 0, seconds=90, what="a healthy stack")
+    wait_until(lambda: stack.evergreen("status", check=False).returncode == 0, what="a healthy stack")
 
 
 def _task_processes(stack: Stack) -> list[psutil.Process]:
@@ -109,5 +109,5 @@ def _wait_for_idle_cycles(stack: Stack) -> None:
         with transaction(stack.context().engine) as connection:
             return not connection.execute(select(cycles.c.id).where(cycles.c.finished_at.is_(None))).first()
 
-    wait_until(none_open, seconds=240, what="all cycles being finished")
+    wait_until(none_open, what="all cycles being finished")
     time.sleep(1)

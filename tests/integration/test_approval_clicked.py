@@ -13,7 +13,7 @@ from tests import approval_story as story
 from tests.approval_story import Airflow
 from tests.servers import stack_ports, wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @dataclass
@@ -28,11 +28,11 @@ class Running:
         """Until it waits."""
         story.wait_for_person(self.ctx, decision, self.version)
         self.airflow.ask(decision)
-        wait_until(lambda: f"decision-{decision}" in self.airflow.waiting(), 120, "the request in Airflow")
+        wait_until(lambda: f"decision-{decision}" in self.airflow.waiting(), "the request in Airflow")
 
     def ended(self, decision: str) -> dict[str, str]:
         """The states of its tasks when its run is over."""
-        wait_until(lambda: self.airflow.states(decision)[""] in ("success", "failed"), 180, "the end of the run")
+        wait_until(lambda: self.airflow.states(decision)[""] in ("success", "failed"), "the end of the run")
         return self.airflow.states(decision)
 
 

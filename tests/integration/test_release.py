@@ -74,7 +74,7 @@ class System:
 @pytest.fixture
 def empty(make_context: Callable[..., Context], tmp_path: Path) -> System:
     """As `System`, but nothing was released yet."""
-    ctx = make_context(release_timeout=3.0, heartbeat_seconds=0.5)
+    ctx = make_context(release_timeout=60.0, heartbeat_seconds=1.0)
     system = System(ctx, install(ctx, tmp_path / "registry.json"), {})
     for version in (1, 2, 3, 4):
         folder = tmp_path / f"bundle-{version}"
@@ -100,7 +100,7 @@ def honest_url(system: System) -> Iterator[str]:
 
 def test_the_real_service_follows_promotion_refusal_and_rollback(empty: System, tmp_path: Path) -> None:
     pictures = [data for _, data in digits()[:10]]
-    calm = {"release_timeout": 30.0, "heartbeat_seconds": 2.0}
+    calm = {"release_timeout": 300.0, "heartbeat_seconds": 2.0}
     with service(empty.ctx.settings.model_copy(update=calm), tmp_path) as running:
         wait_replicas(empty.ctx, lambda row: row["deployment_id"] is None)
         assert running.ask(pictures[0]).status_code == 503
@@ -154,7 +154,7 @@ TEMPERS: list[tuple[Temper, str]] = [
 def test_one_unwilling_replica_brings_everything_back(
     system: System, honest_url: str, temper: Temper, words: str
 ) -> None:
-    ctx = system.asking(honest_url)
+    ctx = system.asking(honest_url, release_timeout=3.0 if temper == "ignores" else 60.0)
     with replica(ctx, "r1"), replica(ctx, "r2", temper):
         done = release(ctx, system.decide(2).id)
     assert done is not None
@@ -166,7 +166,7 @@ def test_one_unwilling_replica_brings_everything_back(
 
 def test_a_bundle_that_kills_every_replica_is_not_live(system: System) -> None:
     with replica(system.ctx, "r1", "dies"), replica(system.ctx, "r2", "dies"):
-        done = move(system.asking("http://127.0.0.1:9", release_timeout=20.0), system.decide(2), 1)
+        done = move(system.asking("http://127.0.0.1:9"), system.decide(2), 1)
     assert done.status == "failed"
     assert "vanished" in str(done.reason)
     assert system.unmoved()
@@ -236,7 +236,7 @@ def test_of_two_releases_at_once_one_moves_and_the_other_conflicts(system: Syste
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join()
     (won,) = [v for v, f in found.items() if isinstance(f, Deployment)]
     assert f"the champion changed from 1 to {won}" in str(found[5 - won])
     assert system.registry.alias("champion") == won

@@ -45,7 +45,7 @@ class Stack:
 
     def evergreen(self, *arguments: str) -> tuple[int, str, str]:
         child = self.begin(*arguments)
-        output, errors = child.communicate(timeout=240)
+        output, errors = child.communicate(timeout=1200)
         return child.returncode, output, errors
 
     def up(self, **ports: int) -> None:
@@ -118,10 +118,10 @@ def test_a_killed_manager_leaves_nothing_behind_and_two_at_once_start_one(runnin
     os.kill(session, signal.SIGKILL)
     both = [running.begin("up", "--only", "service") for _ in range(2)]
     for child in both:
-        output, errors = child.communicate(timeout=240)
+        output, errors = child.communicate(timeout=1200)
         assert child.returncode == 0, output + errors
     assert running.session() != session
-    wait_until(lambda: not _of_session(session), seconds=10, what="the old processes being gone")
+    wait_until(lambda: not _of_session(session), what="the old processes being gone")
     assert httpx.get(f"{running.settings().service_url}/healthz").status_code == 200
 
 

@@ -21,6 +21,7 @@ from ml.release.release import finish, release
 from tests.bundles import make_bundle, upload
 from tests.environment import environment
 from tests.file_registry import install
+from tests.servers import wait_until
 from tests.table_replica import answering, dead_replica, honest, replica
 
 LABELS = ("ant", "bee", "cat")
@@ -77,17 +78,16 @@ class System:
         return row
 
     def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(200):
+        def met() -> bool:
             trial.step(self.ctx)
-            if condition():
-                return
-            threading.Event().wait(0.05)
-        raise TimeoutError(f"{self.rows()}")
+            return condition()
+
+        wait_until(met, what=f"a trial's step, beginning with {self.rows()}")
 
 
 @pytest.fixture
 def system(make_context: Callable[..., Context], tmp_path: Path) -> Iterator[System]:
-    settings = {"release_strategy": "shadow", "trial_answers": 100, "heartbeat_seconds": 0.5, "release_timeout": 3.0}
+    settings = {"release_strategy": "shadow", "trial_answers": 100, "heartbeat_seconds": 1.0, "release_timeout": 60.0}
     first = System(make_context(**settings, service_url="http://127.0.0.1:9"), tmp_path)
     with answering(honest(first.ctx, first.folders)) as url:
         vars(first.ctx)["settings"] = first.ctx.settings.model_copy(update={"service_url": url})

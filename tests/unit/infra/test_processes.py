@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 
 from infra.local.orphans import end_orphans
+from tests.servers import wait_until
 
 # A part whose main process starts a child and notes its pid, as servers with workers do.
 _PART = (
@@ -74,10 +74,7 @@ def _daemon(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _child(folder: Path) -> psutil.Process:
-    deadline = time.monotonic() + 30
-    while not (folder / "child.pid").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until((folder / "child.pid").exists, what="the child's number")
     return psutil.Process(int((folder / "child.pid").read_text()))
 
 

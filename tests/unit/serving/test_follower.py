@@ -72,7 +72,7 @@ def live(slot: ModelSlot) -> int | None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    wait_until(condition, seconds=10)
+    wait_until(condition)
 
 
 def test_the_wish_becomes_the_live_model(loader: FakeLoader) -> None:

@@ -61,7 +61,8 @@ def asked(*requests: bytes, kind: type[Protocol] = Protocol) -> Wire:
         for request in requests:
             protocol.data_received(request)
             await asyncio.sleep(0.01)
-        assert protocol.cycle.response_complete
+        while not protocol.cycle.response_complete:
+            await asyncio.sleep(0.001)
         return wire
 
     return asyncio.run(story())

@@ -119,7 +119,7 @@ def test_a_shadow_is_asked_aside_and_differences_are_noted(live: Live, tmp_path:
         shadow.look(both, uuid4(), image, PIXELS, "no such label", 0.9)
     assert figures(both) == {"skipped": 12}
     shadow.start()
-    wait_until(lambda: figures(both).get("candidate_asked") == 8, seconds=10)
+    wait_until(lambda: figures(both).get("candidate_asked") == 8)
     shadow.stop(5)
     assert not shadow.is_alive()
     counted = figures(both)
@@ -153,7 +153,7 @@ def test_a_shadow_is_not_slow_for_being_asked_first(
     shadow = Shadow(Limits(10**6, 10**6))
     shadow.start()
     shadow.look(both, uuid4(), b"", PIXELS, "a", 0.9)
-    wait_until(lambda: figures(both).get("candidate_asked") == 1, seconds=10)
+    wait_until(lambda: figures(both).get("candidate_asked") == 1)
     shadow.stop(5)
     assert figures(both)["slower"] == 0
 
@@ -164,7 +164,7 @@ def test_a_shadow_that_fails_is_an_error_and_the_next_is_asked(live: Live, tmp_p
     shadow.start()
     for _ in range(2):
         shadow.look(both, uuid4(), b"", PIXELS, "a", 0.9)
-    wait_until(lambda: figures(both).get("candidate_errors") == 2, seconds=10)
+    wait_until(lambda: figures(both).get("candidate_errors") == 2)
     shadow.stop(5)
 
 
