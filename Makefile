@@ -1,9 +1,10 @@
 # Everything a person or CI runs. `make help` lists it.
 VENV ?= .venv
+PYTHON ?= python3
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 # pip may know a folder of wheels (a small CPU build of torch, say); uv has to be told.
-export UV_FIND_LINKS ?= $(shell python3 -m pip config get global.find-links 2>/dev/null)
+export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
 	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
 	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 \
@@ -21,8 +22,10 @@ help: ## This list
 setup: $(VENV)/.ready ## Virtual environment with the locked dependencies
 
 $(VENV)/.ready: requirements.lock pyproject.toml
-	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, found $$(python3 --version)"; exit 1; }
-	test -x $(PY) || python3 -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "Python 3.11, 3.12 or 3.13 is needed, but $(PYTHON) is $$($(PYTHON) --version 2>&1): make $(MAKECMDGOALS) PYTHON=python3.13"; \
+		exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(UV) pip install --quiet --python $(PY) -r requirements.lock
 	$(UV) pip install --quiet --python $(PY) --no-deps -e .

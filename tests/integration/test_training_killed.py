@@ -49,7 +49,7 @@ class Slow(Checkpoint):
 
 
 def _child(folder: Path) -> None:
-    fitted = learn(folder, wait=0.01)
+    fitted = learn(folder, wait=0.05)  # few steps pass between two looks of a parent that is late
     torch.save(fitted.network.state_dict(), folder / "weights.part")
     (folder / "weights.part").rename(folder / "weights.pt")
 
