@@ -139,7 +139,9 @@ def _line(done: dict[str, float], started: bool, ended: bool = False, epochs: in
     running = started and not ended
     for stage in STAGES:
         if stage in done:
-            line.append(f"✓ {stage} ", "green").append(f"{done[stage]:.1f}s  ", "dim")
+            # Narrow consoles break the line between stages, not within one.
+            line.append(f"✓\N{NO-BREAK SPACE}{stage}\N{NO-BREAK SPACE}", "green").append(f"{done[stage]:.1f}s", "dim")
+            line.append("  ")
         elif running:
             line.append(f"… {stage}" + (f" epoch {epochs}" if epochs and stage == "train" else ""), "yellow")
             running = False
