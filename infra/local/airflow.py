@@ -91,7 +91,7 @@ def ensure_pool(layout: Layout) -> None:
     Raises:
         UnavailableError: Airflow does not let us.
     """
-    with httpx.Client(base_url=f"http://{layout.address('airflow')}", timeout=30) as http:
+    with httpx.Client(base_url=f"http://{layout.address('airflow')}", timeout=120) as http:
         try:
             login = {"username": USER, "password": layout.secrets["airflow_admin"]}
             token = http.post("/auth/token", json=login).raise_for_status().json()["access_token"]

@@ -25,6 +25,7 @@ from infra.local.orphans import end_orphans
 from infra.local.parts import HOME_VARIABLE, Part
 from ml.errors import UnavailableError
 
+_PATIENCE = 180.0  # seconds for supervisord itself to start or to end, which takes seconds where nothing else runs
 _SOCKET_PATH_MOST = 90  # the kernel takes 107 bytes; supervisord adds a suffix of its own
 _ALIVE = ("RUNNING", "STARTING", "BACKOFF")
 
@@ -59,7 +60,7 @@ class Manager:
         )
         if begun.returncode:
             raise UnavailableError(f"supervisord does not start: {begun.stdout}{begun.stderr}")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _PATIENCE
         while not self.running():
             if time.monotonic() > deadline:
                 raise UnavailableError(f"supervisord did not start; see {self._home / 'logs' / 'supervisord.log'}")
@@ -95,9 +96,9 @@ class Manager:
             self._call("shutdown")
         except UnavailableError:
             return
-        if gone_within(60, [psutil.Process(pid)] if psutil.pid_exists(pid) else []):
+        if gone_within(_PATIENCE, [psutil.Process(pid)] if psutil.pid_exists(pid) else []):
             raise UnavailableError(
-                f"supervisord (pid {pid}) did not stop within 60 s; see its log in {self._home}/logs"
+                f"supervisord (pid {pid}) did not stop within {_PATIENCE:.0f} s; see its log in {self._home}/logs"
             )
 
     def end_orphans(self) -> None:

@@ -94,7 +94,7 @@ def _buffers() -> int:
 def ensure_database(host: str, port: int, superuser_password: str, name: str, password: str) -> None:
     """Role and database `name`, owned by that role; an existing role gets `password` anew."""
     connection = psycopg2.connect(
-        host=host, port=port, user="postgres", password=superuser_password, dbname="postgres", connect_timeout=5
+        host=host, port=port, user="postgres", password=superuser_password, dbname="postgres", connect_timeout=60
     )
     try:
         connection.autocommit = True

@@ -47,7 +47,7 @@ def evergreen(*arguments: str, **variables: str) -> subprocess.CompletedProcess[
         env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
     )
 
 

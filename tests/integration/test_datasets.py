@@ -94,7 +94,7 @@ class Waiting(ObjectStore):
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         if key.startswith("segments/"):
             self.reached.set()
-            assert self.go.wait(60)
+            assert self.go.wait(300)
         super().put_file(key, path, content_type)
 
 
@@ -112,7 +112,7 @@ def test_a_lost_lock_loses_no_samples(context: Context) -> None:
 
     thread = threading.Thread(target=accept_slowly)
     thread.start()
-    assert store.reached.wait(60)
+    assert store.reached.wait(300)
     with transaction(context.engine) as connection:
         connection.execute(
             text("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and granted")

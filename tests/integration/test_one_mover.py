@@ -121,13 +121,13 @@ def test_gates_operators_and_people_all_at_once(make_gate: Callable[..., Gate]) 
 
     def approved(version: int) -> None:
         decision = gate.decide(version)
-        decided.wait(120)
+        decided.wait(300)
         if decision.verdict == "needs_person":
             approvals.answer(gate.ctx.engine, Approval(decision.id, True, "bob", ""), 24)
         settle(gate.ctx)
 
     def operated() -> None:
-        decided.wait(120)
+        decided.wait(300)
         operator.promote(gate.ctx, 4, "ann", "mine")
         operator.rollback(gate.ctx, "ann", "no")
 
@@ -161,7 +161,7 @@ def test_a_crash_after_the_alias_moved_on_a_persons_word(make_gate: Callable[...
         env=environment(gate.ctx.settings) | {"PATH": "/usr/bin", "PYTHONPATH": str(Path.cwd())},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1200,
     )
     assert child.returncode == -9, child.stderr
     assert gate.registry.alias("champion") == 2, "the registry moved"

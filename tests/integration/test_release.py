@@ -301,7 +301,7 @@ def test_a_mover_killed_while_the_aliases_move_is_concluded(system: System, tmp_
         env=environment(system.ctx.settings) | {"PATH": "/usr/bin", "PYTHONPATH": str(Path.cwd())},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
     )
     assert child.returncode == -9, child.stderr
     assert system.rows() == [(1, "live"), (2, "rolling")]

@@ -27,7 +27,7 @@ def learn(folder: Path, processes: int, *more: str) -> dict[str, Any]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "2"]
     command = [*launcher, "--nproc-per-node", str(processes), "-m", "tests.spread_process", str(folder), *more]
     env = os.environ | placement.OWN_STORES
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads((folder / "done.json").read_text())
     return found
@@ -70,7 +70,7 @@ def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow
             env=plain | environment(ctx.settings) | placement.OWN_STORES,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=1200,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
