@@ -152,7 +152,7 @@ def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np
     """Softmax of ``logits / temperature`` along the last axis, in float32."""
     scaled = logits.astype(np.float32) / np.float32(temperature)
     exponent = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: NDArray[np.float32] = exponent / exponent.sum(axis=-1, keepdims=True)
+    result: NDArray[np.float32] = (exponent / exponent.sum(axis=-1, keepdims=True)).astype(np.float32, copy=False)
     return result
 
 

@@ -121,5 +121,5 @@ class Familiarity:
 
 def _unit(features: Features) -> Features:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    result: Features = features / np.maximum(lengths, _LEAST)
+    result: Features = (features / np.maximum(lengths, _LEAST)).astype(np.float32, copy=False)
     return result
