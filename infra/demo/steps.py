@@ -91,7 +91,8 @@ def show(failed: StepFailedError, settings: Settings | None, logs: str, console:
     if settings:
         _place("airflow", settings.airflow_url, console)
     _place("logs", logs, console)
-    _paragraph("what to do", failed.advice, console)
+    up = " The stack stays up to be looked at; `make down` stops it." if settings else ""
+    _paragraph("what to do", failed.advice + up, console)
 
 
 def _stages(cycle: Finished) -> str:
@@ -110,6 +111,7 @@ def _paragraph(name: str, words: str, console: Console) -> None:
     shown = Text(printable(words))
     lines = shown.wrap(console, max(20, console.width - _WIDTH - 2))
     for number, line in enumerate(lines):
+        line.rstrip()
         console.print(Text.assemble("  ", (f"{name if number == 0 else '':{_WIDTH - 2}}", "bold"), "  ", line))
 
 
