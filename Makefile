@@ -47,11 +47,12 @@ check: setup ## Style, types, import contracts
 test-unit: setup ## The fast tests: no servers
 	$(PY) -m pytest tests/unit
 
-test-avx2: setup ## The fast tests as on a processor with AVX2 only
-	env $(AVX2) $(PY) -m pytest tests/unit
+test-avx2: setup ## The fast tests and the demo's story as on a processor with AVX2 only
+	env $(AVX2) $(PY) -m pytest tests/unit tests/e2e -k "unit or story_of_three_drops"
 
-test: setup ## All tests, against real servers
+test: setup ## All tests, against real servers; the fast ones and the story again as with AVX2 only
 	$(PY) -m pytest tests/unit tests/integration tests/e2e
+	$(MAKE) --no-print-directory test-avx2
 
 bench: setup ## NAME=… runs a benchmark; without NAME, lists them
 	$(PY) -m tests.bench $(NAME)

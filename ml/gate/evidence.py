@@ -174,13 +174,14 @@ def _stated(
     The labels are as many as would bring it to the margin that is set, as if the width went with the root of the
     samples and the challenger were no better than the others.
     """
-    losses = [
-        (largest_loss(_per_sample(ctx, challenger, other), on & _known(challenger, other), level), other)
-        for other in incumbents
-    ]
-    worst, _ = max(losses, key=lambda found: found[0])
-    margin, samples = ctx.settings.gate_margin, int(on.sum())
-    lacking = max(0.0, samples * ((worst / margin) ** 2 - 1)) if margin else 0.0
+    margin, worst, lacking = ctx.settings.gate_margin, 0.0, 0.0
+    for other in incumbents:
+        of, among = _per_sample(ctx, challenger, other), on & _known(challenger, other)
+        loss, inside = largest_loss(of, among, level), of.differences[among[of.counted]]
+        worst = max(worst, loss)
+        if loss > margin:
+            width = loss + float(inside.mean())
+            lacking = max(lacking, len(inside) * ((width / margin) ** 2 - 1))
     return {
         "stated_margin": max(margin, worst),
         "labels_for_margin": math.ceil(lacking / ctx.settings.holdout_share),

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from ml import cpu
-from tests import capabilities
 
 MILAN = "flags\t\t: fpu sse4_2 avx avx2 bmi2\n"
 GENOA = "flags\t\t: avx2 avx512f avx512_bf16 avx512_vnni\n"
@@ -69,15 +68,3 @@ def test_without_cpuinfo_only_the_architecture_is_known(cpuinfo: Path, monkeypat
     assert cpu.level("openvino") == "arm64"
     assert cpu.described() == "arm64, features unknown"
     assert cpu.features("torch") == frozenset()
-
-
-def test_openvino_sees_it_alike() -> None:
-    """bf16 is there for OpenVINO where x86 has it, and nowhere under a limit to AVX2."""
-    program = (
-        "import openvino; from ml import cpu; able = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'); "
-        "print('BF16' in able, bool(cpu.features('openvino') & {'avx512_bf16', 'amx_bf16'}))"
-    )
-    for machine in capabilities.machines():
-        theirs, ours = (word == "True" for word in machine.run(program).split())
-        assert theirs or not ours, machine.name
-        assert not (theirs and machine.variables), machine.name

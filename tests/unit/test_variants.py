@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import openvino
 import pytest
 from onnx import numpy_helper
@@ -17,26 +16,12 @@ from ml import bundle, model, runtimes, variants
 from ml.bundle import Wish
 from ml.errors import IntegrityError
 from ml.model import Model, Standing
-from tests import capabilities
 from tests.bundles import add_int8, make_bundle
 
 SIZE, LABELS = 16, tuple("abcdefgh")
 ELSEWHERE = "openvino on a processor that there is not"
 TOLERANCE = 1e-3
 """As the settings have it."""
-ANSWERS = """
-import json, sys
-from pathlib import Path
-from ml import bundle, variants
-folder = Path(sys.argv[1])
-images, _ = bundle.load_probes((folder / bundle.INT8_PROBES).read_bytes())
-said = {}
-for runtime in sys.argv[2:]:
-    loaded = variants.load_proven(folder, 1e-3, variant="int8", runtime=runtime)
-    reason = next(one.reason for one in loaded.variants if one.variant == "int8")
-    said[runtime] = [loaded.variant, loaded.runtime.name, reason, loaded.predict(images).tolist()]
-print(json.dumps(said))
-"""
 
 
 @pytest.fixture
@@ -163,51 +148,9 @@ def test_a_variant_that_the_bundle_does_not_have_is_an_error(folder: Path) -> No
         model.load(folder, variant="bf16", runtime="onnxruntime")
 
 
-def test_int8_is_right_on_every_processor(folder: Path) -> None:
-    here, *others = capabilities.machines()
-    asked = (ANSWERS, str(folder), "onnxruntime", "openvino")
-    expected = json.loads(here.run(*asked))
-    for machine in others:
-        said = json.loads(machine.run(*asked))
-        for runtime, (variant, by, reason, answers) in said.items():
-            assert (variant, by, reason) == ("int8", runtime, ""), machine.name
-            assert np.allclose(answers, expected[runtime][-1], atol=TOLERANCE * model.SLACK["int8"]), machine.name
-
-
-def test_weights_of_8_bits_are_refused_where_they_saturate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As bundles were made before. Products of the first half exceed 16 bits in pairs, those of the second do not."""
-    from onnxruntime import quantization
-
-    whole = quantization.quantize_static
-    monkeypatch.setattr(
-        quantization, "quantize_static", lambda *a, **options: whole(*a, **options | {"reduce_range": False})
-    )
-    half = SIZE * SIZE // 2
-    weights = np.random.default_rng(0).normal(0, 0.02, (2 * half, len(LABELS))).astype(np.float32)
-    weights[:half, 0], weights[half:, 0] = 0.2, -0.1
-    make_bundle(tmp_path, LABELS, SIZE, weights=weights)
-    add_int8(tmp_path)
-    images = np.full((4, SIZE, SIZE, 1), 250, np.uint8)
-    images[2:, 0] = 0
-    np.savez(tmp_path / bundle.INT8_PROBES, images=images, probabilities=in_floats(tmp_path, images))
-    assert most(tmp_path / bundle.INT8_MODEL) == 127
-    for machine in capabilities.machines():
-        variant, _, reason, _ = json.loads(machine.run(ANSWERS, str(tmp_path), "onnxruntime"))["onnxruntime"]
-        assert variant == ("int8" if machine.full_range else "fp32"), machine.name
-        assert machine.full_range or "golden probes differ" in reason, machine.name
-
-
 def test_no_two_products_of_int8_exceed_16_bits(folder: Path) -> None:
     """Which is why it is right everywhere, also where no processor without VNNI can be stood in for."""
     assert 0 < 2 * 255 * most(folder / bundle.INT8_MODEL) <= np.iinfo(np.int16).max
-
-
-def in_floats(folder: Path, images: np.ndarray) -> np.ndarray:
-    """Answers of the INT8 graph without kernels for integers, which are right on every processor."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(folder / bundle.INT8_MODEL), options, providers=["CPUExecutionProvider"])
-    return bundle.probabilities(session.run(None, {"images": images})[0], 1.0)
 
 
 def most(path: Path) -> int:
