@@ -19,7 +19,7 @@ from ml.training.checkpoint import Checkpoint
 from ml.training.feed import Labels, Pictures, Progress
 from ml.training.networks import normalise
 from ml.training.objective import Teacher
-from ml.training.placement import ALONE, Placement, threads
+from ml.training.placement import ALONE, Placement, computing
 from ml.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def fit(
         checkpoint: continue where a killed call with the same arguments stood, to the same weights bit for bit.
         place: this process among those that share every batch; all of them call this.
     """
-    with threads(recipe.threads):
+    with computing(recipe.threads):
         return _Loop(
             network, train, validation, recipe, progress, stepped, warm, teacher, shares, checkpoint, place
         ).run()
@@ -128,7 +128,7 @@ class _Loop:
         network.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.teacher:
             self.teacher.network.to(place.device)
-        self.inner = network if place.world == 1 else place.shared(copy.deepcopy(network))
+        self.inner = place.quickest(place.shared(copy.deepcopy(network)))
         learner = place.wrapped(self.inner)
         self.learner: nn.Module = torch.compile(learner) if recipe.compile else learner  # type: ignore[assignment]
         self.optimizer = optimizers.optimizer(self.inner, recipe)

@@ -1,5 +1,8 @@
 """Where a process computes: its device, its rank among its peers, and what pays there."""
 
+import ctypes
+import os
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +12,16 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ml.errors import InvalidInputError
-from ml.training import shared_norm
+from ml.training import shared_norm, winograd
 
 T = TypeVar("T")
+
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+_MOST_IN_HEAP: Final = 32 * 2**20
+"""Bytes; glibc takes no more. Larger tensors are mapped and unmapped each time."""
+_MOST_KEPT: Final = 2**30
+"""Bytes free at the heap's top that are kept."""
 
 OWN_STORES: Final = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """In `torchrun`'s environment: each attempt gets a store of its own.
@@ -40,11 +50,27 @@ class Placement:
         return slice(self.rank, None, self.world)
 
     def bf16_pays(self) -> bool:
-        """Only with instructions for it; emulated, bf16 is several times slower than fp32."""
+        """Only with instructions for it that are in use; emulated, bf16 is several times slower than fp32.
+
+        Who limits the instruction sets of PyTorch (`ATEN_CPU_CAPABILITY`) or oneDNN (`ONEDNN_MAX_CPU_ISA`) limits this.
+        """
         if self.device != "cpu":
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
         able = torch.cpu.get_capabilities()
-        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        if able["architecture"] != "x86_64":
+            return bool(able.get("bf16", False))
+        return (
+            any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+            and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+            and any(name in _onednn_limit() for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
+        )
+
+    def quickest(self, network: nn.Module) -> nn.Module:
+        """The network as it computes fastest here in training, with the same weights by the same names.
+
+        It is converted in place.
+        """
+        return network if self.device != "cpu" or self.bf16_pays() else winograd.converted(network)
 
     def seed(self, seed: int) -> None:
         """Begin what is random on this process's devices anew.
@@ -89,6 +115,11 @@ class Placement:
 ALONE = Placement()
 
 
+def _onednn_limit() -> str:
+    """The most that oneDNN may use, by its own names; it reads them once, when it computes first."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
+
+
 @contextmanager
 def joined(environ: Mapping[str, str]) -> Iterator[Placement]:
     """This process among those that `torchrun` started, or alone where it was not: gloo on CPUs, NCCL on GPUs.
@@ -115,11 +146,27 @@ def joined(environ: Mapping[str, str]) -> Iterator[Placement]:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
-    """PyTorch computes with `count` threads in the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def computing(threads: int) -> Iterator[None]:
+    """PyTorch computes with so many threads in the block, in memory that it keeps from step to step.
+
+    By default glibc returns what a step frees to the kernel, and the next step's tensors cost a page fault each 4 KiB.
+    What it keeps more of by this goes back at the end; its thresholds stay. Other C libraries are left as they are.
+    """
+    before, glibc = torch.get_num_threads(), _glibc()
+    torch.set_num_threads(threads)
+    if glibc:
+        glibc.mallopt(_M_MMAP_THRESHOLD, _MOST_IN_HEAP)
+        glibc.mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        if glibc:
+            glibc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if platform.system() != "Linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
