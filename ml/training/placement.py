@@ -1,7 +1,6 @@
 """Where a process computes: its device, its rank among its peers, and what pays there."""
 
 import ctypes
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from ml import cpu
 from ml.errors import InvalidInputError
 from ml.training import shared_norm, winograd
 
@@ -50,20 +50,10 @@ class Placement:
         return slice(self.rank, None, self.world)
 
     def bf16_pays(self) -> bool:
-        """Only with instructions for it that are in use; emulated, bf16 is several times slower than fp32.
-
-        Who limits the instruction sets of PyTorch (`ATEN_CPU_CAPABILITY`) or oneDNN (`ONEDNN_MAX_CPU_ISA`) limits this.
-        """
+        """Only with instructions for it that PyTorch may use; emulated, bf16 is several times slower than fp32."""
         if self.device != "cpu":
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-        able = torch.cpu.get_capabilities()
-        if able["architecture"] != "x86_64":
-            return bool(able.get("bf16", False))
-        return (
-            any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-            and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-            and any(name in _onednn_limit() for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
-        )
+        return bool(cpu.features("torch") & {"avx512_bf16", "amx_bf16", "bf16"})
 
     def quickest(self, network: nn.Module) -> nn.Module:
         """The network as it computes fastest here in training, with the same weights by the same names.
@@ -113,11 +103,6 @@ class Placement:
 
 
 ALONE = Placement()
-
-
-def _onednn_limit() -> str:
-    """The most that oneDNN may use, by its own names; it reads them once, when it computes first."""
-    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
 
 
 @contextmanager

@@ -110,32 +110,11 @@ def test_a_shared_batch_norm_and_the_cheaper_convolution_go_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "limit", "pays"),
-    [
-        ("AVX512", "", True),
-        ("AVX512", "ALL", True),
-        ("AVX512", "avx512_core_bf16", True),
-        ("AVX512", "AVX512_CORE_AMX", True),
-        ("AVX512", "AVX512_CORE", False),
-        ("AVX512", "AVX512_CORE_VNNI", False),
-        ("AVX512", "AVX2", False),
-        ("AVX2", "", False),
-        ("DEFAULT", "", False),
-    ],
+    ("features", "pays"),
+    [({"avx2", "avx512_bf16"}, True), ({"avx2", "avx512f"}, False), ({"bf16"}, True), (set(), False)],
 )
-@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
-def test_bf16_needs_instructions_that_are_in_use(
-    capability: str, limit: str, pays: bool, name: str, monkeypatch: pytest.MonkeyPatch
+def test_bf16_needs_instructions_that_pytorch_may_use(
+    features: set[str], pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for other in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
-        monkeypatch.delenv(other, raising=False)
-    if limit:
-        monkeypatch.setenv(name, limit)
-    able = {"architecture": "x86_64", "avx512_bf16": True}
-    with (
-        patch.object(torch.cpu, "get_capabilities", lambda: able),
-        patch.object(torch.backends.cpu, "get_cpu_capability", lambda: capability),
-    ):
-        assert placement.ALONE.bf16_pays() is pays
-        able["avx512_bf16"] = False
-        assert not placement.ALONE.bf16_pays()
+    monkeypatch.setattr("ml.cpu.features", lambda library: frozenset(features) if library == "torch" else frozenset())
+    assert placement.ALONE.bf16_pays() is pays
