@@ -3,7 +3,7 @@
 
 Starts when a drop was accepted, when monitoring asks for it, on the schedule of the setting
 `train_schedule`, or by hand with parameters. Every run looks for the newest dataset version; if that
-one was trained already, and nobody asks by hand, there is nothing to do, whatever monitoring found.
+one was trained already, and neither a person nor the schedule asks, there is nothing to do, whatever monitoring found.
 
 `fit` judges the dataset version by `expectations/dataset.yml`, warm-starts from the champion and logs to
 MLflow, `gate` compares on the holdout and records a decision, `release` lets every service worker run the

@@ -162,7 +162,10 @@ class Settings(BaseModel):
         0.05, gt=0, lt=0.5, description="Chance that a challenger worse by more than gate_margin passes that test."
     )
     gate_alpha: float = Field(
-        0.05, gt=0, lt=1, description="Chance that any of 100 decisions in a row breaks what gate_rule promises."
+        0.05,
+        gt=0,
+        lt=1,
+        description="Chance that 100 decisions in a row break a promise, or one of them accuses a harmless group.",
     )
     gate_min_holdout: int = Field(30, ge=1, description="Fewer holdout samples: no decision to promote.")
     gate_metric: str = Field(

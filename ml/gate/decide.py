@@ -62,21 +62,23 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
 def asks_for_labels(decision: Decision) -> str | None:
     """Where only a worn or small holdout kept a challenger that is ahead from promotion: how many labels are wanted."""
     figures, spent = decision.statistics, decision.statistics.get("budget")
-    if not spent or decision.verdict == "promote" or spent["gain"]["difference"] <= 0:
+    if not spent or decision.verdict == "promote" or "incumbents" not in figures:  # of before the rule `better`
         return None
     rules = Policy(**figures["rules"])
     if policy.harms(figures, rules):
         return None
     if rules.rule == "better":
-        if not (needed := evidence.samples_to_exclude(figures["incumbents"], rules.margin)):
+        if not policy.lacks_samples_only(figures, rules):
             return None
+        needed = evidence.samples_to_exclude(figures["incumbents"], rules.margin)
         labels = math.ceil(needed / figures["holdout_share"])
         return (
             f"version {decision.model_version} is ahead, but {figures['holdout']} holdout samples cannot exclude a "
             f"loss of more than {policy.points(rules.margin)}. For that about {needed} more are needed: about "
             f"{labels} labelled images"
         )
-    if not spent["labels_needed"] or spent["gain"]["p_value"] > spent["alpha"]:
+    gain = spent["gain"]
+    if not spent["labels_needed"] or gain["difference"] <= 0 or gain["p_value"] > spent["alpha"]:
         return None
     return (
         f"version {decision.model_version} may be better; the holdout shows {spent['detectable']:.1%} and more only. "

@@ -21,6 +21,7 @@ from ml.gate.metrics import Metric, PerSample
 from ml.gate.scores import Side
 from ml.gate.slices import Tolerance
 
+Mask = NDArray[np.bool_]
 _LATENCY_ROUNDS: Final = 20
 
 
@@ -91,7 +92,7 @@ def against(ctx: Context, challenger: Side, champion: Side, best: Side, dataset:
         "lost_classes": sorted(champion.classes - challenger.classes),
         "lead": asdict(_lead(ctx, challenger, champion, np.ones(n, np.bool_))),
         "incumbents": [_incumbent(ctx, challenger, of, role) for of, role in _incumbents(champion, best)],
-        "best_so_far": _better(ctx, champion, best).version,
+        "best_so_far": _best(ctx, champion, best).version,
         "budget": _budgeted(ctx, challenger, champion, best),
     }
 
@@ -106,29 +107,39 @@ def _incumbent(ctx: Context, challenger: Side, other: Side, role: str) -> dict[s
     return {"version": other.version, "role": role} | asdict(_lead(ctx, challenger, other, _known(challenger, other)))
 
 
-def _known(challenger: Side, other: Side) -> NDArray[np.bool_]:
+def _known(challenger: Side, other: Side) -> Mask:
     return np.isin(challenger.truth, sorted(other.classes))
 
 
-def _lead(ctx: Context, challenger: Side, other: Side, among: NDArray[np.bool_]) -> Lead:
-    brier = other.answers.brier - challenger.answers.brier
-    return lead(_per_sample(ctx, challenger, other), brier, among, ctx.settings.gate_risk)
+def _lead(ctx: Context, challenger: Side, other: Side, among: Mask) -> Lead:
+    brier = (other.answers.brier - challenger.answers.brier)[among]
+    return lead(_per_sample(ctx, challenger, other, among), brier, ctx.settings.gate_risk)
 
 
-def _better(ctx: Context, champion: Side, best: Side) -> Side:
-    """Whichever of the two does better by the metric on all samples there are by now."""
+def _best(ctx: Context, champion: Side, best: Side) -> Side:
+    """The best so far, until the champion is surely better: were it replaced sooner, small losses could add up."""
     if best.version == champion.version:
         return champion
-    return champion if _per_sample(ctx, champion, best).differences.sum() >= 0 else best
+    return champion if _lead(ctx, champion, best, _known(champion, best)).metric_least > 0 else best
 
 
 def _new_classes(challenger: Side, champion: Side) -> dict[str, float]:
-    """How the challenger does on classes that the champion does not know; `guessing` is the share by chance."""
+    """How the challenger does on classes that the champion does not know.
+
+    Returns:
+        `samples` of them and how many are `right`; `sampled`, the classes that have samples, and of these how many stay
+        `unknown`: right at most twice as often as guessing.
+    """
     new = np.isin(challenger.truth, sorted(challenger.classes - champion.classes))
+    guessing = 1 / max(1, len(challenger.classes))
+    names, position = np.unique(challenger.truth[new], return_inverse=True)
+    samples = np.bincount(position, minlength=len(names))
+    right = np.bincount(position, challenger.right[new], len(names))
     return {
         "samples": int(new.sum()),
         "right": int(challenger.right[new].sum()),
-        "guessing": 1 / max(1, len(challenger.model.info.labels)),
+        "sampled": len(names),
+        "unknown": int((right <= 2 * guessing * samples).sum()),
     }
 
 
@@ -140,8 +151,10 @@ def _budgeted(ctx: Context, challenger: Side, champion: Side, best: Side) -> dic
         budget.early_share(k, settings.gate_alpha) if proven else budget.even_share(settings.gate_alpha)
         for k in (number, number + 1)
     )
+    incumbents = [of for of, _ in _incumbents(champion, best)]
     before = _looked_at(ctx, challenger.holdout)
-    possible = parts(before, past, settings.gate_min_holdout)
+    relevant = _relevant(ctx, challenger, incumbents)
+    possible = parts(before[relevant], past, settings.gate_min_holdout)
     chosen = budget.choose(share, possible)
     level = budget.level(share, chosen)
     on = before >= chosen.after
@@ -163,12 +176,17 @@ def _budgeted(ctx: Context, challenger: Side, champion: Side, best: Side) -> dic
         "wanted": wanted,
         "fresh_needed": lacking,
         "labels_needed": math.ceil(lacking / settings.holdout_share),
-    } | _stated(ctx, challenger, [of for of, _ in _incumbents(champion, best)], on, level)
+    } | _stated(ctx, challenger, incumbents, on & relevant, level)
 
 
-def _stated(
-    ctx: Context, challenger: Side, incumbents: Sequence[Side], on: NDArray[np.bool_], level: float
-) -> dict[str, Any]:
+def _relevant(ctx: Context, challenger: Side, incumbents: Sequence[Side]) -> Mask:
+    """Samples that the metric looks at, of classes that every incumbent knows."""
+    counted = _per_sample(ctx, challenger, incumbents[0], np.ones(len(challenger.right), np.bool_)).counted
+    relevant: Mask = np.logical_and.reduce([counted, *(_known(challenger, other) for other in incumbents)])
+    return relevant
+
+
+def _stated(ctx: Context, challenger: Side, incumbents: Sequence[Side], on: Mask, level: float) -> dict[str, Any]:
     """The margin by which the challenger may be worse whatever was done with the verdicts, and labels for a smaller.
 
     The labels are as many as would bring it to the margin that is set, as if the width went with the root of the
@@ -176,12 +194,12 @@ def _stated(
     """
     margin, worst, lacking = ctx.settings.gate_margin, 0.0, 0.0
     for other in incumbents:
-        of, among = _per_sample(ctx, challenger, other), on & _known(challenger, other)
-        loss, inside = largest_loss(of, among, level), of.differences[among[of.counted]]
+        of = _per_sample(ctx, challenger, other, on)
+        loss = largest_loss(of, level)
         worst = max(worst, loss)
-        if loss > margin:
-            width = loss + float(inside.mean())
-            lacking = max(lacking, len(inside) * ((width / margin) ** 2 - 1))
+        if loss > margin and len(of.differences):
+            width = loss + float(of.differences.mean())
+            lacking = max(lacking, len(of.differences) * ((width / margin) ** 2 - 1))
     return {
         "stated_margin": max(margin, worst),
         "labels_for_margin": math.ceil(lacking / ctx.settings.holdout_share),
@@ -238,10 +256,11 @@ def _gain(ctx: Context, challenger: Side, champion: Side, on: NDArray[np.bool_])
     return metrics.gain(metric, challenger.holdout.labels[on], was, now, classes, ctx.settings.seed)
 
 
-def _per_sample(ctx: Context, challenger: Side, other: Side) -> PerSample:
+def _per_sample(ctx: Context, challenger: Side, other: Side, among: Mask) -> PerSample:
+    """The metric's differences on some of the samples only: macro-F1 and its weights depend on which these are."""
     classes = challenger.holdout.classes
-    was, now = (_positions(s, classes) for s in (other, challenger))
-    return metrics.per_sample(_metric(ctx), challenger.holdout.labels, was, now, classes)
+    was, now = (_positions(s, classes)[among] for s in (other, challenger))
+    return metrics.per_sample(_metric(ctx), challenger.holdout.labels[among], was, now, classes)
 
 
 def _metric(ctx: Context) -> Metric:

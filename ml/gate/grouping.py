@@ -27,7 +27,7 @@ def groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> list
     newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
     drop_names = [drop if drop in newest else "" for drop in holdout.drop_ids]
     found = [
-        *slices.group("class", challenger.truth, before, after, _traffic(ctx, champion.version)),
+        *slices.group("class", challenger.truth, before, after, _traffic(ctx, champion)),
         *slices.group("brightness", slices.bands(column(ctx, holdout, "brightness")), before, after),
     ]
     if len(newest) > 1:
@@ -47,11 +47,15 @@ def column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:
     return np.asarray([known[digest] for digest in holdout.sha256])
 
 
-def _traffic(ctx: Context, version: int) -> dict[str, float]:
-    """Shares of the classes in what the champion answered, where that is enough to tell."""
-    answers = predictions.by_label(ctx.engine, version)
-    total = sum(answers.values())
-    return {label: count / total for label, count in answers.items()} if total >= _TRAFFIC else {}
+def _traffic(ctx: Context, champion: Side) -> dict[str, float]:
+    """Shares of the classes, as they are called now, in what the champion answered; empty where that is too little."""
+    answers = predictions.by_label(ctx.engine, champion.version)
+    if (total := sum(answers.values())) < _TRAFFIC:
+        return {}
+    shares: dict[str, float] = {}
+    for label, name in zip(champion.model.info.labels, champion.names.tolist(), strict=True):
+        shares[name] = shares.get(name, 0.0) + answers.get(label, 0) / total
+    return shares
 
 
 def _corrupted(ctx: Context, challenger: Side, champion: Side) -> list[Group]:
@@ -71,9 +75,8 @@ def _corrupted(ctx: Context, challenger: Side, champion: Side) -> list[Group]:
 
 
 def _answered(of: Side, chosen: NDArray[np.int64], seed: int) -> list[tuple[str, Right]]:
-    known = np.asarray(of.model.info.labels, np.str_)
     truth = of.truth[chosen]
     return [
-        (name, known[of.model.predict(images).argmax(1)] == truth)
+        (name, of.names[of.model.predict(images).argmax(1)] == truth)
         for name, images in corruptions.corrupted(of.holdout.images[chosen], seed)
     ]

@@ -50,34 +50,32 @@ class Lead:
         return self.metric_least > -margin and (self.brier_least is None or self.brier_least > -margin)
 
 
-def lead(of: PerSample, brier: NDArray[np.floating] | None, among: NDArray[np.bool_], risk: float) -> Lead:
-    """Compare on some of the samples.
+def lead(of: PerSample, brier: NDArray[np.floating] | None, risk: float) -> Lead:
+    """Compare two models on some samples.
 
     Args:
-        of: the metric's differences.
-        brier: champion's Brier score minus challenger's, ``float[N]``, of every sample; None: not known.
-        among: the samples to compare on, ``bool[N]``.
+        of: the metric's differences on these samples.
+        brier: the other model's Brier score minus the challenger's, ``float[N]``, of the same; None: not known.
         risk: chance that a challenger that is worse by more than a margin passes for one that is not, by the metric.
             Without a Brier score a fifth of it, since then one test bears it all.
     """
-    inside = among[of.counted]
-    if not inside.any():
+    if not len(of.differences):
         return Lead(0, 0.0, 0.0, None, None)
-    metric = Differences.of(of.differences[inside], of.bound)
+    metric = Differences.of(of.differences, of.bound)
     strict = float(-ndtri(BRIER_RISK * risk))
     if brier is None:
         return Lead(metric.samples, metric.mean, betting.usual_bound(metric, strict), None, None)
-    score = Differences.of(brier[among & of.counted] * of.weights[inside], BRIER_BOUND)
+    score = Differences.of(brier[of.counted] * of.weights, BRIER_BOUND)
     usual = betting.usual_bound(metric, float(-ndtri(risk)))
     return Lead(metric.samples, metric.mean, usual, score.mean, betting.usual_bound(score, strict))
 
 
-def largest_loss(of: PerSample, among: NDArray[np.bool_], level: float) -> float:
+def largest_loss(of: PerSample, level: float) -> float:
     """By how much the challenger may be worse by the metric; it is worse than that with probability `level` at most.
 
-    Holds for any number of samples and any level, however small; 0 where nothing can be lost.
+    Holds for any number of samples and any level, however small; for macro-F1, which is no mean, for many samples. With
+    no sample all may be lost.
     """
-    inside = among[of.counted]
-    if not inside.any():
-        return 0.0
-    return max(0.0, -betting.lower_bound(Differences.of(of.differences[inside], of.bound), level))
+    if not len(of.differences):
+        return of.bound
+    return max(0.0, -betting.lower_bound(Differences.of(of.differences, of.bound), level))

@@ -70,7 +70,7 @@ def gain(
 
 @dataclass(frozen=True)
 class PerSample:
-    """What the metric is the mean of, for two models on the samples that it looks at.
+    """What the metric is the mean of, for two models on the samples that it looks at; costs as shares of the dearest.
 
     Attributes:
         counted: which samples it looks at, ``bool[N]``.
@@ -105,8 +105,8 @@ def per_sample(
         return PerSample(every, differences, 1.0, weights)
     if kind == "cost":
         table = _costs(metric.costs, classes)
-        differences = table[truth, champion] - table[truth, challenger]
-        return PerSample(every, differences, float(np.ptp(table)), np.ones(len(truth)))
+        differences = (table[truth, champion] - table[truth, challenger]) / np.ptp(table)
+        return PerSample(every, differences, 1.0, np.ones(len(truth)))
     counted = truth == _position(of, classes) if kind == "recall" else every
     hits, hits_before = ((answers == truth)[counted].astype(np.float64) for answers in (challenger, champion))
     return PerSample(counted, hits - hits_before, 1.0, np.ones(len(hits)))

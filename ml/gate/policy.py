@@ -58,7 +58,7 @@ def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, A
     if over := over_budget(figures, policy):
         return Ruling("reject", f"{over}; {told}")
     ruling = Ruling("promote", f"first model: {told}; always naming the commonest class gives {commonest:.1%}")
-    return _asked(ruling, [], policy)
+    return _asked(ruling, {}, policy)
 
 
 def against_champion(figures: Mapping[str, Any], policy: Policy) -> Ruling:
@@ -74,7 +74,7 @@ def _better(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling
     if not _ahead(figures):
         return Ruling("reject", f"not better: {compared}")
     if (doubt := too_uncertain(figures, policy)) is None:
-        return _asked(Ruling("promote", f"{compared}; {_at_worst(figures)}"), doubts(figures, policy), policy)
+        return _asked(Ruling("promote", f"{compared}; {_at_worst(figures)}"), figures, policy)
     return Ruling("reject" if policy.review == "never" else "needs_person", f"{doubt}: {compared}")
 
 
@@ -86,23 +86,40 @@ def _proven(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling
     if better and p_value <= spent["level"]:
         if doubt := _behind_the_best(figures, policy):
             return Ruling("reject", f"{doubt}: {compared}")
-        return _asked(Ruling("promote", compared), doubts(figures, policy), policy)
+        return _asked(Ruling("promote", compared), figures, policy)
     if not (better and p_value <= policy.alpha):
         return Ruling("reject", f"not provably better: {compared}")
     reason = f"better, but not beyond what chance does in so many decisions (level {spent['level']:.2g}): {compared}"
     return Ruling("reject" if policy.review == "never" else "needs_person", reason)
 
 
+def lacks_samples_only(figures: Mapping[str, Any], policy: Policy) -> bool:
+    """Whether it is ahead, nowhere seems worse by the margin, and more samples alone could exclude that it is."""
+    rows = figures["incumbents"]
+    seems = any(mean is not None and mean <= -policy.margin for r in rows for mean in (r["metric"], r["brier"]))
+    return _ahead(figures) and not seems and too_uncertain(figures, policy) is not None
+
+
 def too_uncertain(figures: Mapping[str, Any], policy: Policy) -> str | None:
-    """Against which model a loss beyond the margin cannot be excluded; None if it can, against all."""
+    """Against which model a loss beyond the margin is not excluded, and of what; None if against none."""
     for row in figures["incumbents"]:
-        if not Lead(**{name: row[name] for name in Lead.__dataclass_fields__}).holds(policy.margin):
-            least = min(row["metric_least"], row["brier_least"] if row["brier_least"] is not None else 0.0)
-            return (
-                f"ahead, but {row['samples']} samples cannot exclude that it is worse than {_named(row)} by more than "
-                f"{points(policy.margin)} (it may be {points(-least)})"
+        if row["metric_least"] <= -policy.margin:
+            return "ahead, but " + _uncertain(row, policy, row["metric"], row["metric_least"], "it is worse than", "")
+        if row["brier_least"] is not None and row["brier_least"] <= -policy.margin:
+            worse = "its probabilities are worse than those of"
+            return "ahead, but " + _uncertain(
+                row, policy, row["brier"], row["brier_least"], worse, " by the Brier score"
             )
     return None
+
+
+def _uncertain(row: Mapping[str, Any], policy: Policy, mean: float, least: float, worse: str, by: str) -> str:
+    if mean <= -policy.margin:
+        return f"{worse} {_named(row)} by {points(-mean)}{by}"
+    return (
+        f"{row['samples']} samples cannot exclude that {worse} {_named(row)} by more than {points(policy.margin)}{by} "
+        f"(it may be {points(-least)})"
+    )
 
 
 def _behind_the_best(figures: Mapping[str, Any], policy: Policy) -> str | None:
@@ -130,28 +147,30 @@ def harms(figures: Mapping[str, Any], policy: Policy) -> list[str]:
     return found
 
 
-def doubts(figures: Mapping[str, Any], policy: Policy) -> list[str]:
+def doubts(figures: Mapping[str, Any]) -> list[str]:
     """What a person may want to look at: a drop beyond what is tolerated that is not proven, new classes."""
     unclear = [_group(row) for row in figures["groups"] if row["finding"] == "unclear" and row["judged"]]
     found = [f"unclear on {', '.join(unclear)}"] if unclear else []
-    if policy.corruptions == "ask" and (weaker := _corrupted(figures)):
-        found.append(f"worse on {weaker}")
     if figures["new_classes"]:
         found.append(f"new class {listed(figures['new_classes'])}")
     return found
 
 
 def _new_classes(figures: Mapping[str, Any]) -> list[str]:
-    """How the new classes are known, if any has samples; what is hardly better than guessing stays unknown."""
+    """How the new classes are known, and how many of them stay unknown."""
     of, names = figures["new_class_answers"], figures["new_classes"]
-    if not of["samples"]:
+    if not names:
         return []
-    which = f"new class {names[0]}" if len(names) == 1 else f"{len(names)} new classes"
+    which, stay, have = (
+        (f"new class {names[0]}", "stays", "has") if len(names) == 1 else (f"{len(names)} new classes", "stay", "have")
+    )
+    if not of["samples"]:
+        return [f"the {which} {have} no holdout samples yet"]
     answers = f"{of['right']} of {of['samples']} samples right"
-    if of["right"] <= 2 * of["guessing"] * of["samples"]:
-        stay = "stays" if len(names) == 1 else "stay"
+    if of["unknown"] == of["sampled"]:
         return [f"the {which} {stay} unknown, {answers}"]
-    return [f"the {which}: {answers}"]
+    unknown = f", but {of['unknown']} of {of['sampled']} stay unknown" if of["unknown"] else ""
+    return [f"the {which}: {answers}{unknown}"]
 
 
 def _weaker_when_corrupted(figures: Mapping[str, Any], policy: Policy) -> list[str]:
@@ -201,6 +220,8 @@ def compared_with(figures: Mapping[str, Any]) -> str:
 def _at_worst(figures: Mapping[str, Any]) -> str:
     """How far it may be behind the models that it was compared with, at most."""
     row = min(figures["incumbents"], key=lambda row: row["metric_least"])
+    if not row["samples"]:
+        return f"no sample is of a class that {_named(row)} knows"
     least = row["metric_least"]
     return f"at worst {points(-least)} behind {_named(row)}" if least < 0 else f"ahead of {_named(row)} even at worst"
 
@@ -215,7 +236,11 @@ def points(share: float) -> str:
     return f"{number} point{'' if number == '1' else 's'}"
 
 
-def _asked(promotion: Ruling, doubtful: list[str], policy: Policy) -> Ruling:
+def _asked(promotion: Ruling, figures: Mapping[str, Any], policy: Policy) -> Ruling:
+    """The promotion, or a question to a person; `figures` are empty where there is no champion."""
+    doubtful = doubts(figures) if figures else []
+    if policy.corruptions == "ask" and figures and (weaker := _corrupted(figures)):
+        return Ruling("needs_person", f"worse on {weaker}; {promotion.reason}")
     if policy.review == "always":
         return Ruling("needs_person", f"a person is always asked: {'; '.join([*doubtful, promotion.reason])}")
     if policy.review == "borderline" and doubtful:

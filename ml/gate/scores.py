@@ -47,13 +47,15 @@ class Side:
     """A model, the bundle's folder it came from, and its answers on `holdout`, which is at its own input size.
 
     Attributes:
-        classes: what it knows, by the names that classes have now, without those that are none any more.
+        names: of the model's outputs, as classes are called now, ``str[outputs]``.
+        classes: what it knows, without what is no class any more.
         right: whether each answer is the label, ``bool[N]``.
     """
 
     version: int
     model: Model
     folder: Path
+    names: NDArray[np.str_]
     classes: frozenset[str]
     holdout: Split
     answers: Answers
@@ -92,7 +94,7 @@ def side(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -
     truth = np.asarray(holdout.classes, np.str_)[holdout.labels]
     answers = _answers(ctx, _Scored(version, judge, names), holdout, truth)
     classes = frozenset(names.tolist()) & set(manifest.classes)
-    return Side(version, judge, folder, classes, holdout, answers, truth == answers.labels)
+    return Side(version, judge, folder, names, classes, holdout, answers, truth == answers.labels)
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,9 @@ def test_answers_are_kept_for_each_variant(context_with_mlflow: Context) -> None
     version = train(ctx, done.version, cycle_id="kept", epochs=1).model_version
     probabilities = []
     for variant in ("fp32", "int8", "fp32"):
-        judge, _ = scores.load_model(changed(ctx, service_variant=variant), version)
+        judge, folder = scores.load_model(changed(ctx, service_variant=variant), version)
         assert judge.variant == variant
-        probabilities.append(scores.score(ctx, version, judge, done.version)[1].probability)
+        probabilities.append(scores.side(ctx, version, (judge, folder), done.version).answers.probability)
     exact, small, again = probabilities
     assert not np.array_equal(exact, small)
     assert np.array_equal(exact, again)

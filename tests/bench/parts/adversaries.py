@@ -79,14 +79,17 @@ class Holdout:
         """
         challenger = self._made(differs, gain)
         verdict = self._verdict(challenger)
+        if (
+            self.best is not self.champion
+            and lead(self._paired(self.champion, self.best), None, 5 * ALPHA).metric_least > 0
+        ):
+            self.best = self.champion
         number = len(self.past) + 1
         self.past.append(Look(number, str(number), 0.0, "promote" if verdict.promoted else "reject"))
         if verdict.promoted:
             self.broken |= challenger.accuracy < self.highest - verdict.stated
             self.highest = max(self.highest, challenger.accuracy)
             self.champion = challenger
-            if challenger.right.sum() >= self.best.right.sum():
-                self.best = challenger
         return verdict
 
     def _made(self, differs: NDArray[np.bool_], gain: float) -> Candidate:
@@ -99,19 +102,20 @@ class Holdout:
     def _verdict(self, challenger: Candidate) -> Verdict:
         if challenger.right.sum() <= self.champion.right.sum():
             return Verdict(promoted=False, stated=1.0)  # as the rule has it, and quickly
-        every = np.ones(self.samples, np.bool_)
         others = [self.champion] if self.best is self.champion else [self.champion, self.best]
         pairs = [self._paired(challenger, other) for other in others]
-        if not self.naive and not all(lead(of, None, every, ALPHA).holds(MARGIN) for of in pairs):
+        if not self.naive and not all(lead(of, None, ALPHA).holds(MARGIN) for of in pairs):
             return Verdict(promoted=False, stated=1.0)
         share = budget.even_share(ALPHA)
         chosen = budget.choose(share, parts(self.came, self.past, 30))
-        on, level = (every, ALPHA) if self.naive else (self.came >= chosen.after, budget.level(share, chosen))
-        return Verdict(promoted=True, stated=max(MARGIN, *(largest_loss(of, on, level) for of in pairs)))
+        on, level = (0, ALPHA) if self.naive else (chosen.after, budget.level(share, chosen))
+        recent = [self._paired(challenger, other, self.came >= on) for other in others]
+        return Verdict(promoted=True, stated=max(MARGIN, *(largest_loss(of, level) for of in recent)))
 
-    def _paired(self, challenger: Candidate, other: Candidate) -> PerSample:
+    def _paired(self, challenger: Candidate, other: Candidate, on: NDArray[np.bool_] | None = None) -> PerSample:
         differences = challenger.right.astype(np.float64) - other.right
-        return PerSample(np.ones(self.samples, np.bool_), differences, 1.0, np.ones(self.samples))
+        differences = differences if on is None else differences[on]
+        return PerSample(np.ones(len(differences), np.bool_), differences, 1.0, np.ones(len(differences)))
 
     def _toss(self, count: int) -> NDArray[np.bool_]:
         return self.generator.random(count) < 0.5

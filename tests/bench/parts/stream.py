@@ -207,8 +207,8 @@ def _promoted(stream: Stream, settings: Settings, challenger: Champion, champion
         old = other.probabilities(images)
         differences = (new.argmax(1) == labels).astype(np.float64) - (old.argmax(1) == labels)
         known = np.isin(labels, other.known) if leads else np.ones(len(labels), np.bool_)  # the first is over all
-        every = PerSample(np.ones(len(labels), np.bool_), differences, 1.0, np.ones(len(labels)))
-        leads.append(lead(every, _brier(old, labels) - _brier(new, labels), known, settings.gate_risk))
+        of = PerSample(np.ones(int(known.sum()), np.bool_), differences[known], 1.0, np.ones(int(known.sum())))
+        leads.append(lead(of, (_brier(old, labels) - _brier(new, labels))[known], settings.gate_risk))
     return leads[0].ahead and all(of.holds(settings.gate_margin) for of in leads[1:])
 
 

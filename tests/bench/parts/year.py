@@ -30,6 +30,8 @@ NOISE: Final = 0.004
 BRIER_NOISE: Final = 0.002
 """Of what a refresh's Brier score does beside its accuracy."""
 BRIER_SLOPE: Final = 0.38
+RISK: Final = 0.25
+"""As 5 % with a Brier score: without one, a fifth of it is taken."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ class _Loop:
             self.samples += 0.7 * self.stream.images
             self._arrive(int(self.generator.binomial(self.stream.images, 0.2)), drop)
             challenger = self._challenger(sabotage=sabotage)
-            passed, forbidden = rule(self.holdout, challenger, self.champion, self.best, self.past)
+            best = self.best
+            self._settle_best()
+            passed, forbidden = rule(self.holdout, challenger, self.champion, best, self.past)
             promoted = passed and not forbidden
             vetoed += passed and forbidden
             number = len(self.past) + 1
@@ -156,16 +160,16 @@ class _Loop:
             if promoted:
                 promotions += 1
                 worse += challenger.worth < self.champion.worth - 0.002
-                self._promote(challenger)
+                self.champion = challenger
                 deepest = max(deepest, highest - challenger.worth)
                 highest = max(highest, challenger.worth)
             gaps.append(float(self._truth(0.0).mean()) - self.champion.worth)
         return Year(100 * np.asarray(gaps), promotions, longest, 100 * deepest, worse, vetoed)
 
-    def _promote(self, challenger: Model) -> None:
-        if challenger.right.sum() >= self.best.right.sum():
-            self.best = challenger
-        self.champion = challenger
+    def _settle_best(self) -> None:
+        """As `ml.gate.evidence` does: the champion is the best so far once it surely is."""
+        if self.best is not self.champion and lead(paired(self.champion, self.best), None, RISK).metric_least > 0:
+            self.best = self.champion
 
     def _truth(self, change: NDArray[np.float64] | float) -> NDArray[np.float64]:
         return np.clip(self.kind.accuracy(self.samples) + self.easy + change, 0, 0.995)
@@ -221,10 +225,7 @@ def better(risk: float = 0.05, margin: float = 0.01, *, brier: bool = True) -> R
     """Rule `better`, as `ml.gate.policy` has it; without the Brier score, if that is not to be used."""
 
     def rule(holdout: Holdout, new: Model, champion: Model, best: Model, past: list[Look]) -> tuple[bool, bool]:
-        leads = [
-            lead(paired(new, of), of.brier - new.brier if brier else None, _all(new), risk)
-            for of in _two(champion, best)
-        ]
+        leads = [lead(paired(new, of), of.brier - new.brier if brier else None, risk) for of in _two(champion, best)]
         passed = leads[0].ahead and all(of.holds(margin) for of in leads)
         return passed, passed and forbidden(holdout, new, champion, margin)
 

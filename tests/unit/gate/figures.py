@@ -32,7 +32,7 @@ def figures(
     gain = metrics.Gain(
         comparison.champion_accuracy, comparison.challenger_accuracy, comparison.difference, comparison.p_value
     )
-    ahead = asdict(lead(of, 0.5 * of.differences, np.ones(n, np.bool_), 0.05))
+    ahead = asdict(lead(of, 0.5 * of.differences, 0.05))
     spent = {
         "number": 1, "after": 0, "samples": n, "looks_before": 0, "events_before": 0, "alpha": 0.05, "level": level,
         "metric": "accuracy", "metric_words": "accuracy", "gain": asdict(gain),
@@ -49,7 +49,7 @@ def figures(
         "calibration_rise_least": 0.0,
         "lost_classes": [],
         "new_classes": [],
-        "new_class_answers": {"samples": 0, "right": 0, "guessing": 0.1},
+        "new_class_answers": {"samples": 0, "right": 0, "sampled": 0, "unknown": 0},
         "served": {"milliseconds": 2.0, "bytes": 1000},
         "lead": ahead,
         "incumbents": [{"version": 5, "role": "champion"} | ahead],

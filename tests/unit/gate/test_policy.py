@@ -48,9 +48,9 @@ def test_what_is_ahead_by_little_is_promoted_where_the_samples_exclude_a_loss_an
 def test_of_equal_answers_the_better_probabilities_decide() -> None:
     champion, challenger = pair(20, 20, 9000, 900)
     even = differences(champion, challenger)
-    every, rng = np.ones(len(champion), np.bool_), np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for brier, verdict in ((0.004, "promote"), (-0.004, "reject")):
-        ahead = asdict(lead(even, brier + rng.normal(0, 0.05, len(every)), every, 0.05))
+        ahead = asdict(lead(even, brier + rng.normal(0, 0.05, len(champion)), 0.05))
         told = {"lead": ahead, "incumbents": [{"version": 5, "role": "champion"} | ahead]}
         assert under(Policy(), champion, challenger, **told).verdict == verdict
 
@@ -62,7 +62,7 @@ def test_small_losses_do_not_add_up_since_the_best_so_far_is_compared_with_too()
     rows = [{"version": 5, "role": "champion"} | ahead, {"version": 2, "role": "best so far"} | behind]
     ruling = under(Policy(), champion, challenger, incumbents=rows)
     assert ruling.verdict == "reject"
-    assert "worse than the best so far (v2) by more than 1 point" in ruling.reason
+    assert ruling.reason.startswith("ahead, but it is worse than the best so far (v2) by 1.2 points: ")
     proven = under(PROVEN, champion, challenger, incumbents=rows)
     assert proven.verdict == "reject"
     assert proven.reason.startswith("it may be worse than the best so far (v2) by ")
@@ -125,7 +125,7 @@ def test_harm_on_corrupted_images_is_a_warning_unless_the_settings_say_otherwise
     warned = under(Policy(), *BETTER, **harmed(judged=False))
     assert warned.verdict == "promote"
     assert "warning: worse on corruption dim (60% after 90%)" in warned.reason
-    asking = Policy(corruptions="ask", review="borderline")
+    asking = Policy(corruptions="ask")
     assert under(asking, *BETTER, **harmed(judged=False)).verdict == "needs_person"
     veto = under(Policy(corruptions="veto"), *BETTER, **harmed(judged=True))
     assert (veto.verdict, veto.reason.startswith("worse on corruption dim")) == ("reject", True)
@@ -133,13 +133,52 @@ def test_harm_on_corrupted_images_is_a_warning_unless_the_settings_say_otherwise
 
 def test_the_reason_says_first_that_new_classes_stay_unknown() -> None:
     names = [f"breed {i}" for i in range(120)]
-    unknown = {"new_classes": names, "new_class_answers": {"samples": 207, "right": 2, "guessing": 1 / 157}}
+    unknown = {"new_classes": names, "new_class_answers": {"samples": 207, "right": 2, "sampled": 100, "unknown": 100}}
     assert under(Policy(), *pair(40, 43, 400), **unknown).reason.startswith(
         "not better: the 120 new classes stay unknown, 2 of 207 samples right; "
     )
-    known = {"new_classes": ["bird"], "new_class_answers": {"samples": 50, "right": 41, "guessing": 0.1}}
+    known = {"new_classes": ["bird"], "new_class_answers": {"samples": 50, "right": 41, "sampled": 1, "unknown": 0}}
     assert under(Policy(), *BETTER, **known).reason.startswith("the new class bird: 41 of 50 samples right; ")
     assert "breed 0, breed 1, breed 2, breed 3, breed 4 and 115 more" in policy.listed(names)
+
+
+def test_the_reason_says_how_many_new_classes_stay_unknown_or_were_not_seen() -> None:
+    names = ["emu", "owl", "yak"]
+    partly = {"new_classes": names, "new_class_answers": {"samples": 60, "right": 18, "sampled": 3, "unknown": 2}}
+    assert under(Policy(), *BETTER, **partly).reason.startswith(
+        "the 3 new classes: 18 of 60 samples right, but 2 of 3 stay unknown; "
+    )
+    assert under(Policy(), *BETTER, new_classes=["emu"]).reason.startswith(
+        "the new class emu has no holdout samples yet; "
+    )
+
+
+def test_probabilities_that_are_surely_worse_are_told_as_such() -> None:
+    champion, challenger = pair(400, 200, 9000, 400)
+    of, noise = differences(champion, challenger), np.random.default_rng(2).normal(0, 0.1, len(champion))
+    for brier, words in (
+        (
+            -0.05,
+            "ahead, but its probabilities are worse than those of the champion (v5) by 4.9 points by the Brier score: ",
+        ),
+        (
+            -0.009,
+            "samples cannot exclude that its probabilities are worse than those of the champion (v5) by more than 1",
+        ),
+    ):
+        ahead = asdict(lead(of, brier + noise, 0.05))
+        ruling = under(
+            Policy(), champion, challenger, lead=ahead, incumbents=[{"version": 5, "role": "champion"} | ahead]
+        )
+        assert ruling.verdict == "reject"
+        assert words in ruling.reason
+
+
+def test_where_nothing_can_be_compared_that_is_said() -> None:
+    nothing = {"version": 5, "role": "champion"} | asdict(lead(differences(*pair(0, 0, 0)), None, 0.05))
+    assert under(Policy(), *BETTER, incumbents=[nothing]).reason.endswith(
+        "no sample is of a class that the champion (v5) knows"
+    )
 
 
 def test_another_metric_and_fresh_samples_are_told() -> None:

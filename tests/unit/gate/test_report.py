@@ -142,7 +142,7 @@ def test_fresh_labels_are_asked_for() -> None:
 
 
 def test_it_says_how_much_worse_the_new_one_could_be_and_what_would_bring_that_down() -> None:
-    decision = compared(new_classes=["emu"], new_class_answers={"samples": 20, "right": 9, "guessing": 0.1})
+    decision = compared(new_classes=["emu"], new_class_answers={"samples": 20, "right": 9, "sampled": 1, "unknown": 0})
     decision.statistics["budget"] |= {"stated_margin": 0.034, "labels_for_margin": 5600}
     lead = decision.statistics["lead"]
     decision.statistics["incumbents"].append({"version": 2, "role": "best so far"} | lead | {"brier": None})
@@ -151,7 +151,7 @@ def test_it_says_how_much_worse_the_new_one_could_be_and_what_would_bring_that_d
     assert "About 5600 newly labelled images would bring that down to 1 points" in told
     assert re.search(r"version 5, answers now ?700 ?\+7\.4 ?\+[0-9.]+ ?\+3\.7", told)
     assert re.search(r"version 2, the best so far ?700 ?\+7\.4 ?\+[0-9.]+ ?– ?–", told)
-    assert "Of 1 new class (emu) it gets 9 of 20 images right; guessing would get about 2.0" in told
+    assert "Of 1 new class (emu) it gets 9 of 20 images right. The old one cannot know them" in told
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [0.0], [0.93, 0.94], [0.0, 1.0], [0.31, 0.77]])
