@@ -9,7 +9,7 @@ import orjson
 import pytest
 from onnx import numpy_helper
 
-from ml import bundle, images
+from ml import bundle, images, model
 from ml.catalog import drops
 from ml.context import Context
 from ml.datasets.ingest import ingest
@@ -36,6 +36,8 @@ def deploy_nearest_mean(ctx: Context, folder: Path) -> str:
         if tensor.name == "offset":
             tensor.CopyFrom(numpy_helper.from_array(-np.square(means).sum(1).astype(np.float32), "offset"))
     onnx.save(graph, folder / bundle.MODEL)
+    probes, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
+    np.savez(folder / bundle.PROBES, images=probes, probabilities=model.load(folder).predict(probes))
     digest = bundle.write(folder, bundle.parse((folder / bundle.INFO).read_bytes()))
     prefix = bundles.upload(ctx, folder)
     bundles.deploy(ctx, prefix, digest, 1)
