@@ -113,13 +113,19 @@ def test_a_refused_bundle_leaves_the_old_model_and_is_not_tried_again(loader: Fa
 def test_a_part_that_is_away_is_asked_again_and_is_no_refusal(
     loader: FakeLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.follower.FIRST_RETRY", 0.2)
+    monkeypatch.setattr("serving.follower.FIRST_RETRY", 0.01)
     loader.errors = [UnavailableError("bucket away"), OSError("disk full")]
+    load, states = loader.load, list[tuple[object, object]]()
     with following(loader) as (follower, slot):
+
+        def watched(wanted: Order) -> Model:
+            states.append((follower.trouble, follower.refusal))
+            return load(wanted)
+
+        monkeypatch.setattr(loader, "load", watched)
         follower.want(order(1))
-        until(lambda: follower.trouble == "bucket away")
-        assert follower.refusal is None
         until(lambda: live(slot) == 1)
+        assert states == [(None, None), ("bucket away", None), ("disk full", None)], "at each try"
         assert follower.trouble is None
 
 
