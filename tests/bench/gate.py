@@ -1,6 +1,6 @@
 """The gate's promises by simulation; nothing is trained.
 
-`harm_100`: the share of 1,000 courses of 100 decisions, on a holdout of 2,000 samples, in which a promoted model is
+`harm_100`: the share of courses of 100 decisions, on a holdout of 2,000 samples, in which a promoted model is
 worse than the best so far by more than its decision stated, by the worst of four adversaries and four losses: one
 within the margin, which might add up, one just above it, and two and five points. Beside it what a gate breaks that
 promotes whatever is ahead and states what one test at 0.05 excludes.
@@ -12,7 +12,7 @@ a point below the best that was live, by the worst of the streams.
 `false_veto`: the share of truly better challengers (+1 point, with the noise that refreshes have in their classes)
 that a group vetoes, at the worst of three sizes of the holdout, with 20 groups.
 
-EVERGREEN_BENCH_YEARS=200 says how many years. Draws `docs/gate-year.svg`.
+EVERGREEN_BENCH_YEARS=200 and EVERGREEN_BENCH_COURSES=1000 say how many of each. Draws `docs/gate-year.svg`.
 """
 
 import os
@@ -27,7 +27,7 @@ from tests.bench.parts import adversaries, pairs, year
 from tests.bench.parts.adversaries import Holdout
 from tests.bench.report import spread
 
-REPETITIONS: Final = 1000
+REPETITIONS: Final = int(os.environ.get("EVERGREEN_BENCH_COURSES", "1000"))
 YEARS: Final = int(os.environ.get("EVERGREEN_BENCH_YEARS", "200"))
 SAMPLES: Final = 2000
 DECISIONS: Final = 100
@@ -91,7 +91,7 @@ def _broken(course: tuple[str, float, bool]) -> float:
 
 def _years(key: tuple[str, str, str]) -> dict[str, list[year.Year]]:
     name, stream, kind = key
-    count = YEARS if (name, kind) == ("better", "fashion-mnist") else max(10, YEARS // _SHARE_OF_YEARS)
+    count = YEARS if (name, kind) == ("better", "fashion-mnist") else max(4, YEARS // _SHARE_OF_YEARS)
     of = year.KINDS[kind], year.STREAMS[stream], RULES[name]
     return {
         "clean": [year.live(*of, seed, sabotage=False) for seed in range(count)],

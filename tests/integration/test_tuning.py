@@ -53,6 +53,13 @@ def _worker(settings: Settings, trials: int, stuck: Path | None) -> None:
     search(connect(settings), trials=trials, epochs=2, progress=told, beat=BEAT)
 
 
+def _silence(ctx: Context) -> float:
+    """Seconds since the last heartbeat of any trial."""
+    query = text("select extract(epoch from localtimestamp - max(heartbeat)) from tuning.trial_heartbeats")
+    with transaction(ctx.engine) as connection:
+        return float(connection.execute(query).scalar_one() or 0)
+
+
 def started(settings: Settings, trials: int, stuck: Path | None = None) -> multiprocessing.process.BaseProcess:
     child = multiprocessing.get_context("spawn").Process(target=_worker, args=(settings, trials, stuck))
     child.start()
@@ -65,6 +72,7 @@ def test_two_workers_share_a_study_and_a_killed_ones_trial_is_done_by_another(ct
     assert dies.pid is not None
     os.kill(dies.pid, signal.SIGKILL)
     dies.join()
+    wait_until(lambda: _silence(ctx) > 3 * BEAT, what="the dead worker's heartbeat being old")
     others = [started(ctx.settings, 4) for _ in range(2)]
     for other in others:
         other.join()
