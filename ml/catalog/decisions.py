@@ -55,6 +55,22 @@ def of_models(engine: Engine) -> dict[int, Decision]:
     return {row["model_version"]: _decision(row) for row in rows}
 
 
+def best_so_far(engine: Engine, champion: int) -> int:
+    """The best champion so far, as the newest decision of the gate has it, as a model version.
+
+    It is the champion itself where nothing was decided yet, and after a person's word (a rollback, a promotion by
+    hand): what a person took out of service for reasons of their own is no measure for what comes.
+    """
+    query = select(decisions.c.actor, decisions.c.statistics["best_so_far"]).order_by(decisions.c.created_at.desc())
+    with transaction(engine) as connection:
+        for actor, best in connection.execute(query.limit(1000)):
+            if actor != "gate":
+                return champion
+            if best is not None:
+                return int(best)
+    return champion
+
+
 def recent(engine: Engine, limit: int = 20) -> list[dict[str, Any]]:
     """The newest first, each with when it was made and what a person said to it, if one did."""
     answered = [approvals.c[name].label(f"approval_{name}") for name in ("approved", "actor", "reason")]

@@ -18,7 +18,7 @@ from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.datasets import holdout
 from ml.errors import ConflictError, IntegrityError, NotFoundError
-from ml.gate import anchor, evidence, policy, report, scores
+from ml.gate import evidence, policy, report, scores
 from ml.gate.policy import Policy, Ruling
 from ml.gate.scores import Side
 from ml.intake import docs
@@ -149,7 +149,7 @@ def _champion(ctx: Context, version: int | None) -> tuple[tuple[Model, Path] | N
 
 def _best_so_far(ctx: Context, champion: Side, dataset: str) -> Side:
     """The best champion so far, or the champion where that one is not to be had any more."""
-    best = anchor.best_so_far(ctx, champion.version)
+    best = decisions.best_so_far(ctx.engine, champion.version)
     if best == champion.version:
         return champion
     try:

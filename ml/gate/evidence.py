@@ -98,8 +98,8 @@ def against(ctx: Context, challenger: Side, champion: Side, best: Side, dataset:
 
 
 def _incumbents(champion: Side, best: Side) -> list[tuple[Side, str]]:
-    found = [(champion, "champion")]
-    return found if best.version == champion.version else [*found, (best, "best so far")]
+    incumbents = [(champion, "champion")]
+    return incumbents if best.version == champion.version else [*incumbents, (best, "best so far")]
 
 
 def _incumbent(ctx: Context, challenger: Side, other: Side, role: str) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _budgeted(ctx: Context, challenger: Side, champion: Side, best: Side) -> dic
         "metric_words": Metric(settings.gate_metric, {}).words,
         "gain": asdict(_gain(ctx, challenger, champion, on)),
         "disagreement": differ,
-        "detectable": budget.detectable(level, chosen.samples, differ),
+        "detectable": min(1.0, budget.detectable(level, chosen.samples, differ)),
         "wanted": wanted,
         "fresh_needed": lacking,
         "labels_needed": math.ceil(lacking / settings.holdout_share),
@@ -238,11 +238,11 @@ def parts(before: NDArray[np.int64], past: Sequence[Look], least: int) -> list[P
         past: the decisions, the oldest first.
         least: samples without which nothing is decided.
     """
-    found = [Part(0, len(before), _verdicts(past))]
+    possible = [Part(0, len(before), _verdicts(past))]
     for look in past:
         if look.event and (fresh := int((before >= look.number).sum())) >= least:
-            found.append(Part(look.number, fresh, _verdicts(past[look.number :])))
-    return found
+            possible.append(Part(look.number, fresh, _verdicts(past[look.number :])))
+    return possible
 
 
 def _verdicts(of: Sequence[Look]) -> tuple[int, ...]:
@@ -252,22 +252,16 @@ def _verdicts(of: Sequence[Look]) -> tuple[int, ...]:
 
 def _gain(ctx: Context, challenger: Side, champion: Side, on: NDArray[np.bool_]) -> metrics.Gain:
     metric, classes = _metric(ctx), challenger.holdout.classes
-    was, now = (_positions(s, classes)[on] for s in (champion, challenger))
+    was, now = (s.positions[on] for s in (champion, challenger))
     return metrics.gain(metric, challenger.holdout.labels[on], was, now, classes, ctx.settings.seed)
 
 
 def _per_sample(ctx: Context, challenger: Side, other: Side, among: Mask) -> PerSample:
     """The metric's differences on some of the samples only: macro-F1 and its weights depend on which these are."""
     classes = challenger.holdout.classes
-    was, now = (_positions(s, classes)[among] for s in (other, challenger))
+    was, now = (s.positions[among] for s in (other, challenger))
     return metrics.per_sample(_metric(ctx), challenger.holdout.labels[among], was, now, classes)
 
 
 def _metric(ctx: Context) -> Metric:
     return Metric(ctx.settings.gate_metric, ctx.settings.gate_costs)
-
-
-def _positions(of: Side, classes: Sequence[str]) -> NDArray[np.int64]:
-    """The answers as positions in `classes`; −1 for what is no class."""
-    position = {name: i for i, name in enumerate(classes)}
-    return np.asarray([position.get(label, -1) for label in of.answers.labels.tolist()], np.int64)

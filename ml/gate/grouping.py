@@ -26,17 +26,17 @@ def groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> list
     holdout, before, after = challenger.holdout, champion.right, challenger.right
     newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
     drop_names = [drop if drop in newest else "" for drop in holdout.drop_ids]
-    found = [
+    compared = [
         *slices.group("class", challenger.truth, before, after, _traffic(ctx, champion)),
         *slices.group("brightness", slices.bands(column(ctx, holdout, "brightness")), before, after),
     ]
     if len(newest) > 1:
-        found += slices.group("drop", drop_names, before, after)
+        compared += slices.group("drop", drop_names, before, after)
     if (known := ctx.registry.tags(champion.version).get("dataset_version")) is not None:
         new = novelty.is_new(ctx, holdout, dataset, known)
         if new.any() and not new.all():
-            found += slices.group("age", np.where(new, "new", "old"), before, after)
-    return found + _corrupted(ctx, challenger, champion)
+            compared += slices.group("age", np.where(new, "new", "old"), before, after)
+    return compared + _corrupted(ctx, challenger, champion)
 
 
 def column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:

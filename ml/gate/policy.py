@@ -52,12 +52,14 @@ def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, A
         return problem
     accuracy, (low, high) = float(right.mean()), statistics.wilson(int(right.sum()), len(right))
     commonest = float(np.bincount(labels).max() / len(labels))
-    told = f"{accuracy:.1%} right on {len(right)} holdout samples (95% interval {low:.1%} to {high:.1%})"
+    accuracy_line = f"{accuracy:.1%} right on {len(right)} holdout samples (95% interval {low:.1%} to {high:.1%})"
     if low <= commonest:
-        return Ruling("reject", f"{told} is not surely better than always naming the commonest class ({commonest:.1%})")
+        return Ruling(
+            "reject", f"{accuracy_line} is not surely better than always naming the commonest class ({commonest:.1%})"
+        )
     if over := over_budget(figures, policy):
-        return Ruling("reject", f"{over}; {told}")
-    ruling = Ruling("promote", f"first model: {told}; always naming the commonest class gives {commonest:.1%}")
+        return Ruling("reject", f"{over}; {accuracy_line}")
+    ruling = Ruling("promote", f"first model: {accuracy_line}; always naming the commonest class gives {commonest:.1%}")
     return _asked(ruling, {}, policy)
 
 
@@ -137,23 +139,23 @@ def _ahead(figures: Mapping[str, Any]) -> bool:
 def harms(figures: Mapping[str, Any], policy: Policy) -> list[str]:
     """What forbids a promotion, however much better the rest is."""
     worse = [_group(row) for row in figures["groups"] if row["finding"] == "worse" and row["judged"]]
-    found = [f"worse on {', '.join(worse)}"] if worse else []
+    obstacles = [f"worse on {', '.join(worse)}"] if worse else []
     if figures["calibration_rise_least"] > policy.calibration_margin:
-        found.append(f"its confidence is off by {figures['calibration_rise']:.1%} more than the champion's")
+        obstacles.append(f"its confidence is off by {figures['calibration_rise']:.1%} more than the champion's")
     if figures["lost_classes"]:
-        found.append(f"it does not know class {listed(figures['lost_classes'])} any more")
+        obstacles.append(f"it does not know class {listed(figures['lost_classes'])} any more")
     if over := over_budget(figures, policy):
-        found.append(over)
-    return found
+        obstacles.append(over)
+    return obstacles
 
 
 def doubts(figures: Mapping[str, Any]) -> list[str]:
     """What a person may want to look at: a drop beyond what is tolerated that is not proven, new classes."""
     unclear = [_group(row) for row in figures["groups"] if row["finding"] == "unclear" and row["judged"]]
-    found = [f"unclear on {', '.join(unclear)}"] if unclear else []
+    doubtful = [f"unclear on {', '.join(unclear)}"] if unclear else []
     if figures["new_classes"]:
-        found.append(f"new class {listed(figures['new_classes'])}")
-    return found
+        doubtful.append(f"new class {listed(figures['new_classes'])}")
+    return doubtful
 
 
 def _new_classes(figures: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -61,10 +62,16 @@ class Side:
     answers: Answers
     right: Right
 
-    @property
+    @cached_property
     def truth(self) -> NDArray[np.str_]:
         """The samples' labels, ``str[N]``."""
         return np.asarray(self.holdout.classes, np.str_)[self.holdout.labels]
+
+    @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """The answers as positions in the holdout's classes, ``int64[N]``; −1 for what is no class."""
+        position = {name: i for i, name in enumerate(self.holdout.classes)}
+        return np.asarray([position.get(label, -1) for label in self.answers.labels.tolist()], np.int64)
 
 
 def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
@@ -156,8 +163,8 @@ def _stored_keys(ctx: Context, version: int) -> dict[str, str]:
 
 def _segment(ctx: Context, scored: _Scored, segment: str, stored: str | None, truth: Mapping[str, str]) -> _Kept:
     key = scored.key(ctx, segment)
-    if stored == key and (kept := _kept(ctx, key)) is not None and kept.fits(scored, truth):
-        return kept
+    if stored == key and (before := _kept(ctx, key)) is not None and before.fits(scored, truth):
+        return before
     info = scored.model.info
     rows = loader.index(ctx, segment)
     positions = [i for i, r in enumerate(rows) if r["split"] == "holdout"]
@@ -167,9 +174,9 @@ def _segment(ctx: Context, scored: _Scored, segment: str, stored: str | None, tr
     digests = np.asarray([rows[i]["sha256"] for i in positions], np.str_)
     labels = np.asarray([truth.get(d, rows[i]["label"]) for d, i in zip(digests, positions, strict=True)], np.str_)
     answered, brier = scored.names[probabilities.argmax(1)], brier_scores(probabilities, scored.names, labels)
-    made = _Kept(scored.names, digests, labels, answered, probabilities.max(1), brier)
-    _keep(ctx, key, scored.version, segment, made)
-    return made
+    kept = _Kept(scored.names, digests, labels, answered, probabilities.max(1), brier)
+    _keep(ctx, key, scored.version, segment, kept)
+    return kept
 
 
 def brier_scores(

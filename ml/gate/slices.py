@@ -84,13 +84,13 @@ def group(
         weights: of groups in the traffic; a group weighs its share of the samples at least.
     """
     each, known = np.asarray(names, np.str_), weights or {}
-    found = []
+    groups = []
     for name in np.unique(each):
         if name:
             of = each == name
             weight = max(float(of.mean()), known.get(str(name), 0.0))
-            found.append(Group(kind, str(name), champion[of], challenger[of], weight))
-    return found
+            groups.append(Group(kind, str(name), champion[of], challenger[of], weight))
+    return groups
 
 
 def bands(brightness: NDArray[np.float64]) -> NDArray[np.str_]:

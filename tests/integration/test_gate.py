@@ -190,6 +190,15 @@ def test_new_classes_are_told_apart_and_what_is_known_must_not_suffer_for_them(g
     assert figures["lead"]["metric"] > champion["metric"]
 
 
+def test_a_champion_that_knows_no_class_present_has_nothing_to_lose(gate: Gate) -> None:
+    gate.registry.set_alias("champion", gate.model(1, labels=("ape", "bee")))
+    decision = gate.decide(gate.model(2))
+    assert decision.verdict == "promote"
+    assert decision.reason.endswith("no sample is of a class that the champion (v1) knows")
+    spent = decision.statistics["budget"]
+    assert (spent["samples"], spent["detectable"], spent["stated_margin"]) == (0, 1, 1), "nothing is known"
+
+
 def test_answers_are_judged_anew_where_a_label_changed_since(gate: Gate) -> None:
     gate.registry.set_alias("champion", gate.model(1))
     before = gate.decide(gate.model(2, seed=1)).statistics
