@@ -120,18 +120,26 @@ def _steps(settings: Settings, cycle_id: str) -> dict[str, int]:
 
 
 def _look(engine: Engine, prefix: str) -> Finished | None:
+    """The trip of what was uploaded to `prefix`, as it stands.
+
+    A store whose listing changes by itself makes one upload be claimed twice, and the second claim brings
+    nothing new: what counts is the newest claim that became part of the data, or else the newest.
+    """
+    claims = (
+        select(drops.c.id)
+        .join(cycles, cycles.c.drop_id == drops.c.id)
+        .where(drops.c.prefix == prefix)
+        .order_by(cycles.c.dataset_version.is_(None), drops.c.found_at.desc())
+        .limit(1)
+    )
     with transaction(engine) as connection:
-        drop = connection.execute(
-            select(drops).where(drops.c.prefix == prefix).order_by(drops.c.found_at.desc()).limit(1)
-        ).mappings()
-        if not (row := drop.first()):
+        drop = connection.execute(select(drops).where(drops.c.id.in_(claims))).mappings().first()
+        if drop is None:
             return None
-        cycle = connection.execute(select(cycles).where(cycles.c.drop_id == row["id"])).mappings().first()
-        if cycle is None:
-            return None
+        cycle = connection.execute(select(cycles).where(cycles.c.drop_id == drop["id"])).mappings().one()
         decision = connection.execute(select(decisions).where(decisions.c.id == cycle["decision_id"])).mappings()
         found = decision.first()
-        return Finished(dict(row), dict(cycle), dict(found) if found else None)
+        return Finished(dict(drop), dict(cycle), dict(found) if found else None)
 
 
 def _line(done: dict[str, float], started: bool, ended: bool = False, epochs: int = 0) -> Text:

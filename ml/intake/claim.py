@@ -97,7 +97,17 @@ def acknowledge(ctx: Context, drop_id: str, seen: Listing | None = None) -> None
 
 
 def _is_part(now: Listing, frozen: Listing) -> bool:
-    return now.hint == frozen.hint and set(now.files) <= set(frozen.files)
+    """Whether nothing came to the drop or changed in it. What did is logged: a store may have told it by mistake."""
+    fresh = sorted(set(now.files) - set(frozen.files))
+    if now.hint == frozen.hint and not fresh:
+        return True
+    shown = ", ".join(f"`{f.key}` ({f.size} bytes, ETag {f.etag!r})" for f in fresh[:3]) or "none"
+    log.warning(
+        "%s changed since it was claimed as drop %s, so it is claimed anew: format %s, now %s; new or changed files: "
+        "%d, such as %s",
+        *(now.prefix, frozen.drop_id, frozen.hint, now.hint, len(fresh), shown),
+    )
+    return False
 
 
 def _frozen(ctx: Context, found: Listing) -> str | None:

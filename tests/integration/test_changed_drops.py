@@ -1,9 +1,15 @@
 """What is put into an accepted drop later is told once, and is in no dataset."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
+from infra.demo import watch
 from ml.context import Context
 from ml.datasets import versions
 from ml.datasets.ingest import ingest
 from ml.intake import changed
+from ml.intake.find import READY
+from ml.objects import ObjectInfo, ObjectStore
 from tests.pictures import digit_files, digits, upload
 
 
@@ -35,3 +41,31 @@ def test_deleting_an_accepted_drop_is_no_change_and_a_new_marker_is_an_ingest(co
     context.labels.put(f"{again}_READY", b"")
     assert changed.report(context) == []
     assert ingest(context, again).version
+
+
+class _NoTagsAtFirst(ObjectStore):
+    """Its first listing of a drop has no ETags, as of a server that fails to hash what it lists."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store._client, store.bucket, store._fast)
+        self._looked = 0
+
+    def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
+        self._looked += not recursive  # the folders of a drop are listed first
+        found = super().list(prefix, recursive)
+        return (o._replace(etag="") for o in found) if self._looked == 1 else found
+
+
+def test_a_listing_that_changes_by_itself_costs_a_claim_and_nothing_else(context: Context) -> None:
+    prefix = upload(context, "odd", digit_files(0, 20))
+    first = ingest(replace(context, labels=_NoTagsAtFirst(context.labels)), prefix)
+    assert first.version
+    assert context.labels.exists(prefix + READY)
+    again = ingest(context, prefix)
+    assert again.drop_id != first.drop_id
+    assert again.version is None
+    assert not context.labels.exists(prefix + READY)
+    assert [version.id for version in versions.all_versions(context.engine)] == [first.version]
+    followed = watch._look(context.engine, prefix)
+    assert followed
+    assert followed.drop["id"] == first.drop_id
