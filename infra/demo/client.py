@@ -92,7 +92,8 @@ def _ask(http: service.Client, picture: Picture, tally: Tally, lock: threading.L
             said = http.predict(picture.data)
         except service.ServiceError as error:
             if error.code == _OVERLOADED and tries_left:
-                tally.busy += 1
+                with lock:
+                    tally.busy += 1
                 time.sleep(error.retry_after or 1)
                 continue
             with lock:

@@ -18,6 +18,7 @@ from ml import cli
 from ml.catalog.engine import transaction
 from ml.catalog.tables import predictions
 from ml.context import Context
+from ml.errors import UnavailableError
 from ml.intake.upload import prepare
 
 QUESTIONS = 150
@@ -99,8 +100,15 @@ def _failed(failures: list[str]) -> str:
 
 
 def _wait_status(url: str, expected: int, console: Console) -> None:
-    """Until the service says whether it has a model, as expected."""
-    watch.until(lambda: _status(url), lambda status: status == expected, f"{url}/readyz to answer {expected}")
+    """Until the service says whether it has a model, as expected.
+
+    Raises:
+        UnavailableError: it has one before there can be any, or its answer stayed another for long.
+    """
+    goal = f"{url}/readyz to answer {expected}"
+    status = watch.until(lambda: _status(url), lambda status: status in (expected, 200), goal)
+    if status != expected:
+        raise UnavailableError(f"waited for {goal}, which is {status}: a model is live that no drop of this story made")
     state = "a model is live" if expected == 200 else "no model yet"
     console.print(f"  the service answers {expected} to /readyz: {state}")
 
