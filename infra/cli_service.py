@@ -1,6 +1,8 @@
 """`evergreen predict | feedback`: ask the running service, as any other client would."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -71,8 +73,19 @@ def _name_of(prediction: str) -> str:
     return "prediction_id"
 
 
-def _service() -> "Client":
+@contextmanager
+def _service() -> "Iterator[Client]":
+    """The client of the service that the settings name, with the key that they name; its errors as the CLI's own."""
+    from ml.errors import InvalidInputError, UnavailableError
     from ml.settings import Settings
-    from serving.client import Client
+    from serving.client import Client, RefusedError, ServiceError
 
-    return Client.of(Settings.load(os.environ))
+    settings = Settings.load(os.environ)
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    try:
+        with Client(settings.service_url, key) as client:
+            yield client
+    except RefusedError as error:
+        raise InvalidInputError(str(error)) from error
+    except ServiceError as error:
+        raise UnavailableError(str(error)) from error

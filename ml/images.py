@@ -31,7 +31,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Look:
+class DecodedImage:
     """What a model sees of an image: ``uint8[size, size, channels]``, and the sides of what was sent, in pixels."""
 
     pixels: Pixels
@@ -70,14 +70,14 @@ def to_array(image: Image.Image, size: int, channels: int) -> Pixels:
 
 def decode(data: bytes, size: int, channels: int, limits: Limits) -> Pixels:
     """Encoded bytes to the model's input in one go; see `open_image` and `to_array`."""
-    return look(data, size, channels, limits).pixels
+    return decode_with_size(data, size, channels, limits).pixels
 
 
-def look(data: bytes, size: int, channels: int, limits: Limits) -> Look:
+def decode_with_size(data: bytes, size: int, channels: int, limits: Limits) -> DecodedImage:
     """As `decode`, with the sides of what was sent."""
     header = _identify(data, limits)
     sides = header.size  # before the decoder scales it down
-    return Look(to_array(_decoded(header, draft_side=size), size, channels), *sides)
+    return DecodedImage(to_array(_decoded(header, draft_side=size), size, channels), *sides)
 
 
 def sight(data: bytes, limits: Limits) -> Sight:

@@ -2,7 +2,7 @@
 
 import sys
 
-from serving.workers import serve
+from serving.server.workers import serve
 
 if __name__ == "__main__":
     sys.exit(serve(sys.argv[1:]))

@@ -22,31 +22,11 @@ from ml.context import Context
 from ml.errors import InvalidInputError
 from ml.images import Limits
 from ml.settings import Settings
-from serving import logs, memory, openapi, problems
-from serving.access import Guard
-from serving.balance import Balance
-from serving.console import routes as console
-from serving.deadline import Bounds
-from serving.drain import Drain
-from serving.edge import Edge
-from serving.express import Express, direct_routes
-from serving.follower import Follower
-from serving.image_policy import ImagePolicy
-from serving.keyring import KeyKeeper, KeyRing
-from serving.line import Line
-from serving.loader import BundleLoader
-from serving.logs import AccessLog
-from serving.metrics import Metrics
-from serving.model_slot import ModelSlot
-from serving.parts import Parts
-from serving.pool import Pool
-from serving.prediction_log import PredictionLog
-from serving.predictor import Predictor
-from serving.rate_limit import Rates
-from serving.referee import Referee
-from serving.reject import Reject
-from serving.replicas import Identity, Replica
-from serving.routes import (
+from serving.api import openapi, problems
+from serving.api.fast_path import FastPathMiddleware, raw_routes
+from serving.api.middleware import RequestMiddleware
+from serving.api.multipart import image_bytes
+from serving.api.routes import (
     accuracy,
     batch,
     decisions,
@@ -58,13 +38,32 @@ from serving.routes import (
     predict,
     predictions,
 )
-from serving.shadow import Shadow
-from serving.spool import FILE_BYTES, Spool
-from serving.spool_watch import SpoolWatch
-from serving.storing import Storing
+from serving.api.timeouts import Bounds
+from serving.auth.access import AccessControl
+from serving.auth.keys import KeyRing, KeySync
+from serving.auth.rate_limit import RateLimiter
+from serving.console import routes as console
+from serving.dependencies import Dependencies
+from serving.inference.predictor import Predictor, RejectPolicy
+from serving.inference.queue import BoundedThreadPool, InferenceQueue
+from serving.prediction_log.log import PredictionLog
+from serving.prediction_log.retention import ImagePolicy
+from serving.prediction_log.spool import FILE_BYTES, Spool
+from serving.prediction_log.uploader import PairStore, SpoolMonitor, Uploader
+from serving.rollout.bundle_loader import BundleLoader
+from serving.rollout.heartbeat import Heartbeat, Identity
+from serving.rollout.reloader import ModelReloader
+from serving.rollout.serving_model import ModelSlot
+from serving.rollout.shadow import ShadowRunner
+from serving.rollout.trial_monitor import TrialMonitor
+from serving.server import memory
+from serving.server.balance import ConnectionBalancer
+from serving.telemetry import logs
+from serving.telemetry.logs import AccessLog
+from serving.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from serving.tracing import Tracing
+    from serving.telemetry.tracing import Tracing
 
 INFERENCE_WAITING: Final = 40
 SWITCH_SECONDS: Final = 0.0005
@@ -77,7 +76,7 @@ PICTURE_THREADS: Final = 2
 PICTURES_WAITING: Final = 96
 OPERATOR_THREADS: Final = 2
 OPERATORS_WAITING: Final = 4
-GOODBYE_SECONDS: Final = 3.0
+SHUTDOWN_SECONDS: Final = 3.0
 REPLACED_SECONDS: Final = 3.0  # uvicorn's supervisor gives a worker five to start
 """So long a worker in the place of a dead one takes no connections while it has no model: the others have one."""
 
@@ -94,8 +93,12 @@ _ABOUT = """Answers what an image shows, with the newest model that proved bette
 Models change while the service runs; each answer names the version that gave it."""
 
 
-def create_app(balance: Balance | None = None, rates: Rates | None = None) -> FastAPI:
-    """The app of this worker, from the environment; `balance` and `rates` where it is one of several."""
+def create_app(balancer: ConnectionBalancer | None = None, rate_limiter: RateLimiter | None = None) -> FastAPI:
+    """The app of this worker, from the environment.
+
+    Args:
+        balancer, rate_limiter: what this worker shares with the others of the host, where it is one of several.
+    """
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
     sys.setswitchinterval(SWITCH_SECONDS)
     memory.bound()
@@ -107,140 +110,172 @@ def create_app(balance: Balance | None = None, rates: Rates | None = None) -> Fa
             "NO API KEY IS NEEDED FROM THIS MACHINE (`EVERGREEN_API_KEYS=loopback`): every program and every user "
             "on it may ask, operate and administer; set `required` where others have an account"
         )
-    return build(settings, os.environ, balance, rates)
+    return build(settings, os.environ, balancer, rate_limiter)
 
 
 @dataclass(frozen=True)
 class _Threads:
-    replica: Replica
-    follower: Follower
-    drain: Drain
-    watch: SpoolWatch
-    keeper: KeyKeeper
+    """The threads of a worker, in the order of their start."""
+
     access_log: AccessLog
-    shadow: Shadow
-    referee: Referee
-    trimmer: memory.Trimmer
+    key_sync: KeySync
+    uploader: Uploader
+    spool_monitor: SpoolMonitor
+    shadow: ShadowRunner
+    reloader: ModelReloader
+    heartbeat: Heartbeat
+    trial_monitor: TrialMonitor
+    heap_trimmer: memory.HeapTrimmer
 
     def start(self) -> None:
-        before = (self.access_log, self.keeper, self.drain, self.watch, self.shadow)
-        for thread in (*before, self.follower, self.replica, self.referee, self.trimmer):
+        for thread in vars(self).values():
             thread.start()
 
     def stop(self) -> None:
-        """The replica signs off first, so that no release waits for it."""
-        after = (self.shadow, self.watch, self.drain, self.keeper, self.access_log)
-        for thread in (self.replica, self.referee, self.follower, *after, self.trimmer):
-            thread.stop(GOODBYE_SECONDS)
+        """The heartbeat ends first, so that no release waits for this worker; the logs last."""
+        for thread in (
+            *(self.heartbeat, self.trial_monitor, self.reloader, self.shadow, self.spool_monitor),
+            *(self.uploader, self.key_sync, self.access_log, self.heap_trimmer),
+        ):
+            thread.stop(SHUTDOWN_SECONDS)
 
 
 def build(
-    settings: Settings, environ: Mapping[str, str], balance: Balance | None = None, rates: Rates | None = None
+    settings: Settings,
+    environ: Mapping[str, str],
+    balancer: ConnectionBalancer | None = None,
+    rate_limiter: RateLimiter | None = None,
 ) -> FastAPI:
     """The composition: everything is made here and nowhere else; nothing is contacted before the app starts."""
-    identity, metrics, slot = Identity.detect(), Metrics(environ), ModelSlot()
-    engine = catalog_engine.connect(settings)
-    own = Spool(settings.home / "spool", identity.path, min(FILE_BYTES, settings.spool_bytes // 16))
-    prediction_log = PredictionLog(own, settings.spool_bytes, ImagePolicy.of(settings), metrics)
-    artifacts = objects.connect(settings, settings.artifacts_bucket)
-    wishes = settings.service_variant, settings.service_runtime
-    loader = BundleLoader(settings.home / "bundles", artifacts, settings.probe_tolerance, *wishes)
-    follower = Follower(slot, loader, metrics)
-    replica = Replica(identity, engine, slot, follower, settings.heartbeat_seconds)
-
-    def on_news() -> None:
-        replica.wake()
-        if balance:
-            balance.tell()
-
-    follower.on_news = on_news
-    store = objects.connect(settings, settings.store_bucket)
-    release = Context(settings, engine, objects.connect(settings, settings.labels_bucket), store, artifacts)
-    # The drain tries again itself: a connection that will never answer must not hold it for minutes.
-    impatient = objects.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
-    limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
-    shadow, ring = Shadow(limits), KeyRing()
-    line = Line("inference", INFERENCE_WAITING, settings.max_wait_seconds)
-    threads = _Threads(
-        replica,
-        follower,
-        Drain(own, Storing(engine, impatient, metrics)),
-        SpoolWatch(own, prediction_log, metrics),
-        KeyKeeper(ring, engine, settings.home),
-        AccessLog(settings.access_log),
-        shadow,
-        Referee(slot, release),
-        memory.Trimmer(),
+    context = Context(
+        settings,
+        catalog_engine.connect(settings),
+        *(
+            objects.connect(settings, bucket)
+            for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket)
+        ),
     )
-    parts = Parts(
+    identity, metrics, slot, key_ring = Identity.detect(), Metrics(environ), ModelSlot(), KeyRing()
+    spool = Spool(settings.home / "spool", identity.path, min(FILE_BYTES, settings.spool_bytes // 16))
+    prediction_log = PredictionLog(spool, settings.spool_bytes, ImagePolicy.of(settings), metrics)
+    limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
+    queue = InferenceQueue("inference", INFERENCE_WAITING, settings.max_wait_seconds)
+    shadow = ShadowRunner(limits)
+    reloader, heartbeat = _rollout(context, identity, slot, metrics, balancer)
+    # The uploader tries again itself: a connection that will never answer must not hold it for minutes.
+    impatient_store = objects.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
+    threads = _Threads(
+        access_log=AccessLog(settings.access_log),
+        key_sync=KeySync(key_ring, context.engine, settings.home),
+        uploader=Uploader(spool, PairStore(context.engine, impatient_store, metrics)),
+        spool_monitor=SpoolMonitor(spool, prediction_log, metrics),
+        shadow=shadow,
+        reloader=reloader,
+        heartbeat=heartbeat,
+        trial_monitor=TrialMonitor(slot, context),
+        heap_trimmer=memory.HeapTrimmer(),
+    )
+    keyless = settings.api_keys == "loopback"
+    dependencies = Dependencies(
         settings=settings,
         identity=identity,
-        engine=engine,
+        engine=context.engine,
         metrics=metrics,
         slot=slot,
         prediction_log=prediction_log,
-        guard=Guard(ring, metrics, rates or Rates(), keyless_loopback=settings.api_keys == "loopback"),
-        predictor=Predictor(slot, prediction_log, limits, metrics, Reject.of(settings), shadow, line),
-        inference=line,
-        database=Pool("database", DATABASE_THREADS, DATABASE_WAITING),
-        store=store,
-        storage=Pool("storage", STORAGE_THREADS, STORAGE_WAITING),
-        pictures=Pool("pictures", PICTURE_THREADS, PICTURES_WAITING),
-        release=release,
-        operators=Pool("operators", OPERATOR_THREADS, OPERATORS_WAITING),
-        sources={bucket.bucket: bucket for bucket in (store, release.labels)},
+        access=AccessControl(key_ring, metrics, rate_limiter or RateLimiter(), keyless_loopback=keyless),
+        predictor=Predictor(
+            slot, prediction_log, limits, metrics, RejectPolicy.of(settings), shadow, queue, image_bytes
+        ),
+        inference=queue,
+        database=BoundedThreadPool("database", DATABASE_THREADS, DATABASE_WAITING),
+        store=context.store,
+        storage=BoundedThreadPool("storage", STORAGE_THREADS, STORAGE_WAITING),
+        pictures=BoundedThreadPool("pictures", PICTURE_THREADS, PICTURES_WAITING),
+        context=context,
+        operators=BoundedThreadPool("operators", OPERATOR_THREADS, OPERATORS_WAITING),
+        sources={bucket.bucket: bucket for bucket in (context.store, context.labels)},
     )
-    if balance:
-        balance.ready = lambda: slot.take() is not None
-    return _app(parts, threads, REPLACED_SECONDS if balance and balance.again else 0.0)
+    if balancer:
+        balancer.ready = lambda: slot.take() is not None
+    return _app(dependencies, threads, REPLACED_SECONDS if balancer and balancer.is_replacement else 0.0)
 
 
-def _app(parts: Parts, threads: _Threads, patience: float) -> FastAPI:
-    tracing = _tracing(parts.settings, parts.identity)
+def _rollout(
+    context: Context, identity: Identity, slot: ModelSlot, metrics: Metrics, balancer: ConnectionBalancer | None
+) -> tuple[ModelReloader, Heartbeat]:
+    """What loads the models that the catalog wants live, and what tells the catalog how that went."""
+    settings = context.settings
+    loader = BundleLoader(
+        settings.home / "bundles",
+        context.artifacts,
+        settings.probe_tolerance,
+        settings.service_variant,
+        settings.service_runtime,
+    )
+    reloader = ModelReloader(slot, loader, metrics)
+    heartbeat = Heartbeat(identity, context.engine, slot, reloader, settings.heartbeat_seconds)
+
+    def on_change() -> None:
+        heartbeat.wake()
+        if balancer:
+            balancer.publish()
+
+    reloader.on_change = on_change
+    return reloader, heartbeat
+
+
+def _app(dependencies: Dependencies, threads: _Threads, patience: float) -> FastAPI:
+    tracing = _tracing(dependencies.settings, dependencies.identity)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threads.start()
-        await _model(parts.slot, patience)
+        await _wait_for_model(dependencies.slot, patience)
         yield
-        parts.inference.close(GOODBYE_SECONDS)  # what was answered is logged before the log is closed
+        dependencies.inference.close(SHUTDOWN_SECONDS)  # what was answered is logged before the log is closed
         threads.stop()
         if tracing:
             tracing.close()
-        for pool in (parts.database, parts.storage, parts.pictures, parts.operators):
+        for pool in (dependencies.database, dependencies.storage, dependencies.pictures, dependencies.operators):
             pool.close()
-        parts.engine.dispose()
+        dependencies.engine.dispose()
 
     app = FastAPIOffline(
         title="Evergreen", version="1", description=_ABOUT, lifespan=lifespan, docs_url="/docs", redoc_url=None
     )
-    app.state.parts = parts
+    app.state.dependencies = dependencies
     problems.install(app)
     for module in (predict, batch, feedback, predictions, accuracy, decisions, operate, model, health, console):
         app.include_router(module.router)
     app.include_router(open_inference.guarded)
     app.include_router(open_inference.router)
     app.mount("/console/static", console.static(), "console-static")
-    app.add_middleware(Express, routes=direct_routes(app))
-    settings = parts.settings
+    _add_middleware(app, dependencies, threads.access_log)
+    if tracing:
+        app.add_middleware(tracing.middleware)
+    openapi.complete(app, keyless=dependencies.settings.api_keys == "loopback")
+    return app
+
+
+def _add_middleware(app: FastAPI, dependencies: Dependencies, access_log: AccessLog) -> None:
+    """The innermost first."""
+    settings = dependencies.settings
+    app.add_middleware(FastPathMiddleware, routes=raw_routes(app))
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     airflow = urlsplit(settings.airflow_url)
     app.add_middleware(
-        Edge,
+        RequestMiddleware,
         bounds=Bounds(settings.max_body_bytes, settings.body_seconds, settings.answer_seconds),
-        metrics=parts.metrics,
-        access_log=threads.access_log,
+        metrics=dependencies.metrics,
+        access_log=access_log,
         frame_ancestors=f"{airflow.scheme}://{airflow.netloc}",
     )
-    if tracing:
-        app.add_middleware(tracing.middleware)
-    openapi.complete(app, keyless=settings.api_keys == "loopback")
-    return app
 
 
-async def _model(slot: ModelSlot, seconds: float) -> None:
-    """Until there is one, so long at most."""
+async def _wait_for_model(slot: ModelSlot, seconds: float) -> None:
+    """Until there is one, or the seconds have passed."""
     end = time.monotonic() + seconds
     while slot.take() is None and time.monotonic() < end:
         await asyncio.sleep(0.02)
@@ -255,7 +290,7 @@ def _tracing(settings: Settings, identity: Identity) -> "Tracing | None":
     if settings.traces_url is None:
         return None
     try:
-        from serving.tracing import Tracing
+        from serving.telemetry.tracing import Tracing
     except ImportError as error:
         raise InvalidInputError(
             f"`EVERGREEN_TRACES_URL` is set, and OpenTelemetry is missing ({error.name}): install `evergreen[traces]`"

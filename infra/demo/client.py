@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from infra.demo import watch
 from infra.demo.pictures import Picture
 from ml.settings import Settings
-from serving import client as service
+from serving.client import client as service
 
 _ONCE = service.Retry(attempts=1)  # a try that a client makes again by itself could hide what a reload dropped
 _TRIES, _OVERLOADED = 60, "overloaded"
@@ -68,7 +68,7 @@ class Client:
         )
 
     def _run(self, position: int) -> None:
-        with service.Client.of(self._settings, _ONCE) as http:
+        with _client(self._settings) as http:
             while not self._stop.is_set():
                 _ask(http, self._pictures[position % len(self._pictures)], self.tally, self._lock)
                 position += len(self._threads)
@@ -78,10 +78,15 @@ class Client:
 def ask_each(settings: Settings, pictures: Sequence[Picture]) -> Tally:
     """Ask once for each picture."""
     tally, lock = Tally(), threading.Lock()
-    with service.Client.of(settings, _ONCE) as http:
+    with _client(settings) as http:
         for picture in pictures:
             _ask(http, picture, tally, lock)
     return tally
+
+
+def _client(settings: Settings) -> service.Client:
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    return service.Client(settings.service_url, key, retry=_ONCE)
 
 
 def _ask(http: service.Client, picture: Picture, tally: Tally, lock: threading.Lock) -> None:

@@ -102,7 +102,7 @@ def _drop(ctx: Context, name: str) -> str:
 
 
 def _delete_images(ctx: Context, horizon: date) -> int:
-    """Delete the tars of days before `horizon`; rows of a tar are of its day or later (`serving.drain`)."""
+    """Delete the tars of days before `horizon`; rows of a tar are of its day or later."""
     deleted = 0
     for folder in _folders(ctx, "predictions/", 3):
         year, month, day = folder.strip("/").split("/")[1:]

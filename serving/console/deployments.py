@@ -7,10 +7,11 @@ from fastapi.responses import HTMLResponse
 
 from ml.catalog import deployments
 from ml.errors import UnavailableError
-from serving.access import BASIC, needs
+from serving.api.route_classes import needs
+from serving.auth.access import BASIC
 from serving.console.templates import render
-from serving.parts import Served
-from serving.problems import ProblemError
+from serving.dependencies import Injected
+from serving.errors import ProblemError
 
 router = APIRouter(include_in_schema=False, route_class=needs("operate", BASIC))
 
@@ -19,15 +20,17 @@ _SECONDS: Final = 4.0
 
 
 @router.get("/console/deployments", response_class=HTMLResponse)
-async def page(parts: Served, before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None) -> HTMLResponse:
+async def page(dependencies: Injected, before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None) -> HTMLResponse:
     try:
-        rows = await parts.database.run_within(_SECONDS, deployments.ledger, parts.engine, PAGE + 1, before)
+        rows = await dependencies.database.run_within(
+            _SECONDS, deployments.ledger, dependencies.engine, PAGE + 1, before
+        )
     except (UnavailableError, ProblemError) as error:
-        return HTMLResponse(render("deployments.html", parts.settings, error=str(error)), 503)
+        return HTMLResponse(render("deployments.html", dependencies.settings, error=str(error)), 503)
     following = rows[PAGE - 1]["id"] if len(rows) > PAGE else None
     shown = [row | {"badge": BADGES[row["status"]], "seconds": _seconds(row)} for row in rows[:PAGE]]
     return HTMLResponse(
-        render("deployments.html", parts.settings, rows=shown, following=following, first=before is None)
+        render("deployments.html", dependencies.settings, rows=shown, following=following, first=before is None)
     )
 
 

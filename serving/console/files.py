@@ -8,17 +8,13 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from ml.objects import ObjectInfo
-from serving.access import BASIC, needs
-from serving.parts import Parts, Served
-from serving.problems import ProblemError
+from serving.api.middleware import FILES_PREFIX
+from serving.api.route_classes import needs
+from serving.auth.access import BASIC
+from serving.dependencies import Dependencies, Injected
+from serving.errors import ProblemError
 
 router = APIRouter(include_in_schema=False, route_class=needs("operate", BASIC))
-
-PREFIX: Final = "/console/files/"
-POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; sandbox"
-)
-"""Reports carry their styles with them and run nothing."""
 
 _HTML: Final = "text/html; charset=utf-8"
 _KINDS: Final = (
@@ -30,18 +26,18 @@ _PIECE: Final = 1_000_000  # bytes held at once
 _SECONDS: Final = 10.0
 
 
-@router.get(PREFIX + "{key:path}")
-async def stored_file(key: str, parts: Served) -> StreamingResponse:
+@router.get(FILES_PREFIX + "{key:path}")
+async def stored_file(key: str, dependencies: Injected) -> StreamingResponse:
     """A report as the store has it; 404 for every other key, whether it is there or not."""
     kind = next((kind for pattern, kind in _KINDS if pattern.fullmatch(key)), None)
     if kind is None:
         raise ProblemError(404, "not_found", "no report has this address")
-    info = await parts.storage.run_within(_SECONDS, parts.store.info, key)
+    info = await dependencies.storage.run_within(_SECONDS, dependencies.store.info, key)
     headers = {"content-length": str(info.size)}
-    return StreamingResponse(_pieces(parts, info), media_type=kind, headers=headers)
+    return StreamingResponse(_pieces(dependencies, info), media_type=kind, headers=headers)
 
 
-async def _pieces(parts: Parts, info: ObjectInfo) -> AsyncIterator[bytes]:
+async def _pieces(dependencies: Dependencies, info: ObjectInfo) -> AsyncIterator[bytes]:
     for start in range(0, info.size, _PIECE):
         size = min(_PIECE, info.size - start)
-        yield await parts.storage.run_within(_SECONDS, parts.store.get, info.key, start, size)
+        yield await dependencies.storage.run_within(_SECONDS, dependencies.store.get, info.key, start, size)

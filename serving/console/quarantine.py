@@ -11,11 +11,12 @@ from ml import thumbnail
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine
 from ml.errors import NotFoundError, UnavailableError
-from serving.access import BASIC, needs
+from serving.api.route_classes import needs
+from serving.auth.access import BASIC
 from serving.console import overview
 from serving.console.templates import render
-from serving.parts import Parts, Served
-from serving.problems import ProblemError
+from serving.dependencies import Dependencies, Injected
+from serving.errors import ProblemError
 
 router = APIRouter(include_in_schema=False, route_class=needs("operate", BASIC))
 
@@ -31,20 +32,20 @@ DropId = Annotated[str | None, Query(max_length=100)]
 
 
 @router.get("/console/quarantine", response_class=HTMLResponse)
-async def page(parts: Served, drop: DropId = None, before: Before = None) -> HTMLResponse:
+async def page(dependencies: Injected, drop: DropId = None, before: Before = None) -> HTMLResponse:
     """The newest first: what is held now, or, of one drop, all that was ever put aside."""
     try:
-        found = await parts.database.run_within(_SECONDS, read, parts.engine, drop, before)
+        found = await dependencies.database.run_within(_SECONDS, read, dependencies.engine, drop, before)
     except (UnavailableError, ProblemError) as error:
-        return HTMLResponse(render("quarantine.html", parts.settings, error=str(error)), 503)
-    prefix = parts.settings.drops_prefix
-    return HTMLResponse(render("quarantine.html", parts.settings, drop=drop, drops_prefix=prefix, **found))
+        return HTMLResponse(render("quarantine.html", dependencies.settings, error=str(error)), 503)
+    prefix = dependencies.settings.drops_prefix
+    return HTMLResponse(render("quarantine.html", dependencies.settings, drop=drop, drops_prefix=prefix, **found))
 
 
 @router.get("/console/quarantine/{number}/picture")
-async def picture(number: Id, parts: Served) -> Response:
+async def picture(number: Id, dependencies: Injected) -> Response:
     """A small JPEG made of the image; a drawing that says so where it cannot be decoded."""
-    made = await parts.pictures.run_within(_PICTURE_SECONDS, _picture, parts, number)
+    made = await dependencies.pictures.run_within(_PICTURE_SECONDS, _picture, dependencies, number)
     if made is None:
         return RedirectResponse(_NO_PICTURE, 303, headers=_KEPT)
     return Response(made, media_type="image/jpeg", headers=_KEPT)
@@ -69,16 +70,16 @@ def read(engine: Engine, drop: str | None, before: int | None) -> dict[str, Any]
     return {"rows": rows[:PAGE], "total": total, "following": following, "first": before is None}
 
 
-def _picture(parts: Parts, number: int) -> bytes | None:
+def _picture(dependencies: Dependencies, number: int) -> bytes | None:
     query = select(quarantine.c.object_key).where(quarantine.c.id == number)
-    with transaction(parts.engine) as connection:
+    with transaction(dependencies.engine) as connection:
         key = connection.execute(query).scalar()
     if key is None:
         return None
-    limits = parts.settings.max_image_bytes, parts.settings.max_image_pixels
+    limits = dependencies.settings.max_image_bytes, dependencies.settings.max_image_pixels
     try:
-        if parts.store.info(key).size > limits[0]:
+        if dependencies.store.info(key).size > limits[0]:
             return None
-        return thumbnail.make(parts.store.get(key), *limits)
+        return thumbnail.make(dependencies.store.get(key), *limits)
     except NotFoundError:
         return None

@@ -10,12 +10,13 @@ from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from ml.errors import UnavailableError
-from serving.access import BASIC, needs
+from serving.api.route_classes import needs
+from serving.api.routes.model import describe
+from serving.auth.access import BASIC
 from serving.console import deployments, files, overview, quarantine
 from serving.console.templates import FOLDER, render
-from serving.parts import Parts, Served
-from serving.problems import ProblemError
-from serving.routes.model import describe
+from serving.dependencies import Dependencies, Injected
+from serving.errors import ProblemError
 
 router = APIRouter(tags=["console"], route_class=needs("operate", BASIC))
 router.include_router(files.router)
@@ -32,27 +33,27 @@ def static() -> StaticFiles:
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 @router.get("/console", response_class=HTMLResponse, include_in_schema=False)
-async def page(parts: Served) -> HTMLResponse:
-    return HTMLResponse(render("page.html", parts.settings))
+async def page(dependencies: Injected) -> HTMLResponse:
+    return HTMLResponse(render("page.html", dependencies.settings))
 
 
 @router.get("/v1/console/overview", summary="What the console shows")
-async def console_overview(parts: Served) -> Response:
+async def console_overview(dependencies: Injected) -> Response:
     """The live model, and what the catalog knows; without the catalog, that it is away."""
-    live = parts.slot.take()
-    answer: dict[str, Any] = {"model": describe(live, parts.identity.id).model_dump() if live else None}
+    live = dependencies.slot.take()
+    answer: dict[str, Any] = {"model": describe(live, dependencies.identity.id).model_dump() if live else None}
     try:
-        answer |= {"catalog": "answers", **await parts.database.run_within(SECONDS, _recent, parts)}
+        answer |= {"catalog": "answers", **await dependencies.database.run_within(SECONDS, _recent, dependencies)}
     except (UnavailableError, ProblemError):
         answer |= {"catalog": "away", "cycles": None, "replicas": None, "predictions": None}
-    answer["log"] = await asyncio.to_thread(parts.prediction_log.figures)
+    answer["log"] = await asyncio.to_thread(dependencies.prediction_log.figures)
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
-def _recent(parts: Parts) -> dict[str, Any]:
+def _recent(dependencies: Dependencies) -> dict[str, Any]:
     """Many open pages ask Postgres once."""
-    read_at, content = parts.remembered.get("overview", (float("-inf"), {}))
+    read_at, content = dependencies.remembered.get("overview", (float("-inf"), {}))
     if time.monotonic() - read_at > FRESH_SECONDS:
-        content = overview.read(parts.engine, parts.settings)
-        parts.remembered["overview"] = (time.monotonic(), content)
+        content = overview.read(dependencies.engine, dependencies.settings)
+        dependencies.remembered["overview"] = (time.monotonic(), content)
     return content

@@ -34,7 +34,7 @@ from ml.catalog.tables import predictions
 from ml.context import Context, connect
 from ml.monitoring.maintain import maintain
 from ml.settings import Settings
-from serving import spool
+from serving.prediction_log import spool
 from tests.bench.parts import mobilenet
 from tests.bench.parts.load import Load, share
 from tests.bundles import deploy, upload

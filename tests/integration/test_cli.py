@@ -19,7 +19,7 @@ from ml import bundle
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops
 from ml.context import Context
-from serving.ids import uuid7
+from serving.prediction_log.log import uuid7
 from tests.bundles import make_bundle
 from tests.environment import environment
 from tests.pictures import digit_files, digits

@@ -14,7 +14,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import api_keys as table
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
-from serving.keyring import FILE
+from serving.auth.keys import FILE
 from tests.bundles import deployed
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digits

@@ -26,7 +26,7 @@ from ml.catalog.feedback import settle_late
 from ml.catalog.migrate import migrate
 from ml.catalog.tables import feedback, feedback_waiting, prediction_hours, predictions
 from ml.context import Context, connect
-from serving.ids import uuid7
+from serving.prediction_log.log import uuid7
 from tests.bundles import DIGITS, deployed
 from tests.pictures import digits
 from tests.servers import PASSWORD, Servers, free_port, process, wait_until

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 from ml.context import Context
-from serving import logs
+from serving.telemetry import logs
 from tests.bundles import deployed
 from tests.pictures import digits
 from tests.servers import wait_until

@@ -8,7 +8,7 @@ import orjson
 from sqlalchemy import Engine, text
 
 from ml.catalog.engine import transaction
-from serving.ids import moment, uuid7
+from serving.prediction_log.log import moment, uuid7
 
 LABELS: Final = tuple(f"class {n}" for n in range(10))
 VERSIONS: Final = (1, 2, 3)

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from ml.settings import Settings
 from ml.variants import load_proven
 from serving.app import build
-from serving.model_slot import Live
+from serving.rollout.serving_model import ServingModel
 from tests.bundles import make_bundle
 
 LABELS = ("cat", "dog", "<b>bird</b>")
@@ -35,17 +35,17 @@ def make_app(tmp_path: Path) -> Callable[..., FastAPI]:
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Live:
+def live(tmp_path: Path) -> ServingModel:
     folder = tmp_path / "bundle"
     digest = make_bundle(folder, LABELS, size=8, channels=3, seed=3)
-    return Live(load_proven(folder, 1e-3), version=7, deployment_id=1, digest=digest, since=datetime.now(UTC))
+    return ServingModel(load_proven(folder, 1e-3), version=7, deployment_id=1, digest=digest, since=datetime.now(UTC))
 
 
 @pytest.fixture
-def client(make_app: Callable[..., FastAPI], live: Live) -> TestClient:
+def client(make_app: Callable[..., FastAPI], live: ServingModel) -> TestClient:
     """Talks to a service with a live model; an exception that escapes it fails the test."""
     app = make_app()
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
     return near(app)
 
 

@@ -14,11 +14,11 @@ from fastapi.testclient import TestClient
 from ml.catalog import api_keys
 from ml.catalog.api_keys import Grant, Known
 from ml.errors import InvalidInputError
-from serving import deadline
-from serving.access import Guarded
-from serving.keyring import FILE, KeyKeeper, KeyRing
-from serving.model_slot import Live
-from serving.routes import operate
+from serving.api import timeouts
+from serving.api.route_classes import GuardedRoute
+from serving.api.routes import operate
+from serving.auth.keys import FILE, KeyRing, KeySync
+from serving.rollout.serving_model import ServingModel
 from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, expect_problem, picture
 
@@ -34,10 +34,10 @@ def known(key: str, *roles: str, expires_at: float | None = None, **limits: Any)
 
 
 @pytest.fixture
-def app(make_app: Callable[..., FastAPI], live: Live) -> FastAPI:
+def app(make_app: Callable[..., FastAPI], live: ServingModel) -> FastAPI:
     """A service that wants keys and knows none yet."""
     made = make_app(api_keys="required")
-    made.state.parts.slot.put(live)
+    made.state.dependencies.slot.put(live)
     return made
 
 
@@ -53,7 +53,7 @@ def give(app: FastAPI) -> Callable[..., str]:
 
     def make(*roles: str, **how: Any) -> str:
         key = api_keys.generate()
-        app.state.parts.guard._ring.put([known(key, *roles, **how)])
+        app.state.dependencies.access._ring.put([known(key, *roles, **how)])
         return key
 
     return make
@@ -61,12 +61,12 @@ def give(app: FastAPI) -> Callable[..., str]:
 
 def test_a_route_wants_a_role_or_is_named_here(app: FastAPI) -> None:
     """Whoever adds a route decides who may use it."""
-    unguarded = {getattr(r, "path", "") for r in app.routes if not isinstance(r, Guarded)}
+    unguarded = {getattr(r, "path", "") for r in app.routes if not isinstance(r, GuardedRoute)}
     assert unguarded - {"/console/static"} == OPEN
 
 
 def test_a_move_is_not_cut_off_while_replicas_are_waited_for(app: FastAPI) -> None:
-    moves = [r for r in app.routes if isinstance(r, Guarded) and r.path.startswith("/v1/admin/")]
+    moves = [r for r in app.routes if isinstance(r, GuardedRoute) and r.path.startswith("/v1/admin/")]
     assert {r.path for r in moves} >= {"/v1/admin/promote", "/v1/admin/rollback"}
     assert all(r.seconds is not None and r.seconds > operate.MOVE_SECONDS for r in moves)
 
@@ -141,9 +141,11 @@ def test_a_browsers_password_is_good_on_our_own_pages_only(far: TestClient, give
         expect_problem(far.post("/v1/predict", content=picture(), auth=auth, headers=PNG | page), 403, "cross_site")
 
 
-def test_programs_of_this_machine_need_no_key_where_that_is_set(make_app: Callable[..., FastAPI], live: Live) -> None:
+def test_programs_of_this_machine_need_no_key_where_that_is_set(
+    make_app: Callable[..., FastAPI], live: ServingModel
+) -> None:
     app = make_app(api_keys="loopback")
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
     for host in ("127.0.0.1:8000", "localhost", "[::1]:8000"):
         assert TestClient(app, base_url=f"http://{host}", client=("127.0.0.1", 1)).get("/v1/model").status_code == 200
     for peer, host, headers in (
@@ -155,7 +157,7 @@ def test_programs_of_this_machine_need_no_key_where_that_is_set(make_app: Callab
     ):
         asked = TestClient(app, base_url=f"http://{host}", client=(peer, 1)).get("/v1/model", headers=headers)
         expect_problem(asked, 401, "no_key")
-    app.state.parts.guard._ring.put([])
+    app.state.dependencies.access._ring.put([])
     expect_problem(near(app).get("/v1/model", headers={"x-api-key": api_keys.generate()}), 401, "bad_key")
 
 
@@ -186,7 +188,7 @@ def test_a_grant_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
 def test_keys_are_known_from_disk_and_a_damaged_file_is_none(
     make_app: Callable[..., FastAPI], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = make_app().state.parts.engine
+    engine = make_app().state.dependencies.engine
     key = api_keys.generate()
     rows = [
         {
@@ -199,7 +201,7 @@ def test_keys_are_known_from_disk_and_a_damaged_file_is_none(
     for content, good in ((orjson.dumps(rows), True), (b"[{", False), (b'[{"id": 1}]', False), (b"{}", False)):
         (tmp_path / FILE).write_bytes(content)
         ring = KeyRing()
-        keeper = KeyKeeper(ring, engine, tmp_path)
+        keeper = KeySync(ring, engine, tmp_path)
         keeper.start()
         keeper.stop(5)
         assert bool(ring.find(key)) is good
@@ -208,10 +210,10 @@ def test_keys_are_known_from_disk_and_a_damaged_file_is_none(
 
 
 def test_a_body_that_comes_too_slowly_and_an_answer_that_does_not_come(
-    make_app: Callable[..., FastAPI], live: Live, monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[..., FastAPI], live: ServingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app(body_seconds=1.0, answer_seconds=1.0)
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
 
     async def dripping() -> AsyncIterator[dict[str, Any]]:
         while True:
@@ -232,12 +234,12 @@ def test_a_body_that_comes_too_slowly_and_an_answer_that_does_not_come(
         await asyncio.sleep(1.5)
         return b"{}"
 
-    monkeypatch.setattr(app.state.parts.inference, "run", never)
+    monkeypatch.setattr(app.state.dependencies.inference, "run", never)
     status, headers, body = asyncio.run(_call(app, whole))
     assert (status, orjson.loads(body)["code"]) == (503, "no_answer")
     assert headers[b"retry-after"]
-    monkeypatch.setattr(app.state.parts.inference, "run", late)
-    monkeypatch.setattr(app.state.parts.guard, "admit", lambda scope, *_: deadline.allow(scope, 60.0))
+    monkeypatch.setattr(app.state.dependencies.inference, "run", late)
+    monkeypatch.setattr(app.state.dependencies.access, "authorize", lambda scope, *_: timeouts.allow(scope, 60.0))
     assert asyncio.run(_call(app, whole))[0] == 200
 
 
@@ -256,11 +258,11 @@ async def _call(app: FastAPI, receive: Any) -> tuple[int, dict[bytes, bytes], by
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
-def test_other_sites_pages_may_ask_only_where_that_is_set(make_app: Callable[..., FastAPI], live: Live) -> None:
+def test_other_sites_pages_may_ask_only_where_that_is_set(make_app: Callable[..., FastAPI], live: ServingModel) -> None:
     app = make_app(api_keys="required", cors_origins="https://shop.example,https://lab.example")
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
     key = api_keys.generate()
-    app.state.parts.guard._ring.put([known(key, "predict")])
+    app.state.dependencies.access._ring.put([known(key, "predict")])
     http = TestClient(app, base_url="https://service")
     asks = {"origin": "https://shop.example", "access-control-request-method": "POST",
             "access-control-request-headers": "x-api-key,content-type"}  # fmt: skip

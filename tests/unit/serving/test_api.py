@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ml import images
 from ml.images import Limits
-from serving import spool
-from serving.ids import uuid7
-from serving.model_slot import Live
-from serving.routes import predict
+from serving.api.routes import predict
+from serving.prediction_log import spool
+from serving.prediction_log.log import uuid7
+from serving.rollout.serving_model import ServingModel
 from tests.unit.serving.conftest import near
 
 PNG = {"content-type": "image/png"}
@@ -39,7 +39,7 @@ def expect_problem(answer: httpx.Response, status: int, code: str) -> None:
     assert body["request_id"] == answer.headers["x-request-id"]
 
 
-def test_an_answer_is_the_models_and_names_it(client: TestClient, live: Live) -> None:
+def test_an_answer_is_the_models_and_names_it(client: TestClient, live: ServingModel) -> None:
     answer = client.post("/v1/predict", content=picture(), headers=PNG).json()
     pixels = images.decode(picture(), 8, 3, Limits(10**6, 10**6))
     expected = live.model.predict(pixels[np.newaxis])[0]
@@ -65,9 +65,9 @@ def test_form_and_raw_body_are_the_same(client: TestClient) -> None:
     assert raw["top"] == untyped["top"] == form["top"] == field["top"]
 
 
-def test_a_form_larger_than_a_megabyte_stays_in_memory(make_app: Callable[..., FastAPI], live: Live) -> None:
+def test_a_form_larger_than_a_megabyte_stays_in_memory(make_app: Callable[..., FastAPI], live: ServingModel) -> None:
     app = make_app(max_body_bytes=20_000_000)
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
     data = picture("BMP", 1200)
     assert len(data) > 4_000_000
     answer = near(app).post("/v1/predict", files={"file": data})
@@ -82,17 +82,17 @@ def test_top_limits_what_is_returned(client: TestClient) -> None:
 
 
 def test_every_answer_is_logged_except_for_probes(client: TestClient) -> None:
-    own = client.app.state.parts.predictor._log._spool  # type: ignore[attr-defined]
+    own = client.app.state.dependencies.predictor._log._spool  # type: ignore[attr-defined]
     said = client.post("/v1/predict", content=picture(), headers=PNG | {"x-client-key": "key-1"}).json()
     client.post("/v1/predict", content=picture(), headers=PNG | {"x-evergreen-probe": "1"})
     client.post("/v1/predict", content=b"nonsense", headers=PNG)
-    client.app.state.parts.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
+    client.app.state.dependencies.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
     (path,) = own.closed(age=0)
     (record,) = spool.decode(path.read_bytes()).records
     row = orjson.loads(record.row)
     assert (row["id"], row["client_key"], row["width"], row["variant"]) == (said["id"], "key-1", 20, "fp32")
-    parts = [row[f"{part}_milliseconds"] for part in ("queue", "decode", "inference")]
-    assert 0 < sum(parts) <= row["milliseconds"] == said["milliseconds"]
+    dependencies = [row[f"{part}_milliseconds"] for part in ("queue", "decode", "inference")]
+    assert 0 < sum(dependencies) <= row["milliseconds"] == said["milliseconds"]
     assert record.place is not None
     assert path.with_suffix(".tar").read_bytes()[record.place.offset :][: record.place.size] == picture()
 
@@ -109,7 +109,7 @@ def test_without_a_model_the_service_is_alive_but_not_ready(make_app: Callable[.
         assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_the_live_model_is_told(client: TestClient, live: Live) -> None:
+def test_the_live_model_is_told(client: TestClient, live: ServingModel) -> None:
     told = client.get("/v1/model").json()
     assert told["version"] == 7
     assert told["labels"] == list(live.model.info.labels)
@@ -209,21 +209,21 @@ def test_a_body_too_large_is_turned_away_announced_or_not(client: TestClient) ->
     expect_problem(client.post("/v1/feedback", content=bytes(1_000_001)), 413, "content_too_large")
 
 
-def test_an_image_may_have_as_many_pixels_as_are_set(make_app: Callable[..., FastAPI], live: Live) -> None:
+def test_an_image_may_have_as_many_pixels_as_are_set(make_app: Callable[..., FastAPI], live: ServingModel) -> None:
     app = make_app(max_image_pixels=399)
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
     expect_problem(near(app).post("/v1/predict", content=picture(side=20), headers=PNG), 422, "too_many_pixels")
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = client.app.state.parts.inference  # type: ignore[attr-defined]
+    line = client.app.state.dependencies.inference  # type: ignore[attr-defined]
     monkeypatch.setattr(line, "_inside", line._longest + 1)
     answer = client.post("/v1/predict", content=picture(), headers=PNG)
     expect_problem(answer, 503, "overloaded")
     assert answer.headers["retry-after"]
 
 
-def test_a_model_without_an_answer_is_no_200(client: TestClient, live: Live, tmp_path: object) -> None:
+def test_a_model_without_an_answer_is_no_200(client: TestClient, live: ServingModel, tmp_path: object) -> None:
     import dataclasses
     from pathlib import Path
 
@@ -231,7 +231,7 @@ def test_a_model_without_an_answer_is_no_200(client: TestClient, live: Live, tmp
 
     folder = Path(str(tmp_path)) / "nan"
     make_bundle(folder, ("a", "b"), bias=float("nan"))
-    client.app.state.parts.slot.put(dataclasses.replace(live, model=loaded(folder)))  # type: ignore[attr-defined]
+    client.app.state.dependencies.slot.put(dataclasses.replace(live, model=loaded(folder)))  # type: ignore[attr-defined]
     expect_problem(client.post("/v1/predict", content=picture(), headers=PNG), 500, "model_failed")
 
 
@@ -241,7 +241,7 @@ def test_an_error_of_our_own_is_a_problem_with_an_id_and_says_nothing_more(
     def broken(**_: object) -> None:
         raise RuntimeError("secret words")
 
-    monkeypatch.setattr(predict, "Question", broken)
+    monkeypatch.setattr(predict, "PredictionRequest", broken)
     answer = client.post("/v1/predict", content=picture(), headers=PNG | {"x-request-id": "abc-1"})
     expect_problem(answer, 500, "internal")
     assert "secret" not in answer.text
@@ -282,13 +282,13 @@ def test_feedback_that_does_not_fit_is_turned_away(client: TestClient, change: d
 
 
 def test_feedback_without_a_database_is_kept_and_without_room_refused(client: TestClient) -> None:
-    parts = client.app.state.parts  # type: ignore[attr-defined]
+    dependencies = client.app.state.dependencies  # type: ignore[attr-defined]
     said = str(uuid7())
     answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
     assert (answer.status_code, answer.json()["prediction_id"]) == (202, said)
     assert client.post("/v1/feedback", json={"client_key": "mine", "label": "cat"}).status_code == 202
-    assert parts.prediction_log.figures()["waiting_bytes"] > 0
-    parts.prediction_log.elsewhere = parts.settings.spool_bytes
+    assert dependencies.prediction_log.figures()["waiting_bytes"] > 0
+    dependencies.prediction_log.elsewhere = dependencies.settings.spool_bytes
     answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
     expect_problem(answer, 503, "unavailable")
     assert "127.0.0.1" not in answer.text

@@ -2,20 +2,20 @@
 
 import pytest
 
-from serving.balance import MOST_WORKERS, Balance, Seats
+from serving.server.balance import MOST_WORKERS, ConnectionBalancer, ConnectionCounts
 
 
-def worker(seats: Seats, connections: int) -> Balance:
+def worker(seats: ConnectionCounts, connections: int) -> ConnectionBalancer:
     taken = seats.take(lambda: True)
     assert taken
-    made = Balance(seats.counts, taken[0], again=taken[1])
-    made.note(connections)
+    made = ConnectionBalancer(seats.counts, taken[0], is_replacement=taken[1])
+    made.update(connections)
     return made
 
 
-def let_go(balance: Balance, connections: int, now: float = 1.0) -> int:
+def let_go(balance: ConnectionBalancer, connections: int, now: float = 1.0) -> int:
     """Of so many answers in a row."""
-    return sum(balance.lets_go(now, connections) for _ in range(connections))
+    return sum(balance.should_close(now, connections) for _ in range(connections))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def let_go(balance: Balance, connections: int, now: float = 1.0) -> int:
     ],
 )
 def test_who_has_more_than_its_share_lets_the_surplus_go(mine: int, others: list[int], gone: int) -> None:
-    seats = Seats()
+    seats = ConnectionCounts()
     me = worker(seats, mine)
     for connections in others:
         worker(seats, connections)
@@ -41,27 +41,27 @@ def test_who_has_more_than_its_share_lets_the_surplus_go(mine: int, others: list
 
 
 def test_a_worker_looks_now_and_then() -> None:
-    seats = Seats()
+    seats = ConnectionCounts()
     me, other = worker(seats, 8), worker(seats, 0)
     assert let_go(me, 8) == 4
     assert let_go(me, 8, now=1.05) == 0, "those let go are still on their way"
-    other.note(4)
+    other.update(4)
     assert let_go(me, 4, now=1.2) == 0
 
 
 def test_who_cannot_answer_yet_is_sent_nobody() -> None:
-    seats = Seats()
+    seats = ConnectionCounts()
     me, other = worker(seats, 8), worker(seats, 0)
     other.ready = lambda: False
-    other.note(0)
+    other.update(0)
     assert let_go(me, 8) == 0
     other.ready = lambda: True
-    other.tell()
+    other.publish()
     assert let_go(me, 8, now=2.0) == 4
 
 
 def test_the_seat_of_a_dead_worker_is_taken_again() -> None:
-    seats = Seats()
+    seats = ConnectionCounts()
     alive = [True, True]
     assert seats.take(lambda: alive[0]) == (0, False)
     assert seats.take(lambda: alive[1]) == (1, False)
@@ -72,23 +72,23 @@ def test_the_seat_of_a_dead_worker_is_taken_again() -> None:
 
 
 def test_there_is_no_seat_for_more_workers_than_were_thought_of() -> None:
-    seats = Seats()
+    seats = ConnectionCounts()
     assert all(seats.take(lambda: True) for _ in range(MOST_WORKERS))
     assert seats.take(lambda: True) is None
 
 
 def test_while_nobody_is_ready_nobody_is_sent_away() -> None:
-    seats = Seats()
+    seats = ConnectionCounts()
     me = worker(seats, 8)
     me.ready = lambda: False
     assert let_go(me, 8) == 0
 
 
 def test_who_is_gone_or_going_has_no_share() -> None:
-    seats = Seats()
+    seats = ConnectionCounts()
     me, going, _ = worker(seats, 8), worker(seats, 8), worker(seats, 0)
     seats.leave(2)
     assert let_go(me, 8) == 0
     going.leave()
-    going.note(3)
+    going.update(3)
     assert let_go(me, 8, now=2.0) == 0

@@ -43,8 +43,8 @@ def test_each_image_is_answered_as_if_it_came_alone(client: TestClient) -> None:
         assert item["answer"]["model_version"] == 7
     assert len({item["answer"]["id"] for item in many}) == 5
     client.post("/v1/predict/batch", files=form(images[0]), headers={"x-evergreen-probe": "1"})
-    client.app.state.parts.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
-    own = client.app.state.parts.predictor._log._spool  # type: ignore[attr-defined]
+    client.app.state.dependencies.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
+    own = client.app.state.dependencies.predictor._log._spool  # type: ignore[attr-defined]
     rows = b"".join(path.read_bytes() for path in own.folder.iterdir() if path.is_file())
     assert sorted(re.findall(rb'"client_key":"(k/\d)"', rows)) == [b"k/%d" % n for n in range(5)]
     assert all(item["answer"]["id"].encode() in rows for item in many)
@@ -58,9 +58,9 @@ def test_a_bad_image_spoils_only_its_own_answer(client: TestClient) -> None:
 
 
 def test_urls_of_our_own_buckets_are_read_and_no_others(client: TestClient) -> None:
-    parts = client.app.state.parts  # type: ignore[attr-defined]
+    dependencies = client.app.state.dependencies  # type: ignore[attr-defined]
     ours = Bucket({"a/b c.png": picture(), "big.png": bytes(1_000_001), "away.png": UnavailableError("10.0.0.1")})
-    object.__setattr__(parts, "sources", {"ours": ours})
+    object.__setattr__(dependencies, "sources", {"ours": ours})
     urls = {
         "s3://ours/a/b c.png": "answer",
         "s3://ours/none.png": "not_found",
@@ -86,12 +86,12 @@ def test_what_is_no_batch_is_told_so(client: TestClient, make_app: Any, live: An
     expect_problem(client.post(url, files={"other": b"x"}), 422, "no_file")
     expect_problem(client.post(f"{url}?top=0", files=form(picture())), 422, "invalid")
     app = make_app(max_batch_images=2)
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
     small = near(app)
     assert codes(small.post(url, files=form(picture(), picture()))) == ["answer", "answer"]
     expect_problem(small.post(url, files=form(*[picture()] * 3)), 413, "too_many_images")
     expect_problem(small.post(url, json={"urls": ["s3://a/b"] * 3}), 413, "too_many_images")
-    app.state.parts.inference._inside = 99
+    app.state.dependencies.inference._inside = 99
     refused = small.post(url, files=form(picture()))
     expect_problem(refused, 503, "overloaded")
     assert refused.headers["retry-after"]

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from serving import client as module
 from serving.client import AsyncClient, Client, Prediction, RefusedError, Retry, ServiceError, UnreachableError
-from serving.client_retry import seconds_of
-from serving.model_slot import Live
+from serving.client import client as module
+from serving.client.retry import seconds_of
+from serving.rollout.serving_model import ServingModel
 from tests.unit.serving.test_access import known
 from tests.unit.serving.test_api import picture
 
@@ -108,14 +108,14 @@ def test_retry_after_is_seconds_or_a_date_or_nothing() -> None:
         assert seconds_of(nothing) is None
 
 
-def test_every_method_speaks_with_the_real_app(make_app: Callable[..., FastAPI], live: Live) -> None:
+def test_every_method_speaks_with_the_real_app(make_app: Callable[..., FastAPI], live: ServingModel) -> None:
     """As the service answers: only what needs Postgres cannot be had here."""
     from ml.catalog import api_keys
 
     app = make_app(api_keys="required")
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
     key = api_keys.generate()
-    app.state.parts.guard._ring.put([known(key, "admin")])
+    app.state.dependencies.access._ring.put([known(key, "admin")])
 
     async def run() -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=True)

@@ -2,7 +2,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 
-from serving.ids import is_uuid7, moment, uuid7
+from serving.prediction_log.log import is_uuid7, moment, uuid7
 
 
 def test_ids_are_uuid7_in_order_of_time_and_distinct() -> None:

@@ -5,7 +5,7 @@ import logging
 import orjson
 import pytest
 
-from serving.logs import AccessLog, JsonFormatter, access, with_fields
+from serving.telemetry.logs import AccessLog, JsonFormatter, access, with_fields
 
 
 def line(message: str, *args: object, **options: object) -> dict[str, object]:
@@ -31,7 +31,7 @@ def test_a_line_is_one_line_of_json_whatever_is_logged() -> None:
 def test_access_lines_are_sampled_but_for_errors_and_bounded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.logs._WAITING", 300)
+    monkeypatch.setattr("serving.telemetry.logs._WAITING", 300)
     caplog.set_level(logging.INFO, access.name)
     for share, expected in ((0.0, 0), (1e-9, 50), (1.0, 150)):
         caplog.clear()

@@ -5,8 +5,8 @@ from fastapi.testclient import TestClient
 
 from ml.catalog import api_keys
 from ml.catalog.api_keys import Grant, Known
-from serving.ids import uuid7
-from serving.model_slot import Live
+from serving.prediction_log.log import uuid7
+from serving.rollout.serving_model import ServingModel
 from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, expect_problem, picture
 
@@ -20,15 +20,17 @@ def test_a_prediction_waiting_in_the_spool_is_found_and_what_may_be_stored_is_as
     expect_problem(client.get(f"/v1/predictions/{uuid7()}"), 503, "unavailable")  # Postgres may know it, and is away
 
 
-def test_with_a_key_only_what_was_asked_for_with_it_is_found(make_app: Callable[..., FastAPI], live: Live) -> None:
+def test_with_a_key_only_what_was_asked_for_with_it_is_found(
+    make_app: Callable[..., FastAPI], live: ServingModel
+) -> None:
     app = make_app()
-    app.state.parts.slot.put(live)
+    app.state.dependencies.slot.put(live)
     keys = {name: api_keys.generate() for name in ("ann", "ben")}
     grants = [
         Known(str(api_keys.id_of(key)), api_keys.digest(key), Grant(name, ("predict",)), None)
         for name, key in keys.items()
     ]
-    app.state.parts.guard._ring.put(grants)
+    app.state.dependencies.access._ring.put(grants)
     shown = {name: {"authorization": f"Bearer {key}"} for name, key in keys.items()}
     ask = near(app)
     said = ask.post("/v1/predict", content=picture(), headers=PNG | shown["ann"]).json()

@@ -16,9 +16,9 @@ from PIL import Image
 
 from ml import images
 from ml.images import Limits
-from serving import spool
-from serving.model_slot import Live, Trial
-from serving.tally import Tally
+from serving.prediction_log import spool
+from serving.rollout.serving_model import ServingModel, Trial
+from serving.rollout.trial_counters import TrialCounters
 from tests.unit.serving.test_api import expect_problem, picture
 
 MODEL = "/v2/models/classifier"
@@ -56,9 +56,9 @@ def test_the_server_and_the_model_tell_of_themselves(client: TestClient) -> None
             expect_problem(answer, 404, "not_found")
 
 
-def test_a_canary_answers_a_request_whole_and_never_one_for_a_version(client: TestClient, live: Live) -> None:
-    slot = client.app.state.parts.slot  # type: ignore[attr-defined]
-    slot.put_trial(Trial(replace(live, version=8, deployment_id=2), "canary", 0.5, Tally()))
+def test_a_canary_answers_a_request_whole_and_never_one_for_a_version(client: TestClient, live: ServingModel) -> None:
+    slot = client.app.state.dependencies.slot  # type: ignore[attr-defined]
+    slot.put_trial(Trial(replace(live, version=8, deployment_id=2), "canary", 0.5, TrialCounters()))
     seen = set()
     for _ in range(40):
         told = infer(client, {"inputs": [tensor()]})
@@ -70,7 +70,7 @@ def test_a_canary_answers_a_request_whole_and_never_one_for_a_version(client: Te
     assert seen == {"7", "8"}
 
 
-def test_a_tensor_is_answered_as_the_model_answers(client: TestClient, live: Live) -> None:
+def test_a_tensor_is_answered_as_the_model_answers(client: TestClient, live: ServingModel) -> None:
     expected = live.model.predict(PIXELS)
     for data in (PIXELS.tolist(), PIXELS.ravel().tolist()):
         said = infer(client, {"id": "mine", "inputs": [tensor(data=data)]})
@@ -81,20 +81,22 @@ def test_a_tensor_is_answered_as_the_model_answers(client: TestClient, live: Liv
         assert said["by_name"]["label"]["data"] == [live.model.info.labels[i] for i in expected.argmax(1)]
 
 
-def test_encoded_images_are_answered_as_predict_answers_and_every_row_is_logged(client: TestClient, live: Live) -> None:
+def test_encoded_images_are_answered_as_predict_answers_and_every_row_is_logged(
+    client: TestClient, live: ServingModel
+) -> None:
     said = infer(client, {"inputs": [encoded(picture(), picture("JPEG"))], "id": "k"}, f"{MODEL}/versions/7")
     pixels = images.decode(picture(), 8, 3, Limits(10**6, 10**6))
     expected = live.model.predict(pixels[np.newaxis])[0]
     np.testing.assert_allclose(said["by_name"]["probabilities"]["data"][:3], expected, atol=2e-6)
-    client.app.state.parts.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
-    own = client.app.state.parts.predictor._log._spool  # type: ignore[attr-defined]
+    client.app.state.dependencies.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
+    own = client.app.state.dependencies.predictor._log._spool  # type: ignore[attr-defined]
     rows = [orjson.loads(r.row) for path in own.closed(age=0) for r in spool.decode(path.read_bytes()).records]
     assert sorted(said["by_name"]["id"]["data"]) == sorted(row["id"] for row in rows)
     assert {row["client_key"] for row in rows} == {"k"}
     assert {row["image_sha256"] for row in rows} == {sha256(d).hexdigest() for d in (picture(), picture("JPEG"))}
 
 
-def test_binary_tensors_in_and_out(client: TestClient, live: Live) -> None:
+def test_binary_tensors_in_and_out(client: TestClient, live: ServingModel) -> None:
     raw, one = PIXELS.tobytes(), picture()
     elements = struct.pack("<I", len(one)) + one
     for given, data in (
@@ -174,7 +176,7 @@ def test_an_image_that_is_none_fails_the_request(client: TestClient) -> None:
 
 
 def test_grey_pixels_come_through_unchanged() -> None:
-    from serving.open_inference import understand
+    from serving.inference.open_inference import understand
 
     grey = np.random.default_rng(3).integers(0, 256, (1, 9, 9, 1), dtype=np.uint8)
     body = orjson.dumps({"inputs": [tensor(shape=[1, 9, 9, 1], data=grey.tolist())]})

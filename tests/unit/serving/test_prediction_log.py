@@ -7,11 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ml.catalog.tables import predictions
-from serving.ids import moment, uuid7
-from serving.image_policy import ImagePolicy
-from serving.metrics import Metrics
-from serving.prediction_log import Prediction, PredictionLog
-from serving.spool import Kind, Record, Spool, decode, rows_files
+from serving.prediction_log.log import Prediction, PredictionLog, moment, uuid7
+from serving.prediction_log.retention import ImagePolicy
+from serving.prediction_log.spool import Kind, Record, Spool, decode, rows_files
+from serving.telemetry.metrics import Metrics
 
 ALL = ImagePolicy("all")
 

@@ -9,8 +9,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from serving.balance import Balance, Seats
-from serving.protocol import Protocol, balanced, one_piece, part_if_too_many
+from serving.api.connection import buffered, close_if_over_share
+from serving.server.balance import ConnectionBalancer, ConnectionCounts
+from serving.server.protocol import Protocol, balanced
 
 
 class Wire(asyncio.Transport):
@@ -44,9 +45,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
         length, more = length + len(message["body"]), message["more_body"]
     response = Response(str(length))
-    part_if_too_many(scope)
+    close_if_over_share(scope)
     if scope["path"] == "/whole":
-        with one_piece(scope):
+        with buffered(scope):
             await response(scope, receive, send)
     else:
         await response(scope, receive, send)
@@ -110,15 +111,15 @@ def test_a_photo_is_read_without_a_pause_and_a_film_is_not() -> None:
 
 
 @pytest.fixture
-def one_too_many() -> tuple[Seats, type[Protocol]]:
+def one_too_many() -> tuple[ConnectionCounts, type[Protocol]]:
     """A worker that has one connection more than its share."""
-    seats = Seats()
-    balance = Balance(seats.counts, 0)
+    seats = ConnectionCounts()
+    balance = ConnectionBalancer(seats.counts, 0)
     balance._spare, balance._look_at = 1, float("inf")
     return seats, balanced(balance)
 
 
-def test_a_connection_too_many_ends_with_its_answer(one_too_many: tuple[Seats, type[Protocol]]) -> None:
+def test_a_connection_too_many_ends_with_its_answer(one_too_many: tuple[ConnectionCounts, type[Protocol]]) -> None:
     seats, kind = one_too_many
     wire = asked(post("/whole", b"abc"), kind=kind)
     assert wire.closed
@@ -127,7 +128,7 @@ def test_a_connection_too_many_ends_with_its_answer(one_too_many: tuple[Seats, t
     assert seats.counts[0] == 1
 
 
-def test_an_answer_before_the_body_came_is_not_the_last(one_too_many: tuple[Seats, type[Protocol]]) -> None:
+def test_an_answer_before_the_body_came_is_not_the_last(one_too_many: tuple[ConnectionCounts, type[Protocol]]) -> None:
     head, _, body = post("/hasty", b"abc").partition(b"\r\n\r\n")
     wire = asked(head + b"\r\n\r\n", body, kind=one_too_many[1])
     assert not wire.closed

@@ -7,15 +7,15 @@ from fastapi import FastAPI
 
 from ml.images import Pixels
 from ml.model import Model
-from serving.model_slot import Live
-from serving.reject import Reject
+from serving.inference.predictor import RejectPolicy
+from serving.rollout.serving_model import ServingModel
 from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, picture
 
 
 def test_nothing_is_rejected_unless_limits_are_set() -> None:
-    assert Reject().reason(0.01, 99.0) is None
-    both = Reject(below=0.5, beyond=1.2)
+    assert RejectPolicy().reason(0.01, 99.0) is None
+    both = RejectPolicy(below=0.5, beyond=1.2)
     assert [both.reason(c, d) for c, d in ((0.4, 1.0), (0.5, 1.2), (0.4, 1.3), (0.9, 1.3), (0.4, None))] == [
         "unsure", None, "unfamiliar", "unfamiliar", "unsure",
     ]  # fmt: skip
@@ -30,11 +30,11 @@ class Strange(Model):
 
 @pytest.mark.parametrize("limits", [{"reject_beyond": 1.2}, {"reject_below": 1.0}, {}])
 def test_a_rejected_answer_says_so_and_is_logged_so(
-    make_app: Callable[..., FastAPI], live: Live, limits: dict[str, float]
+    make_app: Callable[..., FastAPI], live: ServingModel, limits: dict[str, float]
 ) -> None:
     app = make_app(**limits)
     strange = Strange(live.model.info, live.model.runtime)
-    app.state.parts.slot.put(replace(live, model=strange))
+    app.state.dependencies.slot.put(replace(live, model=strange))
     with near(app) as client:
         answer = client.post("/v1/predict", content=picture(), headers=PNG).json()
         row = client.get(f"/v1/predictions/{answer['id']}").json()

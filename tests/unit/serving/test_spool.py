@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from ml import members
-from serving import shedding, spool, tar
-from serving.spool import MAGIC, Record, Spool, adopted, decode, encode
-from serving.tar import Place
+from serving.prediction_log import retention, spool
+from serving.prediction_log.spool import MAGIC, MemberRange, Record, Spool, adopted, decode, encode
 
 RECORDS = [
-    Record("prediction", b'{"n":0}', Place(512, 11)),
+    Record("prediction", b'{"n":0}', MemberRange(512, 11)),
     Record("feedback", b'{"n":1}', None),
     # A row may hold what looks like the start of a record.
     Record("prediction", MAGIC + b"p\x05\0\0\0" * 3 + MAGIC, None),
@@ -52,7 +51,7 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     assert content(path) == [(b"0", b"first"), (b"1", b"x" * 600), (b"2", b"first"), (b"3", None)]
     assert (rows, size) == (4, spool.size(own.folder)) == own.waiting()
     places = [r.place for r in decode(path.read_bytes()).records if r.place]
-    whole = tar.finished(path.with_suffix(".tar"), places)
+    whole = spool.finished(path.with_suffix(".tar"), places)
     with tarfile.open(fileobj=io.BytesIO(whole)) as opened:
         assert {m.name: opened.extractfile(m).read() for m in opened} == {"a": b"first", "b": b"x" * 600}  # type: ignore[union-attr]
     own.drained(path)
@@ -87,11 +86,11 @@ def test_a_tar_is_the_same_whether_its_worker_closed_it_or_was_killed_in_the_mid
     (path,) = own.closed(age=0)
     places = [r.place for r in decode(path.read_bytes()).records if r.place]
     images = path.with_suffix(".tar")
-    before = tar.finished(images, places)
+    before = spool.finished(images, places)
     with images.open("ab") as more:
         more.write(members.header("b", 10_000) + b"cut o")
-    assert tar.finished(images, places) == before
-    assert tar.count(images) == 1
+    assert spool.finished(images, places) == before
+    assert spool.count(images) == 1
 
 
 def test_files_are_closed_by_size_and_otherwise_only_when_nothing_waits(tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
     own = Spool(tmp_path, "one")
     own.append("prediction", b"before", "a", b"kept")
     real = os.writev
-    monkeypatch.setattr(os, "writev", lambda fd, parts: real(fd, [b"".join(parts)[:9]]))
+    monkeypatch.setattr(os, "writev", lambda fd, dependencies: real(fd, [b"".join(dependencies)[:9]]))
     with pytest.raises(OSError, match="disk full"):
         own.append("prediction", b"lost", "b", image)
     monkeypatch.undo()
@@ -176,11 +175,11 @@ def test_folders_of_others_are_found_and_measured(tmp_path: Path) -> None:
 
 def test_the_oldest_images_of_all_workers_go_first_and_rows_stay(tmp_path: Path) -> None:
     young, old = filled(tmp_path, "a", b"1", b"2", b"3"), filled(tmp_path, "z", b"4", b"5", b"6", age=100)
-    each = 2 * tar.BLOCK
-    assert shedding.shed_images(tmp_path, each + 1) == (2, 2 * each)
+    each = 2 * spool.BLOCK
+    assert retention.shed_images(tmp_path, each + 1) == (2, 2 * each)
     old.images_gone()
     assert [content(p) for p in old.closed(age=0)] == [[(b"{}", b"")], [(b"{}", b"")], [(b"{}", b"6")]]
     assert [content(p) for p in young.closed(age=0)] == [[(b"{}", b"1")], [(b"{}", b"2")], [(b"{}", b"3")]]
     assert old.waiting() == (3, spool.size(old.folder))
     # A folder's newest pair is let be, however much is asked for.
-    assert shedding.shed_images(tmp_path, 10**9) == (2, 2 * each)
+    assert retention.shed_images(tmp_path, 10**9) == (2, 2 * each)

@@ -1,0 +1,42 @@
+"""GET /v1/accuracy: how right the models were, by what came back as feedback."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Engine
+
+from ml.catalog import accuracy
+from ml.catalog.engine import transaction
+from serving.api.route_classes import needs
+from serving.api.schemas import LiveAccuracy, problems
+from serving.console.overview import hurry
+from serving.dependencies import Injected
+
+router = APIRouter(tags=["model"], route_class=needs("predict"))
+
+SECONDS: Final = 3.0
+
+
+@router.get(
+    "/v1/accuracy",
+    summary="ServingModel accuracy by model version",
+    response_model=list[LiveAccuracy],
+    responses=problems(_422="`days` does not fit.", _503="The catalog does not answer."),
+)
+async def live_accuracy(
+    dependencies: Injected,
+    days: Annotated[float, Query(gt=0, le=3650, description="Of answers so many days old at most.")] = 30,
+) -> list[dict[str, Any]]:
+    """Of the newest 20,000 opinions; an answer counts once, by the last one.
+
+    People seldom judge answers drawn at random, so this compares versions better than it stands for itself.
+    """
+    since = datetime.now(UTC) - timedelta(days=days)
+    return await dependencies.database.run_within(SECONDS, read, dependencies.engine, since)
+
+
+def read(engine: Engine, since: datetime) -> list[dict[str, Any]]:
+    with transaction(engine) as connection:
+        hurry(connection)
+        return accuracy.by_version(connection, since)

@@ -1,0 +1,66 @@
+"""/v1/admin: what served when, and a person's moves, for programs."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request, Response
+
+from ml.catalog import deployments
+from ml.release import operator
+from ml.release.deploy import Deployment
+from serving.api.route_classes import needs
+from serving.api.schemas import Deployed, Ledger, LedgerRow, Promote, Rollback, problems
+from serving.dependencies import Injected
+
+_SECONDS: Final = 5.0
+MOVE_SECONDS: Final = 90.0
+"""Longer than replicas are waited for; what is begun goes on beyond it."""
+
+router = APIRouter(prefix="/v1/admin", tags=["operate"], route_class=needs("operate", seconds=MOVE_SECONDS + 10))
+
+_PROBLEMS: Final = problems(
+    _404="There is no such version, or nothing to go back to.",
+    _409="Another deployment came in between.",
+    _422="The request does not fit.",
+    _503="A part behind the service does not answer; what was begun is finished or undone by the next mover.",
+)
+
+
+@router.get("/deployments", summary="What served when, on whose word and why", responses=_PROBLEMS)
+async def ledger(
+    dependencies: Injected,
+    limit: Annotated[int, Query(ge=1, le=200)] = 20,
+    before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Only older ones than this id.")] = None,
+) -> Ledger:
+    rows = await dependencies.database.run_within(_SECONDS, deployments.ledger, dependencies.engine, limit, before)
+    return Ledger(deployments=[LedgerRow.model_validate(row) for row in rows])
+
+
+@router.post(
+    "/promote",
+    summary="Make a version the champion, or try it",
+    response_model=Deployed,
+    responses={202: {"model": Deployed, "description": "It is being tried."}, **_PROBLEMS},
+)
+async def promote(body: Promote, dependencies: Injected, request: Request) -> Response:
+    """Answers when every replica runs it (200) or it was undone (200, `status` is `failed`); 202 when a trial began."""
+    return await _moved(
+        dependencies, operator.promote, body.version, _name(body.actor, request), body.reason, body.strategy
+    )
+
+
+@router.post("/rollback", summary="The version before, again", response_model=Deployed, responses=_PROBLEMS)
+async def rollback(body: Rollback, dependencies: Injected, request: Request) -> Response:
+    """While a version is only tried, that is what ends. Otherwise as a promotion of the version before."""
+    return await _moved(dependencies, operator.rollback, _name(body.actor, request), body.reason, body.to_version)
+
+
+async def _moved(dependencies: Injected, move: Any, *arguments: Any) -> Response:
+    done: Deployment = await dependencies.operators.run_within(MOVE_SECONDS, move, dependencies.context, *arguments)
+    told = Deployed.model_validate(vars(done))
+    return Response(told.model_dump_json(), 202 if done.status == "trial" else 200, media_type="application/json")
+
+
+def _name(actor: str, request: Request) -> str:
+    """With the key that was shown, for names are only said."""
+    key: str | None = request.state.caller
+    return f"{actor} by REST" + (f" with the key of {key}" if key else "")

@@ -1,0 +1,21 @@
+"""Errors that already know which answer they become, for what the domain's own errors have no word for."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from ml.errors import EvergreenError
+
+RETRY: Final = {"retry-after": "1"}
+
+
+class ProblemError(EvergreenError):
+    """An answer that is not 200.
+
+    Attributes:
+        code: short and stable, for programs; the message is for people.
+        headers: sent with the answer, such as ``Retry-After``.
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.headers = status, code, dict(headers or {})

@@ -1,0 +1,242 @@
+"""Bytes in, answer out: extract, decode, infer, encode; then log. Run by the inference queue."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal
+from uuid import UUID, uuid4
+
+import numpy as np
+import orjson
+
+from ml import images
+from ml.images import DecodedImage, Limits
+from ml.settings import Settings
+from serving.errors import ProblemError
+from serving.inference.queue import InferenceQueue
+from serving.prediction_log.log import LOGGED_TOP, Prediction, PredictionLog, uuid7
+from serving.rollout import canary
+from serving.rollout.serving_model import ModelSlot, ServingModel
+from serving.rollout.shadow import ShadowRunner
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.stages import Stages
+
+log = logging.getLogger(__name__)
+
+NO_MODEL_RETRY: Final = {"retry-after": "2"}
+
+
+Reason = Literal["unsure", "unfamiliar"]
+
+
+@dataclass(frozen=True)
+class RejectPolicy:
+    """When an answer is not to be relied on: too unsure, or an image like none the model knows. By default never.
+
+    Attributes:
+        below: confidences below this are too unsure.
+        beyond: distances beyond this are unfamiliar; 1 is what one of a hundred familiar images exceeds.
+    """
+
+    below: float = 0.0
+    beyond: float | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RejectPolicy":
+        return cls(settings.reject_below, settings.reject_beyond)
+
+    def reason(self, confidence: float, distance: float | None) -> Reason | None:
+        """Why an answer is rejected, None if it is not. Unfamiliar goes first: confidence means nothing there."""
+        if self.beyond is not None and distance is not None and distance > self.beyond:
+            return "unfamiliar"
+        return "unsure" if confidence < self.below else None
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """A request as it came.
+
+    Attributes:
+        started: `time.perf_counter` at its arrival.
+        live_only: the live model is asked for, whatever is tried beside it.
+    """
+
+    body: bytes
+    content_type: str
+    top: int
+    client_key: str | None
+    logged: bool
+    started: float
+    caller: str | None = None
+    stages: Stages | None = None
+    request_id: str = ""
+    live_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Inference:
+    """What a model made of an image; moments are those of `time.perf_counter`.
+
+    Attributes:
+        ranking: labels with their probabilities, the likeliest first.
+        distance: of the features from those of the training set, None where the bundle cannot tell.
+    """
+
+    id: UUID
+    image: bytes
+    decoded: DecodedImage
+    label: str
+    confidence: float
+    ranking: list[dict[str, object]]
+    distance: float | None
+    began_at: float
+    decoded_at: float
+    ended_at: float
+
+
+class Predictor:
+    """Answers from whatever model is live when its turn comes.
+
+    Args:
+        read_image: gives the encoded image in a body of some content type.
+    """
+
+    def __init__(
+        self,
+        slot: ModelSlot,
+        prediction_log: PredictionLog,
+        limits: Limits,
+        metrics: Metrics,
+        reject: RejectPolicy,
+        shadow: ShadowRunner,
+        queue: InferenceQueue,
+        read_image: Callable[[bytes, str], bytes],
+    ) -> None:
+        self._slot, self._log, self._limits, self._metrics = slot, prediction_log, limits, metrics
+        self._reject, self._shadow, self._queue, self._read_image = reject, shadow, queue, read_image
+
+    def live(self) -> ServingModel:
+        """The live model.
+
+        Raises:
+            ProblemError: 503, there is none yet.
+        """
+        live = self._slot.take()
+        if live is None:
+            raise ProblemError(503, "no_model", "no model is live yet; ask /readyz when there is", NO_MODEL_RETRY)
+        return live
+
+    def predict_json(self, request: PredictionRequest) -> bytes:
+        """As `predict`, as JSON."""
+        return orjson.dumps(self.predict(request))
+
+    def predict(self, request: PredictionRequest) -> dict[str, object]:
+        """A 200 answer (`serving.api.schemas.Answer`); logged by the queue's thread as soon as it is on its way.
+
+        Raises:
+            ProblemError: no model, unreadable form, or the model's output is not a number.
+            ImageRejectedError: the image cannot be decoded.
+        """
+        live = self.live()  # once: the whole answer comes from it, or from what is tried beside it
+        on_trial = request.logged and not request.live_only
+        key = (request.client_key or request.request_id or uuid4().hex) if on_trial else None
+        return canary.answer(live, key, lambda chosen: self._answer(chosen, request))
+
+    def _answer(self, model: ServingModel, request: PredictionRequest) -> dict[str, object]:
+        inference = self._infer(model, request)
+        rejected = self._reject.reason(inference.confidence, inference.distance)
+        milliseconds = _milliseconds(request.started, time.perf_counter())
+        answer: dict[str, object] = {
+            "id": str(inference.id),
+            "model_version": model.version,
+            **inference.ranking[0],
+            "top": inference.ranking[: request.top],
+            "rejected": rejected is not None,
+            "reason": rejected,
+            "milliseconds": milliseconds,
+        }
+        if request.stages is not None:
+            request.stages.append(("decode", inference.began_at, inference.decoded_at))
+            request.stages.append(("inference", inference.decoded_at, inference.ended_at))
+        self._queue.afterwards(partial(self._log_answer, model, request, inference, rejected, milliseconds))
+        return answer
+
+    def _log_answer(
+        self,
+        model: ServingModel,
+        request: PredictionRequest,
+        inference: _Inference,
+        rejected: str | None,
+        milliseconds: float,
+    ) -> None:
+        if request.logged:
+            try:
+                self._log.append(_row(model, request, inference, rejected, milliseconds))
+            except Exception:
+                self._metrics.shed.labels("row").inc()
+                raise
+            seen = inference.decoded.pixels, inference.label, inference.confidence
+            self._shadow.submit(model, inference.id, inference.image, *seen)
+        if rejected:
+            self._metrics.rejected.labels(rejected).inc()
+        self._metrics.predictions.labels(str(model.version)).inc()
+
+    def _infer(self, model: ServingModel, request: PredictionRequest) -> _Inference:
+        began_at = time.perf_counter()
+        if request.stages:
+            request.stages.append(("queue", request.stages[-1][2], began_at))
+        info = model.model.info
+        image = self._read_image(request.body, request.content_type)
+        decoded = images.decode_with_size(image, info.image_size, info.channels, self._limits)
+        decoded_at = time.perf_counter()
+        (probabilities, *_), distances = model.model.judge(decoded.pixels[np.newaxis])
+        ended_at = time.perf_counter()
+        if not np.isfinite(probabilities).all():
+            log.error("model version %d gave a probability that is no number", model.version)
+            detail = f"model version {model.version} gave no usable answer for this image"
+            raise ProblemError(500, canary.MODEL_FAILED, detail)
+        order = np.argsort(probabilities)[::-1][: max(request.top, LOGGED_TOP)]
+        return _Inference(
+            id=uuid7(),
+            image=image,
+            decoded=decoded,
+            label=info.labels[order[0]],
+            confidence=round(float(probabilities[order[0]]), 6),
+            ranking=[{"label": info.labels[i], "probability": round(float(probabilities[i]), 6)} for i in order],
+            distance=None if distances is None else round(float(distances[0]), 4),
+            began_at=began_at,
+            decoded_at=decoded_at,
+            ended_at=ended_at,
+        )
+
+
+def _row(
+    model: ServingModel, request: PredictionRequest, inference: _Inference, rejected: str | None, milliseconds: float
+) -> Prediction:
+    decoded = inference.decoded
+    return Prediction(
+        id=inference.id,
+        model_version=model.version,
+        variant=model.model.variant,
+        label=inference.label,
+        probability=inference.confidence,
+        top=inference.ranking[:LOGGED_TOP],
+        rejected=rejected,
+        distance=inference.distance,
+        milliseconds=milliseconds,
+        queue_milliseconds=_milliseconds(request.started, inference.began_at),
+        decode_milliseconds=_milliseconds(inference.began_at, inference.decoded_at),
+        inference_milliseconds=_milliseconds(inference.decoded_at, inference.ended_at),
+        width=decoded.width,
+        height=decoded.height,
+        brightness=round(int(decoded.pixels.sum(dtype=np.uint32)) / (255 * decoded.pixels.size), 6),
+        caller=request.caller,
+        client_key=request.client_key,
+        image=inference.image,
+    )
+
+
+def _milliseconds(start: float, end: float) -> float:
+    return round((end - start) * 1000, 3)
