@@ -76,9 +76,9 @@ def _name_of(prediction: str) -> str:
 @contextmanager
 def _service() -> "Iterator[Client]":
     """The client of the service that the settings name, with the key that they name; its errors as the CLI's own."""
-    from ml.errors import InvalidInputError, UnavailableError
+    from ml.errors import EvergreenError, InvalidInputError, UnavailableError
     from ml.settings import Settings
-    from serving.client import Client, RefusedError, ServiceError
+    from serving.client import Client, RefusedError, ServiceError, UnreachableError
 
     settings = Settings.load(os.environ)
     key = settings.api_key.get_secret_value() if settings.api_key else None
@@ -87,5 +87,7 @@ def _service() -> "Iterator[Client]":
             yield client
     except RefusedError as error:
         raise InvalidInputError(str(error)) from error
-    except ServiceError as error:
+    except UnreachableError as error:
         raise UnavailableError(str(error)) from error
+    except ServiceError as error:
+        raise EvergreenError(str(error)) from error
