@@ -51,14 +51,14 @@ def monitor() -> None:
     @task
     def judge_log() -> list[str]:
         """Judge the prediction log; people hear of what is wrong once, until something else is."""
-        from ml.intake import docs
         from ml.monitoring.judge import judge
+        from ml.validation import data_docs
         from plugins.alerts import alert
         from plugins.runtime import context, settings
 
         verdict = judge(context())
         if verdict.news:
-            where = f"\n{docs.url(settings(), verdict.report_key)}" if verdict.report_key else ""
+            where = f"\n{data_docs.url(settings(), verdict.report_key)}" if verdict.report_key else ""
             alert("the prediction log breaks expectations", "; ".join(verdict.failures) + where)
         return list(verdict.failures)
 

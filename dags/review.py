@@ -32,7 +32,7 @@ def review() -> None:
         from airflow.sdk.exceptions import AirflowSkipException
 
         from ml.datasets import versions
-        from ml.training.suspects import review as look
+        from ml.training.label_errors import review as look
         from plugins.runtime import context
 
         ctx = context()

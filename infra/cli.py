@@ -1,4 +1,4 @@
-"""The `evergreen` command: `ml.cli` and what starts, stops and shows the stack."""
+"""The `evergreen` command: `ml.cli.main` and what starts, stops and shows the stack."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from infra import cli_service
-from ml.cli import app
-from ml.cli_shared import Json, printable
+from ml.cli.main import app
+from ml.cli.output import Json, printable
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
 
 console = Console()

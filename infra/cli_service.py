@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from ml.cli_shared import Json, add_row, emit, new_table, say, show
+from ml.cli.output import Json, add_row, emit, new_table, say, show
 
 _MORE = {"new": "", "known": "; this source had spoken before", "waiting": "; it waits to be stored"}
 

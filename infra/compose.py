@@ -22,7 +22,7 @@ from ml.catalog import api_keys
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
 from ml.settings import ENV_FILE as SETTINGS_FILE
 from ml.settings import PORT_PREFIX, PREFIX, Settings
-from ml.training.lineage import code_version
+from ml.training.tracking.lineage import code_version
 
 ENV_FILE = ".env"
 HOME = Path("build") / "compose"

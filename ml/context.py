@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from ml import objects
 from ml.catalog import engine as catalog_engine
-from ml.objects import ObjectStore
 from ml.settings import Settings
+from ml.storage import object_store
+from ml.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
-    from ml.registry import Registry
+    from ml.models.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Context:
     @cached_property
     def registry(self) -> "Registry":
         """MLflow's."""
-        from ml.registry import Registry
+        from ml.models.registry import Registry
 
         return Registry(self.settings)
 
@@ -44,7 +44,7 @@ def connect(settings: Settings) -> Context:
     return Context(
         settings=settings,
         engine=catalog_engine.connect(settings),
-        labels=objects.connect(settings, settings.labels_bucket),
-        store=objects.connect(settings, settings.store_bucket),
-        artifacts=objects.connect(settings, settings.artifacts_bucket),
+        labels=object_store.connect(settings, settings.labels_bucket),
+        store=object_store.connect(settings, settings.store_bucket),
+        artifacts=object_store.connect(settings, settings.artifacts_bucket),
     )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml import images, variants
 from ml.errors import ImageRejectedError, InvalidInputError
-from ml.images import Limits, Pixels
-from ml.model import Model
+from ml.imaging import images
+from ml.imaging.images import Limits, Pixels
+from ml.models import variants
+from ml.models.model import Model
 
 if TYPE_CHECKING:
     from pandas import DataFrame

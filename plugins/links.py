@@ -12,11 +12,11 @@ class DataDocsLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Airflow's entry; it calls it in the task's process when the task has ended, and keeps the address."""
-        from ml.intake import docs
+        from ml.validation import data_docs
         from plugins.runtime import settings
 
         drop_id = ti_key.xcom_pull(task_ids=operator.task_id, map_indexes=ti_key.map_index)
-        return docs.url(settings(), docs.key(drop_id)) if drop_id else ""
+        return data_docs.url(settings(), data_docs.key(drop_id)) if drop_id else ""
 
 
 class DecisionReportLink(BaseOperatorLink):
@@ -27,8 +27,8 @@ class DecisionReportLink(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """As `DataDocsLink.get_link`."""
         from ml.gate.decide import report_key
-        from ml.intake import docs
+        from ml.validation import data_docs
         from plugins.runtime import settings
 
         decision_id = ti_key.xcom_pull(task_ids=operator.task_id)
-        return docs.url(settings(), report_key(decision_id)) if decision_id else ""
+        return data_docs.url(settings(), report_key(decision_id)) if decision_id else ""

@@ -16,12 +16,12 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from ml import objects
 from ml.catalog import engine as catalog_engine
 from ml.context import Context
 from ml.errors import InvalidInputError
-from ml.images import Limits
+from ml.imaging.images import Limits
 from ml.settings import Settings
+from ml.storage import object_store
 from serving.api import openapi, problems
 from serving.api.fast_path import FastPathMiddleware, raw_routes
 from serving.api.middleware import RequestMiddleware
@@ -151,7 +151,7 @@ def build(
         settings,
         catalog_engine.connect(settings),
         *(
-            objects.connect(settings, bucket)
+            object_store.connect(settings, bucket)
             for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket)
         ),
     )
@@ -163,7 +163,7 @@ def build(
     shadow = ShadowRunner(limits)
     reloader, heartbeat = _rollout(context, identity, slot, metrics, balancer)
     # The uploader tries again itself: a connection that will never answer must not hold it for minutes.
-    impatient_store = objects.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
+    impatient_store = object_store.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
     threads = _Threads(
         access_log=AccessLog(settings.access_log),
         key_sync=KeySync(key_ring, context.engine, settings.home),

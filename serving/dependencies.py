@@ -8,8 +8,8 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from ml.context import Context
-from ml.objects import ObjectStore
 from ml.settings import Settings
+from ml.storage.object_store import ObjectStore
 from serving.auth.access import AccessControl
 from serving.inference.predictor import Predictor
 from serving.inference.queue import BoundedThreadPool, InferenceQueue

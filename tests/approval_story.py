@@ -11,12 +11,12 @@ import httpx
 from playwright.sync_api import Page, sync_playwright
 
 from infra.local.layout import Layout
-from ml import bundle
 from ml.catalog import cycles
 from ml.catalog.decisions import Decision, record
 from ml.catalog.engine import transaction
 from ml.catalog.migrate import migrate
 from ml.context import Context
+from ml.models import bundle
 from tests.bundles import make_bundle
 
 _PATIENCE = 300_000  # milliseconds: tests share few cores

@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ml import bundle, model, runtimes
-from ml.bundle import BundleInfo
 from ml.catalog import deployments
 from ml.catalog.engine import transaction
 from ml.catalog.tables import decisions
 from ml.context import Context
+from ml.models import bundle, model, runtimes
+from ml.models.bundle import BundleInfo
 
 DIGITS = tuple("0123456789")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ml import cpu
+from ml.models import cpu
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 QEMU: Final = "qemu-x86_64"

@@ -11,11 +11,11 @@ from typing import Any
 
 from ml.context import Context
 from ml.errors import NotFoundError
-from ml.registry_rest import BundleLocation
+from ml.models.registry_rest import BundleLocation
 
 
 class FileRegistry:
-    """The part of `ml.registry.Registry` that gate and release use.
+    """The part of `ml.models.registry.Registry` that gate and release use.
 
     Attributes:
         kill_after: the alias after whose move this process kills itself.

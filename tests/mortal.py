@@ -10,8 +10,8 @@ from pathlib import Path
 from sqlalchemy import event
 
 from ml.context import Context, connect
-from ml.objects import ObjectStore
 from ml.settings import Settings
+from ml.storage.object_store import ObjectStore
 
 
 class _Life:

@@ -18,9 +18,9 @@ from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 
 from infra.local import mlflow, postgres, s3
-from ml import objects
 from ml.errors import EvergreenError
 from ml.settings import Settings
+from ml.storage import object_store
 
 PASSWORD = "tests-only"
 
@@ -89,7 +89,7 @@ class Servers:
         }
         settings = Settings.model_validate(values | overrides)
         for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
-            objects.connect(settings, bucket).ensure_bucket()
+            object_store.connect(settings, bucket).ensure_bucket()
         return settings
 
 

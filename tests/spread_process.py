@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ml.training import networks, placement
-from ml.training.checkpoint import Checkpoint
-from ml.training.fit import fit
-from ml.training.placement import Placement
-from ml.training.recipe import Recipe
+from ml.training.loop import placement
+from ml.training.loop.checkpoint import Checkpoint
+from ml.training.loop.fit import fit
+from ml.training.loop.placement import Placement
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks
 
 RECIPE = Recipe(epochs=3, patience=9, batch_size=30, learning_rate=2e-3, seed=5, flips=True)
 

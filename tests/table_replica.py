@@ -11,12 +11,12 @@ import numpy as np
 import orjson
 from sqlalchemy import func, text
 
-from ml import images
 from ml.catalog import deployments
 from ml.catalog.engine import transaction
 from ml.catalog.tables import replicas
 from ml.context import Context
-from ml.images import Limits
+from ml.imaging import images
+from ml.imaging.images import Limits
 from tests.bundles import loaded
 
 Temper = Literal["loads", "refuses", "ignores", "dies"]

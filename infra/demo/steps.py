@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from infra.demo.watch import STAGES, Finished
-from ml.cli_shared import printable
+from ml.cli.output import printable
 from ml.errors import EvergreenError
-from ml.intake import docs
 from ml.settings import Settings
+from ml.validation import data_docs
 
 _WIDTH = 12
 
@@ -87,7 +87,7 @@ def show(failed: StepFailedError, settings: Settings | None, logs: str, console:
     if failed.cycle:
         _paragraph("stages", _stages(failed.cycle), console)
         if settings and (key := _report_key(failed.cycle)):
-            _place("report", docs.url(settings, key), console)
+            _place("report", data_docs.url(settings, key), console)
     if settings:
         _place("airflow", settings.airflow_url, console)
     _place("logs", logs, console)

@@ -14,9 +14,9 @@ from infra.demo.drops import Story
 from infra.demo.pictures import Picture
 from infra.demo.steps import step
 from infra.demo.watch import Finished
-from ml import cli
 from ml.catalog.engine import transaction
 from ml.catalog.tables import predictions
+from ml.cli.main import main
 from ml.context import Context
 from ml.errors import UnavailableError
 from ml.intake.upload import prepare
@@ -91,7 +91,7 @@ def live_through(context: Context, story: Story, folder: Path, console: Console)
 def _cycle(context: Context, pictures: list[Picture], folder: Path, console: Console) -> Finished:
     drops.write(pictures, folder)
     with prepare(folder, f"demo-{folder.name}") as upload:
-        prefix = cli.send(context, upload)  # what `evergreen drop` does
+        prefix = main.send(context, upload)  # what `evergreen drop` does
     return watch.wait_for(context, prefix, console)
 
 

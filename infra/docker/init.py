@@ -13,11 +13,12 @@ import orjson
 import psycopg2
 
 from infra.local import airflow, postgres
-from ml import context, objects
+from ml import context
 from ml.catalog import api_keys
 from ml.catalog.migrate import migrate
 from ml.errors import InvalidInputError, UnavailableError
 from ml.settings import Settings
+from ml.storage import object_store
 
 log = logging.getLogger("init")
 
@@ -48,7 +49,7 @@ def main() -> None:
         superuser = os.environ["POSTGRES_PASSWORD"]
         _patiently(lambda n=name, p=password, s=superuser: postgres.ensure_database(host, port, s, n, p))  # type: ignore[misc]
     for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
-        _patiently(objects.connect(settings, bucket).ensure_bucket)
+        _patiently(object_store.connect(settings, bucket).ensure_bucket)
     engine = context.connect(settings).engine
     migrate(engine)
     if settings.api_key:

@@ -13,10 +13,11 @@ from infra.local.coming import Coming, OnPart, tail
 from infra.local.layout import Layout
 from infra.local.manager import Manager
 from infra.local.parts import Part, all_parts
-from ml import context, objects
+from ml import context
 from ml.catalog.migrate import migrate
 from ml.errors import ConflictError, InvalidInputError, UnavailableError
 from ml.settings import PREFIX, Settings
+from ml.storage import object_store
 
 Ports = Mapping[str, int]
 
@@ -115,7 +116,7 @@ def _make_room(here: Layout, settings: Settings) -> None:
             "127.0.0.1", here.ports["postgres"], here.secrets["postgres"], name, here.secrets[name]
         )
     for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
-        objects.connect(settings, bucket).ensure_bucket()
+        object_store.connect(settings, bucket).ensure_bucket()
     migrate(context.connect(settings).engine)
 
 

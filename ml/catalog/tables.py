@@ -81,7 +81,7 @@ samples = Table(
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("subject", Text),
-    # The two halves of the perceptual hash: see `ml.datasets.near`.
+    # The two halves of the perceptual hash: see `ml.datasets.near_duplicates`.
     Column("phash_high", Integer),
     Column("phash_low", Integer),
     _now(),

@@ -22,9 +22,10 @@ from ml.datasets.incoming import Incoming
 from ml.datasets.segments import Sample, Segment, Uploads
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
-from ml.intake import docs, entries, judged, listing, packs, quarantine
+from ml.intake import entries, listing, quarantine, row_verdicts, staging_tars
 from ml.intake.claim import acknowledge
 from ml.intake.listing import Listing
+from ml.validation import data_docs
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def accept(ctx: Context, drop_id: str) -> str | None:
         with (
             cycles.stage(ctx.engine, drop_id, "accept"),
             advisory_lock(ctx.engine, "datasets"),
-            judged.opened(ctx, drop_id) as verdicts,
+            row_verdicts.opened(ctx, drop_id) as verdicts,
             bulk.rows("samples", _SAMPLE) as samples,
             bulk.rows("labels", annotate.COLUMNS) as labels,
             Uploads(ctx.store) as uploads,
@@ -120,7 +121,7 @@ class _Acceptance:
         drop_id = self.drop["id"]
         for page in self.rows.new():
             self._hear(annotate.of_new(page, drop_id, self.ctx.settings))
-            for row, member in zip(page, packs.read(self.ctx, drop_id, page), strict=True):
+            for row, member in zip(page, staging_tars.read(self.ctx, drop_id, page), strict=True):
                 row |= {"drop_id": drop_id, "size": row["bytes"]}
                 yield row, member
 
@@ -167,7 +168,7 @@ class _Acceptance:
             quarantined=len(self.aside),
             duplicates=self.rows.duplicates,
             format=entries.head(self.ctx, drop_id).format,
-            report_key=docs.key(drop_id),
+            report_key=data_docs.key(drop_id),
             dataset_version=version,
         )
         if version is None:

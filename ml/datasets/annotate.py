@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, update
 
-from ml.catalog import known
+from ml.catalog import existing_samples
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
@@ -32,7 +32,7 @@ def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) 
     """What the drop says of samples that it adds.
 
     Args:
-        rows: of `ml.intake.judged`, with their `neighbours`.
+        rows: of `ml.intake.row_verdicts`, with their `neighbours`.
         drop_id: the drop.
         settings: how labels are chosen.
     """
@@ -52,7 +52,7 @@ def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) 
 def of_known(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> Told:
     """What the drop says of samples that are stored already, compared with what was said before."""
     hashes = sorted({r["sha256"] for r in rows})
-    now = known.labels(ctx.engine, hashes)
+    now = existing_samples.labels(ctx.engine, hashes)
     with transaction(ctx.engine) as connection:
         before, mapping = labels.annotations_of(connection, hashes), class_map(connection)
     for earlier in before.values():

@@ -18,7 +18,7 @@ from ml.datasets import amend, loader, segments, versions
 from ml.datasets.segments import Sample, Segment, Uploads
 from ml.datasets.versions import Manifest
 from ml.errors import NotFoundError
-from ml.intake import judged
+from ml.intake import row_verdicts
 
 log = logging.getLogger(__name__)
 
@@ -193,8 +193,8 @@ def _uploaded(ctx: Context, old: Set[str], hashes: Set[str]) -> list[str]:
     for drop_id in sorted(ids):
         prefix = drops.get(ctx.engine, drop_id)["prefix"]
         try:
-            with judged.opened(ctx, drop_id) as verdicts:
-                pages = (page for fate in judged.FATES for page in verdicts.pages(fate))
+            with row_verdicts.opened(ctx, drop_id) as verdicts:
+                pages = (page for fate in row_verdicts.FATES for page in verdicts.pages(fate))
                 # An archive goes whole: what else was in it has been accepted or put aside.
                 keys += [prefix + (r["archive"] or r["key"]) for p in pages for r in p if r["sha256"] in hashes]
         except NotFoundError:

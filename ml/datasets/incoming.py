@@ -6,13 +6,13 @@ Validation saw the catalog as it was then; other drops may have been accepted si
 from collections.abc import Iterator
 from typing import Any
 
-from ml.catalog import known
+from ml.catalog import existing_samples
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.datasets import erase, near
-from ml.datasets.near import Placer
-from ml.intake.judged import Verdicts
+from ml.datasets import erase, near_duplicates
+from ml.datasets.near_duplicates import Placer
+from ml.intake.row_verdicts import Verdicts
 
 
 class Incoming:
@@ -37,16 +37,16 @@ class Incoming:
         high, low = (looks[name].to_numpy() for name in looks.column_names)
         placer = Placer(high, low, self._ctx.settings)
         with transaction(self._ctx.engine) as connection:
-            asked = near.sift(connection, high, low)
+            asked = near_duplicates.sift(connection, high, low)
         start = 0
         for page in self._verdicts.pages("good"):
             rows = {start + i: self._renamed(row) for i, row in enumerate(page)}
             start += len(page)
             rows = self._unknown(rows)
             wanted = [number for number in rows if asked[number]]
-            found = near.stored(self._ctx.engine, [rows[n] for n in wanted])
-            known = {wanted[i]: neighbours for i, neighbours in found.items()}
-            yield list(self._placed(rows, placer, known))
+            found = near_duplicates.stored(self._ctx.engine, [rows[n] for n in wanted])
+            existing_samples = {wanted[i]: neighbours for i, neighbours in found.items()}
+            yield list(self._placed(rows, placer, existing_samples))
 
     def known(self) -> Iterator[list[dict[str, Any]]]:
         """Pages of rows whose image is stored already; after `new`."""
@@ -69,7 +69,7 @@ class Incoming:
 
     def _unknown(self, rows: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
         hashes = [row["sha256"] for row in rows.values()]
-        stored = known.labels(self._ctx.engine, hashes)
+        stored = existing_samples.labels(self._ctx.engine, hashes)
         with transaction(self._ctx.engine) as connection:
             gone = erase.erased(connection, [digest for digest in hashes if digest not in stored])
         self.repeated += [row for row in rows.values() if row["sha256"] in stored]
@@ -77,7 +77,7 @@ class Incoming:
         return {n: row for n, row in rows.items() if row["sha256"] not in stored and row["sha256"] not in gone}
 
     def _placed(
-        self, rows: dict[int, dict[str, Any]], placer: Placer, known: dict[int, list[near.Neighbour]]
+        self, rows: dict[int, dict[str, Any]], placer: Placer, known: dict[int, list[near_duplicates.Neighbour]]
     ) -> Iterator[dict[str, Any]]:
         for number, row in rows.items():
             place = placer.place(number, row, known.get(number, ()))

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from ml import images
 from ml.catalog.engine import transaction
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
@@ -30,7 +29,8 @@ from ml.datasets import versions
 from ml.datasets.segments import read_index
 from ml.datasets.splits import SplitName
 from ml.errors import IntegrityError, NotFoundError
-from ml.images import Limits, Pixels
+from ml.imaging import images
+from ml.imaging.images import Limits, Pixels
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import IO, Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml import members, ranges
-from ml.objects import ObjectStore
-from ml.ranges import Part
+from ml.storage import range_reads, tar_members
+from ml.storage.object_store import ObjectStore
+from ml.storage.range_reads import Part
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -123,8 +123,8 @@ def write(uploads: Uploads, samples: Iterable[Sample], limit: int) -> Iterator[t
 def samples(store: ObjectStore, segment_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
     """Samples of a stored segment as `write` takes them; `rows` are those of its index that are wanted."""
     name = tar_key(segment_id)
-    parts = [Part(name, r["offset"] - members.HEADER, members.span(r["size"])) for r in rows]
-    return zip(rows, ranges.stream(store, parts), strict=True)
+    parts = [Part(name, r["offset"] - tar_members.HEADER, tar_members.span(r["size"])) for r in rows]
+    return zip(rows, range_reads.stream(store, parts), strict=True)
 
 
 def pack(samples: Iterable[Sample], folder: Path) -> str:
@@ -153,7 +153,7 @@ class _Growing:
         self._pages: list[pa.Table] = []
 
     def add(self, row: dict[str, Any], member: bytes | memoryview) -> None:
-        row["offset"] = self.size + members.HEADER
+        row["offset"] = self.size + tar_members.HEADER
         self._rows.append(row)
         self._write(member)
         if len(self._rows) == _PAGE:
@@ -162,7 +162,7 @@ class _Growing:
     def close(self) -> tuple[Segment, bytes, pa.Table]:
         """The segment, its index, its rows."""
         self._turn()
-        self._write(members.ending(self.size))
+        self._write(tar_members.ending(self.size))
         self.file.flush()
         # In one piece, so that the index is a function of the rows and not of how they came.
         rows = pa.concat_tables(self._pages).combine_chunks()

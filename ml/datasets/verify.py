@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ml import members
 from ml.context import Context
 from ml.datasets import loader, segments, versions
 from ml.datasets.segments import Sample
 from ml.errors import IntegrityError, NotFoundError
+from ml.storage import tar_members
 
 OnSegment = Callable[[str], None]
 
@@ -44,7 +44,7 @@ def rebuilt(ctx: Context, segment_id: str) -> str:
         with tar.open("rb") as file:
             for row in rows:
                 file.seek(row["offset"])
-                yield row, members.encode(row["sha256"], row["format"], file.read(row["size"]))
+                yield row, tar_members.encode(row["sha256"], row["format"], file.read(row["size"]))
 
     with tempfile.TemporaryDirectory() as folder:
         return segments.pack(images(), Path(folder))

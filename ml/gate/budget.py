@@ -26,7 +26,7 @@ from scipy.special import gammaln, ndtri
 
 WINDOW: Final = 100
 _PRIOR: Final = (0.5, 0.5, 0.125, 0.125)
-"""Of `ml.catalog.looks.OUTCOMES`, in units of decisions; the parameters of the code's Dirichlet distribution."""
+"""Of each of `holdout_comparisons.OUTCOMES`, in decisions: the parameters of the code's Dirichlet distribution."""
 _FRONT: Final = 0.95
 """Share of alpha that the first decisions of a window get, falling as 1/(k(k+1)); the rest is dealt evenly."""
 _LEAST: Final = -690.0
@@ -39,7 +39,7 @@ class Part:
     """Holdout samples that a statement could be made on: those that came after decision number `after`.
 
     `after` is the number of an event, or 0 for all samples; `verdicts` counts the decisions since, by outcome in
-    the order of `ml.catalog.looks.OUTCOMES`.
+    the order of `ml.catalog.holdout_comparisons.OUTCOMES`.
     """
 
     after: int

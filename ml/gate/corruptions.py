@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from ml.images import Pixels
+from ml.imaging.images import Pixels
 
 
 def noise(images: Pixels, seed: int) -> Pixels:

@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 from sqlalchemy import func, update
 
-from ml.catalog import cycles, decisions, looks
+from ml.catalog import cycles, decisions, holdout_comparisons
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import advisory_lock, transaction
-from ml.catalog.looks import Look
+from ml.catalog.holdout_comparisons import Look
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.datasets import holdout
@@ -21,8 +21,8 @@ from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.gate import evidence, policy, report, scores
 from ml.gate.policy import Policy, Ruling
 from ml.gate.scores import Side
-from ml.intake import docs
-from ml.model import Model
+from ml.models.model import Model
+from ml.validation import data_docs
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
         holdout.record_use(connection, decision_id, figures["holdout"])
         if spent := figures.get("budget"):
             outcome = "declined" if ruling.verdict == "needs_person" else ruling.verdict
-            looks.record(connection, Look(spent["number"], decision_id, spent["level"], outcome))
+            holdout_comparisons.record(connection, Look(spent["number"], decision_id, spent["level"], outcome))
     return decision
 
 
@@ -168,7 +168,7 @@ def _note(ctx: Context, decision: Decision, cycle_id: str) -> None:
     """Say it where people look: on the MLflow version, and in the cycle."""
     figures = decision.statistics
     tags = {"decision": decision.id, "verdict": decision.verdict, "reason": decision.reason}
-    page = {"decision_report": docs.url(ctx.settings, report_key(decision.id))}
+    page = {"decision_report": data_docs.url(ctx.settings, report_key(decision.id))}
     ctx.registry.tag(decision.model_version, tags | page | _told(figures))
     told = {"decision_id": decision.id, "verdict": decision.verdict, "reason": decision.reason}
     ended = func.now() if decision.verdict == "reject" else None

@@ -9,9 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml import bundle, calibration, model
-from ml.catalog import looks
-from ml.catalog.looks import OUTCOMES, Look
+from ml.catalog import holdout_comparisons
+from ml.catalog.holdout_comparisons import OUTCOMES, Look
 from ml.context import Context
 from ml.datasets.loader import Split
 from ml.gate import budget, grouping, metrics, slices, statistics
@@ -20,6 +19,7 @@ from ml.gate.lead import Lead, largest_loss, lead
 from ml.gate.metrics import Metric, PerSample
 from ml.gate.scores import Side
 from ml.gate.slices import Tolerance
+from ml.models import bundle, calibration, model
 
 Mask = NDArray[np.bool_]
 _LATENCY_ROUNDS: Final = 20
@@ -145,7 +145,7 @@ def _new_classes(challenger: Side, champion: Side) -> dict[str, float]:
 
 def _budgeted(ctx: Context, challenger: Side, champion: Side, best: Side) -> dict[str, Any]:
     """The test of rule `proven`, and the margin that holds whatever verdicts have told: which part, which level."""
-    settings, past, wanted = ctx.settings, looks.all_looks(ctx.engine), ctx.settings.gate_improvement
+    settings, past, wanted = ctx.settings, holdout_comparisons.all_looks(ctx.engine), ctx.settings.gate_improvement
     number, proven = len(past) + 1, settings.gate_rule == "proven"
     share, then = (
         budget.early_share(k, settings.gate_alpha) if proven else budget.even_share(settings.gate_alpha)
@@ -221,7 +221,7 @@ def samples_to_exclude(incumbents: Sequence[Mapping[str, Any]], margin: float) -
 
 def _looked_at(ctx: Context, holdout: Split) -> NDArray[np.int64]:
     """How many decisions had been made when each sample came, or a near duplicate of it, ``int64[N]``."""
-    known = looks.before(ctx.engine, sorted(set(holdout.drop_ids)))
+    known = holdout_comparisons.before(ctx.engine, sorted(set(holdout.drop_ids)))
     # A drop that is unknown by now counts as old: it might have been seen.
     before = np.asarray([known.get(drop, 0) for drop in holdout.drop_ids], np.int64)
     _, group = np.unique(grouping.column(ctx, holdout, "group_id").astype(np.str_), return_inverse=True)

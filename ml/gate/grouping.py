@@ -15,7 +15,7 @@ from ml.gate import corruptions, slices
 from ml.gate.scores import Side
 from ml.gate.slices import Group
 from ml.gate.statistics import Right
-from ml.training import novelty
+from ml.training.data import novelty
 
 _TRAFFIC: Final = 1000
 """Logged answers from which the mix of classes in them is worth knowing."""

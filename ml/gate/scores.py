@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
-from ml import bundle, variants
 from ml.catalog.engine import transaction
 from ml.catalog.tables import scores
 from ml.context import Context
@@ -21,7 +20,8 @@ from ml.datasets import loader, versions
 from ml.datasets.loader import Split
 from ml.errors import NotFoundError
 from ml.gate.statistics import Right
-from ml.model import Model
+from ml.models import bundle, variants
+from ml.models.model import Model
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from ml import calibration
+from ml.models import calibration
 
 Right = NDArray[np.bool_]
 BINS: Final = 10

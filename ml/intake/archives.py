@@ -14,7 +14,7 @@ from typing import IO, Final
 from ml.errors import InvalidInputError
 from ml.intake.formats.entry import is_hidden
 from ml.intake.listing import Listing
-from ml.objects import ObjectInfo
+from ml.storage.object_store import ObjectInfo
 
 Open = Callable[[ObjectInfo], IO[bytes]]
 _TABLES: Final = (".csv", ".json", ".jsonl", ".parquet", ".xml")

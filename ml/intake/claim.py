@@ -12,7 +12,7 @@ from ml.catalog import cycles, drops
 from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
-from ml.intake import entries, listing, packs, reading
+from ml.intake import entries, listing, reading, staging_tars
 from ml.intake.find import INGESTED, READY, REJECTED
 from ml.intake.listing import Listing
 from ml.intake.reading import NOTHING, Drop
@@ -81,7 +81,7 @@ def acknowledge(ctx: Context, drop_id: str, seen: Listing | None = None) -> None
         seen: what the drop held a moment ago; good as long as nobody has set the marker anew.
     """
     row = drops.get(ctx.engine, drop_id)
-    packs.discard(ctx, drop_id)
+    staging_tars.discard(ctx, drop_id)
     keep = ("images", "accepted", "quarantined", "duplicates", "reason", "dataset_version", "report_key")
     body = {"drop_id": drop_id, "status": row["status"], **{name: row[name] for name in keep}}
     fate, other = (INGESTED, REJECTED) if row["status"] == "accepted" else (REJECTED, INGESTED)

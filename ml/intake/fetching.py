@@ -7,11 +7,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ml import objects
 from ml.context import Context
 from ml.errors import InvalidInputError, UnavailableError
-from ml.images import Limits
+from ml.imaging.images import Limits
 from ml.intake import source
+from ml.storage import object_store
 
 _BATCH: Final = 256  # images fetched at once, fewer when they are large
 _BATCH_BYTES: Final = 32_000_000
@@ -41,7 +41,7 @@ def batches(ctx: Context, prefix: str, rows: Sequence[dict[str, Any]], limits: L
         UnavailableError: the object store failed.
     """
     waiting: deque[_Asked] = deque()
-    with objects.readers() as readers:
+    with object_store.readers() as readers:
         for batch in _batches(rows):
             waiting.append(_ask(ctx, prefix, batch, limits, readers))
             if len(waiting) > 1:

@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select, text
 
-from ml.catalog import known, validations
+from ml.catalog import existing_samples, validations
 from ml.catalog.classes import class_map
 from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
-from ml.intake import held
+from ml.intake import quarantine_store
 
 DROPS = 50
 PAGES = 500  # of 8 KiB, some 20 samples each
@@ -53,11 +53,11 @@ def read(engine: Engine, prefix: str | None = None) -> History:
     """
     with transaction(engine) as connection:
         return History(
-            classes=frozenset(known.classes(connection)),
+            classes=frozenset(existing_samples.classes(connection)),
             shares=_shares(connection),
             drops=validations.of_accepted_drops(connection, DROPS),
             class_map=class_map(connection),
-            released=prefix is not None and held.is_release(connection, prefix),
+            released=prefix is not None and quarantine_store.is_release(connection, prefix),
         )
 
 

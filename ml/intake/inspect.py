@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.catalog import cycles
-from ml.catalog import known as stored
+from ml.catalog import existing_samples as stored
 from ml.context import Context
 from ml.errors import NotFoundError
-from ml.images import Limits
-from ml.intake import entries, fetching, packs
-from ml.intake.decoding import Answer, Decoders
+from ml.imaging.images import Limits
+from ml.imaging.sandbox import Answer, Decoders
+from ml.intake import entries, fetching, staging_tars
 from ml.intake.fetching import Fetched
-from ml.intake.packs import Pack
+from ml.intake.staging_tars import Pack
 
 Known = Callable[[Sequence[str]], dict[str, str]]
 """SHA-256s to the labels of those that are stored."""
@@ -91,7 +91,7 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int, known: Known | None = 
                 _write(buffer, _packed(pack, chunk, looked_at))
             pack.close()
             if pack.size:
-                ctx.store.put_file(packs.key(drop_id, chunk), pack.path, "application/x-tar")
+                ctx.store.put_file(staging_tars.key(drop_id, chunk), pack.path, "application/x-tar")
         ctx.store.put(chunk_key(drop_id, chunk), buffer.getvalue())
     return len(chosen)
 

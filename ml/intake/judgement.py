@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 from ml.catalog.classes import renamed
 from ml.context import Context
 from ml.errors import NotFoundError
-from ml.images import Limits
-from ml.intake import agreement, entries, history, inspect, judged, packs, suites
+from ml.imaging.images import Limits
+from ml.intake import entries, history, inspect, label_agreement, row_verdicts, staging_tars
 from ml.intake.history import History
-from ml.intake.judged import Fate, Fates
-from ml.intake.suites import KEY, Verdict
-from ml.model import Model
+from ml.intake.row_verdicts import Fate, Fates
+from ml.models.model import Model
+from ml.validation import suites
+from ml.validation.suites import KEY, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ def _frame(ctx: Context, table: pa.Table, past: History, wanted: Set[str] | None
         wanted: columns that the suite is about, so that memory holds no others; None: all.
     """
     keys, labels, hashes = (table[name].to_pylist() for name in (KEY, "label", "sha256"))
-    conflict = judged.conflicts(keys, labels, hashes)
+    conflict = row_verdicts.conflicts(keys, labels, hashes)
     chosen = [n for n in table.column_names if n != _NESTED and (wanted is None or n in wanted | {KEY})]
     frame = table.select(chosen).to_pandas()
     frame["aspect"] = pc.divide(table["width"].cast(pa.float64()), table["height"].cast(pa.float64())).to_pandas()
@@ -174,13 +175,15 @@ def _figures(ctx: Context, drop_id: str, fates: Fates, past: History, champion: 
 
 
 def _agreement(ctx: Context, drop_id: str, good: pa.Table, champion: Champion) -> float | None:
-    if len(good) < agreement.ENOUGH or (model := champion(ctx)) is None:
+    if len(good) < label_agreement.ENOUGH or (model := champion(ctx)) is None:
         return None
 
     def fetch(rows: Sequence[dict[str, Any]]) -> list[bytes]:
-        return [packs.image(m, r["bytes"]) for m, r in zip(packs.read(ctx, drop_id, rows), rows, strict=True)]
+        return [
+            staging_tars.image(m, r["bytes"]) for m, r in zip(staging_tars.read(ctx, drop_id, rows), rows, strict=True)
+        ]
 
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
-    return agreement.label_agreement(
+    return label_agreement.label_agreement(
         model, good.select([KEY, "label", "chunk", "packed", "bytes"]).to_pylist(), fetch, limits, drop_id
     )

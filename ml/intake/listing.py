@@ -13,7 +13,7 @@ import orjson
 from ml.context import Context
 from ml.errors import IntegrityError
 from ml.intake.find import MARKERS, READY
-from ml.objects import ObjectInfo, ObjectStore
+from ml.storage.object_store import ObjectInfo, ObjectStore
 
 _FOLDERS: Final = 64
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import IO, Any, Final, cast
 
-from ml import ranges
 from ml.context import Context
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
-from ml.objects import ObjectInfo, ObjectStore
-from ml.ranges import Part
+from ml.storage import range_reads
+from ml.storage.object_store import ObjectInfo, ObjectStore
+from ml.storage.range_reads import Part
 
 Found = bytes | UnavailableError | NotFoundError | InvalidInputError
 _BUFFER: Final = 1_048_576
@@ -28,11 +28,11 @@ def images(
 
     Args:
         rows: `key`, and of a member of an archive `archive`, `offset`, `span`, `size` (`ml.intake.archives.Place`).
-        pool: `ml.objects.readers` of the caller's, who asks again and again.
+        pool: `ml.storage.object_store.readers` of the caller's, who asks again and again.
     """
     inside = [row for row in rows if row.get("archive")]
     whole = ctx.labels.get_many((prefix + row["key"] for row in rows if not row.get("archive")), pool)
-    parts = ranges.read(ctx.labels, [Part(prefix + r["archive"], r["offset"], r["span"]) for r in inside])
+    parts = range_reads.read(ctx.labels, [Part(prefix + r["archive"], r["offset"], r["span"]) for r in inside])
     return (_cut(next(parts), row) if row.get("archive") else next(whole) for row in rows)
 
 

@@ -23,7 +23,7 @@ from ml.intake.archives import Place, wrapping
 from ml.intake.find import READY
 from ml.intake.formats.entry import Entry, is_hidden
 from ml.intake.listing import Listing
-from ml.objects import ObjectInfo
+from ml.storage.object_store import ObjectInfo
 
 OnFile = Callable[[int], None]
 

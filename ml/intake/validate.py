@@ -10,10 +10,11 @@ import orjson
 from ml.catalog import cycles, drops, validations
 from ml.context import Context
 from ml.errors import IntegrityError
-from ml.intake import agreement, docs, entries, history, judged, quarantine
+from ml.intake import entries, history, label_agreement, quarantine, row_verdicts
 from ml.intake.claim import reject
 from ml.intake.judgement import Judgement, judge
-from ml.intake.suites import KEY, Verdict
+from ml.validation import data_docs
+from ml.validation.suites import KEY, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +52,15 @@ def validate(ctx: Context, drop_id: str) -> Validation:
         reject(ctx, drop_id, problem)
         return _finished(drops.get(ctx.engine, drop_id))
     with cycles.stage(ctx.engine, drop_id, "validate"):
-        found = judge(ctx, drop_id, history.read(ctx.engine, row["prefix"]), agreement.champion)
-        judged.save(ctx, drop_id, found.fates)
+        found = judge(ctx, drop_id, history.read(ctx.engine, row["prefix"]), label_agreement.champion)
+        row_verdicts.save(ctx, drop_id, found.fates)
         _keep(ctx, row, found)
     fates, reason = found.fates, "; ".join(found.against) or None
     good, duplicates, bad = (fates.count(name) for name in ("good", "duplicate", "bad"))
     if reason:
         counts = {"images": len(fates), "quarantined": bad, "duplicates": duplicates}
         aside = quarantine.hold(ctx, row["prefix"], drop_id, fates.rows("bad", KEY, "label", "sha256", *_WHERE))
-        reject(ctx, drop_id, reason, aside, report_key=docs.key(drop_id), format=head.format, **counts)
+        reject(ctx, drop_id, reason, aside, report_key=data_docs.key(drop_id), format=head.format, **counts)
     return Validation(drop_id, reason is None, reason, len(fates), good, duplicates, bad)
 
 
@@ -81,10 +82,10 @@ def _finished(row: dict[str, Any]) -> Validation:
 
 def _keep(ctx: Context, row: dict[str, Any], found: Judgement) -> None:
     """The report for programs, the page for people, the row that later drops are compared with."""
-    drop_id, page = row["id"], docs.key(row["id"])
+    drop_id, page = row["id"], data_docs.key(row["id"])
     aside = [(r[KEY], r["reasons"]) for r in found.fates.rows("bad", KEY)]
     ctx.store.put(report_key(drop_id), _report(drop_id, found, dict(aside)), "application/json")
-    docs.publish(ctx, page, _page(row, found, aside))
+    data_docs.publish(ctx, page, _page(row, found, aside))
     validations.keep(
         ctx.engine,
         "drop",
@@ -94,7 +95,7 @@ def _keep(ctx: Context, row: dict[str, Any], found: Judgement) -> None:
         figures=found.figures,
         report_key=page,
     )
-    log.info("drop %s: data docs at %s", drop_id, docs.url(ctx.settings, page))
+    log.info("drop %s: data docs at %s", drop_id, data_docs.url(ctx.settings, page))
 
 
 def _report(drop_id: str, found: Judgement, quarantined: dict[str, list[str]]) -> bytes:
@@ -138,4 +139,4 @@ def _page(row: dict[str, Any], found: Judgement, aside: list[tuple[str, list[str
         outcome = ("good", "The drop meets every expectation of a drop.")
     told = {"good": good, "duplicates": duplicates, "put aside": len(aside)} | found.figures
     verdicts = [("The drop as a whole", found.whole), ("Each image", found.by_row)]
-    return docs.page(f"Drop {row['prefix']}", row["id"], outcome, verdicts, told, aside)
+    return data_docs.page(f"Drop {row['prefix']}", row["id"], outcome, verdicts, told, aside)

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from sqlalchemy import RowMapping, select
 
-from ml import bundle
 from ml.catalog import deployments, validations
 from ml.catalog.engine import transaction
 from ml.catalog.tables import predictions
 from ml.context import Context
-from ml.intake import docs, suites
-from ml.intake.suites import KEY, Verdict
+from ml.models import bundle
+from ml.validation import data_docs, suites
+from ml.validation.suites import KEY, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _in_words(failed: dict[str, Any]) -> str:
 
 def _publish(ctx: Context, now: datetime, verdict: Verdict, failures: tuple[str, ...], figures: dict[str, Any]) -> str:
     subject = f"{now:%Y-%m-%dT%H%M%SZ}"
-    page = docs.key(subject, "predictions")
+    page = data_docs.key(subject, "predictions")
     words = "; ".join(failures or verdict.warnings)
     outcome = ("bad", words) if failures else ("warn", words)
     title = f"Prediction log, {now:%Y-%m-%d %H:%M} UTC"
@@ -116,7 +116,7 @@ def _publish(ctx: Context, now: datetime, verdict: Verdict, failures: tuple[str,
         for key in failed["keys"]:
             rows.setdefault(key, []).append(failed["reason"])
     verdicts = [("Each answer, and all of them", verdict)]
-    docs.publish(
-        ctx, page, docs.page(title, subject, outcome, verdicts, figures, list(rows.items()), ("answers", "Answer"))
+    data_docs.publish(
+        ctx, page, data_docs.page(title, subject, outcome, verdicts, figures, list(rows.items()), ("answers", "Answer"))
     )
     return page

@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from ml import bundle
-from ml.bundle import BundleInfo
 from ml.catalog import accuracy, deployments
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drift_reports, prediction_hours, predictions
 from ml.context import Context
 from ml.datasets import versions
+from ml.models import bundle
+from ml.models.bundle import BundleInfo
 from ml.monitoring import statistics
 from ml.training import due
 

@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from ml import bundle
 from ml.context import Context
 from ml.errors import EvergreenError
+from ml.models import bundle
 
 PROBE_HEADER = "X-Evergreen-Probe"
 PROBES = 4

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ml import bundle, model, runtimes
-from ml.bundle import BundleInfo
 from ml.errors import IntegrityError
-from ml.familiarity import Familiarity
-from ml.training.feed import Labels, Pictures
-from ml.training.fit import logits_of
-from ml.training.networks import normalise
+from ml.models import bundle, model, runtimes
+from ml.models.bundle import BundleInfo
+from ml.models.ood import Familiarity
+from ml.training.data.feed import Labels, Pictures
+from ml.training.loop.fit import logits_of
+from ml.training.network.networks import normalise
 
 PARITY = 1e-3
 PROBES = 16

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from ml import bundle, model, runtimes, variants
-from ml.bundle import BundleInfo, Reduced, Variant
 from ml.errors import IntegrityError
-from ml.images import Pixels
-from ml.model import Model
-from ml.training.feed import Labels, Pictures
+from ml.imaging.images import Pixels
+from ml.models import bundle, model, runtimes, variants
+from ml.models.bundle import BundleInfo, Reduced, Variant
+from ml.models.model import Model
+from ml.training.data.feed import Labels, Pictures
 
 VARIANTS: Final[tuple[Variant, ...]] = ("int8", "bf16")
 CALIBRATION: Final = 64

@@ -12,27 +12,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml import bundle
-from ml.bundle import BundleInfo
 from ml.catalog import cycles
 from ml.context import Context
 from ml.datasets import versions
 from ml.datasets.versions import DatasetVersion
 from ml.errors import ConflictError, InvalidInputError
+from ml.models import bundle
+from ml.models.bundle import BundleInfo
 from ml.settings import Settings
-from ml.training import card, due, export, networks, quantise, track
-from ml.training import checkpoint as checkpoints
-from ml.training import recipe as recipes
-from ml.training.checkpoint import Checkpoint
-from ml.training.feed import Progress
-from ml.training.fit import Fitted, Stepped, fit, logits_of
-from ml.training.judge import judge
-from ml.training.lineage import code_version, environment
-from ml.training.material import Material, gather
-from ml.training.placement import ALONE, Placement
-from ml.training.plan import Mode
-from ml.training.recipe import Recipe
-from ml.training.record import Record, evaluated
+from ml.training import due, export, quantise
+from ml.training.data.feed import Progress
+from ml.training.data.plan import Mode
+from ml.training.data.training_data import Material, gather
+from ml.training.data.validate import judge
+from ml.training.loop import checkpoint as checkpoints
+from ml.training.loop import recipe as recipes
+from ml.training.loop.checkpoint import Checkpoint
+from ml.training.loop.fit import Fitted, Stepped, fit, logits_of
+from ml.training.loop.placement import ALONE, Placement
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks
+from ml.training.tracking import card, track
+from ml.training.tracking.lineage import code_version, environment
+from ml.training.tracking.record import Record, evaluated
 
 _FIGURES: Final = ("samples", "accuracy_loss", "agreement", "speedup")
 """Of a reduced variant, as metrics of the run."""

@@ -15,10 +15,11 @@ from ml.datasets import versions
 from ml.datasets.versions import DatasetVersion
 from ml.errors import InvalidInputError, NotFoundError
 from ml.settings import RECIPE_FILE
-from ml.training import recipe, track
-from ml.training.fit import fit
-from ml.training.lineage import code_version
-from ml.training.material import Material, gather
+from ml.training.data.training_data import Material, gather
+from ml.training.loop import recipe
+from ml.training.loop.fit import fit
+from ml.training.tracking import track
+from ml.training.tracking.lineage import code_version
 from ml.tuning import space, study
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from ml.objects import ObjectInfo
+from ml.storage.object_store import ObjectInfo
 from serving.api.middleware import FILES_PREFIX
 from serving.api.route_classes import needs
 from serving.auth.access import BASIC

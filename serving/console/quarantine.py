@@ -7,10 +7,10 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Engine, func, select
 
-from ml import thumbnail
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine
 from ml.errors import NotFoundError, UnavailableError
+from ml.imaging import thumbnails
 from serving.api.route_classes import needs
 from serving.auth.access import BASIC
 from serving.console import overview
@@ -80,6 +80,6 @@ def _picture(dependencies: Dependencies, number: int) -> bytes | None:
     try:
         if dependencies.store.info(key).size > limits[0]:
             return None
-        return thumbnail.make(dependencies.store.get(key), *limits)
+        return thumbnails.make(dependencies.store.get(key), *limits)
     except NotFoundError:
         return None

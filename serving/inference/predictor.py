@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import numpy as np
 import orjson
 
-from ml import images
-from ml.images import DecodedImage, Limits
+from ml.imaging import images
+from ml.imaging.images import DecodedImage, Limits
 from ml.settings import Settings
 from serving.errors import ProblemError
 from serving.inference.queue import InferenceQueue

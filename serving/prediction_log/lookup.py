@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select, text
 from ml.catalog.engine import transaction
 from ml.catalog.tables import feedback, predictions
 from ml.errors import NotFoundError
-from ml.objects import ObjectStore
+from ml.storage.object_store import ObjectStore
 from serving.errors import ProblemError
 from serving.prediction_log import spool
 from serving.prediction_log.log import moment

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from ml import members
+from ml.storage import tar_members
 
 SUFFIX: Final = ".tar"
-BLOCK: Final = members.HEADER
+BLOCK: Final = tar_members.HEADER
 END: Final = bytes(2 * BLOCK)
 _SIZE: Final = slice(124, 136)
 
@@ -59,7 +59,7 @@ class Writer:
         if name in self._places:
             return self._places[name]
         size = len(data)
-        length = write(self._fd, [members.header(name, size), data, members.padding(size)], self.size)
+        length = write(self._fd, [tar_members.header(name, size), data, tar_members.padding(size)], self.size)
         place = self._places[name] = MemberRange(self.size + BLOCK, size)
         self.size += length
         return place

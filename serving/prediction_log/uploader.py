@@ -21,7 +21,7 @@ from ml.catalog import feedback, predictions
 from ml.catalog.engine import transaction
 from ml.catalog.feedback import Given
 from ml.catalog.predictions import Incoming
-from ml.objects import ObjectStore
+from ml.storage.object_store import ObjectStore
 from serving.periodic import PeriodicThread
 from serving.prediction_log import spool
 from serving.prediction_log.log import PredictionLog

@@ -17,11 +17,11 @@ from typing import Any, Final, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ml import bundle, variants
-from ml.bundle import Wish
 from ml.errors import EvergreenError, IntegrityError
-from ml.model import Model
-from ml.objects import ObjectStore
+from ml.models import bundle, variants
+from ml.models.bundle import Wish
+from ml.models.model import Model
+from ml.storage.object_store import ObjectStore
 
 KEPT_BUNDLES: Final = 4
 """The live one, the previous one for a quick way back, and two more."""

@@ -7,7 +7,7 @@ live model once has also taken what is tried beside it.
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from ml.model import Model
+from ml.models.model import Model
 from serving.rollout.trial_counters import TrialCounters
 
 

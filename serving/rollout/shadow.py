@@ -16,10 +16,10 @@ from uuid import UUID
 
 import numpy as np
 
-from ml import images
 from ml.errors import EvergreenError
-from ml.images import Limits, Pixels
-from ml.model import Model
+from ml.imaging import images
+from ml.imaging.images import Limits, Pixels
+from ml.models.model import Model
 from serving.rollout import canary
 from serving.rollout.serving_model import ServingModel, Trial
 from serving.rollout.trial_counters import Disagreement

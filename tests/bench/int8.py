@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ml import bundle, images
-from ml.bundle import BundleInfo, Reduced
-from ml.training import export, networks, quantise
-from ml.training.fit import fit
-from ml.training.recipe import Recipe
+from ml.imaging import images
+from ml.models import bundle
+from ml.models.bundle import BundleInfo, Reduced
+from ml.training import export, quantise
+from ml.training.loop.fit import fit
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks
 from tests.bench.report import spread
 from tests.pictures import digits
 

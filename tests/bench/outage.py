@@ -26,7 +26,6 @@ from pydantic import SecretStr
 from sqlalchemy import func, select, text
 
 from infra.local import postgres, s3
-from ml import objects
 from ml.catalog import deployments
 from ml.catalog.engine import transaction
 from ml.catalog.migrate import migrate
@@ -34,6 +33,7 @@ from ml.catalog.tables import predictions
 from ml.context import Context, connect
 from ml.monitoring.maintain import maintain
 from ml.settings import Settings
+from ml.storage import object_store
 from serving.prediction_log import spool
 from tests.bench.parts import mobilenet
 from tests.bench.parts.load import Load, share
@@ -101,7 +101,7 @@ class Backend:
         postgres.ensure_database("127.0.0.1", pg_port, PASSWORD, "evergreen", PASSWORD)
         settings = self.context().settings
         for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
-            objects.connect(settings, bucket).ensure_bucket()
+            object_store.connect(settings, bucket).ensure_bucket()
         return True
 
 

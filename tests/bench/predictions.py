@@ -17,13 +17,13 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, select, text
 
-from ml.bundle import BundleInfo
 from ml.catalog import accuracy, deployments
 from ml.catalog.engine import transaction
 from ml.catalog.migrate import migrate
 from ml.catalog.predictions import Incoming, store
 from ml.catalog.tables import predictions
 from ml.context import Context, connect
+from ml.models.bundle import BundleInfo
 from ml.monitoring import feedback, judge, maintain, observe
 from serving.console import overview
 from tests import servers

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ml import bundle, images, variants
 from ml.catalog import deployments
 from ml.catalog.migrate import migrate
 from ml.context import Context, connect
-from ml.images import Limits
-from ml.model import Model
+from ml.imaging import images
+from ml.imaging.images import Limits
+from ml.models import bundle, variants
+from ml.models.model import Model
 from ml.release import operator
 from ml.release.deploy import Deployment
 from tests import servers as real
@@ -214,7 +215,8 @@ def _running(servers: Servers, folder: Path, folders: dict[str, Path], workers: 
 
 def _bundle(folder: Path, kind: str) -> Path:
     """A small CNN with weights as they are drawn; the second kind has an INT8 variant, which is served."""
-    from ml.training import export, networks, quantise
+    from ml.training import export, quantise
+    from ml.training.network import networks
 
     labels = CLASSES[kind]
     info = described("small_cnn", labels, SIDE, 1, len(labels))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ml import cpu
+from ml.models import cpu
 
 
 def machine() -> str:

@@ -23,7 +23,7 @@ from typing import Any, Final
 from infra.demo import drops, pictures, story
 from ml.catalog import decisions
 from ml.context import Context
-from ml.cycle import run_cycle
+from ml.pipeline import run_cycle
 from ml.settings import Settings
 from tests.bench.parts import stored
 from tests.bench.report import spread
@@ -135,7 +135,7 @@ def _instructions() -> str:
     """What PyTorch computes with here, and whether training uses bf16."""
     import torch
 
-    from ml.training.placement import ALONE
+    from ml.training.loop.placement import ALONE
 
     return f"{torch.backends.cpu.get_cpu_capability()}{' bf16' if ALONE.bf16_pays() else ''}"
 

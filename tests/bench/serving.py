@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from ml.bundle import Variant
+from ml.models.bundle import Variant
 from tests.bench.parts import ask, bare, precision, services
 from tests.bench.parts.ask import Heard, Request
 from tests.bench.parts.services import Up

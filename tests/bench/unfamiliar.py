@@ -1,7 +1,7 @@
 """Images of other kinds told from those a model was trained on: a small CNN on CIFAR-10, 12,000 images, 8 epochs.
 
 AUROC over CIFAR-10's test images and each other set: the chance that an image of the other set is found stranger than
-one of CIFAR-10. `distance` is what bundles carry (`ml/familiarity.py`), `confidence` one minus the largest probability.
+one of CIFAR-10. `distance` is what bundles carry (`ml/models/ood.py`), `confidence` one minus the largest probability.
 Fashion-MNIST is grey pictures of clothes; PACS are photos of kinds that CIFAR-10 does not have (elephant, giraffe,
 guitar, house, person); noise is noise. `rejected` is the share beyond 1, of CIFAR-10's own test images too.
 """
@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ml import model
-from ml.bundle import BundleInfo
-from ml.images import Pixels
-from ml.model import Model
+from ml.imaging.images import Pixels
+from ml.models import model
+from ml.models.bundle import BundleInfo
+from ml.models.model import Model
 from ml.settings import Settings
-from ml.training import export, networks, recipe
-from ml.training.fit import fit
+from ml.training import export
+from ml.training.loop import recipe
+from ml.training.loop.fit import fit
+from ml.training.network import networks
 from tests.bench.parts import stored
 from tests.bench.parts.stream import pixels
 

@@ -12,14 +12,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 from typer.testing import CliRunner
 
-from ml import cli_shared
 from ml.catalog import approvals, cycles, deployments
 from ml.catalog.approvals import Approval
 from ml.catalog.decisions import Decision, record
 from ml.catalog.engine import transaction
 from ml.catalog.tables import approvals as approvals_table
 from ml.catalog.tables import decisions as decisions_table
-from ml.cli import app
+from ml.cli.main import app, output
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.release.approval import carry_out, settle
@@ -185,8 +184,8 @@ def test_a_decision_that_needs_nobody_takes_no_answer(waiting: Waiting) -> None:
 def test_the_shell_answers_and_lists(
     waiting: Waiting, monkeypatch: pytest.MonkeyPatch, word: str, champion: int, code: int
 ) -> None:
-    monkeypatch.setattr(cli_shared, "connected", lambda: waiting.ctx)
-    monkeypatch.setattr("ml.cli_gate.connected", lambda: waiting.ctx)
+    monkeypatch.setattr(output, "connected", lambda: waiting.ctx)
+    monkeypatch.setattr("ml.cli.gate.connected", lambda: waiting.ctx)
     run = CliRunner().invoke(app, [word, DECISION, "--reason", "I looked", "--as", "ann", "--json"])
     assert run.exit_code == code, run.output
     assert waiting.registry.alias("champion") == champion

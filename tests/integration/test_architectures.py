@@ -7,12 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ml import model, objects
 from ml.context import Context, connect
 from ml.datasets.ingest import ingest
 from ml.errors import NotFoundError
 from ml.gate import scores
-from ml.training import export, networks
+from ml.models import model
+from ml.storage import object_store
+from ml.training import export
+from ml.training.network import networks
 from ml.training.train import train
 from tests.pictures import digit_files, upload
 from tests.unit.training.test_fit_and_export import info
@@ -35,7 +37,7 @@ def test_from_the_small_network_to_a_pretrained_backbone_and_on(context_with_mlf
     other = changed(ctx, architecture=NAME, weights=f"s3://{ctx.settings.store_bucket}/{key}", image_size=32)
     with pytest.raises(NotFoundError, match="EVERGREEN_WEIGHTS"):
         train(other, done.version, cycle_id="too-early", epochs=1)
-    objects.connect(ctx.settings, ctx.settings.store_bucket).put(
+    object_store.connect(ctx.settings, ctx.settings.store_bucket).put(
         key, save(networks.build(NAME, 3, 1000, 224, 4).state_dict())
     )
     second = train(other, done.version, cycle_id="backbone", epochs=1)

@@ -9,7 +9,7 @@ from ml.datasets import versions
 from ml.datasets.ingest import ingest
 from ml.intake import changed
 from ml.intake.find import READY
-from ml.objects import ObjectInfo, ObjectStore
+from ml.storage.object_store import ObjectInfo, ObjectStore
 from tests.pictures import digit_files, digits, upload
 
 

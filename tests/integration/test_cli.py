@@ -15,10 +15,10 @@ from sqlalchemy import insert
 from typer.testing import CliRunner
 
 from infra.cli import app
-from ml import bundle
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops
 from ml.context import Context
+from ml.models import bundle
 from serving.prediction_log.log import uuid7
 from tests.bundles import make_bundle
 from tests.environment import environment

@@ -18,7 +18,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine
 from ml.context import Context
 from ml.datasets.ingest import ingest
-from ml.intake import held
+from ml.intake import quarantine_store
 from tests.pictures import digit_files, png, upload
 from tests.serving_process import Service, service
 
@@ -120,7 +120,7 @@ def test_quarantine_is_shown_with_reasons_and_pictures_made_safe(context: Contex
 
 def test_quarantine_has_pages_and_a_drop_shows_what_became_of_its_images(context: Context, running: Service) -> None:
     blank = number_of(context, "blank.png")
-    held.discard(context, [blank], actor="ann", reason="nothing <b>on</b> it")
+    quarantine_store.discard(context, [blank], actor="ann", reason="nothing <b>on</b> it")
     assert "3 images held" in running.get("/console/quarantine").text
     row = drop_row(context)
     of_drop = running.get(f"/console/quarantine?drop={row['id']}").text

@@ -9,9 +9,9 @@ from ml.catalog import deployments
 from ml.catalog.engine import transaction
 from ml.catalog.tables import decisions, replicas
 from ml.context import Context
-from ml.cycle import run_cycle
 from ml.errors import ConflictError, NotFoundError
 from ml.gate.decide import decide
+from ml.pipeline import run_cycle
 from ml.release import operator
 from ml.release.deploy import move, reconcile
 from tests.pictures import digit_files, upload

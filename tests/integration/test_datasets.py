@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from sqlalchemy import select, text
 
-from ml import images
 from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
 from ml.catalog.tables import segments as segments_table
@@ -22,12 +21,13 @@ from ml.datasets.accept import accept
 from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.errors import ConflictError, IntegrityError
-from ml.images import Limits
+from ml.imaging import images
+from ml.imaging.images import Limits
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk
 from ml.intake.validate import validate
-from ml.objects import ObjectStore
 from ml.settings import Settings
+from ml.storage.object_store import ObjectStore
 from tests.pictures import digit_files, digits, png, upload
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from ml import objects
 from ml.context import Context
 from ml.errors import NotFoundError, UnavailableError
+from ml.storage import object_store
 from tests.servers import free_port
 
 KEYS = ("a/b c.png", "caf\u00e9/1.png", "a%20b", "x+y=z@(1)!'*,.png", "a#b?c&d", "deep/" * 20 + "e")
@@ -49,7 +49,7 @@ def test_after_a_fork_nothing_hangs(context: Context) -> None:
 
 def test_a_server_that_is_away_is_told_within_seconds(context: Context) -> None:
     settings = context.settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{free_port()}"})
-    away = replace(context, labels=objects.connect(settings, "labels")).labels
+    away = replace(context, labels=object_store.connect(settings, "labels")).labels
     started = time.monotonic()
     (found,) = away.get_many(["a"])
     assert isinstance(found, UnavailableError)

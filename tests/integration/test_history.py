@@ -13,7 +13,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine, samples, validations
 from ml.context import Context
 from ml.datasets.ingest import ingest
-from ml.intake import history, rehearse
+from ml.intake import dry_run, history
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digit_files, digits, png, upload
 
@@ -117,7 +117,7 @@ def test_a_rehearsal_needs_no_server_and_refuses_with_exit_code_4(context: Conte
 def test_a_rehearsal_hears_of_every_image(context: Context, tmp_path: Path) -> None:
     small = replace(context, settings=context.settings.model_copy(update={"inspect_bytes": 4 * 8192}))
     heard: list[tuple[int, int]] = []
-    rehearse.rehearse(small, _folder(tmp_path / "p", digit_files(0, 10)), lambda *n: heard.append(n))
+    dry_run.rehearse(small, _folder(tmp_path / "p", digit_files(0, 10)), lambda *n: heard.append(n))
     assert heard == [(4, 10), (8, 10), (10, 10)]
 
 

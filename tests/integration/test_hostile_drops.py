@@ -22,7 +22,7 @@ from ml.intake.inspect import chunk_count, inspect_chunk
 from ml.intake.pending import claim_all
 from ml.intake.reading import NOTHING
 from ml.intake.validate import validate
-from ml.objects import ObjectInfo, ObjectStore
+from ml.storage.object_store import ObjectInfo, ObjectStore
 from tests.pictures import digit_files, digits, upload
 
 

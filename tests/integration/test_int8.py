@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
-from ml import bundle, model, runtimes
 from ml.catalog.engine import transaction
 from ml.catalog.tables import deployments
 from ml.context import Context
+from ml.models import bundle, model, runtimes
 from ml.release import verify
 from tests.bundles import add_int8, deploy, make_bundle, upload
 from tests.serving_process import service, wait_replicas

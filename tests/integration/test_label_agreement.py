@@ -9,15 +9,16 @@ import orjson
 import pytest
 from onnx import numpy_helper
 
-from ml import bundle, images, model
 from ml.catalog import drops
 from ml.context import Context
 from ml.datasets.ingest import ingest
 from ml.errors import UnavailableError
-from ml.images import Limits
+from ml.imaging import images
+from ml.imaging.images import Limits
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk
 from ml.intake.validate import validate
+from ml.models import bundle, model
 from tests import bundles
 from tests.pictures import digit_files, digits, upload
 
@@ -77,11 +78,13 @@ def test_no_bucket_means_later_not_unjudged(context: Context, tmp_path: Path) ->
     inspect_chunk(context, drop_id, 0)
     from dataclasses import replace
 
-    from ml import objects
+    from ml.storage import object_store
 
     away = replace(
         context,
-        artifacts=objects.connect(context.settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"}), "mlflow"),
+        artifacts=object_store.connect(
+            context.settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"}), "mlflow"
+        ),
     )
     with pytest.raises(UnavailableError):
         validate(away, drop_id)

@@ -14,7 +14,6 @@ import orjson
 import pytest
 from sqlalchemy import Row, func, insert, select, text, update
 
-from ml import objects
 from ml.catalog import cycles
 from ml.catalog.engine import transaction
 from ml.catalog.predictions import Incoming, store
@@ -26,8 +25,9 @@ from ml.intake.find import find_ready
 from ml.monitoring.feedback import collect_feedback
 from ml.monitoring.maintain import maintain
 from ml.monitoring.observe import observe
-from ml.objects import ObjectStore
 from ml.settings import Settings
+from ml.storage import object_store
+from ml.storage.object_store import ObjectStore
 from ml.training import due
 from tests import bundles
 from tests.pictures import digit_files, digits, upload
@@ -185,7 +185,7 @@ class CutOff(ObjectStore):
     """Fails for good at the put number `left`, as a killed process would."""
 
     def __init__(self, settings: Settings, left: int) -> None:
-        real = objects.connect(settings, settings.labels_bucket)
+        real = object_store.connect(settings, settings.labels_bucket)
         super().__init__(real._client, real.bucket)
         self.left = left
 

@@ -10,9 +10,9 @@ from sqlalchemy import insert, select
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, samples, segments
 from ml.context import Context
-from ml.datasets import near
+from ml.datasets import near_duplicates
 from ml.datasets.ingest import ingest
-from ml.datasets.near import Neighbour
+from ml.datasets.near_duplicates import Neighbour
 from tests.pictures import digits, halves, upload
 
 
@@ -43,7 +43,7 @@ def test_versions_of_one_picture_share_a_split_whenever_they_come(context: Conte
     assert len(groups) < 80, "most versions joined their picture's group"
     assert len({(row["group_id"], row["split"]) for row in found}) == len(groups)
     for one, other in combinations(found, 2):
-        if (whole(one) ^ whole(other)).bit_count() <= near.RADIUS:
+        if (whole(one) ^ whole(other)).bit_count() <= near_duplicates.RADIUS:
             assert one["split"] == other["split"], (one["sha256"], other["sha256"])
 
 
@@ -63,5 +63,5 @@ def test_the_catalog_finds_exactly_the_near_ones(context: Context) -> None:
             connection.execute(insert(samples).values(sha256=f"{number}", group_id=f"g{number}", **looks, **fixed))
         high, low = halves(centre)
     asked = [{"phash_high": 7, "phash_low": 7}, {"phash_high": high, "phash_low": low}]
-    found = near.stored(context.engine, asked)
+    found = near_duplicates.stored(context.engine, asked)
     assert found == {1: [Neighbour(str(n), f"g{n}", "train", "a") for n in range(5)]}

@@ -6,7 +6,7 @@ import pytest
 
 from ml.context import Context
 from ml.datasets import classes, erase, loader, versions
-from ml.training import novelty
+from ml.training.data import novelty
 from tests.integration.test_classes import WHO, drop
 
 

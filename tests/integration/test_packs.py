@@ -11,7 +11,7 @@ from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets.accept import accept
 from ml.errors import NotFoundError
-from ml.intake import packs
+from ml.intake import staging_tars
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk, read_rows
 from ml.intake.validate import validate
@@ -37,16 +37,16 @@ def _accepted(context: Context) -> int:
 def test_what_was_inspected_is_accepted_though_it_is_gone_since(context: Context) -> None:
     files = digit_files(0, COUNT)
     drop_id = _inspected(context, files)
-    assert context.store.exists(packs.key(drop_id, 0))
+    assert context.store.exists(staging_tars.key(drop_id, 0))
     context.labels.delete(f"drops/one/{key}" for key in files)
     accept(context, drop_id)
     assert _accepted(context) == COUNT
-    assert not context.store.exists(packs.key(drop_id, 0))
+    assert not context.store.exists(staging_tars.key(drop_id, 0))
 
 
 def test_a_lost_pack_is_said_and_made_again_by_inspecting(context: Context) -> None:
     drop_id = _inspected(context, digit_files(0, COUNT))
-    packs.discard(context, drop_id)
+    staging_tars.discard(context, drop_id)
     with pytest.raises(NotFoundError, match="packs/000000"):
         accept(context, drop_id)
     assert _accepted(context) == 0
@@ -61,7 +61,7 @@ def test_broken_images_are_not_packed_and_the_pack_is_a_tar(context: Context) ->
     drop_id = _inspected(context, files)
     where = {r["key"]: r["packed"] for r in read_rows(context, drop_id).to_pylist()}
     assert {key for key, at in where.items() if at is None} == {"1/broken.png"}
-    data = context.store.get(packs.key(drop_id, 0))
+    data = context.store.get(staging_tars.key(drop_id, 0))
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         held = {tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
     assert held == {data for key, data in files.items() if key != "1/broken.png"}

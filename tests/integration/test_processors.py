@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from ml import bundle, model
+from ml.models import bundle, model
 from tests import capabilities
 from tests.bundles import add_int8, make_bundle
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml import bundle, images
 from ml.context import Context
-from ml.images import Limits
+from ml.imaging import images
+from ml.imaging.images import Limits
+from ml.models import bundle
 from tests.bundles import deploy, loaded, make_bundle, upload
 from tests.pictures import digits
 from tests.serving_process import Hammer, replica_rows, service, wait_logged, wait_replicas

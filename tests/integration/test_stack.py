@@ -18,9 +18,9 @@ import pytest
 
 from infra.local import layout, stack, state
 from infra.local.state import PartStatus
-from ml import objects
 from ml.errors import ConflictError
 from ml.settings import Settings
+from ml.storage import object_store
 from tests.servers import stack_ports, wait_until
 
 PARTS = ("postgres", "s3", "service")
@@ -127,7 +127,7 @@ def test_a_killed_manager_leaves_nothing_behind_and_two_at_once_start_one(runnin
 
 def test_down_ends_everything_and_up_finds_the_data(running: Stack) -> None:
     settings = running.settings()
-    objects.connect(settings, settings.labels_bucket).put("kept/a.txt", b"still here")
+    object_store.connect(settings, settings.labels_bucket).put("kept/a.txt", b"still here")
     session = running.session()
     code, output, errors = running.evergreen("down")
     assert code == 0, output + errors
@@ -136,7 +136,7 @@ def test_down_ends_everything_and_up_finds_the_data(running: Stack) -> None:
     assert {part.state for part in running.status().values()} == {"stopped"}
     running.up()
     assert running.settings() == settings
-    assert objects.connect(settings, settings.labels_bucket).get("kept/a.txt") == b"still here"
+    assert object_store.connect(settings, settings.labels_bucket).get("kept/a.txt") == b"still here"
 
 
 def _well_again(running: Stack, before: Mapping[str, int | None], *names: str) -> Callable[[], bool]:

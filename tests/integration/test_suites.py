@@ -19,7 +19,7 @@ from ml.datasets import versions
 from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
 from ml.monitoring import judge as of_log
-from ml.training import judge as of_dataset
+from ml.training.data import validate as of_dataset
 from ml.training.train import train
 from tests import bundles
 from tests.pictures import digit_files, digits, upload

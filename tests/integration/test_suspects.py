@@ -9,7 +9,7 @@ from ml.catalog.tables import label_tasks, labels, samples
 from ml.context import Context
 from ml.datasets import loader, versions
 from ml.datasets.ingest import ingest
-from ml.training import suspects
+from ml.training import label_errors
 from tests.pictures import digits, upload
 
 
@@ -24,7 +24,7 @@ def test_swapped_labels_are_found_and_asked_about_once(context: Context) -> None
     version = versions.latest(context)
     assert version is not None
 
-    opened = suspects.review(context, version.id)
+    opened = label_errors.review(context, version.id)
 
     with transaction(context.engine) as connection:
         tasks = connection.execute(select(label_tasks).order_by(label_tasks.c.score.desc())).mappings().all()
@@ -39,14 +39,14 @@ def test_swapped_labels_are_found_and_asked_about_once(context: Context) -> None
     with transaction(context.engine) as connection:
         connection.execute(update(label_tasks).values(status="dismissed"))
         assert len(connection.execute(select(labels.c.id)).all()) == 700, "nothing is relabelled"
-    assert suspects.review(context, version.id) == 0
+    assert label_errors.review(context, version.id) == 0
 
 
 def test_a_handful_of_samples_is_not_reviewed(context: Context) -> None:
     ingest(context, upload(context, "one", {f"{label}/{i}.png": d for i, (label, d) in enumerate(digits()[:20])}))
     version = versions.latest(context)
     assert version is not None
-    assert suspects.review(context, version.id) == 0
+    assert label_errors.review(context, version.id) == 0
 
 
 def truth() -> dict[str, str]:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from ml.training import networks
-from ml.training.checkpoint import Checkpoint
-from ml.training.fit import Fitted, fit
-from ml.training.placement import Placement
-from ml.training.recipe import Recipe
+from ml.training.loop.checkpoint import Checkpoint
+from ml.training.loop.fit import Fitted, fit
+from ml.training.loop.placement import Placement
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks
 from tests.pictures import digits
 
 RECIPE = Recipe(epochs=4, patience=9, batch_size=16, learning_rate=2e-3, seed=5, flips=True, ema=0.9, mix="mixup")
@@ -23,7 +23,7 @@ RECIPE = Recipe(epochs=4, patience=9, batch_size=16, learning_rate=2e-3, seed=5,
 
 def material() -> tuple[np.ndarray, np.ndarray]:
     """200 digits of 24 px, some noise for colour."""
-    from ml import images
+    from ml.imaging import images
 
     limits = images.Limits(10**6, 10**6)
     x = np.stack([images.decode(data, 24, 3, limits) for _, data in digits()[:200]])

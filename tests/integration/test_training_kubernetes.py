@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ml.settings import PREFIX, Settings
-from ml.training import placement
+from ml.training.loop import placement
 from tests.servers import free_port, wait_until
 
 MANIFEST = Path("infra/kubernetes/training.yaml")

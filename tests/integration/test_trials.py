@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from ml import bundle
 from ml.catalog import cycles, decisions, deployments
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.catalog.tables import disagreements
 from ml.context import Context
+from ml.models import bundle
 from ml.release import operator
 from ml.release.deploy import Deployment, reconcile
 from ml.release.release import release

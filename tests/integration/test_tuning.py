@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from ml import cli
 from ml.catalog.engine import transaction
+from ml.cli.main import main
 from ml.context import Context, connect
 from ml.datasets import loader
 from ml.datasets.ingest import ingest
@@ -155,8 +155,8 @@ def test_what_cannot_be_searched_on_is_said(ctx: Context) -> None:
 
 
 def test_the_command(ctx: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("ml.cli_tune.connected", lambda: ctx)
-    done = CliRunner().invoke(cli.app, ["tune", "--trials", "2", "--epochs", "1", "--output", str(tmp_path / "r.env")])
+    monkeypatch.setattr("ml.cli.tune.connected", lambda: ctx)
+    done = CliRunner().invoke(main.app, ["tune", "--trials", "2", "--epochs", "1", "--output", str(tmp_path / "r.env")])
     assert done.exit_code == 0, done.output
     assert "trial" in done.output
     assert ("written to" in done.output) == (tmp_path / "r.env").exists()

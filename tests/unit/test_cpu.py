@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ml import cpu
+from ml.models import cpu
 
 MILAN = "flags\t\t: fpu sse4_2 avx avx2 bmi2\n"
 GENOA = "flags\t\t: avx2 avx512f avx512_bf16 avx512_vnni\n"

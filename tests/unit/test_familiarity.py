@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml.errors import IntegrityError
-from ml.familiarity import Familiarity
+from ml.models.ood import Familiarity
 
 CLASSES, SIZE = 4, 48
 

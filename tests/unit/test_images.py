@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ml import images, measures
 from ml.errors import ImageRejectedError
-from ml.images import Limits
+from ml.imaging import features, images
+from ml.imaging.images import Limits
 from tests.hostile.make import GOOD, encoded, hostile, picture
 
 SIZES = [(32, 32)] * 20 + [(1, 1), (7, 300)] * 3 + [(64, 48)] * 9
@@ -130,7 +130,7 @@ def test_sharpness_is_the_same_in_one_piece_and_in_strips(monkeypatch: pytest.Mo
     data = encoded(picture(50, 70), "PNG")
     whole = images.inspect(data, LIMITS).sharpness
     for pixels_at_once in (1, 50, 333):
-        monkeypatch.setattr(measures, "_STRIP", pixels_at_once)
+        monkeypatch.setattr(features, "_STRIP", pixels_at_once)
         assert images.inspect(data, LIMITS).sharpness == pytest.approx(whole)
 
 
@@ -168,5 +168,5 @@ def test_a_drafted_jpeg_is_checked_like_the_others() -> None:
 def test_a_picture_is_measured_alike_alone_and_among_others() -> None:
     generator = np.random.default_rng(3)
     made = [encoded(Image.fromarray(generator.integers(0, 256, (h, w, 3), np.uint8)), "PNG") for h, w in SIZES]
-    together = measures.measure([images.sight(data, LIMITS) for data in made])
+    together = features.measure([images.sight(data, LIMITS) for data in made])
     assert together == [images.inspect(data, LIMITS) for data in made]

@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from ml import objects
 from ml.errors import InvalidInputError
 from ml.settings import Settings
+from ml.storage import object_store
 
 
 def test_an_empty_secret_names_the_settings(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="EVERGREEN_S3_SECRET_KEY"):
-        objects.connect(Settings.load({"EVERGREEN_HOME": str(tmp_path)}), "labels")
+        object_store.connect(Settings.load({"EVERGREEN_HOME": str(tmp_path)}), "labels")
 
 
 @pytest.mark.parametrize("value", ["127.0.0.1:9000", "http://host:9000/path?x=1"])

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml import occlusion
-from ml.images import Pixels
+from ml.imaging.images import Pixels
+from ml.models import occlusion
 
 
 def looks_at_the_corner(images: Pixels) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from ml.errors import UnavailableError
-from ml.registry import Registry
+from ml.models.registry import Registry
 from ml.settings import Settings
 from tests.servers import free_port
 

@@ -12,10 +12,10 @@ import openvino
 import pytest
 from onnx import numpy_helper
 
-from ml import bundle, model, runtimes, variants
-from ml.bundle import Wish
 from ml.errors import IntegrityError
-from ml.model import Model, Standing
+from ml.models import bundle, model, runtimes, variants
+from ml.models.bundle import Wish
+from ml.models.model import Model, Standing
 from tests.bundles import add_int8, make_bundle
 
 SIZE, LABELS = 16, tuple("abcdefgh")

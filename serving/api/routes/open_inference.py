@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel
 
-from ml.bundle import BundleInfo
+from ml.models.bundle import BundleInfo
 from serving.api.route_classes import needs
 from serving.api.schemas import problems
 from serving.dependencies import Dependencies, Injected

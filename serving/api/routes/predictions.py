@@ -7,8 +7,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from ml import occlusion
-from ml.images import Limits
+from ml.imaging.images import Limits
+from ml.models import occlusion
 from serving.api.route_classes import needs
 from serving.api.schemas import LoggedPrediction, problems
 from serving.dependencies import Dependencies, Injected

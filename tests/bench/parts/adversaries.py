@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.catalog.looks import Look
+from ml.catalog.holdout_comparisons import Look
 from ml.gate import budget
 from ml.gate.evidence import parts
 from ml.gate.lead import largest_loss, lead

@@ -10,9 +10,10 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from ml import images, model
-from ml.bundle import Variant
-from ml.images import Limits
+from ml.imaging import images
+from ml.imaging.images import Limits
+from ml.models import model
+from ml.models.bundle import Variant
 
 _LIMITS = Limits(20_000_000, 40_000_000)
 _WARM = 10

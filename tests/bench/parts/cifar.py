@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from infra.airflow import airflow_local_settings
-from ml import images, objects, perceptual
 from ml.catalog import drops
 from ml.catalog.migrate import migrate
 from ml.context import connect
 from ml.datasets.accept import accept
-from ml.images import Limits
+from ml.imaging import images, perceptual_hash
+from ml.imaging.images import Limits
 from ml.intake.claim import claim
 from ml.intake.inspect import chunk_count, inspect_chunk
 from ml.intake.validate import validate
 from ml.settings import Settings
+from ml.storage import object_store
 from tests.bench.report import spread
 from tests.servers import Servers, storage
 
@@ -62,7 +63,7 @@ def figures() -> dict[str, Any]:
 
 def _upload(settings: Settings, name: str, count: int) -> int:
     """The first `count` images, spread over the classes, and the marker."""
-    bucket = objects.connect(settings, settings.labels_bucket)
+    bucket = object_store.connect(settings, settings.labels_bucket)
     with tarfile.open(DATA) as tar:
         members = [m for m in tar if m.isfile()]
         step = max(1, len(members) // count)
@@ -80,19 +81,19 @@ def _collect(readings: dict[str, list[float]], more: dict[str, float]) -> None:
 
 def _limit(settings: Settings, count: int) -> dict[str, float]:
     """Get, SHA-256, decode and both hashes, nothing else: in as many processes as there are cores."""
-    bucket = objects.connect(settings, settings.labels_bucket)
+    bucket = object_store.connect(settings, settings.labels_bucket)
     keys = [o.key for o in bucket.list("drops/large/") if o.key.endswith(".jpg")]
     seconds, _ = _spread_out(_look, [(settings, keys[i::CORES]) for i in range(CORES)])
     return {"limit seconds": seconds, "limit images a second": count / seconds}
 
 
 def _look(settings: Settings, keys: list[str]) -> None:
-    bucket = objects.connect(settings, settings.labels_bucket)
+    bucket = object_store.connect(settings, settings.labels_bucket)
     for data in bucket.get_many(keys):
         assert isinstance(data, bytes)
         hashlib.sha256(data).digest()
         image = images.open_image(data, LIMITS)
-        perceptual.phash(image.convert("L"))
+        perceptual_hash.phash(image.convert("L"))
         hashlib.sha256(np.asarray(image).data).digest()
 
 
@@ -112,7 +113,7 @@ def _intake(servers: Servers, shared: Settings, name: str, count: int) -> dict[s
     found["accept"], found["peak accept MB"] = _spread_out(_accept, [(settings, drop_id)])
     row = drops.get(ctx.engine, drop_id)
     assert (row["status"], row["images"]) == ("accepted", count), dict(row)
-    objects.connect(shared, shared.labels_bucket).put(f"{prefix}_READY", b"")
+    object_store.connect(shared, shared.labels_bucket).put(f"{prefix}_READY", b"")
     stages = ("claim", "inspect", "validate", "accept")
     seconds = sum(found[s] for s in stages)
     return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ml.bundle import BundleInfo
+from ml.models.bundle import BundleInfo
 
 
 def described(architecture: str, labels: Sequence[str], side: int, channels: int, seed: int = 0) -> BundleInfo:

@@ -13,14 +13,15 @@ from unittest import mock
 
 import numpy as np
 
-from ml import images
 from ml.context import Context
 from ml.datasets import loader
-from ml.objects import ObjectStore
+from ml.imaging import images
 from ml.settings import Settings
-from ml.training import networks, recipe
-from ml.training.feed import Labels, Pictures
-from ml.training.fit import fit
+from ml.storage.object_store import ObjectStore
+from ml.training.data.feed import Labels, Pictures
+from ml.training.loop import recipe
+from ml.training.loop.fit import fit
+from ml.training.network import networks
 from tests.bench.parts import stored
 from tests.bench.report import spread
 from tests.servers import storage

@@ -12,10 +12,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from ml.settings import Settings
-from ml.training import networks, recipe, vision
-from ml.training.fit import evaluate, fit
-from ml.training.placement import ALONE
-from ml.training.recipe import Recipe
+from ml.training.loop import recipe
+from ml.training.loop.fit import evaluate, fit
+from ml.training.loop.placement import ALONE
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks, vision
 from tests.bench.parts import stored
 from tests.bench.parts.stream import pixels
 from tests.bench.report import spread

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ml.bundle import BundleInfo
+from ml.models.bundle import BundleInfo
 
 SIDE = 224
 CLASSES = 10
@@ -17,7 +17,7 @@ def bundle(folder: Path) -> str:
     import torch
 
     from ml.training import export
-    from ml.training.backbones import Backbone
+    from ml.training.network.backbones import Backbone
 
     torch.manual_seed(1)
     folder.mkdir(parents=True)

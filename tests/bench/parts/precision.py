@@ -12,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml import bundle, images, model
-from ml.bundle import Variant
+from ml.imaging import images
+from ml.models import bundle, model
+from ml.models.bundle import Variant
 from tests.bench.parts import services
 from tests.bench.parts.described import described
 from tests.bench.report import spread
@@ -62,9 +63,10 @@ def _accuracy(variant: Variant, judge: Samples) -> float:
 
 
 def _train(judge: Samples) -> None:
-    from ml.training import export, networks, quantise
-    from ml.training.fit import fit
-    from ml.training.recipe import Recipe
+    from ml.training import export, quantise
+    from ml.training.loop.fit import fit
+    from ml.training.loop.recipe import Recipe
+    from ml.training.network import networks
 
     train = _photos(FOLDER / "train.tar", _SEEN)
     held = (train[0][::20], train[1][::20])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ml.context import Context
-from ml.cycle import run_cycle
+from ml.pipeline import run_cycle
 from ml.training.train import train
 from tests.bench.parts import stored
 from tests.bench.report import spread

@@ -12,11 +12,11 @@ import httpx
 import numpy as np
 import psutil
 
-from ml import bundle, variants
-from ml.bundle import Variant
 from ml.catalog.migrate import migrate
 from ml.context import connect
-from ml.images import Limits, decode
+from ml.imaging.images import Limits, decode
+from ml.models import bundle, variants
+from ml.models.bundle import Variant
 from ml.settings import Settings
 from tests.bench.dependencies.described import described
 from tests.bundles import deploy, upload
@@ -75,7 +75,8 @@ def make(folder: Path, architecture: str, side: int, classes: int, photos: list[
     """A bundle as a training would make it, in all precisions; its weights are random, its statistics the photos'."""
     import torch
 
-    from ml.training import export, networks, quantise
+    from ml.training import export, quantise
+    from ml.training.network import networks
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     folder.mkdir(parents=True)

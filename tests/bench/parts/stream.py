@@ -19,9 +19,11 @@ from ml.gate import scores
 from ml.gate.lead import lead
 from ml.gate.metrics import PerSample
 from ml.settings import Settings
-from ml.training import material, networks, objective, plan, recipe, replay
-from ml.training.fit import fit, logits_of
-from ml.training.plan import Past
+from ml.training.data import plan, replay, training_data
+from ml.training.data.plan import Past
+from ml.training.loop import objective, recipe
+from ml.training.loop.fit import fit, logits_of
+from ml.training.network import networks
 
 DROPS, CLASSES, SIDE = 10, 10, 32
 ORDERS = ("shuffled", "two new classes", "drift")
@@ -262,7 +264,7 @@ def _here(stream: Stream, number: int) -> tuple[Labels, Labels]:
 
 def _judge(stream: Stream, number: int, learned: int, present: Labels) -> tuple[Pixels, Labels]:
     _, every = _here(stream, number)
-    chosen = every[material.judges(stream.labels[every], learned, seed=number)]
+    chosen = every[training_data.judges(stream.labels[every], learned, seed=number)]
     return stream.images[chosen], np.searchsorted(present, stream.labels[chosen])
 
 

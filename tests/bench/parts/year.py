@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.catalog.looks import Look
+from ml.catalog.holdout_comparisons import Look
 from ml.gate import budget, slices, statistics
 from ml.gate.evidence import parts
 from ml.gate.lead import lead

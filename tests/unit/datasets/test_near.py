@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ml.datasets import near
-from ml.datasets.near import Neighbour, Place, Placer
+from ml.datasets import near_duplicates
+from ml.datasets.near_duplicates import Neighbour, Place, Placer
 from ml.settings import Settings
 from tests.pictures import halves
 
@@ -34,8 +34,12 @@ def distance(one: int, other: int) -> int:
 
 @given(st.lists(HASHES, max_size=40))
 def test_every_near_pair_of_a_drop_is_found_and_no_other(values: list[int]) -> None:
-    found = near.among(*looks(values))
-    expected = {(j, i) for i, j in combinations(range(len(values)), 2) if distance(values[i], values[j]) <= near.RADIUS}
+    found = near_duplicates.among(*looks(values))
+    expected = {
+        (j, i)
+        for i, j in combinations(range(len(values)), 2)
+        if distance(values[i], values[j]) <= near_duplicates.RADIUS
+    }
     assert {(later, e) for later, earlier in found.items() for e in earlier} == expected
 
 
@@ -48,14 +52,14 @@ def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[i
         known = {
             i: found
             for i, v in enumerate(values)
-            if (found := [n for other, n in stored if distance(v, other) <= near.RADIUS])
+            if (found := [n for other, n in stored if distance(v, other) <= near_duplicates.RADIUS])
         }
         placer = Placer(*looks(values), SETTINGS)
         for i, (value, told) in enumerate(zip(values, rows, strict=True)):
             if isinstance(place := placer.place(i, told, known.get(i, ())), Place):
                 stored.append((value, Neighbour(told["key"], place.group_id, place.split, "a")))
     for (one, a), (other, b) in combinations(stored, 2):
-        if distance(one, other) <= near.RADIUS:
+        if distance(one, other) <= near_duplicates.RADIUS:
             assert a.split == b.split
 
 

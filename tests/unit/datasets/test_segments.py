@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml import members
 from ml.datasets import segments
 from ml.datasets.segments import Sample, Segment, Uploads
 from ml.errors import UnavailableError
-from ml.objects import ObjectStore
+from ml.storage import tar_members
+from ml.storage.object_store import ObjectStore
 
 
 class MemoryStore(ObjectStore):
@@ -43,7 +43,7 @@ def sample(data: bytes) -> Sample:
         "brightness": 0.1 + 0.2,
         "contrast": 0.3,
     }
-    return row | {"size": len(data)}, members.encode(row["sha256"], "PNG", data)
+    return row | {"size": len(data)}, tar_members.encode(row["sha256"], "PNG", data)
 
 
 IMAGES = [bytes([i]) * (1 + 700 * i) for i in range(9)]
@@ -108,6 +108,6 @@ def test_members_are_what_tarfile_writes(data: bytes, kind: str) -> None:
         info = tarfile.TarInfo(f"{digest}.{kind.lower()}")
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
-    member = members.encode(digest, kind, data)
-    assert member + members.ending(len(member)) == buffer.getvalue()
-    assert len(member) == members.span(len(data))
+    member = tar_members.encode(digest, kind, data)
+    assert member + tar_members.ending(len(member)) == buffer.getvalue()
+    assert len(member) == tar_members.span(len(data))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml.gate import corruptions
-from ml.images import Pixels
+from ml.imaging.images import Pixels
 
 
 def made(size: int = 32, channels: int = 3) -> Pixels:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml import calibration
 from ml.gate import statistics
+from ml.models import calibration
 
 COUNTS = st.integers(0, 400)
 

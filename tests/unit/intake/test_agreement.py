@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
-from ml import images
-from ml.bundle import BundleInfo
-from ml.images import Limits, Pixels
-from ml.intake.agreement import kappa, label_agreement
-from ml.model import Model
+from ml.imaging import images
+from ml.imaging.images import Limits, Pixels
+from ml.intake.label_agreement import kappa, label_agreement
+from ml.models.bundle import BundleInfo
+from ml.models.model import Model
 from tests.pictures import digits
 
 LIMITS = Limits(1_000_000, 1_000_000)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml import images
 from ml.errors import UnavailableError
-from ml.images import Limits
-from ml.intake.decoding import Decoders
+from ml.imaging import images
+from ml.imaging.images import Limits
+from ml.imaging.sandbox import Decoders
 from tests.hostile.make import GOOD, encoded, hostile, picture, png
 from tests.hostile.make import progressive_bomb as scans
 from tests.servers import wait_until
@@ -113,7 +113,7 @@ def test_a_decoder_that_does_not_start_is_no_fault_of_the_image() -> None:
 
 def test_decoders_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from ml.intake.decoding import Decoders; from ml.images import Limits\n"
+        "import os, sys; from ml.imaging.sandbox import Decoders; from ml.imaging.images import Limits\n"
         "decoders = Decoders(Limits(9, 9)); decoders.__enter__(); decoders.submit([b'x']).result()\n"
         "print(decoders._idle.get()._process.pid, flush=True); os.kill(os.getpid(), 9)\n"
     )

@@ -14,7 +14,7 @@ from ml.errors import InvalidInputError
 from ml.intake import formats
 from ml.intake.formats import Annotation, Entry
 from ml.intake.listing import Listing
-from ml.objects import ObjectInfo
+from ml.storage.object_store import ObjectInfo
 
 
 def read(files: dict[str, bytes]) -> tuple[str, dict[str, Entry]]:

@@ -8,7 +8,7 @@ from ml.errors import InvalidInputError
 from ml.intake import formats
 from ml.intake.formats import Entry
 from ml.intake.listing import Listing
-from ml.objects import ObjectInfo
+from ml.storage.object_store import ObjectInfo
 
 
 def listing(*keys: str, hint: str | None = None) -> Listing:

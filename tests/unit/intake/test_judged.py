@@ -1,6 +1,6 @@
 """Who contradicts whom."""
 
-from ml.intake.judged import conflicts
+from ml.intake.row_verdicts import conflicts
 
 
 def test_two_labels_for_the_same_bytes_put_both_aside() -> None:

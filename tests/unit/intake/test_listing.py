@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ml.intake.listing import Listing
-from ml.objects import ObjectInfo
+from ml.storage.object_store import ObjectInfo
 
 ONE = Listing("drops/one/", (ObjectInfo("a/1.png", 10, "e1", None), ObjectInfo("b/2.png", 20, "e2", None)))
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from ml.errors import InvalidInputError
-from ml.intake import docs, suites
-from ml.intake.suites import Verdict
+from ml.validation import data_docs, suites
+from ml.validation.suites import Verdict
 
 SHIPPED = Path(__file__).parents[3] / "expectations"
 GOOD: dict[str, Any] = {
@@ -197,7 +197,7 @@ def test_data_docs_show_hostile_names_as_text(tmp_path: Path) -> None:
     assert "<img src=x>" in verdict.reasons["<script>alert(1)</script>"][0]
     rows = list(verdict.reasons.items())
     figures = {"format": "<i>"}
-    page = docs.page("<u>drop</u>", "d-1", ("bad", "<b>no</b>"), [("Each image", verdict)], figures, rows)
+    page = data_docs.page("<u>drop</u>", "d-1", ("bad", "<b>no</b>"), [("Each image", verdict)], figures, rows)
     assert "&lt;img src=x&gt;" in page
     assert "&lt;script&gt;alert(1)" in page
     for markup in ("<img", "<script", "<u>", "<b>", "<i>", "&amp;lt;"):
@@ -206,7 +206,7 @@ def test_data_docs_show_hostile_names_as_text(tmp_path: Path) -> None:
 
 def test_a_page_of_data_docs_needs_nothing_from_elsewhere_and_stays_small() -> None:
     verdict = images(*({"width": 1.0} for _ in range(500)))
-    page = docs.page(
+    page = data_docs.page(
         "Drop", "d-1", ("good", "ok"), [("Each image", verdict)], {"images": 501}, list(verdict.reasons.items())
     )
     assert "http" not in page

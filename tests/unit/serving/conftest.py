@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from ml.models.variants import load_proven
 from ml.settings import Settings
-from ml.variants import load_proven
 from serving.app import build
 from serving.rollout.serving_model import ServingModel
 from tests.bundles import make_bundle

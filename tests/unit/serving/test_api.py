@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from ml import images
-from ml.images import Limits
+from ml.imaging import images
+from ml.imaging.images import Limits
 from serving.api.routes import predict
 from serving.prediction_log import spool
 from serving.prediction_log.log import uuid7

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from ml.errors import NotFoundError, UnavailableError
-from ml.objects import ObjectStore
+from ml.storage.object_store import ObjectStore
 from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, expect_problem, picture
 

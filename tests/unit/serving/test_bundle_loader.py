@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml import bundle
 from ml.errors import IntegrityError, NotFoundError, UnavailableError
-from ml.objects import ObjectStore
+from ml.models import bundle
+from ml.storage.object_store import ObjectStore
 from serving.rollout.bundle_loader import KEPT_BUNDLES, BundleLoader, DesiredDeployment
 from tests.bundles import make_bundle
 

@@ -14,8 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ml import images
-from ml.images import Limits
+from ml.imaging import images
+from ml.imaging.images import Limits
 from serving.prediction_log import spool
 from serving.rollout.serving_model import ServingModel, Trial
 from serving.rollout.trial_counters import TrialCounters

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from ml.images import Pixels
-from ml.model import Model
+from ml.imaging.images import Pixels
+from ml.models.model import Model
 from serving.inference.predictor import RejectPolicy
 from serving.rollout.serving_model import ServingModel
 from tests.unit.serving.conftest import near

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ml.errors import IntegrityError, UnavailableError
-from ml.model import Model
+from ml.models.model import Model
 from serving.rollout.bundle_loader import BundleLoader, DesiredDeployment
 from serving.rollout.reloader import ModelReloader
 from serving.rollout.serving_model import ModelSlot

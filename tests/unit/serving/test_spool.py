@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ml import members
+from ml.storage import tar_members
 from serving.prediction_log import retention, spool
 from serving.prediction_log.spool import MAGIC, MemberRange, Record, Spool, adopted, decode, encode
 
@@ -88,7 +88,7 @@ def test_a_tar_is_the_same_whether_its_worker_closed_it_or_was_killed_in_the_mid
     images = path.with_suffix(".tar")
     before = spool.finished(images, places)
     with images.open("ab") as more:
-        more.write(members.header("b", 10_000) + b"cut o")
+        more.write(tar_members.header("b", 10_000) + b"cut o")
     assert spool.finished(images, places) == before
     assert spool.count(images) == 1
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ml.errors import ImageRejectedError
-from ml.images import Limits
-from ml.runtimes import Runtime
+from ml.imaging.images import Limits
+from ml.models.runtimes import Runtime
 from serving.errors import ProblemError
 from serving.rollout import canary
 from serving.rollout.serving_model import ModelSlot, ServingModel, Trial

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ml import model
 from ml.errors import InvalidInputError
+from ml.models import model
 from ml.settings import Settings
-from ml.training import backbones, export, networks, shared_norm
-from ml.training.fit import fit, logits_of
-from ml.training.recipe import Recipe
+from ml.training import export
+from ml.training.loop.fit import fit, logits_of
+from ml.training.loop.recipe import Recipe
+from ml.training.network import backbones, networks, shared_norm
 from tests.unit.training.test_fit_and_export import info
 
 RECIPE = Recipe(epochs=2, patience=5, batch_size=16, learning_rate=1e-3, seed=0)

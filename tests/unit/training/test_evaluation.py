@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from ml.bundle import Reduced
 from ml.datasets.versions import DatasetVersion
-from ml.training import card
-from ml.training.evaluation import Evaluation, as_csv
-from ml.training.plan import Past, Plan
-from ml.training.recipe import Recipe
+from ml.models.bundle import Reduced
+from ml.training.data.plan import Past, Plan
+from ml.training.loop.evaluation import Evaluation, as_csv
+from ml.training.loop.recipe import Recipe
+from ml.training.tracking import card
 from tests.unit.training.test_fit_and_export import info
 
 CLASSES = ("ant", "bee", "cow")

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from ml import bundle, images, model
-from ml.bundle import BundleInfo
 from ml.errors import IntegrityError
-from ml.training import export, networks
-from ml.training.augment import DRAWS, light
-from ml.training.checkpoint import Checkpoint
-from ml.training.fit import Fitted, fit, logits_of
-from ml.training.recipe import Recipe
+from ml.imaging import images
+from ml.models import bundle, model
+from ml.models.bundle import BundleInfo
+from ml.training import export
+from ml.training.data.augment import DRAWS, light
+from ml.training.loop.checkpoint import Checkpoint
+from ml.training.loop.fit import Fitted, fit, logits_of
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks
 from tests.pictures import digits
 
 LIMITS = images.Limits(10**6, 10**6)

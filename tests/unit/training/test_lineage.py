@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.training.lineage import code_version
+from ml.training.tracking.lineage import code_version
 
 PACKAGE = f"evergreen-{version('evergreen')}"
 

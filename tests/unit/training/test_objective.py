@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ml.training import objective
-from ml.training.recipe import Balance, Recipe
+from ml.training.loop import objective
+from ml.training.loop.recipe import Balance, Recipe
 
 
 def recipe(balance: Balance = "none", prior: float = 1.0) -> Recipe:

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from ml.settings import Settings
-from ml.training import plan, recipe, replay
-from ml.training.fit import logits_of
-from ml.training.plan import Mode, Past
+from ml.training.data import plan, replay
+from ml.training.data.plan import Mode, Past
+from ml.training.loop import recipe
+from ml.training.loop.fit import logits_of
 
 
 def make(mode: Mode, is_new: np.ndarray, labels: np.ndarray | None = None, **changes: Any) -> plan.Plan:

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml import bundle, images, model, runtimes, variants
 from ml.errors import IntegrityError
-from ml.training import export, networks, quantise
-from ml.training.fit import Fitted, fit
-from ml.training.recipe import Recipe
+from ml.imaging import images
+from ml.models import bundle, model, runtimes, variants
+from ml.training import export, quantise
+from ml.training.loop.fit import Fitted, fit
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks
 from tests.pictures import digits
 from tests.unit.training.test_fit_and_export import info
 

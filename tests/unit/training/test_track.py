@@ -7,8 +7,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from ml.errors import UnavailableError
-from ml.training import figures
-from ml.training.track import Run
+from ml.training.tracking import figures
+from ml.training.tracking.track import Run
 
 
 class FakeClient:
@@ -74,7 +74,7 @@ def test_a_server_that_is_away_is_unavailable() -> None:
 
 
 def test_without_psutil_there_are_no_system_metrics_and_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ml.training.track.find_spec", lambda name: None)
+    monkeypatch.setattr("ml.training.tracking.track.find_spec", lambda name: None)
     client = FakeClient()
     with run(client).watched():
         pass

@@ -2,7 +2,7 @@
 
 import torch
 
-from ml.training import vision
+from ml.training.network import vision
 
 
 def test_backbones_and_transforms_work() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ml.errors import IntegrityError, InvalidInputError, NotFoundError, UnavailableError
 from ml.settings import Settings
-from ml.training import networks, vision, weights
+from ml.training.network import networks, vision, weights
 
 NAME = "mobilenet_v3_small"
 

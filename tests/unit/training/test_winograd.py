@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ml.training import networks, placement, shared_norm, winograd
-from ml.training.fit import fit
-from ml.training.placement import Placement
-from ml.training.recipe import Recipe
+from ml.training.loop import placement
+from ml.training.loop.fit import fit
+from ml.training.loop.placement import Placement
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks, shared_norm, winograd
 
 
 def results(layer: nn.Conv2d, images: Tensor, above: Tensor) -> list[Tensor]:
@@ -116,5 +117,7 @@ def test_a_shared_batch_norm_and_the_cheaper_convolution_go_together() -> None:
 def test_bf16_needs_instructions_that_pytorch_may_use(
     features: set[str], pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml.cpu.features", lambda library: frozenset(features) if library == "torch" else frozenset())
+    monkeypatch.setattr(
+        "ml.models.cpu.features", lambda library: frozenset(features) if library == "torch" else frozenset()
+    )
     assert placement.ALONE.bf16_pays() is pays

@@ -1,0 +1,135 @@
+"""`evergreen …`: each stage and the whole cycle without Airflow. `infra.cli` adds what starts the stack.
+
+Every command prints for a person, or with `--json` for a program. Heavy modules are imported by the
+commands that need them, so that `--help` is quick.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ml.cli import data, datasets, gate, keys, quarantine, release, tune, validate
+from ml.cli.output import (
+    STOPPED,
+    Json,
+    add_row,
+    connected,
+    console,
+    emit,
+    new_table,
+    printable,
+    say,
+    show,
+)
+
+if TYPE_CHECKING:
+    from ml.context import Context
+    from ml.intake.upload import Upload
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="An image classifier that keeps itself current.")
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(data.classes, name="classes")
+app.add_typer(keys.app, name="keys")
+app.add_typer(data.labels, name="labels")
+app.command()(validate.validate)
+for _command in (tune.tune, gate.decisions, gate.approve, gate.reject):
+    app.command()(_command)
+for _move in (release.models, release.deployments, release.promote, release.rollback):
+    app.command()(_move)
+
+
+@app.command()
+def drop(
+    path: Annotated[
+        Path, typer.Argument(help="A folder of class folders, or with a labels.csv; or a tar or zip of one.")
+    ],
+    name: Annotated[str | None, typer.Option(help="The drop's name; the folder's by default.")] = None,
+    ready: Annotated[bool, typer.Option(help="Put the marker that starts the ingest.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would be read as.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload labelled images and mark them ready. Begun again, it sends only what is missing."""
+    from ml.intake import upload
+
+    with upload.prepare(path, name) as prepared:
+        told = {"name": prepared.name, "files": len(prepared.files), "bytes": prepared.bytes, "format": prepared.format}
+        told |= {"classes": prepared.classes, "problems": prepared.problems}
+        if not as_json:
+            _foretell(path, prepared, whole=dry_run)
+        if not dry_run:
+            told["prefix"] = send(connected(), prepared, ready=ready, quiet=as_json)
+    emit(told, as_json)
+
+
+def _foretell(path: Path, prepared: "Upload", *, whole: bool) -> None:
+    """What it will be read as; as a dry run also every class and every problem."""
+    say(f"{path}: {len(prepared.files)} files, to be read as {prepared.format}, {len(prepared.classes)} classes")
+    shown = list(prepared.problems.items()) if whole else list(prepared.problems.items())[:5]
+    if whole:
+        for label, count in prepared.classes.items():
+            say(f"  {label}: {count}")
+    for key, problem in shown:
+        say(f"  {key}: {problem}")
+    if len(shown) < len(prepared.problems):
+        say(f"  and {len(prepared.problems) - len(shown)} more that cannot be used; --dry-run names them all")
+
+
+def send(ctx: "Context", prepared: "Upload", *, ready: bool = True, quiet: bool = False) -> str:
+    """Upload with a progress bar; the drop's prefix."""
+    from ml.intake import upload
+
+    columns = (TextColumn("  uploading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
+        task = bar.add_task("", total=prepared.bytes)
+        prefix = upload.send(ctx, prepared, lambda size: bar.advance(task, size), ready=ready)
+    if not quiet:
+        state = "marked ready" if ready else "not marked yet: put `_READY` when it is complete"
+        say(f"uploaded to {prefix}, {state}")
+    return prefix
+
+
+@app.command()
+def cycle(
+    prefix: Annotated[str | None, typer.Argument(help="The drop's folder in the bucket, `drops/NAME/`.")] = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="No drop: train anew on what there is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The whole loop once, without Airflow: ingest, train, decide, release. Exit code 4 if nothing was promoted."""
+    from ml.pipeline import run_cycle
+
+    def on_stage(stage: str, detail: str) -> None:
+        if not as_json:
+            console.print(Text.assemble("  ", ("✓", "green"), f" {stage:9} {printable(detail)}"))
+
+    def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        if not as_json:
+            shown = f"loss {metrics['validation_loss']:.3f}, accuracy {metrics['validation_accuracy']:.1%}"
+            console.print(f"    epoch {epoch}/{epochs}: validation {shown}", style="dim", highlight=False)
+
+    with console.status("running", spinner="dots"):
+        row = run_cycle(connected(), prefix, on_stage=on_stage, progress=on_epoch, retrain=retrain)
+    emit(row, as_json)
+    if not as_json:
+        say(f"{row['verdict']}: {row['reason']}")
+    if row["verdict"] != "promote":
+        raise typer.Exit(STOPPED)
+
+
+@app.command()
+def drops(as_json: Json = False) -> None:
+    """The newest drops: counts, fate, and why."""
+    from ml.catalog import drops as rows_of
+
+    rows = rows_of.recent(connected().engine)
+    table = new_table("drop", "status", "images", "accepted", "quarantined", "duplicates")
+    for row in rows:
+        counts = (str(row[name]) for name in ("images", "accepted", "quarantined", "duplicates"))
+        add_row(table, row["prefix"], row["status"], *counts)
+    show(table, rows, as_json, {row["prefix"]: row["reason"] for row in rows})
+
+
+app.command()(data.erase)

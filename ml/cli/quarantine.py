@@ -1,0 +1,82 @@
+"""`evergreen quarantine …`: what was put aside, and what becomes of it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ml.cli.output import Actor, Json, Reason, add_row, connected, emit, name_of, new_table, say, show
+
+app = typer.Typer(no_args_is_help=True, help="Images that were put aside: look, release, discard.")
+Numbers = Annotated[list[int], typer.Argument(help="Ids, as `list` shows them.")]
+
+
+@app.command("list")
+def list_held(
+    drop: Annotated[str | None, typer.Option(help="Only of this drop, `drops/NAME/`.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """The newest first, each with its reasons."""
+    from ml.intake import quarantine_store
+
+    rows = quarantine_store.held(connected(), drop, limit)
+    table = new_table("id", "drop", "file", "label")
+    for row in rows:
+        add_row(table, str(row["id"]), row["prefix"], row["key"], row["label"] or "–")
+    show(table, rows, as_json, {str(row["id"]): "; ".join(row["reasons"]) for row in rows})
+
+
+@app.command("show")
+def show_held(
+    number: int,
+    output: Annotated[Path | None, typer.Option(help="Write the image's bytes here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """One image: where it came from, why it is here, what became of it."""
+    from ml.errors import InvalidInputError
+    from ml.intake import quarantine_store
+
+    ctx = connected()
+    row = quarantine_store.get(ctx, number)
+    if output is not None:
+        if row["object_key"] is None:
+            raise InvalidInputError(f"{number} ({row['key']}) has no bytes: {'; '.join(row['reasons'])}")
+        output.write_bytes(ctx.store.get(row["object_key"]))
+    emit(row, as_json)
+    if as_json:
+        return
+    say(f"{row['prefix']}{row['key']}, label {row['label'] or '–'}: {row['status']}")
+    for reason in row["reasons"]:
+        say(f"  {reason}")
+    if row["ended_at"]:
+        where = f" into {row['released_to']}" if row["released_to"] else ""
+        say(f"  {row['status']}{where} by {row['actor']}: {row['note']}")
+
+
+@app.command()
+def release(
+    numbers: Numbers,
+    reason: Reason,
+    label: Annotated[str | None, typer.Option(help="The right label, for all of them.")] = None,
+    actor: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """Hand images in again, as a drop of their own."""
+    from ml.intake import quarantine_store
+
+    prefix = quarantine_store.release(connected(), numbers, label=label, actor=name_of(actor), reason=reason)
+    emit({"prefix": prefix, "images": len(numbers)}, as_json)
+    if not as_json:
+        say(f"{len(numbers)} images released into {prefix}, marked ready")
+
+
+@app.command()
+def discard(numbers: Numbers, reason: Reason, actor: Actor = None, as_json: Json = False) -> None:
+    """Give images up; their bytes are deleted."""
+    from ml.intake import quarantine_store
+
+    quarantine_store.discard(connected(), numbers, actor=name_of(actor), reason=reason)
+    emit({"discarded": numbers}, as_json)
+    if not as_json:
+        say(f"{len(numbers)} images discarded")

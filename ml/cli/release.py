@@ -1,0 +1,117 @@
+"""`evergreen models | deployments | promote | rollback`: what there is, what served when, and a person's moves."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ml.cli.output import Actor, Json, Reason, add_row, connected, console, moved, name_of, new_table, say, show
+
+_PAUSE = 1.0
+
+
+def models(as_json: Json = False) -> None:
+    """The registry's versions: aliases, dataset, accuracy on the holdout and, by feedback, live; verdict."""
+    from ml.catalog import accuracy, decisions
+
+    ctx = connected()
+    verdicts, live = decisions.of_models(ctx.engine), accuracy.of_last_days(ctx.engine)
+    aliases: dict[int, list[str]] = {}
+    for alias, version in ctx.registry.aliases().items():
+        aliases.setdefault(version, []).append(alias)
+    rows: list[dict[str, Any]] = []
+    for found in ctx.registry.find():
+        number = int(found.version)
+        decision = verdicts.get(number)
+        rows.append(
+            {
+                "version": number,
+                "aliases": sorted(aliases.get(number, [])),
+                "dataset_version": found.tags.get("dataset_version"),
+                "accuracy": decision.statistics.get("challenger_accuracy") if decision else None,
+                "live_accuracy": live[number]["accuracy"] if number in live else None,
+                "judged": live[number]["judged"] if number in live else 0,
+                "verdict": decision.verdict if decision else None,
+                "reason": decision.reason if decision else None,
+                "url": ctx.registry.version_url(number),
+            }
+        )
+    table = new_table("version", "aliases", "dataset", "accuracy", "live", "verdict")
+    for row in rows:
+        held_out = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
+        told = f"{row['live_accuracy']:.1%} of {row['judged']}" if row["judged"] else "–"
+        dataset = (row["dataset_version"] or "–")[:8]
+        aliased = ", ".join(row["aliases"])
+        add_row(table, f"v{row['version']}", aliased, dataset, held_out, told, row["verdict"] or "–")
+    show(table, rows, as_json, {f"v{row['version']}": row["reason"] for row in rows})
+
+
+def deployments(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="So many, the newest.")] = 20, as_json: Json = False
+) -> None:
+    """What served when, on whose word and why, and what became of each try."""
+    from ml.catalog import deployments as rows_of
+
+    rows = rows_of.ledger(connected().engine, limit)
+    table = new_table("id", "version", "before", "how", "status", "served from", "until", "by")
+    for row in rows:
+        how = row["strategy"] if row["strategy"] == "direct" else f"{row['strategy']} {row['share']:.0%}"
+        before = f"v{row['previous_version']}" if row["previous_version"] else "–"
+        span = [_time(row["served_from"]), "now" if row["status"] == "live" else _time(row["served_until"])]
+        add_row(table, str(row["id"]), f"v{row['model_version']}", before, how, row["status"], *span, row["actor"])
+    show(table, rows, as_json, {f"{row['id']} (v{row['model_version']})": _why(row) for row in rows})
+
+
+def promote(
+    version: int,
+    reason: Reason,
+    strategy: Annotated[
+        Literal["direct", "canary", "shadow"], typer.Option(help="canary, shadow: try it on a share of traffic first.")
+    ] = "direct",
+    actor: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """Make a version the champion, whatever the gate says; your name is kept. Exit code 4 if it was undone."""
+    from ml.release import operator
+
+    done = operator.promote(connected(), version, name_of(actor), reason, strategy)
+    if done.status == "trial" and not as_json:
+        say(f"version {done.model_version} is tried as a {done.strategy}; `evergreen deployments` tells how it goes,")
+        say("`evergreen rollback` ends it. Waiting for its end; Ctrl-C stops the waiting only.")
+    if done.status == "trial":
+        done = _wait(done.id, quiet=as_json)
+    moved(done, as_json)
+
+
+def rollback(
+    reason: Reason,
+    to: Annotated[int | None, typer.Option(help="A version; the one before the live one by default.")] = None,
+    actor: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """The model before, again, on every worker. While one is only tried, that is what ends."""
+    from ml.release import operator
+
+    moved(operator.rollback(connected(), name_of(actor), reason, to), as_json)
+
+
+def _wait(deployment_id: int, *, quiet: bool) -> Any:
+    from ml.release import trial
+
+    if quiet:
+        return trial.wait(connected(), deployment_id, _PAUSE)
+    with console.status("on trial", spinner="dots") as status:
+        return trial.wait(connected(), deployment_id, _PAUSE, on_look=lambda words: status.update(f"on trial: {words}"))
+
+
+def _why(row: dict[str, Any]) -> str:
+    """Why it was wished, and what became of it."""
+    outcome = row["reason"]
+    if row["status"] == "trial":
+        found = row["findings"]
+        outcome = found.get("words") or f"{found.get('answers', 0)} answers so far"
+    return str(row["decision_reason"]) + (f" → {outcome}" if outcome else "")
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "–"

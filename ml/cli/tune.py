@@ -1,0 +1,56 @@
+"""`evergreen tune`: a search for a better recipe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ml.cli.output import Json, add_row, connected, console, emit, new_table, say
+
+if TYPE_CHECKING:
+    from ml.tuning.search import Found
+
+_SHOWN = 10
+
+
+def tune(
+    trials: Annotated[int, typer.Option(min=1, help="Of the study in all, whoever does them.")] = 20,
+    version: Annotated[str | None, typer.Option(help="Dataset version; the newest by default.")] = None,
+    study: Annotated[str | None, typer.Option(help="Its name; workers that give the same one share the work.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many a trial.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Settings file for the best recipe; recipe.env in the data folder by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for a better training recipe on the validation split. Several shells may work on one study."""
+    from ml.tuning.search import search
+
+    with console.status("starting", spinner="dots") as status:
+
+        def on_epoch(trial: int, epoch: int, epochs: int, accuracy: float) -> None:
+            status.update(f"trial {trial}: epoch {epoch}/{epochs}, accuracy {accuracy:.1%}")
+
+        found = search(connected(), version, trials=trials, name=study, epochs=epochs, file=output, progress=on_epoch)
+    emit(vars(found), as_json)
+    if not as_json:
+        _tell(found)
+
+
+def _tell(found: "Found") -> None:
+    table = new_table("trial", "accuracy", "epochs", "state", "settings")
+    for row in found.trials[:_SHOWN]:
+        accuracy = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
+        add_row(table, str(row["trial"]), accuracy, str(row["epochs"]), row["state"], _words(row["settings"]))
+    console.print(table)
+    if len(found.trials) > _SHOWN:
+        say(f"and {len(found.trials) - _SHOWN} more: study {found.study} in MLflow, run {found.run_id}")
+    if found.file is None:
+        say(f"nothing was better than the settings as they are ({found.first:.1%}); nothing is written")
+    else:
+        say(f"{found.best:.1%}, before {found.first:.1%}: written to {found.file}")
+
+
+def _words(settings: dict[str, Any]) -> str:
+    shown = {k: f"{v:.2g}" if isinstance(v, float) else str(v) for k, v in settings.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())

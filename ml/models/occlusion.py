@@ -1,0 +1,133 @@
+"""What in an image speaks for a label: occlusion sensitivity, drawn over the image.
+
+A grey square slides over the model's input; where covering it makes the label less likely, the model
+looked at what was there (Zeiler & Fergus, Visualizing and understanding convolutional networks, ECCV
+2014). It needs the model's answers only: any network, any runtime, no gradient.
+
+As a program (`python -m ml.models.occlusion`) it is a process of its own at low priority.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ml.errors import ImageRejectedError
+from ml.imaging import images, process_limits
+from ml.imaging.images import Limits, Pixels
+
+if TYPE_CHECKING:
+    from ml.models.bundle import Variant
+
+GRID: Final = 12
+"""Places of the square along a side."""
+_COVER: Final = 2.0 / GRID  # of the side
+_BATCH: Final = 16
+_SHOWN: Final = 448  # pixels of the picture's side
+_LEAST: Final = 1e-6
+_WAIT: Final = 60.0
+_NICE: Final = 15
+_REJECTED: Final = 3
+
+Predict = Callable[[Pixels], NDArray[np.float32]]
+
+
+def sensitivity(predict: Predict, pixels: Pixels, label: int) -> NDArray[np.float32]:
+    """How much less likely the label gets where it is covered.
+
+    Args:
+        predict: probabilities ``float32[N, classes]`` of ``uint8[N, size, size, channels]``.
+        pixels: the model's input, ``uint8[size, size, channels]``.
+        label: the index of the class.
+
+    Returns:
+        ``float32[GRID, GRID]``, the drop of the log-probability averaged over the squares that cover a place,
+        0 where there is none.
+    """
+    size = pixels.shape[0]
+    side = max(1, round(size * _COVER))
+    starts = np.linspace(0, size - side, GRID).round().astype(int)
+    # [GRID * GRID, size, size, channels]: the input with one square of its mean colour each.
+    covered = np.repeat(pixels[np.newaxis], GRID * GRID, axis=0)
+    grey = pixels.mean(axis=(0, 1)).astype(np.uint8)
+    for number, (y, x) in enumerate((y, x) for y in starts for x in starts):
+        covered[number, y : y + side, x : x + side] = grey
+    whole = np.log(predict(pixels[np.newaxis])[0, label] + _LEAST)
+    found = np.concatenate([predict(covered[n : n + _BATCH])[:, label] for n in range(0, len(covered), _BATCH)])
+    drops = whole - np.log(found + _LEAST)
+    heat: NDArray[np.float32] = np.maximum(drops, 0).reshape(GRID, GRID).astype(np.float32)
+    return heat
+
+
+def overlay(image: Image.Image, heat: NDArray[np.float32]) -> bytes:
+    """A PNG: the part of the image that the model saw, grey where nothing spoke for the label, red where most did."""
+    seen = ImageOps.fit(image.convert("RGB"), (_SHOWN, _SHOWN), Image.Resampling.BICUBIC)
+    scaled = heat / heat.max() if heat.max() > 0 else heat
+    mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(seen.size, Image.Resampling.BICUBIC)
+    strength = np.asarray(mask, np.float32)[..., np.newaxis] / 255
+    colour = np.asarray(seen, np.float32)
+    grey = colour.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    red = np.array([255, 40, 0], np.float32)
+    shown = (1 - strength) * (0.35 * colour + 0.65 * grey) + strength * (0.55 * colour + 0.45 * red)
+    buffer = io.BytesIO()
+    Image.fromarray(shown.round().astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def explain(folder: Path, by: tuple[str, str], data: bytes, label: str, limits: Limits) -> bytes:
+    """The overlay for an encoded image and a label of the bundle in `folder`, made in a process of its own.
+
+    Args:
+        by: variant and runtime, those that answered.
+
+    Raises:
+        ImageRejectedError: the image cannot be decoded, or not in the time there is.
+    """
+    arguments = [str(folder), *by, label, str(limits.max_bytes), str(limits.max_pixels)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-W", "ignore", "-m", "ml.models.occlusion", *arguments],
+            input=data,
+            capture_output=True,
+            env=process_limits.environment() | {"OMP_NUM_THREADS": "1"},
+            timeout=_WAIT,
+            check=True,
+            start_new_session=True,
+        )
+    except subprocess.CalledProcessError as error:
+        if error.returncode == _REJECTED:
+            raise ImageRejectedError(**json.loads(error.stdout)) from error
+        raise ImageRejectedError("not_explained", "the picture could not be made") from error
+    except subprocess.TimeoutExpired as error:
+        raise ImageRejectedError("not_explained", f"the picture was not made within {_WAIT:g} s") from error
+    return done.stdout
+
+
+def _main(folder: str, variant: str, runtime: str, label: str, max_bytes: str, max_pixels: str) -> int:
+    os.nice(_NICE)  # people wait for predictions first
+    process_limits.allow(_WAIT)
+    from ml.models import model
+
+    loaded = model.load(Path(folder), variant=cast("Variant", variant), runtime=runtime)
+    info = loaded.info
+    try:
+        image = images.open_image(sys.stdin.buffer.read(), Limits(int(max_bytes), int(max_pixels)))
+        pixels = images.to_array(image, info.image_size, info.channels)
+    except ImageRejectedError as error:
+        sys.stdout.write(json.dumps({"code": error.code, "message": str(error)}))
+        return _REJECTED
+    heat = sensitivity(loaded.predict, pixels, info.labels.index(label))
+    sys.stdout.buffer.write(overlay(image, heat))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""What computes a bundle's graph: ONNX Runtime or OpenVINO, behind one small protocol.
+
+Measured on x86 with VNNI and BF16 (docs/decisions/0016): both are as fast in fp32, OpenVINO nearly twice as
+fast in INT8, and it alone has bf16. So fp32 is ONNX Runtime's, and what is reduced is OpenVINO's.
+"""
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.errors import IntegrityError
+from ml.imaging.images import Pixels
+from ml.models import cpu
+from ml.models.bundle import Variant
+
+Logits = NDArray[np.float32]
+Outputs = tuple[Logits, NDArray[np.float32] | None]
+Name = Literal["onnxruntime", "openvino"]
+
+
+class Runtime(Protocol):
+    """A loaded graph; safe in as many threads as it was loaded for."""
+
+    @property
+    def name(self) -> Name: ...
+
+    @property
+    def takes(self) -> list[object]:
+        """Name of the input, its sides and channels, and how many logits come out."""
+
+    def logits(self, images: Pixels) -> Logits:
+        """``float32[N, classes]`` of ``uint8[N, size, size, channels]``, N ≥ 1."""
+
+    def outputs(self, images: Pixels) -> Outputs:
+        """The same, and ``float32[N, D]`` features, None of a graph that does not give them."""
+
+
+def able(variant: Variant, wish: str = "auto") -> tuple[Name, ...]:
+    """Those that can run a variant, the one to try first in front.
+
+    Args:
+        wish: `auto`, `onnxruntime` or `openvino`; none other is tried for what that one can run.
+    """
+    found: tuple[Name, ...] = _ABLE[variant]
+    wished = tuple(name for name in found if name == wish)
+    return wished if wish != "auto" else found[:1] if variant == "fp32" else found
+
+
+def place(name: Name) -> str:
+    """The runtime and the instruction sets it has here: where a proof or a speed was found, and where it holds."""
+    return f"{name} on {cpu.level(name)}"
+
+
+def load(name: Name, path: Path, variant: Variant, threads: int) -> Runtime:
+    """The graph in `path`.
+
+    Raises:
+        IntegrityError: the runtime is not installed, or refuses the graph or the precision.
+    """
+    try:
+        return _LOAD[name](path, variant, threads)
+    except ImportError as error:
+        raise IntegrityError(f"{name} is not installed: {error}") from error
+    except IntegrityError:
+        raise
+    except Exception as error:  # both raise a dozen unrelated types of their own
+        raise IntegrityError(f"{path.name} cannot be loaded by {name}: {error}") from error
+
+
+class OnnxRuntime:
+    """`threads` compute one call together; any number of calls at once."""
+
+    name: Final[Name] = "onnxruntime"
+
+    def __init__(self, path: Path, variant: Variant, threads: int) -> None:
+        import onnxruntime as ort
+
+        del variant  # it is in the file
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (images, *_), (logits, *_) = self._session.get_inputs(), self._session.get_outputs()
+        self.takes: list[object] = [images.name, *images.shape[1:], logits.shape[-1]]
+
+    def logits(self, images: Pixels) -> Logits:
+        return self.outputs(images)[0]
+
+    def outputs(self, images: Pixels) -> Outputs:
+        logits, *features = self._session.run(None, {"images": images})
+        return logits, features[0] if features else None
+
+
+class OpenVino:
+    """Each of `threads` computes an image of its own, so that an answer depends on its image alone."""
+
+    name: Final[Name] = "openvino"
+
+    def __init__(self, path: Path, variant: Variant, threads: int) -> None:
+        openvino = _openvino()
+        core = openvino.Core()
+        needed = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[variant]
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if needed not in capabilities:
+            raise IntegrityError(f"this processor has no {needed} for OpenVINO, only {', '.join(capabilities)}")
+        graph = core.read_model(path)
+        images, logits = graph.input(0), graph.output(0)
+        shape = images.get_partial_shape()
+        dimensions = [d.get_length() if d.is_static else d.to_string() for d in [*shape, *logits.get_partial_shape()]]
+        self.takes: list[object] = [images.get_any_name(), *dimensions[1 : len(shape)], dimensions[-1]]
+        shape[0] = 1  # fixed shapes are the faster ones, and batches bring nothing here
+        graph.reshape(shape)
+        options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+            "ENABLE_CPU_PINNING": False,  # the workers of one host would all be pinned to its first core
+            "INFERENCE_PRECISION_HINT": "bf16" if variant == "bf16" else "f32",
+        }
+        compiled = core.compile_model(graph, "CPU", options)
+        self._threads = threads
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(threads):
+            self._idle.put(compiled.create_infer_request())
+
+    def logits(self, images: Pixels) -> Logits:
+        return self.outputs(images)[0]
+
+    def outputs(self, images: Pixels) -> Outputs:
+        if len(images) == 1:
+            return self._one(images)
+        each = [images[i : i + 1] for i in range(len(images))]
+        if self._threads == 1:
+            return _together([self._one(image) for image in each])
+        with ThreadPoolExecutor(self._threads) as pool:
+            return _together(list(pool.map(self._one, each)))
+
+    def _one(self, image: Pixels) -> Outputs:
+        request = self._idle.get()
+        try:
+            found = request.infer({0: image}, share_inputs=True)
+            return found[0], found[1] if len(found) > 1 else None
+        finally:
+            self._idle.put(request)
+
+
+def _openvino() -> Any:
+    """The package without its converter, which takes most of its import and reports it over the network, by a fork."""
+    sys.modules.setdefault("openvino.tools.ovc", cast("Any", None))  # to `import` this means that there is none
+    import openvino
+
+    return openvino
+
+
+def _together(parts: list[Outputs]) -> Outputs:
+    features = [f for _, f in parts if f is not None]
+    return np.concatenate([logits for logits, _ in parts]), np.concatenate(features) if features else None
+
+
+_ABLE: Final[dict[Variant, tuple[Name, ...]]] = {
+    "fp32": ("onnxruntime", "openvino"),
+    "bf16": ("openvino",),
+    "int8": ("openvino", "onnxruntime"),
+}
+_LOAD: Final[dict[Name, Callable[[Path, Variant, int], Runtime]]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}

@@ -1,0 +1,52 @@
+"""What moves the weights, and how fast."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ml.training.loop.recipe import Recipe
+from ml.training.network import networks
+
+
+def optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov's momentum; frozen weights are left out."""
+    groups = [
+        {"params": [p for p in parameters if p.requires_grad], "factor": factor}
+        for _, parameters, factor in networks.groups(network)
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, momentum=0.9, nesterov=True
+        )
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Every group's learning rate: `rate` times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate: a line up over the recipe's warm-up, then half a cosine down to 0."""
+    warm = max(1, int(steps * recipe.warm_up))
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+
+
+def average(network: nn.Module, decay: float) -> AveragedModel | None:
+    """A running average of weights and statistics, or None; young ones forget faster, else they keep the start."""
+    if not decay:
+        return None
+
+    def step(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not averaged.is_floating_point():
+            return current
+        number = float(count)
+        return averaged.lerp(current, 1 - min(decay, (1 + number) / (10 + number)))
+
+    return AveragedModel(network, avg_fn=step, use_buffers=True)

@@ -1,0 +1,98 @@
+"""torchvision's classifiers behind the loop's contract: −1…1 pixels in, logits out, the head apart."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ml.errors import InvalidInputError
+from ml.settings import Architecture
+
+NAMES: Final[tuple[str, ...]] = tuple(name for name in get_args(Architecture) if name != "small_cnn")
+VIT: Final = "vit_b_16"
+PATCH: Final = 16
+_WHOLE: Final = 224
+"""What all of them were pretrained at; `vgg16` averages to 7×7 places, which only multiples of it give evenly."""
+_MEAN: Final = (0.485, 0.456, 0.406)
+_STD: Final = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """A torchvision network whose last linear layer is our head.
+
+    The loop and the service know one normalisation, −1…1; ImageNet's mean and deviation are applied
+    in here, so that they are part of the exported graph. A grey image is shown to all three inputs.
+
+    Args:
+        name: one of `NAMES`.
+        channels: of the input image, 1 or 3.
+        classes: outputs of the head.
+        side: of the input image, in pixels.
+
+    Raises:
+        InvalidInputError: this network cannot take images of this side.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, name: str, channels: int, classes: int, side: int) -> None:
+        from ml.training.network import vision
+
+        super().__init__()
+        check_side(name, side)
+        options: dict[str, Any] = {"image_size": side} if name == VIT else {}
+        self.body: nn.Module = vision.load().models.get_model(name, weights=None, **options)
+        self.head = nn.Linear(_behead(self.body), classes)
+        self.rates: tuple[float, ...] = (1.0,)
+        mean, std = torch.tensor(_MEAN).view(1, 3, 1, 1), torch.tensor(_STD).view(1, 3, 1, 1)
+        self.register_buffer("scale", 0.5 / std, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[N, classes]`` of ``float[N, channels, side, side]`` in −1…1."""
+        colour = images.expand(-1, 3, -1, -1) if self.channels == 1 else images
+        logits: Tensor = self.head(self.body(colour * self.scale + self.shift))
+        return logits
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As ever, but a frozen batch norm keeps its statistics too."""
+        super().train(mode)
+        for module in self.body.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and weight is not None and not weight.requires_grad:
+                module.eval()
+        return self
+
+
+def sides(name: str) -> tuple[int, int, int]:
+    """Least, most and step of the input's side, for choosing one by the data."""
+    return (_WHOLE, _WHOLE, _WHOLE) if name in ("vgg16", VIT) else (64, _WHOLE, 32)
+
+
+def check_side(name: str, side: int) -> None:
+    step = _WHOLE if name == "vgg16" else PATCH if name == VIT else 1
+    if side < 32 or side % step:
+        rule = f"at least 32 and a multiple of {step}" if step > 1 else "at least 32"
+        raise InvalidInputError(f"`EVERGREEN_IMAGE_SIZE` for {name} must be {rule} (received {side})")
+
+
+def blocks(names: Sequence[str]) -> dict[str, list[str]]:
+    """Parameter names by the block they belong to, from the input on: `layer1`, `features.3`, `encoder_layer_7` …"""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        # The first part of the path that ends in a digit numbers the block: true of all nine.
+        block = re.match(r"(?:[^.]*[^.\d]\.)*?[^.]*\d(?=\.)", name)
+        found.setdefault(block.group() if block else name.rpartition(".")[0], []).append(name)
+    return found
+
+
+def _behead(body: nn.Module) -> int:
+    """Replace the last linear layer, which answers ImageNet's classes, by nothing; its inputs."""
+    path, last = [(n, m) for n, m in body.named_modules() if isinstance(m, nn.Linear)][-1]
+    parent, _, name = path.rpartition(".")
+    setattr(body.get_submodule(parent), name, nn.Identity())
+    return last.in_features

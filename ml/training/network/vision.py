@@ -1,0 +1,40 @@
+"""torchvision, importable with any build of torch. For backbones; the small CNN needs none of it."""
+
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+
+_OPERATORS: Final = {
+    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_declared: list[Any] = []  # a library that is collected takes its operators with it
+
+
+def load() -> ModuleType:
+    """The torchvision package, with `models` and `transforms.v2` usable.
+
+    A torchvision wheel made for CUDA cannot load its C++ extension beside a CPU build of torch, and
+    then its import fails: it registers a shape rule for operators that only the extension declares.
+    Declaring them beforehand lets the import through. The operators themselves
+    (`torchvision.ops.nms`, `torchvision.io.decode_image`) stay unusable there; nothing here needs
+    them: boxes are not our trade, and images are decoded by `ml.imaging.images`.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "does not exist" not in str(error):
+            raise
+        _declare_missing()
+        import torchvision
+    module: ModuleType = torchvision
+    return module
+
+
+def _declare_missing() -> None:
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name, signature in _OPERATORS.items():
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(name + signature)
+    _declared.append(library)
