@@ -16,6 +16,9 @@ CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cup
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
 
+# Test files are dealt out to one process a core, each with servers of its own: a gigabyte of memory each.
+PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
+
 .PHONY: help setup demo down check test-unit test-avx2 test lock bench clean
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,13 +48,13 @@ check: setup ## Style, types, import contracts
 	$(VENV)/bin/lint-imports
 
 test-unit: setup ## The fast tests: no servers
-	$(PY) -m pytest tests/unit
+	$(PYTEST) tests/unit
 
 test-avx2: setup ## The fast tests and the demo's story as on a processor with AVX2 only
-	env $(AVX2) $(PY) -m pytest tests/unit tests/e2e -k "unit or story_of_three_drops"
+	env $(AVX2) $(PYTEST) tests/e2e tests/unit -k "unit or story_of_three_drops"
 
 test: setup ## All tests, against real servers; the fast ones and the story again as with AVX2 only
-	$(PY) -m pytest tests/unit tests/integration tests/e2e
+	$(PYTEST) tests/e2e tests/integration tests/unit
 	$(MAKE) --no-print-directory test-avx2
 
 bench: setup ## NAME=… runs a benchmark; without NAME, lists them

@@ -67,7 +67,8 @@ def test_weights_of_8_bits_are_refused_where_they_saturate(tmp_path: Path, monke
 def test_openvino_sees_it_alike() -> None:
     """bf16 is there for OpenVINO where x86 has it, and nowhere under a limit to AVX2."""
     program = (
-        "import openvino; from ml import cpu; able = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'); "
+        "import openvino; from ml.models import cpu; "
+        "able = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'); "
         "print('BF16' in able, bool(cpu.features('openvino') & {'avx512_bf16', 'amx_bf16'}))"
     )
     for machine in capabilities.machines():

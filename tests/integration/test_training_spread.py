@@ -16,7 +16,8 @@ from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
 from ml.models import bundle, model
 from ml.settings import PREFIX
-from ml.training.loop import placement, spread
+from ml.training import spread
+from ml.training.loop import placement
 from tests.environment import environment
 from tests.pictures import digit_files, upload
 
@@ -62,7 +63,7 @@ def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow
     version = ingest(ctx, upload(ctx, "one", digit_files(0, 400))).version
     assert version
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "ml.training.loop.spread", "c-spread", version]
+    command = [*launcher, "-m", "ml.training.spread", "c-spread", version]
     plain = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     for _ in range(2):  # the second time finds it done
         done = subprocess.run(

@@ -113,7 +113,7 @@ def test_what_was_measured_is_no_part_of_the_bundle(folder: Path) -> None:
 def test_workers_that_start_at_once_choose_alike(folder: Path) -> None:
     say(folder, measured_on=ELSEWHERE)
     program = (
-        "import sys; from pathlib import Path; from ml import variants; "
+        "import sys; from pathlib import Path; from ml.models import variants; "
         "loaded = variants.load_proven(Path(sys.argv[1]), 1e-3); print(loaded.variant, loaded.variants[1].speedup)"
     )
     command = [sys.executable, "-c", program, str(folder)]

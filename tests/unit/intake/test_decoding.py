@@ -24,8 +24,8 @@ GOOD_PNG = encoded(picture(), "PNG")
 FRAGILE = (
     "-c",
     "import os, sys, time\n"
-    "from ml import images\n"
-    "from ml.intake import decoder\n"
+    "from ml.imaging import images\n"
+    "from ml.imaging import sandbox_process as decoder\n"
     "sight = images.sight\n"
     "def fragile(data, *rest):\n"
     "    if data == b'kill': os.kill(os.getpid(), 11)\n"
@@ -38,7 +38,7 @@ FRAGILE = (
 
 def children() -> set[int]:
     found = subprocess.run(
-        ["pgrep", "-P", str(os.getpid()), "-f", "decoder"], capture_output=True, text=True, check=False
+        ["pgrep", "-P", str(os.getpid()), "-f", "sandbox_process"], capture_output=True, text=True, check=False
     )
     return {int(pid) for pid in found.stdout.split()}
 

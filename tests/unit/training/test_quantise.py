@@ -111,7 +111,7 @@ def test_openvino_tells_nobody_that_it_is_used(folder: Path, arrays: tuple[np.nd
     program = f"""
 import sys
 from pathlib import Path
-from ml import model
+from ml.models import model
 assert model.load(Path({str(folder)!r}), variant="int8", runtime="openvino").runtime.name == "openvino"
 sys.exit(" ".join(name for name in sys.modules if "telemetry" in name))
 """

@@ -1,7 +1,7 @@
 """One training on many devices and hosts: what `torchrun` starts on each.
 
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-    torchrun --nproc-per-node 4 --max-restarts 3 -m ml.training.loop.spread CYCLE VERSION [auto|refresh|full]
+    torchrun --nproc-per-node 4 --max-restarts 3 -m ml.training.spread CYCLE VERSION [auto|refresh|full]
 
 Every process reads the same settings; the leader alone writes to MLflow and the registry. A process
 that dies makes `torchrun` start all of them anew, in whatever number is left, and they go on from the
