@@ -5,17 +5,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import serving.client as service
 from infra.demo import watch
 from infra.demo.pictures import Picture
 from ml.settings import Settings
-from serving.client import client as service
 
 _ONCE = service.Retry(attempts=1)  # a try that a client makes again by itself could hide what a reload dropped
 _TRIES, _OVERLOADED = 60, "overloaded"
 
 
 @dataclass
-class Tally:
+class RequestStats:
     """What became of the requests; latencies in milliseconds, of answered requests.
 
     `busy` counts how often the service said that it had too much to do; it is asked again when it wants to be.
@@ -37,17 +37,17 @@ class Tally:
         return round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 1) if ordered else None
 
 
-class Client:
+class LoadClient:
     """Sends the pictures in turn from a few threads until stopped; use as a context manager."""
 
     def __init__(self, settings: Settings, pictures: Sequence[Picture], threads: int = 2, pause: float = 0.03) -> None:
-        self.tally = Tally()
+        self.tally = RequestStats()
         self._settings, self._pictures, self._pause = settings, pictures, pause
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(threads)]
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> "LoadClient":
         for thread in self._threads:
             thread.start()
         return self
@@ -75,9 +75,9 @@ class Client:
                 self._stop.wait(self._pause)
 
 
-def ask_each(settings: Settings, pictures: Sequence[Picture]) -> Tally:
+def ask_each(settings: Settings, pictures: Sequence[Picture]) -> RequestStats:
     """Ask once for each picture."""
-    tally, lock = Tally(), threading.Lock()
+    tally, lock = RequestStats(), threading.Lock()
     with _client(settings) as http:
         for picture in pictures:
             _ask(http, picture, tally, lock)
@@ -89,7 +89,7 @@ def _client(settings: Settings) -> service.Client:
     return service.Client(settings.service_url, key, retry=_ONCE)
 
 
-def _ask(http: service.Client, picture: Picture, tally: Tally, lock: threading.Lock) -> None:
+def _ask(http: service.Client, picture: Picture, tally: RequestStats, lock: threading.Lock) -> None:
     """Ask until the service has room for the request; one that fails for another reason is not asked again."""
     for tries_left in reversed(range(_TRIES)):
         started = time.perf_counter()

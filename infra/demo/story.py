@@ -9,7 +9,7 @@ from rich.console import Console
 from sqlalchemy import func, select
 
 from infra.demo import drops, watch
-from infra.demo.client import Client, Tally, ask_each
+from infra.demo.client import LoadClient, RequestStats, ask_each
 from infra.demo.drops import Story
 from infra.demo.pictures import Picture
 from infra.demo.steps import step
@@ -34,7 +34,7 @@ class Outcome:
     """Everything the summary tells."""
 
     cycles: list[Finished]
-    reload: Tally
+    reload: RequestStats
     asked: int
     logged: int
 
@@ -64,7 +64,7 @@ def live_through(context: Context, story: Story, folder: Path, console: Console)
 
     title = "3 · A second drop: rotated, noisy, inverted, while a client keeps asking"
     with step(title, "the second model is promoted, goes live, and no request fails meanwhile", console) as this:
-        with Client(settings, questions) as client:
+        with LoadClient(settings, questions) as client:
             second = this.ended(_cycle(context, story.second, folder / "second", console), PROMISED[1])
             client.wait_for(second.cycle["model_version"])
         tally = client.tally

@@ -110,7 +110,7 @@ def _next(done: dict[str, float]) -> str:
 def _steps(settings: Settings, cycle_id: str) -> dict[str, int]:
     """The last step of each metric of the cycle's training; empty where MLflow, which may be busy, does not tell."""
     url = f"{settings.mlflow_url.rstrip('/')}/api/2.0/mlflow"
-    with suppress(httpx.HTTPError, KeyError, ValueError, IndexError), httpx.Client(timeout=10) as http:
+    with suppress(httpx.HTTPError, KeyError, ValueError, IndexError), httpx.LoadClient(timeout=10) as http:
         name = {"experiment_name": settings.experiment}
         experiment = http.get(f"{url}/experiments/get-by-name", params=name).json()["experiment"]["experiment_id"]
         wanted = {"experiment_ids": [experiment], "filter": f"tags.cycle = '{cycle_id}'", "max_results": 1}

@@ -19,10 +19,10 @@ import orjson
 import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
+from infra.local.components import HOME_VARIABLE, Component
 from infra.local.launch import gone_within
 from infra.local.layout import Layout, write_private
 from infra.local.orphans import end_orphans
-from infra.local.parts import HOME_VARIABLE, Part
 from ml.errors import UnavailableError
 
 _PATIENCE = 180.0  # seconds for supervisord itself to start or to end, which takes seconds where nothing else runs
@@ -46,7 +46,7 @@ class Manager:
             return False
         return True
 
-    def start(self, parts: Iterable[Part]) -> None:
+    def start(self, parts: Iterable[Component]) -> None:
         """Write the configuration anew and start the daemon, with no part running yet."""
         self._write(parts)
         self._socket.unlink(missing_ok=True)
@@ -121,7 +121,7 @@ class Manager:
                 ) from error
             raise UnavailableError(f"supervisord refuses {method}{arguments}: {error.faultString}") from error
 
-    def _write(self, parts: Iterable[Part]) -> None:
+    def _write(self, parts: Iterable[Component]) -> None:
         logs = self._home / "logs"
         head = {
             "unix_http_server": {"file": self._socket, "chmod": "0700"},
@@ -145,7 +145,7 @@ class Manager:
         )
         write_private(self._configuration, text.encode())
 
-    def _program(self, part: Part, logs: Path) -> dict[str, Any]:
+    def _program(self, part: Component, logs: Path) -> dict[str, Any]:
         environment = {**part.environment, HOME_VARIABLE: str(self._home)}
         launch = self._home / "launch" / f"{part.name}.json"
         launch.parent.mkdir(exist_ok=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from infra.local.components import HOME_VARIABLE
 from infra.local.launch import end
-from infra.local.parts import HOME_VARIABLE
 
 _DAEMON_GRACE, _GRACE = 60, 15
 _STORES = ("postgres", "rclone", "minio")

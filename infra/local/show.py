@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.local import layout
-from infra.local.state import PartStatus
+from infra.local.state import ComponentStatus
 
 _MARKS = {
     "healthy": ("●", "green"),
@@ -69,7 +69,7 @@ def start(folder: Path, console: Console, *, only: Sequence[str] = (), ports: Ma
         console.print(f"  {warning}", style="yellow", highlight=False)
 
 
-def status(found: Sequence[PartStatus], console: Console) -> None:
+def status(found: Sequence[ComponentStatus], console: Console) -> None:
     """Print a table of the parts, and their memory in all; it fits 80 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     for name in ("", "part", "state", "address", "pid", "up", "memory"):

@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from infra.local import airflow, layout, postgres
-from infra.local.coming import Coming, OnPart, tail
+from infra.local.components import Component, all_parts
 from infra.local.layout import Layout
 from infra.local.manager import Manager
-from infra.local.parts import Part, all_parts
+from infra.local.startup import OnPart, StartupWaiter, tail
 from ml import context
 from ml.catalog.migrate import migrate
 from ml.errors import ConflictError, InvalidInputError, UnavailableError
@@ -44,7 +44,7 @@ def up(home: Path, on_part: OnPart | None = None, *, only: Sequence[str] = (), p
     with _one_at_a_time(home, tell):
         here, manager = _prepared(home, environ)
         wanted = _chosen(all_parts(here), only)
-        coming = Coming(manager, here.home / "logs", tell)
+        coming = StartupWaiter(manager, here.home / "logs", tell)
         coming.begin(part for part in wanted if part.name in _STORAGE)
         coming.wait()
         settings = here.settings()
@@ -101,7 +101,7 @@ def _prepared(home: Path, environ: Mapping[str, str]) -> tuple[Layout, Manager]:
     return here, manager
 
 
-def _chosen(parts: Sequence[Part], only: Sequence[str]) -> list[Part]:
+def _chosen(parts: Sequence[Component], only: Sequence[str]) -> list[Component]:
     names = {name for part in parts for name in (part.name, part.name.split("-")[0])}
     if unknown := set(only) - names:
         raise InvalidInputError(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
@@ -120,7 +120,7 @@ def _make_room(here: Layout, settings: Settings) -> None:
     migrate(context.connect(settings).engine)
 
 
-def _migrate_airflow(here: Layout, coming: Coming) -> None:
+def _migrate_airflow(here: Layout, coming: StartupWaiter) -> None:
     """Once a version, since it costs seconds; what has begun goes on coming up meanwhile."""
     done = airflow.home(here) / f"migrated-{version('apache-airflow')}"
     if done.exists():

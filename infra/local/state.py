@@ -9,14 +9,14 @@ from typing import Any
 import psutil
 
 from infra.local import layout
-from infra.local.coming import PATIENCE
+from infra.local.components import Component, all_parts
 from infra.local.manager import Manager
-from infra.local.parts import Part, all_parts
+from infra.local.startup import PATIENCE
 from ml.errors import UnavailableError
 
 
 @dataclass(frozen=True)
-class PartStatus:
+class ComponentStatus:
     """`state`: healthy, starting, running (for long, but not well), failed or stopped; memory in bytes."""
 
     name: str
@@ -27,7 +27,7 @@ class PartStatus:
     memory: int | None
 
 
-def status(home: Path) -> list[PartStatus]:
+def status(home: Path) -> list[ComponentStatus]:
     """Every part as it is now."""
     here = layout.load(home)
     manager = Manager(here)
@@ -36,15 +36,15 @@ def status(home: Path) -> list[PartStatus]:
         return list(pool.map(lambda part: _status(manager, part), parts))
 
 
-def as_json(found: Sequence[PartStatus]) -> list[dict[str, Any]]:
+def as_json(found: Sequence[ComponentStatus]) -> list[dict[str, Any]]:
     return [asdict(part) for part in found]
 
 
-def _status(manager: Manager, part: Part) -> PartStatus:
+def _status(manager: Manager, part: Component) -> ComponentStatus:
     try:
         told = manager.info(part.name)
     except UnavailableError:
-        return PartStatus(part.name, "stopped", part.address, None, None, None)
+        return ComponentStatus(part.name, "stopped", part.address, None, None, None)
     pid = told["pid"] or None
     seconds = float(told["now"] - told["start"]) if pid else None
     if told["statename"] in ("RUNNING", "STARTING"):
@@ -52,7 +52,7 @@ def _status(manager: Manager, part: Part) -> PartStatus:
         state = "healthy" if part.healthy() else "running" if late else "starting"
     else:
         state = "stopped" if told["statename"] in ("STOPPED", "STOPPING") else "failed"
-    return PartStatus(part.name, state, part.address, pid, seconds, _memory(pid) if pid else None)
+    return ComponentStatus(part.name, state, part.address, pid, seconds, _memory(pid) if pid else None)
 
 
 def _memory(pid: int) -> int | None:

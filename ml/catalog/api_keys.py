@@ -58,7 +58,7 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class Known:
+class StoredKey:
     """A key as a service worker checks it; times are seconds of the epoch."""
 
     id: str
@@ -167,10 +167,10 @@ def revision(connection: Connection) -> tuple[int, datetime | None]:
     return count, changed
 
 
-def known(connection: Connection) -> list[Known]:
+def known(connection: Connection) -> list[StoredKey]:
     """All good keys."""
     rows = connection.execute(select(api_keys).where(_good()))
-    return [Known(r.id, r.sha256, _grant(r), r.expires_at.timestamp() if r.expires_at else None) for r in rows]
+    return [StoredKey(r.id, r.sha256, _grant(r), r.expires_at.timestamp() if r.expires_at else None) for r in rows]
 
 
 def note_use(connection: Connection, used: dict[str, float]) -> None:

@@ -15,8 +15,8 @@ _CSV: Final = pyarrow.csv.WriteOptions(include_header=False)  # null is empty, a
 _IN_MEMORY: Final = 4_000_000
 
 
-class Rows:
-    """Rows that wait for their transaction; memory holds a few megabytes of them."""
+class RowBuffer:
+    """RowBuffer that wait for their transaction; memory holds a few megabytes of them."""
 
     def __init__(self, file: IO[bytes], table: str, columns: Sequence[str]) -> None:
         self._file, self._table, self._columns = file, table, tuple(columns)
@@ -38,6 +38,6 @@ class Rows:
 
 
 @contextmanager
-def rows(table: str, columns: Sequence[str]) -> Iterator[Rows]:
+def rows(table: str, columns: Sequence[str]) -> Iterator[RowBuffer]:
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
-        yield Rows(file, table, columns)
+        yield RowBuffer(file, table, columns)

@@ -15,7 +15,7 @@ Outcome = Literal["new", "known", "waiting"]
 
 
 @dataclass(frozen=True)
-class Given:
+class FeedbackRecord:
     """Feedback on a prediction by its id, or by the key that the client sent with the image.
 
     Attributes:
@@ -33,7 +33,7 @@ class Given:
     given_at: datetime
 
 
-def store(connection: Connection, given: Given) -> Outcome:
+def store(connection: Connection, given: FeedbackRecord) -> Outcome:
     """Insert, or bring up to date what the source said before, unless that is younger.
 
     By a key, the newest prediction is meant that was asked for with it. Where none has come yet the
@@ -58,7 +58,7 @@ def settle(connection: Connection, keys: Iterable[tuple[str, str]]) -> int:
         within = (feedback_waiting.c.client_key == client_key) & (feedback_waiting.c.caller == caller)
         waited = connection.execute(delete(feedback_waiting).where(within).returning(feedback_waiting)).mappings()
         for row in waited.all():
-            given = Given(*found, client_key, caller or None, row.label, row.source, row.comment, row.given_at)
+            given = FeedbackRecord(*found, client_key, caller or None, row.label, row.source, row.comment, row.given_at)
             _store(connection, given, *found)
             settled += 1
     return settled
@@ -80,7 +80,7 @@ def settle_late(connection: Connection, hours: float = 24.0) -> int:
     return settle(connection, [(key, caller) for key, caller in connection.execute(keys)])
 
 
-def _store(connection: Connection, given: Given, prediction_id: UUID, predicted_at: datetime) -> Outcome:
+def _store(connection: Connection, given: FeedbackRecord, prediction_id: UUID, predicted_at: datetime) -> Outcome:
     # A changed label is one that no drop has gathered yet.
     gathered = case((feedback.c.label != given.label, null()), else_=feedback.c.drop_prefix)
     statement = insert(feedback).values(
@@ -103,7 +103,7 @@ def _store(connection: Connection, given: Given, prediction_id: UUID, predicted_
     return "new" if inserted else "known"
 
 
-def _wait(connection: Connection, given: Given) -> None:
+def _wait(connection: Connection, given: FeedbackRecord) -> None:
     statement = insert(feedback_waiting).values(
         client_key=given.client_key,
         caller=given.caller or "",

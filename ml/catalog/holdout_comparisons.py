@@ -15,7 +15,7 @@ OUTCOMES: Final = ("reject", "promote", "approved", "declined")
 
 
 @dataclass(frozen=True)
-class Look:
+class HoldoutComparison:
     """A comparison with a champion on the holdout.
 
     `number` counts from 1; `level` is what its statement was made at; `outcome` is one of `OUTCOMES`.
@@ -32,7 +32,7 @@ class Look:
         return self.outcome != "reject"
 
 
-def all_looks(engine: Engine) -> list[Look]:
+def all_comparisons(engine: Engine) -> list[HoldoutComparison]:
     """The oldest first."""
     query = (
         select(gate_looks, decisions.c.verdict, approvals.c.approved)
@@ -42,12 +42,14 @@ def all_looks(engine: Engine) -> list[Look]:
     )
     with transaction(engine) as connection:
         return [
-            Look(row["number"], row["decision_id"], row["level"], _outcome(row["verdict"], row["approved"]))
+            HoldoutComparison(
+                row["number"], row["decision_id"], row["level"], _outcome(row["verdict"], row["approved"])
+            )
             for row in connection.execute(query).mappings()
         ]
 
 
-def record(connection: Connection, look: Look) -> None:
+def record(connection: Connection, look: HoldoutComparison) -> None:
     """Insert within the caller's transaction; a number that is taken is an error: two gates at once."""
     row = {"number": look.number, "decision_id": look.decision_id, "level": look.level, "event": look.event}
     connection.execute(insert(gate_looks).values(row))

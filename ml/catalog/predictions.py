@@ -43,7 +43,7 @@ select count(*) from new
 
 
 @dataclass(frozen=True)
-class Incoming:
+class PredictionRow:
     """An answer to store.
 
     Attributes:
@@ -55,7 +55,7 @@ class Incoming:
     image: tuple[int, int] | None
 
 
-def store(connection: Connection, incoming: Sequence[Incoming], image_object: str | None, replica: str) -> int:
+def store(connection: Connection, incoming: Sequence[PredictionRow], image_object: str | None, replica: str) -> int:
     """Insert those that are not there yet, by id and time, and count them in `prediction_hours`.
 
     Args:
@@ -82,7 +82,7 @@ def by_label(engine: Engine, model_version: int) -> dict[str, int]:
         return {label: int(count) for label, count in connection.execute(query.group_by(hours.label))}
 
 
-def _line(one: Incoming) -> bytes:
+def _line(one: PredictionRow) -> bytes:
     """A line of COPY's text format: JSON has no raw tab or newline, so only its backslashes are doubled."""
     place = b"%d\t%d" % one.image if one.image else rb"\N" + b"\t" + rb"\N"
     return one.row.replace(b"\\", b"\\\\") + b"\t" + place + b"\n"

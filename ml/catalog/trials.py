@@ -14,7 +14,7 @@ from ml.catalog.tables import disagreements, feedback, predictions, replicas, tr
 
 
 @dataclass(frozen=True)
-class Answers:
+class TrialAnswers:
     """One model's logged answers: how many, mean and variance of their confidence."""
 
     count: int
@@ -64,13 +64,13 @@ def died_with(engine: Engine, deployment_id: int, heartbeat_seconds: float) -> i
         return int(connection.execute(query).scalar_one())
 
 
-def answers(engine: Engine, model_version: int, since: datetime) -> Answers:
+def answers(engine: Engine, model_version: int, since: datetime) -> TrialAnswers:
     """Of the prediction log, since a moment."""
     mean, variance = func.avg(predictions.c.probability), func.var_samp(predictions.c.probability)
     query = select(func.count(), mean, variance).where(_by(model_version, since))
     with transaction(engine) as connection:
         count, average, spread = connection.execute(query).one()
-    return Answers(count, average or 0.0, spread or 0.0)
+    return TrialAnswers(count, average or 0.0, spread or 0.0)
 
 
 def latency(engine: Engine, model_version: int, since: datetime, shares: Sequence[float]) -> list[float]:
@@ -86,7 +86,7 @@ def latency(engine: Engine, model_version: int, since: datetime, shares: Sequenc
 
 
 def judged(engine: Engine, model_version: int, since: datetime) -> tuple[int, int]:
-    """Answers that feedback was given to, and how many of them were right."""
+    """TrialAnswers that feedback was given to, and how many of them were right."""
     right = func.count().filter(feedback.c.label == predictions.c.label)
     query = (
         select(func.count(), right)

@@ -8,7 +8,7 @@ import typer
 from ml.cli.output import Json, add_row, connected, console, emit, new_table, say
 
 if TYPE_CHECKING:
-    from ml.tuning.search import Found
+    from ml.tuning.search import BestRecipe
 
 _SHOWN = 10
 
@@ -37,7 +37,7 @@ def tune(
         _tell(found)
 
 
-def _tell(found: "Found") -> None:
+def _tell(found: "BestRecipe") -> None:
     table = new_table("trial", "accuracy", "epochs", "state", "settings")
     for row in found.trials[:_SHOWN]:
         accuracy = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"

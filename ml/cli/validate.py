@@ -8,7 +8,7 @@ import typer
 from ml.cli.output import STOPPED, Json, add_row, connected, console, emit, new_table, say
 
 if TYPE_CHECKING:
-    from ml.intake.dry_run import Rehearsal
+    from ml.intake.dry_run import DryRun
 
 _SHOWN = 20  # bad images that are printed; `--json` has them all
 
@@ -37,7 +37,7 @@ def validate(
         raise typer.Exit(STOPPED)
 
 
-def _tell(path: Path, found: "Rehearsal") -> None:
+def _tell(path: Path, found: "DryRun") -> None:
     say(f"{path}: {found.images} images, read as {found.format or 'no known format'}")
     if found.left_out:
         say(f"without history: {found.left_out}")
@@ -51,7 +51,7 @@ def _tell(path: Path, found: "Rehearsal") -> None:
         say(f"would be accepted: {counts}")
 
 
-def _tables(found: "Rehearsal") -> None:
+def _tables(found: "DryRun") -> None:
     figures = new_table("figure", "value")
     for name, value in found.figures.items():
         told = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,13 +12,13 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog import bulk, cycles, drops
-from ml.catalog.bulk import Rows
+from ml.catalog.bulk import RowBuffer
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
 from ml.datasets import annotate, segments, versions
-from ml.datasets.annotate import Told
-from ml.datasets.incoming import Incoming
+from ml.datasets.annotate import AnnotationChanges
+from ml.datasets.incoming import IncomingDrop
 from ml.datasets.segments import Sample, Segment, Uploads
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
@@ -60,7 +60,7 @@ def accept(ctx: Context, drop_id: str) -> str | None:
             Uploads(ctx.store) as uploads,
             ThreadPoolExecutor(1, "listing") as looking,
         ):
-            seen = _Acceptance(ctx, row, Incoming(ctx, verdicts), samples, labels).run(uploads, looking)
+            seen = _Acceptance(ctx, row, IncomingDrop(ctx, verdicts), samples, labels).run(uploads, looking)
         acknowledge(ctx, drop_id, seen)
     else:
         acknowledge(ctx, drop_id)
@@ -82,13 +82,13 @@ class _Acceptance:
 
     ctx: Context
     drop: dict[str, Any]
-    rows: Incoming
-    samples: Rows
-    labels: Rows
+    rows: IncomingDrop
+    samples: RowBuffer
+    labels: RowBuffer
     made: list[Segment] = field(default_factory=list)
     added: Counter[str] = field(default_factory=Counter)
     classes: set[str] = field(default_factory=set)
-    told: Told = field(default_factory=Told)
+    told: AnnotationChanges = field(default_factory=AnnotationChanges)
     aside: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, uploads: Uploads, looking: Executor) -> Listing | None:
@@ -131,7 +131,7 @@ class _Acceptance:
         self.classes.update(rows["label"].unique().to_pylist())
         self.samples.add(rows.append_column("segment_id", pa.repeat(segment.id, len(rows))))
 
-    def _hear(self, told: Told) -> None:
+    def _hear(self, told: AnnotationChanges) -> None:
         rows = pa.Table.from_pylist(told.annotations, _ANNOTATION)
         self.labels.add(rows.append_column("drop_id", pa.repeat(self.drop["id"], len(rows))))
         self.told.relabels.update(told.relabels)

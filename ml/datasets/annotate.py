@@ -19,7 +19,7 @@ COLUMNS: Final = ("sha256", "label", "source", "annotator", "confidence", "label
 
 
 @dataclass(frozen=True)
-class Told:
+class AnnotationChanges:
     """`relabels` maps SHA-256 of stored samples to their new label; the rest are rows to insert or to close."""
 
     annotations: list[dict[str, Any]] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Told:
     settled: list[str] = field(default_factory=list)
 
 
-def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) -> Told:
+def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) -> AnnotationChanges:
     """What the drop says of samples that it adds.
 
     Args:
@@ -36,7 +36,7 @@ def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) 
         drop_id: the drop.
         settings: how labels are chosen.
     """
-    told = Told()
+    told = AnnotationChanges()
     for row in rows:
         said = labels.from_row(row, drop_id)
         if len(said) > 1:
@@ -49,7 +49,7 @@ def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) 
     return told
 
 
-def of_known(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> Told:
+def of_known(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> AnnotationChanges:
     """What the drop says of samples that are stored already, compared with what was said before."""
     hashes = sorted({r["sha256"] for r in rows})
     now = existing_samples.labels(ctx.engine, hashes)
@@ -59,7 +59,7 @@ def of_known(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> T
         for row in earlier:  # said when the class still had its old name
             row["label"] = renamed(row["label"], mapping)
     said = (a for r in rows for a in labels.from_row(r, drop_id) if a["sha256"] in now)
-    told = Told(labels.news(said, (a for earlier in before.values() for a in earlier)))
+    told = AnnotationChanges(labels.news(said, (a for earlier in before.values() for a in earlier)))
     by_sample: dict[str, list[dict[str, Any]]] = {}
     for annotation in told.annotations:
         by_sample.setdefault(annotation["sha256"], []).append(annotation)
@@ -75,7 +75,7 @@ def of_known(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> T
     return told
 
 
-def keep(connection: Connection, told: Told) -> None:
+def keep(connection: Connection, told: AnnotationChanges) -> None:
     """Write it within the caller's transaction, but for the annotations, which come in bulk."""
     if told.relabels:
         statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))

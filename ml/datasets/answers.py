@@ -14,7 +14,7 @@ from ml.errors import ConflictError, InvalidInputError, NotFoundError
 
 
 @dataclass(frozen=True)
-class Answer:
+class LabelAnswer:
     """`version` is None when the label was right already."""
 
     sha256: str
@@ -22,7 +22,7 @@ class Answer:
     version: str | None
 
 
-def answer(ctx: Context, task_id: int, label: str, *, actor: str) -> Answer:
+def answer(ctx: Context, task_id: int, label: str, *, actor: str) -> LabelAnswer:
     """Settle a sample's label; the answer is kept as an annotation that outweighs all before it.
 
     Raises:
@@ -51,9 +51,9 @@ def answer(ctx: Context, task_id: int, label: str, *, actor: str) -> Answer:
         if label == now:
             with transaction(ctx.engine) as connection:
                 within(connection)
-            return Answer(digest, label, None)
+            return LabelAnswer(digest, label, None)
         made = replace(manifest, relabels={**manifest.relabels, digest: label})
-        return Answer(digest, label, amend.commit(ctx, parent, made, Counter(), f"label task {task_id}", within))
+        return LabelAnswer(digest, label, amend.commit(ctx, parent, made, Counter(), f"label task {task_id}", within))
 
 
 def dismiss(ctx: Context, task_id: int) -> None:

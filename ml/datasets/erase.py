@@ -194,7 +194,7 @@ def _uploaded(ctx: Context, old: Set[str], hashes: Set[str]) -> list[str]:
         prefix = drops.get(ctx.engine, drop_id)["prefix"]
         try:
             with row_verdicts.opened(ctx, drop_id) as verdicts:
-                pages = (page for fate in row_verdicts.FATES for page in verdicts.pages(fate))
+                pages = (page for fate in row_verdicts.ROW_VERDICTS for page in verdicts.pages(fate))
                 # An archive goes whole: what else was in it has been accepted or put aside.
                 keys += [prefix + (r["archive"] or r["key"]) for p in pages for r in p if r["sha256"] in hashes]
         except NotFoundError:

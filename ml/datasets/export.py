@@ -93,7 +93,7 @@ def _samples(ctx: Context, version_id: str, splits: Collection[str]) -> Iterator
                 yield Sample(row["sha256"], label, row["split"], row["format"].lower(), file.read(row["size"]))
 
 
-class Writer(ABC):
+class DatasetWriter(ABC):
     """Takes samples; `with` closes its files."""
 
     def __init__(self, folder: Path) -> None:
@@ -102,14 +102,14 @@ class Writer(ABC):
     @abstractmethod
     def add(self, sample: Sample) -> None: ...
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "DatasetWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
 
-class ClassFolders(Writer):
+class ClassFolders(DatasetWriter):
     """``<split>/<label>/<sha256>.<format>``."""
 
     def add(self, sample: Sample) -> None:
@@ -118,7 +118,7 @@ class ClassFolders(Writer):
         (folder / f"{sample.sha256}.{sample.suffix}").write_bytes(sample.data)
 
 
-class HuggingFace(Writer):
+class HuggingFace(DatasetWriter):
     """``<split>/metadata.jsonl`` with `file_name` and `label` beside the images."""
 
     def __init__(self, folder: Path) -> None:
@@ -135,7 +135,7 @@ class HuggingFace(Writer):
         self._tables[sample.split].write(orjson.dumps({"file_name": name, "label": sample.label}) + b"\n")
 
 
-class WebDataset(Writer):
+class WebDataset(DatasetWriter):
     """``<split>-000000.tar``: of each sample an image, ``.cls`` (its label) and ``.json``, under one key."""
 
     def __init__(self, folder: Path) -> None:

@@ -19,7 +19,7 @@ from ml.errors import ConflictError
 
 
 @dataclass(frozen=True)
-class Part:
+class HoldoutPart:
     """`since` is when it was frozen, or when the first sample could come; `uses` counts decisions."""
 
     name: str
@@ -46,7 +46,7 @@ def freeze(ctx: Context, version_id: str) -> None:
         )
 
 
-def parts(ctx: Context) -> list[Part]:
+def parts(ctx: Context) -> list[HoldoutPart]:
     """Both parts as of the newest version; only the growing one before anything was frozen."""
     newest = versions.latest(ctx)
     with transaction(ctx.engine) as connection:
@@ -55,8 +55,8 @@ def parts(ctx: Context) -> list[Part]:
         used = {part: (count, last) for part, count, last in connection.execute(query.group_by(holdout_uses.c.part))}
         first = connection.execute(select(func.min(dataset_versions.c.created_at))).scalar_one()
     total, kept = newest.holdout if newest else 0, frozen["holdout"] if frozen else 0
-    found = [Part("frozen", kept, frozen["created_at"], *used.get("frozen", (0, None)))] if frozen else []
-    return [*found, Part("growing", max(0, total - kept), first, *used.get("growing", (0, None)))]
+    found = [HoldoutPart("frozen", kept, frozen["created_at"], *used.get("frozen", (0, None)))] if frozen else []
+    return [*found, HoldoutPart("growing", max(0, total - kept), first, *used.get("growing", (0, None)))]
 
 
 def record_use(connection: Connection, decision_id: str, samples: int) -> None:

@@ -12,10 +12,10 @@ from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.datasets import erase, near_duplicates
 from ml.datasets.near_duplicates import Placer
-from ml.intake.row_verdicts import Verdicts
+from ml.intake.row_verdicts import StoredRowVerdicts
 
 
-class Incoming:
+class IncomingDrop:
     """The rows of a drop; memory holds a page of them, and those that are put aside.
 
     Attributes:
@@ -23,7 +23,7 @@ class Incoming:
         aside: bad rows with `reasons`; likewise.
     """
 
-    def __init__(self, ctx: Context, verdicts: Verdicts) -> None:
+    def __init__(self, ctx: Context, verdicts: StoredRowVerdicts) -> None:
         self._ctx = ctx
         self._verdicts = verdicts
         self.repeated: list[dict[str, Any]] = []

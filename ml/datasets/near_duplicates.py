@@ -57,7 +57,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Place:
+class SplitAssignment:
     """Where a sample belongs: its group and split, and the neighbours that decided it."""
 
     group_id: str
@@ -158,7 +158,7 @@ class Placer:
         self._placed: dict[int, Neighbour] = {}
         self._settings = settings
 
-    def place(self, number: int, row: Mapping[str, Any], known: Sequence[Neighbour]) -> Place | str:
+    def place(self, number: int, row: Mapping[str, Any], known: Sequence[Neighbour]) -> SplitAssignment | str:
         """A place, or the words why the sample must be put aside.
 
         Args:
@@ -168,20 +168,20 @@ class Placer:
         """
         earlier = [self._placed[e] for e in self._inside.get(number, ()) if e in self._placed]
         found = _place(row, (*known, *earlier), self._settings)
-        if isinstance(found, Place) and number in self._wanted:
+        if isinstance(found, SplitAssignment) and number in self._wanted:
             self._placed[number] = Neighbour(row["key"], found.group_id, found.split, row["label"])
         return found
 
 
-def _place(row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], settings: Settings) -> Place | str:
+def _place(row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], settings: Settings) -> SplitAssignment | str:
     if not neighbours:
         group = row["fingerprint"]
         split = split_of(group, settings.split_salt, settings.holdout_share, settings.validation_share)
-        return Place(group, split, ())
+        return SplitAssignment(group, split, ())
     first = neighbours[0]
     if other := next((n for n in neighbours if n.split != first.split), None):
         return (
             f"it looks like {first.name[:12]} ({first.split}) and like {other.name[:12]} ({other.split}): "
             "in either split it would leak into the other"
         )
-    return Place(first.group_id, first.split, neighbours)
+    return SplitAssignment(first.group_id, first.split, neighbours)

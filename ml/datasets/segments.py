@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ml.storage import range_reads, tar_members
 from ml.storage.object_store import ObjectStore
-from ml.storage.range_reads import Part
+from ml.storage.range_reads import ByteRange
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -102,7 +102,7 @@ class Uploads:
 
 
 def write(uploads: Uploads, samples: Iterable[Sample], limit: int) -> Iterator[tuple[Segment, pa.Table]]:
-    """Pack samples into segments of about `limit` bytes; each with its rows (`WIDE_SCHEMA`).
+    """StagingTar samples into segments of about `limit` bytes; each with its rows (`WIDE_SCHEMA`).
 
     Memory holds a page of rows, which get their `offset`; the tar grows in a temporary file.
     """
@@ -123,7 +123,7 @@ def write(uploads: Uploads, samples: Iterable[Sample], limit: int) -> Iterator[t
 def samples(store: ObjectStore, segment_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
     """Samples of a stored segment as `write` takes them; `rows` are those of its index that are wanted."""
     name = tar_key(segment_id)
-    parts = [Part(name, r["offset"] - tar_members.HEADER, tar_members.span(r["size"])) for r in rows]
+    parts = [ByteRange(name, r["offset"] - tar_members.HEADER, tar_members.span(r["size"])) for r in rows]
     return zip(rows, range_reads.stream(store, parts), strict=True)
 
 

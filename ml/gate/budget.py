@@ -35,7 +35,7 @@ POWER: Final = 0.8
 
 
 @dataclass(frozen=True)
-class Part:
+class HoldoutSubset:
     """Holdout samples that a statement could be made on: those that came after decision number `after`.
 
     `after` is the number of an event, or 0 for all samples; `verdicts` counts the decisions since, by outcome in
@@ -67,7 +67,7 @@ def early_share(number: int, alpha: float) -> float:
     return alpha * (_FRONT * front + (1 - _FRONT) / WINDOW)
 
 
-def level(share: float, part: Part) -> float:
+def level(share: float, part: HoldoutSubset) -> float:
     """The level at which a decision that may spend `share` can make a statement on `part`."""
     weight = 0.5 if part.after == 0 else 0.5 / ((part.events + 1) * (part.events + 2))
     logarithm = math.log(share) + math.log(weight) + code_length(part.verdicts)
@@ -81,7 +81,7 @@ def code_length(verdicts: Sequence[int]) -> float:
     return each - float(gammaln(prior + total) - gammaln(prior))
 
 
-def choose(share: float, parts: Sequence[Part]) -> Part:
+def choose(share: float, parts: Sequence[HoldoutSubset]) -> HoldoutSubset:
     """The part on which the smallest difference can be seen."""
     return min(parts, key=lambda p: (detectable(level(share, p), p.samples, 1.0), p.after))
 
@@ -102,7 +102,7 @@ def samples_needed(at: float, improvement: float, disagreement: float) -> int:
     return math.ceil((_deviations(at) / improvement) ** 2 * disagreement)
 
 
-def fresh_needed(share: float, parts: Sequence[Part], improvement: float, disagreement: float) -> int:
+def fresh_needed(share: float, parts: Sequence[HoldoutSubset], improvement: float, disagreement: float) -> int:
     """Holdout samples that must come until the next decision can see `improvement`; 0 if it can already.
 
     As if this decision becomes a plain rejection; new samples belong to every part.
@@ -112,7 +112,7 @@ def fresh_needed(share: float, parts: Sequence[Part], improvement: float, disagr
     """
     lacking = []
     for part in parts:
-        then = Part(part.after, part.samples, (part.verdicts[0] + 1, *part.verdicts[1:]))
+        then = HoldoutSubset(part.after, part.samples, (part.verdicts[0] + 1, *part.verdicts[1:]))
         lacking.append(samples_needed(level(share, then), improvement, disagreement) - part.samples)
     return max(0, min(lacking))
 

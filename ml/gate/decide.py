@@ -13,7 +13,7 @@ from sqlalchemy import func, update
 from ml.catalog import cycles, decisions, holdout_comparisons
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import advisory_lock, transaction
-from ml.catalog.holdout_comparisons import Look
+from ml.catalog.holdout_comparisons import HoldoutComparison
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.datasets import holdout
@@ -108,7 +108,9 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
         holdout.record_use(connection, decision_id, figures["holdout"])
         if spent := figures.get("budget"):
             outcome = "declined" if ruling.verdict == "needs_person" else ruling.verdict
-            holdout_comparisons.record(connection, Look(spent["number"], decision_id, spent["level"], outcome))
+            holdout_comparisons.record(
+                connection, HoldoutComparison(spent["number"], decision_id, spent["level"], outcome)
+            )
     return decision
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.catalog import holdout_comparisons
-from ml.catalog.holdout_comparisons import OUTCOMES, Look
+from ml.catalog.holdout_comparisons import OUTCOMES, HoldoutComparison
 from ml.context import Context
 from ml.datasets.loader import Split
 from ml.gate import budget, grouping, metrics, slices, statistics
-from ml.gate.budget import Part
+from ml.gate.budget import HoldoutSubset
 from ml.gate.lead import Lead, largest_loss, lead
 from ml.gate.metrics import Metric, PerSample
 from ml.gate.scores import Side
@@ -145,7 +145,11 @@ def _new_classes(challenger: Side, champion: Side) -> dict[str, float]:
 
 def _budgeted(ctx: Context, challenger: Side, champion: Side, best: Side) -> dict[str, Any]:
     """The test of rule `proven`, and the margin that holds whatever verdicts have told: which part, which level."""
-    settings, past, wanted = ctx.settings, holdout_comparisons.all_looks(ctx.engine), ctx.settings.gate_improvement
+    settings, past, wanted = (
+        ctx.settings,
+        holdout_comparisons.all_comparisons(ctx.engine),
+        ctx.settings.gate_improvement,
+    )
     number, proven = len(past) + 1, settings.gate_rule == "proven"
     share, then = (
         budget.early_share(k, settings.gate_alpha) if proven else budget.even_share(settings.gate_alpha)
@@ -230,7 +234,7 @@ def _looked_at(ctx: Context, holdout: Split) -> NDArray[np.int64]:
     return first[group]
 
 
-def parts(before: NDArray[np.int64], past: Sequence[Look], least: int) -> list[Part]:
+def parts(before: NDArray[np.int64], past: Sequence[HoldoutComparison], least: int) -> list[HoldoutSubset]:
     """All samples, and those that came after each decision that was not a plain rejection, where they are enough.
 
     Args:
@@ -238,14 +242,14 @@ def parts(before: NDArray[np.int64], past: Sequence[Look], least: int) -> list[P
         past: the decisions, the oldest first.
         least: samples without which nothing is decided.
     """
-    possible = [Part(0, len(before), _verdicts(past))]
+    possible = [HoldoutSubset(0, len(before), _verdicts(past))]
     for look in past:
         if look.event and (fresh := int((before >= look.number).sum())) >= least:
-            possible.append(Part(look.number, fresh, _verdicts(past[look.number :])))
+            possible.append(HoldoutSubset(look.number, fresh, _verdicts(past[look.number :])))
     return possible
 
 
-def _verdicts(of: Sequence[Look]) -> tuple[int, ...]:
+def _verdicts(of: Sequence[HoldoutComparison]) -> tuple[int, ...]:
     outcomes = [look.outcome for look in of]
     return tuple(outcomes.count(outcome) for outcome in OUTCOMES)
 

@@ -13,7 +13,7 @@ _KINDS: Final = {
     "class": "By class",
     "drop": "By drop, the newest ones",
     "brightness": "By brightness",
-    "age": "Material the champion was trained on, and newer",
+    "age": "TrainingData the champion was trained on, and newer",
 }
 _WORST_FIRST: Final = ("worse", "unclear", "fine", "useless")
 

@@ -29,7 +29,7 @@ _BATCH = 256
 
 
 @dataclass(frozen=True)
-class Answers:
+class HoldoutPredictions:
     """A model's answers, one a sample.
 
     Attributes:
@@ -59,7 +59,7 @@ class Side:
     names: NDArray[np.str_]
     classes: frozenset[str]
     holdout: Split
-    answers: Answers
+    answers: HoldoutPredictions
     right: Right
 
     @cached_property
@@ -142,15 +142,15 @@ class _Kept:
         return all(truth.get(digest, label) == label for digest, label in known)
 
 
-def _answers(ctx: Context, scored: _Scored, holdout: Split, truth: NDArray[np.str_]) -> Answers:
+def _answers(ctx: Context, scored: _Scored, holdout: Split, truth: NDArray[np.str_]) -> HoldoutPredictions:
     stored, labels = _stored_keys(ctx, scored.version), dict(zip(holdout.sha256, truth.tolist(), strict=True))
     parts = [_segment(ctx, scored, s, stored.get(s), labels) for s in dict.fromkeys(holdout.segment_ids)]
     if not parts:
-        return Answers(np.empty(0, np.str_), np.empty(0, np.float32), np.empty(0, np.float32))
+        return HoldoutPredictions(np.empty(0, np.str_), np.empty(0, np.float32), np.empty(0, np.float32))
     position = {digest: i for i, digest in enumerate(np.concatenate([p.sha256 for p in parts]).tolist())}
     order = np.asarray([position[digest] for digest in holdout.sha256], np.int64)
     every = (np.concatenate([getattr(p, name) for p in parts])[order] for name in ("label", "probability", "brier"))
-    return Answers(*every)
+    return HoldoutPredictions(*every)
 
 
 def _stored_keys(ctx: Context, version: int) -> dict[str, str]:
@@ -197,7 +197,7 @@ def brier_scores(
 
 
 def _kept(ctx: Context, key: str) -> _Kept | None:
-    """Answers of before; None where they are lost or lack a Brier score, since they can be given anew."""
+    """HoldoutPredictions of before; None where they are lost or lack a Brier score, since they can be given anew."""
     try:
         with np.load(io.BytesIO(ctx.store.get(key)), allow_pickle=False) as stored:
             return _Kept(**{name: stored[name] for name in _Kept.__dataclass_fields__})

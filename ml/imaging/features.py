@@ -48,7 +48,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Sight:
+class DecodedImage:
     """What is kept of a decoded picture until it is measured: its grey levels, and the small one that is hashed."""
 
     format: str
@@ -59,7 +59,7 @@ class Sight:
     small: Pixels
 
 
-def sight(image: Image.Image, kind: str, mode: str) -> Sight:
+def sight(image: Image.Image, kind: str, mode: str) -> DecodedImage:
     """Of a picture in mode ``RGB``; `kind` and `mode` are those of its file."""
     array = np.asarray(image)
     grey = image.convert("L")
@@ -69,10 +69,10 @@ def sight(image: Image.Image, kind: str, mode: str) -> Sight:
     small = (
         levels if grey.size == (perceptual_hash.SIDE, perceptual_hash.SIDE) else np.asarray(perceptual_hash.small(grey))
     )
-    return Sight(kind, mode, _is_grey(array), digest.hexdigest(), levels, small)
+    return DecodedImage(kind, mode, _is_grey(array), digest.hexdigest(), levels, small)
 
 
-def measure(sights: Sequence[Sight]) -> list[Features]:
+def measure(sights: Sequence[DecodedImage]) -> list[Features]:
     """Features of each, in order."""
     found: dict[int, Features] = {}
     by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -83,7 +83,7 @@ def measure(sights: Sequence[Sight]) -> list[Features]:
     return [found[i] for i in range(len(sights))]
 
 
-def _measured(alike: Sequence[Sight]) -> Iterator[Features]:
+def _measured(alike: Sequence[DecodedImage]) -> Iterator[Features]:
     """Of pictures of one size."""
     stack = np.stack([one.levels for one in alike]) if len(alike) > 1 else alike[0].levels[None]
     hashes = perceptual_hash.phashes(np.stack([one.small for one in alike]))

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ml.errors import ImageRejectedError
 from ml.imaging import colour, features, headers
-from ml.imaging.features import Features, Sight
+from ml.imaging.features import DecodedImage, Features
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 """What may be decoded; Pillow tries no other plug-in."""
@@ -31,7 +31,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class DecodedImage:
+class ModelInput:
     """What a model sees of an image: ``uint8[size, size, channels]``, and the sides of what was sent, in pixels."""
 
     pixels: Pixels
@@ -70,17 +70,17 @@ def to_array(image: Image.Image, size: int, channels: int) -> Pixels:
 
 def decode(data: bytes, size: int, channels: int, limits: Limits) -> Pixels:
     """Encoded bytes to the model's input in one go; see `open_image` and `to_array`."""
-    return decode_with_size(data, size, channels, limits).pixels
+    return decode_input(data, size, channels, limits).pixels
 
 
-def decode_with_size(data: bytes, size: int, channels: int, limits: Limits) -> DecodedImage:
+def decode_input(data: bytes, size: int, channels: int, limits: Limits) -> ModelInput:
     """As `decode`, with the sides of what was sent."""
     header = _identify(data, limits)
     sides = header.size  # before the decoder scales it down
-    return DecodedImage(to_array(_decoded(header, draft_side=size), size, channels), *sides)
+    return ModelInput(to_array(_decoded(header, draft_side=size), size, channels), *sides)
 
 
-def sight(data: bytes, limits: Limits) -> Sight:
+def sight(data: bytes, limits: Limits) -> DecodedImage:
     """Decode fully and keep what is measured; see `ml.imaging.features`.
 
     Raises:

@@ -15,7 +15,7 @@ import orjson
 
 from ml.errors import ImageRejectedError
 from ml.imaging import features, images, process_limits
-from ml.imaging.features import Sight
+from ml.imaging.features import DecodedImage
 from ml.imaging.images import Limits
 
 READY = b"ready\n"
@@ -53,7 +53,7 @@ def _answers(batch: list[bytes], limits: Limits, seconds: float) -> Iterator[obj
     for data in batch:
         seen = _bounded(lambda data=data: images.sight(data, limits), seconds)  # type: ignore[misc]
         waiting.append(seen)
-        held += seen.levels.size if isinstance(seen, Sight) else 0
+        held += seen.levels.size if isinstance(seen, DecodedImage) else 0
         if held > _HELD:
             yield from _measured(waiting, seconds)
             waiting, held = [], 0
@@ -61,12 +61,12 @@ def _answers(batch: list[bytes], limits: Limits, seconds: float) -> Iterator[obj
 
 
 def _measured(waiting: list[object], seconds: float) -> Iterator[object]:
-    decoded = [image for image in waiting if isinstance(image, Sight)]
+    decoded = [image for image in waiting if isinstance(image, DecodedImage)]
     measured = _bounded(lambda: features.measure(decoded), seconds)
     if not isinstance(measured, list):  # not enough memory for them together, or for the only one
         measured = [_bounded(lambda one=one: features.measure([one])[0], seconds) for one in decoded]  # type: ignore[misc]
     answers = iter(measured)
-    return (next(answers) if isinstance(image, Sight) else image for image in waiting)
+    return (next(answers) if isinstance(image, DecodedImage) else image for image in waiting)
 
 
 def _bounded(work: Callable[[], object], seconds: float) -> object:

@@ -23,7 +23,7 @@ _MOST: Final = 5_000_000  # members of one archive
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ArchiveMember:
     """Where in an archive a file is.
 
     Attributes:
@@ -41,7 +41,7 @@ class Place:
     problem: str | None = None
 
 
-def expand(listing: Listing, opened: Open) -> tuple[Listing, dict[str, Place]]:
+def expand(listing: Listing, opened: Open) -> tuple[Listing, dict[str, ArchiveMember]]:
     """The listing with the members in place of their archives, and where each member is.
 
     Raises:
@@ -57,7 +57,7 @@ def expand(listing: Listing, opened: Open) -> tuple[Listing, dict[str, Place]]:
         (archives if _is_archive(file.key) else whole).append(file)
     if not archives:
         return listing, {}
-    places: dict[str, Place] = {}
+    places: dict[str, ArchiveMember] = {}
     there = {f.key: f.key for f in whole}
     for archive in archives:
         folder = archive.key.rpartition("/")[0]
@@ -85,12 +85,12 @@ def _is_archive(key: str) -> bool:
     return not is_hidden(key) and key.lower().endswith((".tar", ".zip"))
 
 
-def _unwrapped(members: list[tuple[str, Place]]) -> Iterator[tuple[str, Place]]:
+def _unwrapped(members: list[tuple[str, ArchiveMember]]) -> Iterator[tuple[str, ArchiveMember]]:
     outer = wrapping(name for name, _ in members)
     return ((name.removeprefix(outer), place) for name, place in members if name.startswith(outer))
 
 
-def _members(archive: ObjectInfo, opened: Open) -> list[tuple[str, Place]]:
+def _members(archive: ObjectInfo, opened: Open) -> list[tuple[str, ArchiveMember]]:
     read = _of_zip if archive.key.lower().endswith(".zip") else _of_tar
     try:
         with opened(archive) as file:
@@ -102,7 +102,7 @@ def _members(archive: ObjectInfo, opened: Open) -> list[tuple[str, Place]]:
     return found
 
 
-def _of_tar(file: IO[bytes], archive: ObjectInfo) -> Iterator[tuple[str, Place]]:
+def _of_tar(file: IO[bytes], archive: ObjectInfo) -> Iterator[tuple[str, ArchiveMember]]:
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # they are kept otherwise, a kilobyte each
@@ -110,10 +110,12 @@ def _of_tar(file: IO[bytes], archive: ObjectInfo) -> Iterator[tuple[str, Place]]
                 problem = "it is stored as a sparse file" if member.issparse() else None
                 if member.offset_data + member.size > archive.size:
                     raise InvalidInputError(f"`{archive.key}` is cut off in the middle of {member.name!r}")
-                yield _placed(member.name, Place(archive.key, member.offset_data, member.size, member.size, problem))
+                yield _placed(
+                    member.name, ArchiveMember(archive.key, member.offset_data, member.size, member.size, problem)
+                )
 
 
-def _of_zip(file: IO[bytes], archive: ObjectInfo) -> Iterator[tuple[str, Place]]:
+def _of_zip(file: IO[bytes], archive: ObjectInfo) -> Iterator[tuple[str, ArchiveMember]]:
     with zipfile.ZipFile(file) as zipped:
         ordered = sorted(zipped.infolist(), key=lambda m: m.header_offset)
         ends = [*(m.header_offset for m in ordered[1:]), zipped.start_dir]
@@ -123,7 +125,7 @@ def _of_zip(file: IO[bytes], archive: ObjectInfo) -> Iterator[tuple[str, Place]]
             span = end - member.header_offset
             yield _placed(
                 member.filename,
-                Place(archive.key, member.header_offset, span, member.file_size, _unreadable(member, span)),
+                ArchiveMember(archive.key, member.header_offset, span, member.file_size, _unreadable(member, span)),
             )
 
 
@@ -137,7 +139,7 @@ def _unreadable(member: zipfile.ZipInfo, span: int) -> str | None:
     return None
 
 
-def _placed(name: str, place: Place) -> tuple[str, Place]:
+def _placed(name: str, place: ArchiveMember) -> tuple[str, ArchiveMember]:
     plain = name.removeprefix("./")
     if name.startswith("/") or {"..", "."} & set(plain.split("/")):
         return plain, replace(place, problem="its name leads out of the archive")

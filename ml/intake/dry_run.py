@@ -21,7 +21,7 @@ OnImages = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What would become of a drop; `rejected` says why all of it would be, `left_out` what could not be asked."""
 
     format: str | None
@@ -80,7 +80,7 @@ class Folder(ObjectStore):
         return self._files[key]
 
 
-def rehearse(ctx: Context, path: Path, on_images: OnImages) -> Rehearsal:
+def rehearse(ctx: Context, path: Path, on_images: OnImages) -> DryRun:
     """Judge a folder or archive as it would be judged after its upload; nothing is sent or stored.
 
     Labels, classes and figures of the data are asked of the catalog; where it does not answer, they are
@@ -96,9 +96,9 @@ def rehearse(ctx: Context, path: Path, on_images: OnImages) -> Rehearsal:
         try:
             drop = reading.take(here, frozen)
         except InvalidInputError as error:
-            return Rehearsal(None, rejected=[str(error)])
+            return DryRun(None, rejected=[str(error)])
         if not drop.entries:
-            return Rehearsal(drop.format, rejected=["the drop holds no image files"])
+            return DryRun(drop.format, rejected=["the drop holds no image files"])
         entries.save(here, frozen, drop)
         past, champion, left_out = _asked(ctx)
         known = partial(stored.labels, ctx.engine) if past else _nothing
@@ -108,7 +108,7 @@ def rehearse(ctx: Context, path: Path, on_images: OnImages) -> Rehearsal:
             on_images(done, len(drop.entries))
         made = judgement.judge(here, frozen.drop_id, past or History(), lambda _: champion)
     fates = made.fates
-    return Rehearsal(
+    return DryRun(
         format=drop.format,
         images=len(fates),
         good=fates.count("good"),

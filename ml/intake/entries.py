@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ml.context import Context
 from ml.errors import IntegrityError
-from ml.intake.archives import Place
+from ml.intake.archives import ArchiveMember
 from ml.intake.formats import Entry
 from ml.intake.listing import Listing
 from ml.intake.reading import Drop
@@ -37,7 +37,7 @@ FIELDS = [
     ("others", pa.list_(pa.struct(ANNOTATION))),
     ("subject", pa.string()),
     ("size", pa.int64()),  # null: the drop has no such file
-    ("archive", pa.string()),  # and where in it, see `archives.Place`; null: an object of its own
+    ("archive", pa.string()),  # and where in it, see `archives.ArchiveMember`; null: an object of its own
     ("offset", pa.int64()),
     ("span", pa.int64()),
 ]
@@ -160,7 +160,7 @@ def _parquet(drop: Drop, page: Sequence[Entry]) -> bytes:
     return buffer.getvalue()
 
 
-def _problem(entry: Entry, place: Place | None, drop: Drop) -> str | None:
+def _problem(entry: Entry, place: ArchiveMember | None, drop: Drop) -> str | None:
     if problem := entry.problem or (place.problem if place else None):
         return problem
     return None if entry.key in drop.sizes else "its name is too long, or holds a NUL character"

@@ -23,7 +23,7 @@ from ml.imaging.images import Limits
 from ml.imaging.sandbox import Answer, Decoders
 from ml.intake import entries, fetching, staging_tars
 from ml.intake.fetching import Fetched
-from ml.intake.staging_tars import Pack
+from ml.intake.staging_tars import StagingTar
 
 Known = Callable[[Sequence[str]], dict[str, str]]
 """SHA-256s to the labels of those that are stored."""
@@ -80,7 +80,7 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int, known: Known | None = 
         head, chosen = entries.head(ctx, drop_id), entries.read(ctx, drop_id, chunk)
         _check_archives(ctx, head, chosen)
         with TemporaryDirectory() as folder:
-            buffer, pack = io.BytesIO(), Pack(Path(folder) / "pack.tar")
+            buffer, pack = io.BytesIO(), StagingTar(Path(folder) / "pack.tar")
             with (
                 Decoders(limits, processes=_processes(chosen)) as decoders,
                 ThreadPoolExecutor(1, "asking") as asking,
@@ -114,7 +114,7 @@ def _processes(rows: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _packed(
-    pack: Pack, chunk: int, looked_at: Iterable[Iterable[tuple[dict[str, Any], bytes | None]]]
+    pack: StagingTar, chunk: int, looked_at: Iterable[Iterable[tuple[dict[str, Any], bytes | None]]]
 ) -> Iterator[dict[str, Any]]:
     """The rows, whole, while what is sound goes into the pack."""
     for row, data in chain.from_iterable(looked_at):

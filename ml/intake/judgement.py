@@ -14,10 +14,10 @@ from ml.errors import NotFoundError
 from ml.imaging.images import Limits
 from ml.intake import entries, history, inspect, label_agreement, row_verdicts, staging_tars
 from ml.intake.history import History
-from ml.intake.row_verdicts import Fate, Fates
+from ml.intake.row_verdicts import RowVerdict, RowVerdicts
 from ml.models.model import Model
 from ml.validation import suites
-from ml.validation.suites import KEY, Verdict
+from ml.validation.suites import KEY, SuiteResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,10 +31,10 @@ _NESTED: Final = "others"  # what more annotators said: no expectation is about 
 class Judgement:
     """What the suites say of a drop's rows (`by_row`) and of its `figures` (`whole`)."""
 
-    fates: Fates
+    fates: RowVerdicts
     figures: dict[str, Any]
-    by_row: Verdict
-    whole: Verdict
+    by_row: SuiteResult
+    whole: SuiteResult
 
     @property
     def against(self) -> list[str]:
@@ -109,8 +109,8 @@ def _class_problems(ctx: Context, labels: Sequence[str | None], past: History) -
     return [new.get(label) if label else None for label in labels]
 
 
-def _sorted(table: pa.Table, verdict: Verdict) -> Fates:
-    fate: list[Fate] = []
+def _sorted(table: pa.Table, verdict: SuiteResult) -> RowVerdicts:
+    fate: list[RowVerdict] = []
     reasons: dict[int, list[str]] = {}
     first: dict[str, int] = {}
     twins: dict[int, list[int]] = {}
@@ -128,7 +128,7 @@ def _sorted(table: pa.Table, verdict: Verdict) -> Fates:
         else:
             first[digest] = i
             fate.append("good")
-    return Fates(_together(table, twins), fate, reasons)
+    return RowVerdicts(_together(table, twins), fate, reasons)
 
 
 def _together(table: pa.Table, twins: Mapping[int, Sequence[int]]) -> pa.Table:
@@ -156,7 +156,7 @@ def _unusable(label: str | None, problem: str | None, *, unread: bool) -> list[s
     return [] if label else ["it has no label"]
 
 
-def _figures(ctx: Context, drop_id: str, fates: Fates, past: History, champion: Champion) -> dict[str, Any]:
+def _figures(ctx: Context, drop_id: str, fates: RowVerdicts, past: History, champion: Champion) -> dict[str, Any]:
     """The one row that `drop.yml` judges."""
     good, duplicates = fates.count("good"), fates.count("duplicate")
     table = fates.table.filter(pa.array([f == "good" for f in fates.fate], pa.bool_()))

@@ -9,7 +9,7 @@ from typing import Final
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError
 from ml.intake import archives, formats, source
-from ml.intake.archives import Place
+from ml.intake.archives import ArchiveMember
 from ml.intake.formats import Entry
 from ml.intake.listing import Listing
 
@@ -23,7 +23,7 @@ class Drop:
     format: str
     entries: Sequence[Entry]
     sizes: Mapping[str, int]
-    places: Mapping[str, Place]
+    places: Mapping[str, ArchiveMember]
 
 
 NOTHING: Final = Drop("none", (), {}, {})
@@ -56,7 +56,7 @@ def _check_size(what: str, count: int, most: int) -> None:
         )
 
 
-def _reader(ctx: Context, listing: Listing, places: Mapping[str, Place]) -> Callable[[str], bytes]:
+def _reader(ctx: Context, listing: Listing, places: Mapping[str, ArchiveMember]) -> Callable[[str], bytes]:
     etags = {f.key: f.etag for f in listing.files}
 
     def get(name: str) -> bytes:
@@ -64,7 +64,7 @@ def _reader(ctx: Context, listing: Listing, places: Mapping[str, Place]) -> Call
         stored = place.archive if place else name
         if stored not in etags:
             raise InvalidInputError(f"the drop has no `{name}`, which its format needs")
-        row = {"key": name} | ({n: getattr(place, n) for n in Place.__slots__} if place else {})
+        row = {"key": name} | ({n: getattr(place, n) for n in ArchiveMember.__slots__} if place else {})
         (data,) = source.images(ctx, listing.prefix, [row])
         if isinstance(data, Exception):
             raise data

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from ml.context import Context
 from ml.intake import inspect
 
-Fate = Literal["good", "duplicate", "bad"]
-FATES: Final[tuple[Fate, ...]] = ("good", "duplicate", "bad")
+RowVerdict = Literal["good", "duplicate", "bad"]
+ROW_VERDICTS: Final[tuple[RowVerdict, ...]] = ("good", "duplicate", "bad")
 SCHEMA = pa.schema(
     [
         ("fate", pa.string()),  # the first column, so that a group of rows tells it without being read
@@ -30,7 +30,7 @@ _PAGE = 5000
 
 
 @dataclass(frozen=True)
-class Fates:
+class RowVerdicts:
     """What becomes of each row of a drop, held by column: a drop may have very many.
 
     Attributes:
@@ -40,16 +40,16 @@ class Fates:
     """
 
     table: pa.Table
-    fate: Sequence[Fate]
+    fate: Sequence[RowVerdict]
     reasons: Mapping[int, list[str]]
 
     def __len__(self) -> int:
         return len(self.fate)
 
-    def count(self, fate: Fate) -> int:
+    def count(self, fate: RowVerdict) -> int:
         return sum(f == fate for f in self.fate)
 
-    def rows(self, fate: Fate, *columns: str) -> list[dict[str, Any]]:
+    def rows(self, fate: RowVerdict, *columns: str) -> list[dict[str, Any]]:
         """Some columns of the rows that have this fate; with `reasons`, if they are bad."""
         chosen = [i for i, f in enumerate(self.fate) if f == fate]
         rows: list[dict[str, Any]] = self.table.select(list(columns)).take(pa.array(chosen, pa.int64())).to_pylist()
@@ -62,11 +62,11 @@ def key(drop_id: str) -> str:
     return f"drops/{drop_id}/validated.parquet"
 
 
-def save(ctx: Context, drop_id: str, fates: Fates) -> None:
+def save(ctx: Context, drop_id: str, fates: RowVerdicts) -> None:
     """Keep the rows, sorted by fate, so that each fate is read page by page."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, SCHEMA) as writer:
-        for fate in FATES:
+        for fate in ROW_VERDICTS:
             chosen = [i for i, f in enumerate(fates.fate) if f == fate]
             table = fates.table.take(pa.array(chosen, pa.int64()))
             reasons = [orjson.dumps(fates.reasons.get(i, [])).decode() for i in chosen]
@@ -90,7 +90,7 @@ def _pages(hashes: Sequence[str | None]) -> Iterator[tuple[int, int]]:
         start = end
 
 
-class Verdicts:
+class StoredRowVerdicts:
     """The kept rows; memory holds a page of them."""
 
     def __init__(self, file: pq.ParquetFile) -> None:
@@ -98,14 +98,14 @@ class Verdicts:
         groups = range(file.metadata.num_row_groups)
         self._fates = [file.metadata.row_group(g).column(0).statistics.min for g in groups]
 
-    def count(self, fate: Fate) -> int:
+    def count(self, fate: RowVerdict) -> int:
         return sum(self._file.metadata.row_group(g).num_rows for g in self._groups(fate))
 
-    def columns(self, fate: Fate, names: Sequence[str]) -> pa.Table:
+    def columns(self, fate: RowVerdict, names: Sequence[str]) -> pa.Table:
         """Some columns of all rows."""
         return self._file.read_row_groups(self._groups(fate), columns=list(names))
 
-    def pages(self, fate: Fate) -> Iterator[list[dict[str, Any]]]:
+    def pages(self, fate: RowVerdict) -> Iterator[list[dict[str, Any]]]:
         """Rows as dicts by the names of `SCHEMA`; of good ones without what was measured for validation only."""
         names = [n for n in SCHEMA.names if fate != "good" or n not in _JUDGED_BY]
         for group in self._groups(fate):
@@ -115,18 +115,18 @@ class Verdicts:
                     row["reasons"] = orjson.loads(row["reasons"])
             yield rows
 
-    def _groups(self, fate: Fate) -> list[int]:
+    def _groups(self, fate: RowVerdict) -> list[int]:
         return [g for g, found in enumerate(self._fates) if found == fate]
 
 
 @contextmanager
-def opened(ctx: Context, drop_id: str) -> Iterator[Verdicts]:
+def opened(ctx: Context, drop_id: str) -> Iterator[StoredRowVerdicts]:
     """Raises NotFoundError for a drop that was not validated."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "validated.parquet"
         ctx.store.get_file(key(drop_id), path)
         with pq.ParquetFile(path) as file:
-            yield Verdicts(file)
+            yield StoredRowVerdicts(file)
 
 
 def conflicts(keys: Sequence[str], labels: Sequence[str | None], hashes: Sequence[str | None]) -> list[str | None]:

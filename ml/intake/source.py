@@ -12,7 +12,7 @@ from ml.context import Context
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.storage import range_reads
 from ml.storage.object_store import ObjectInfo, ObjectStore
-from ml.storage.range_reads import Part
+from ml.storage.range_reads import ByteRange
 
 Found = bytes | UnavailableError | NotFoundError | InvalidInputError
 _BUFFER: Final = 1_048_576
@@ -27,12 +27,12 @@ def images(
     All are asked for when it is called. Memory holds them, so give it a few hundred at once.
 
     Args:
-        rows: `key`, and of a member of an archive `archive`, `offset`, `span`, `size` (`ml.intake.archives.Place`).
+        rows: `key`, and of a member of an archive `archive`, `offset`, `span`, `size` (`archives.ArchiveMember`).
         pool: `ml.storage.object_store.readers` of the caller's, who asks again and again.
     """
     inside = [row for row in rows if row.get("archive")]
     whole = ctx.labels.get_many((prefix + row["key"] for row in rows if not row.get("archive")), pool)
-    parts = range_reads.read(ctx.labels, [Part(prefix + r["archive"], r["offset"], r["span"]) for r in inside])
+    parts = range_reads.read(ctx.labels, [ByteRange(prefix + r["archive"], r["offset"], r["span"]) for r in inside])
     return (_cut(next(parts), row) if row.get("archive") else next(whole) for row in rows)
 
 

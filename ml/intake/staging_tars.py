@@ -11,10 +11,10 @@ from typing import IO, Any
 
 from ml.context import Context
 from ml.storage import range_reads, tar_members
-from ml.storage.range_reads import Part
+from ml.storage.range_reads import ByteRange
 
 
-class Pack:
+class StagingTar:
     """A pack that grows in a file."""
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ def read(ctx: Context, drop_id: str, rows: Iterable[dict[str, Any]]) -> Iterator
     """
     name = cache(lambda chunk: key(drop_id, chunk))
     return range_reads.stream(
-        ctx.store, (Part(name(r["chunk"]), r["packed"], tar_members.span(r["bytes"])) for r in rows)
+        ctx.store, (ByteRange(name(r["chunk"]), r["packed"], tar_members.span(r["bytes"])) for r in rows)
     )
 
 

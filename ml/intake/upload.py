@@ -19,7 +19,7 @@ from typing import IO
 from ml.context import Context
 from ml.errors import InvalidInputError
 from ml.intake import archives, formats, source
-from ml.intake.archives import Place, wrapping
+from ml.intake.archives import ArchiveMember, wrapping
 from ml.intake.find import READY
 from ml.intake.formats.entry import Entry, is_hidden
 from ml.intake.listing import Listing
@@ -98,7 +98,7 @@ def send(ctx: Context, upload: Upload, on_file: OnFile, *, ready: bool = True) -
     return prefix
 
 
-def _inside(files: dict[str, Path], place: Place) -> bytes:
+def _inside(files: dict[str, Path], place: ArchiveMember) -> bytes:
     with files[place.archive].open("rb") as file:
         file.seek(place.offset)
         return source.member(file.read(place.span), place.archive, place.size)

@@ -14,7 +14,7 @@ from ml.intake import entries, history, label_agreement, quarantine, row_verdict
 from ml.intake.claim import reject
 from ml.intake.judgement import Judgement, judge
 from ml.validation import data_docs
-from ml.validation.suites import KEY, Verdict
+from ml.validation.suites import KEY, SuiteResult
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _report(drop_id: str, found: Judgement, quarantined: dict[str, list[str]]) -
         raise IntegrityError(f"the report of drop {drop_id} cannot be written as JSON: {error}") from error
 
 
-def _told(verdict: Verdict) -> list[dict[str, Any]]:
+def _told(verdict: SuiteResult) -> list[dict[str, Any]]:
     """Every expectation with its outcome, those that held too; the files stand under `failed_expectations`."""
     counts = ("element_count", "unexpected_count", "missing_count", "observed_value")
     return [

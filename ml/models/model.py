@@ -11,7 +11,7 @@ from ml.errors import IntegrityError
 from ml.imaging.images import Pixels
 from ml.models import bundle, runtimes
 from ml.models.bundle import BundleInfo, Variant
-from ml.models.ood import Familiarity
+from ml.models.ood import OODDetector
 from ml.models.runtimes import Runtime
 
 SLACK: Final[dict[Variant, int]] = {"fp32": 1, "bf16": 20, "int8": 20}
@@ -46,7 +46,7 @@ class Model:
     info: BundleInfo
     runtime: Runtime
     variant: Variant = "fp32"
-    familiarity: Familiarity | None = None
+    familiarity: OODDetector | None = None
     variants: tuple[Standing, ...] = ()
 
     def judge(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
@@ -108,5 +108,5 @@ def _by(name: runtimes.Name, folder: Path, info: BundleInfo, variant: Variant, t
     expected = ["images", info.image_size, info.image_size, info.channels, len(info.labels)]
     if runtime.takes != expected:
         raise IntegrityError(f"{file} takes and gives {runtime.takes}, the bundle says {expected}")
-    known = Familiarity.read((folder / bundle.FEATURES).read_bytes()) if bundle.FEATURES in info.files else None
+    known = OODDetector.read((folder / bundle.FEATURES).read_bytes()) if bundle.FEATURES in info.files else None
     return Model(info, runtime, variant, known)

@@ -28,7 +28,7 @@ _NAMES: Final = ("means", "directions", "variances", "rest", "scale")
 
 
 @dataclass(frozen=True)
-class Familiarity:
+class OODDetector:
     """What is kept of the training set's features.
 
     Attributes:

@@ -13,7 +13,7 @@ from ml.catalog.tables import predictions
 from ml.context import Context
 from ml.models import bundle
 from ml.validation import data_docs, suites
-from ml.validation.suites import KEY, Verdict
+from ml.validation.suites import KEY, SuiteResult
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ def _in_words(failed: dict[str, Any]) -> str:
     return f"{found} ({len(keys)} answers, such as {keys[0]})" if keys else str(found)
 
 
-def _publish(ctx: Context, now: datetime, verdict: Verdict, failures: tuple[str, ...], figures: dict[str, Any]) -> str:
+def _publish(
+    ctx: Context, now: datetime, verdict: SuiteResult, failures: tuple[str, ...], figures: dict[str, Any]
+) -> str:
     subject = f"{now:%Y-%m-%dT%H%M%SZ}"
     page = data_docs.key(subject, "predictions")
     words = "; ".join(failures or verdict.warnings)

@@ -14,7 +14,7 @@ _THREADS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ByteRange:
     """`length` bytes from `offset` of the object `key`."""
 
     key: str
@@ -22,7 +22,7 @@ class Part:
     length: int
 
 
-def read(store: ObjectStore, parts: Sequence[Part]) -> Iterator[memoryview | UnavailableError | NotFoundError]:
+def read(store: ObjectStore, parts: Sequence[ByteRange]) -> Iterator[memoryview | UnavailableError | NotFoundError]:
     """Each part's bytes, in order; an error stands in the place of one that has it.
 
     Memory holds all parts, so give it as many as may be held.
@@ -34,7 +34,7 @@ def read(store: ObjectStore, parts: Sequence[Part]) -> Iterator[memoryview | Una
     return (found[i] for i in range(len(parts)))
 
 
-def stream(store: ObjectStore, parts: Iterable[Part]) -> Iterator[memoryview]:
+def stream(store: ObjectStore, parts: Iterable[ByteRange]) -> Iterator[memoryview]:
     """Each part's bytes, in order; memory holds some 32 MB of them, and at least one.
 
     Raises:
@@ -48,8 +48,8 @@ def stream(store: ObjectStore, parts: Iterable[Part]) -> Iterator[memoryview]:
             yield data
 
 
-def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    batch: list[Part] = []
+def _batches(parts: Iterable[ByteRange]) -> Iterator[list[ByteRange]]:
+    batch: list[ByteRange] = []
     held = 0
     for part in parts:
         if batch and held + part.length > _READ:
@@ -61,7 +61,7 @@ def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
         yield batch
 
 
-def _runs(parts: Sequence[Part]) -> list[list[int]]:
+def _runs(parts: Sequence[ByteRange]) -> list[list[int]]:
     runs: list[list[int]] = []
     begin = end = 0
     for i in sorted(range(len(parts)), key=lambda i: (parts[i].key, parts[i].offset)):
@@ -77,7 +77,7 @@ def _runs(parts: Sequence[Part]) -> list[list[int]]:
 
 
 def _run(
-    store: ObjectStore, parts: Sequence[Part], run: Sequence[int]
+    store: ObjectStore, parts: Sequence[ByteRange], run: Sequence[int]
 ) -> dict[int, memoryview | UnavailableError | NotFoundError]:
     key, begin = parts[run[0]].key, parts[run[0]].offset
     end = max(parts[i].offset + parts[i].length for i in run)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ml.errors import IntegrityError
 from ml.models import bundle, model, runtimes
 from ml.models.bundle import BundleInfo
-from ml.models.ood import Familiarity
+from ml.models.ood import OODDetector
 from ml.training.data.feed import Labels, Pictures
 from ml.training.loop.fit import logits_of
 from ml.training.network.networks import normalise
@@ -81,7 +81,7 @@ def _write_familiarity(loaded: model.Model, trained: tuple[Pictures, Labels], al
     images, labels = trained
     picked = np.unique(np.linspace(0, len(images) - 1, min(FAMILIAR, len(images))).astype(int))
     others = np.unique(np.linspace(0, len(alike) - 1, min(FAMILIAR, len(alike))).astype(int))
-    known = Familiarity.learned(_features(loaded, images, picked), labels[picked], _features(loaded, alike, others))
+    known = OODDetector.learned(_features(loaded, images, picked), labels[picked], _features(loaded, alike, others))
     if known is not None:
         path.write_bytes(known.write())
 

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VariantVerdict:
     """How a variant compares with fp32, and whether the bundle has it now."""
 
     report: Reduced
@@ -47,7 +47,7 @@ class Verdict:
 
 def add(
     folder: Path, calibration: Pixels, judge: tuple[Pictures, Labels], max_loss: float, tolerance: float = 1e-3
-) -> dict[Variant, Verdict]:
+) -> dict[Variant, VariantVerdict]:
     """Add INT8 and bf16 to the finished bundle in `folder`, if their accuracy allows.
 
     Args:
@@ -64,16 +64,16 @@ def add(
         trial = Path(scratch)
         shutil.copy(folder / bundle.MODEL, trial)
         bundle.write(trial, info.model_copy(update={"int8": _UNPROVEN, "bf16": _UNPROVEN}))
-        verdicts: dict[Variant, Verdict] = {}
+        verdicts: dict[Variant, VariantVerdict] = {}
         compared = _Compared(model.load(trial, variant="fp32"), *judge)
         for variant in VARIANTS:
             if (reduced := _made(trial, variant, calibration)) is None:
                 continue
             report = compared.with_(reduced)
-            verdict = Verdict(report, kept=report.accuracy_loss <= max_loss)
+            verdict = VariantVerdict(report, kept=report.accuracy_loss <= max_loss)
             if verdict.kept:
                 info = _keep(folder, trial, reduced, info, report, tolerance)
-                verdict = Verdict(info.reduced()[variant], kept=True)
+                verdict = VariantVerdict(info.reduced()[variant], kept=True)
             verdicts[variant] = verdict
             log.info("%s by %s: %s, at most a loss of %g is allowed", variant, reduced.runtime.name, verdict, max_loss)
     return verdicts

@@ -23,7 +23,7 @@ from ml.settings import Settings
 from ml.training import due, export, quantise
 from ml.training.data.feed import Progress
 from ml.training.data.plan import Mode
-from ml.training.data.training_data import Material, gather
+from ml.training.data.training_data import TrainingData, gather
 from ml.training.data.validate import judge
 from ml.training.loop import checkpoint as checkpoints
 from ml.training.loop import recipe as recipes
@@ -34,7 +34,7 @@ from ml.training.loop.recipe import Recipe
 from ml.training.network import networks
 from ml.training.tracking import card, track
 from ml.training.tracking.lineage import code_version, environment
-from ml.training.tracking.record import Record, evaluated
+from ml.training.tracking.record import RunFiles, evaluated
 
 _FIGURES: Final = ("samples", "accuracy_loss", "agreement", "speedup")
 """Of a reduced variant, as metrics of the run."""
@@ -99,7 +99,7 @@ def train(
 class _Training:
     """All that determines the weights, and where it stands on disk."""
 
-    material: Material
+    material: TrainingData
     recipe: Recipe
     cycle_id: str
     code: str
@@ -146,7 +146,7 @@ class _Training:
 
 def _material(
     ctx: Context, version: DatasetVersion, cycle_id: str, mode: Mode, seed: int, place: Placement
-) -> Material:
+) -> TrainingData:
     try:
         if place.leads:
             judge(ctx, version)
@@ -162,7 +162,7 @@ def _finished(ctx: Context, cycle_id: str, version_id: str) -> TrainedModel | No
     return TrainedModel(same[0].run_id or "", int(same[0].version)) if same else None
 
 
-def _recipe(settings: Settings, material: Material, epochs: int | None, seed: int) -> Recipe:
+def _recipe(settings: Settings, material: TrainingData, epochs: int | None, seed: int) -> Recipe:
     return recipes.of(
         settings,
         len(material.plan.chosen),
@@ -192,7 +192,7 @@ def _run(ctx: Context, training: _Training, progress: Progress | None) -> Traine
         logits = logits_of(fitted.network, material.judge.images)
         info = _export(material, fitted, logits, recipe, run.id, code, Path(folder))
         info = _add_reduced(run, ctx.settings, material, Path(folder)) or info
-        record = Record(material, recipe, fitted, info, evaluated(material, logits, info.temperature))
+        record = RunFiles(material, recipe, fitted, info, evaluated(material, logits, info.temperature))
         run.metrics(0, _summary(record))
         run.artifacts(record.write)
         past = material.plan.past
@@ -216,7 +216,7 @@ def _tags(training: _Training) -> dict[str, str]:
     return told | ({} if revision.startswith("evergreen-") else {"mlflow.source.git.commit": revision})
 
 
-def _summary(record: Record) -> dict[str, float]:
+def _summary(record: RunFiles) -> dict[str, float]:
     fitted, told = record.fitted, record.told
     best = {"best_epoch": fitted.best_epoch + 1.0, **fitted.best}
     calibrated = {"calibrated_loss": told.loss, "calibration_error": told.calibration_error}
@@ -225,7 +225,7 @@ def _summary(record: Record) -> dict[str, float]:
 
 
 def _export(
-    material: Material, fitted: Fitted, logits: Tensor, recipe: Recipe, run_id: str, code: str, folder: Path
+    material: TrainingData, fitted: Fitted, logits: Tensor, recipe: Recipe, run_id: str, code: str, folder: Path
 ) -> BundleInfo:
     heat = export.temperature(logits, material.judge.labels)
     confidence = torch.softmax(logits / heat, 1).amax(1).numpy()
@@ -248,7 +248,7 @@ def _export(
     return bundle.parse((folder / bundle.INFO).read_bytes())
 
 
-def _add_reduced(run: track.Run, settings: Settings, material: Material, folder: Path) -> BundleInfo | None:
+def _add_reduced(run: track.Run, settings: Settings, material: TrainingData, folder: Path) -> BundleInfo | None:
     """The bundle's info with INT8 and bf16, if they are wanted and good enough."""
     wanted = settings.reduced if settings.reduced is not None else material.architecture != networks.SMALL_CNN
     if not wanted:

@@ -15,7 +15,7 @@ from ml.datasets import versions
 from ml.datasets.versions import DatasetVersion
 from ml.errors import InvalidInputError, NotFoundError
 from ml.settings import RECIPE_FILE
-from ml.training.data.training_data import Material, gather
+from ml.training.data.training_data import TrainingData, gather
 from ml.training.loop import recipe
 from ml.training.loop.fit import fit
 from ml.training.tracking import track
@@ -33,7 +33,7 @@ OnEpoch = Callable[[int, int, int, float], None]
 
 
 @dataclass(frozen=True)
-class Found:
+class BestRecipe:
     """What came of a search.
 
     Attributes:
@@ -61,7 +61,7 @@ def search(
     file: Path | None = None,
     progress: OnEpoch | None = None,
     beat: int = _BEAT,
-) -> Found:
+) -> BestRecipe:
     """Work on a study until it has so many trials; begun anew, or by others at the same time, it goes on.
 
     The first trial is of the settings as they are. Each is a full training from fresh weights, an MLflow
@@ -104,7 +104,7 @@ def search(
 @dataclass(frozen=True)
 class _Worker:
     ctx: Context
-    material: Material
+    material: TrainingData
     parent: str
     epochs: int | None
     progress: OnEpoch | None
@@ -180,7 +180,7 @@ def _left(ctx: Context, trial: FrozenTrial) -> None:
         track.Run(ctx.registry, run_id).end("KILLED")
 
 
-def _finished(ctx: Context, opened: Study, version: DatasetVersion, file: Path) -> Found:
+def _finished(ctx: Context, opened: Study, version: DatasetVersion, file: Path) -> BestRecipe:
     every = opened.get_trials(deepcopy=False)
     complete = [t for t in every if t.state == TrialState.COMPLETE and t.value is not None]
     first = next((t.value for t in complete if t.user_attrs.get("first")), None) or 0.0
@@ -202,7 +202,7 @@ def _finished(ctx: Context, opened: Study, version: DatasetVersion, file: Path) 
     parent.metrics(len(complete), {"best_validation_accuracy": best.value or 0.0, "first_validation_accuracy": first})
     parent.flush()
     parent.end("FINISHED")
-    return Found(
+    return BestRecipe(
         study=opened.study_name,
         dataset_version=version.id,
         run_id=parent.id,

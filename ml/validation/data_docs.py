@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ml.context import Context
 from ml.settings import Settings
-from ml.validation.suites import Verdict
+from ml.validation.suites import SuiteResult
 
 SITE = "data-docs"
 _LISTED = 200  # images named on the page; the report names all
@@ -40,7 +40,7 @@ def page(
     title: str,
     subject: str,
     outcome: tuple[str, str],
-    verdicts: Sequence[tuple[str, Verdict]],
+    verdicts: Sequence[tuple[str, SuiteResult]],
     figures: dict[str, Any],
     rows: Sequence[tuple[str, list[str]]] = (),
     named: tuple[str, str] = ("images put aside", "File"),
@@ -74,7 +74,7 @@ def page(
     )
 
 
-def _passed(verdict: Verdict) -> str:
+def _passed(verdict: SuiteResult) -> str:
     results = verdict.result.results
     return f"{sum(bool(r.success) for r in results)} of {len(results)} expectations are met"
 

@@ -18,7 +18,7 @@ _EXAMPLES = 5  # of reasons that stand beside the keys
 
 
 @dataclass
-class Verdict:
+class SuiteResult:
     """What a suite said of a frame.
 
     Attributes:
@@ -42,7 +42,7 @@ class Verdict:
         return [*(words for reasons in self.reasons.values() for words in reasons), *self.overall]
 
 
-def judge(suite_file: Path, frame: "pd.DataFrame") -> Verdict:
+def judge(suite_file: Path, frame: "pd.DataFrame") -> SuiteResult:
     """Validate `frame` (with a unique column `key`) against the suite.
 
     Raises:
@@ -106,8 +106,8 @@ def _read(suite_file: Path) -> Any:
     return suite
 
 
-def _verdict(suite_file: Path, result: Any) -> Verdict:
-    verdict = Verdict(success=True, result=result)
+def _verdict(suite_file: Path, result: Any) -> SuiteResult:
+    verdict = SuiteResult(success=True, result=result)
     for outcome in result.results:
         if outcome.success:
             continue

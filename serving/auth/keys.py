@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ml.catalog import api_keys
-from ml.catalog.api_keys import Grant, Known
+from ml.catalog.api_keys import Grant, StoredKey
 from ml.catalog.engine import transaction
 from ml.errors import EvergreenError
 from serving.periodic import PeriodicThread
@@ -42,10 +42,10 @@ class KeyRing:
     """
 
     def __init__(self) -> None:
-        self._by_id: Mapping[str, Known] | None = None
+        self._by_id: Mapping[str, StoredKey] | None = None
         self.used: dict[str, float] = {}
 
-    def put(self, keys: Iterable[Known]) -> None:
+    def put(self, keys: Iterable[StoredKey]) -> None:
         self._by_id = {key.id: key for key in keys}
 
     @property
@@ -53,7 +53,7 @@ class KeyRing:
         """Whether it was ever learnt which keys there are."""
         return self._by_id is not None
 
-    def find(self, presented: str) -> Known | None:
+    def find(self, presented: str) -> StoredKey | None:
         """The good key that this is, or None."""
         found = (self._by_id or {}).get(presented[4:16])
         if found is None:
@@ -122,17 +122,17 @@ class KeySync(PeriodicThread):
             self._noted_at = time.monotonic()
 
 
-def _parse(data: bytes) -> list[Known]:
+def _parse(data: bytes) -> list[StoredKey]:
     rows = orjson.loads(data)
     return [
-        Known(
+        StoredKey(
             row["id"], row["sha256"], Grant(**row["grant"] | {"roles": tuple(row["grant"]["roles"])}), row["expires_at"]
         )
         for row in rows
     ]
 
 
-def _write(path: Path, keys: Iterable[Known]) -> None:
+def _write(path: Path, keys: Iterable[StoredKey]) -> None:
     """Whole or not at all, for the owner only; workers of one host write the same."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ class InferResponse(BaseModel):
 
 
 @dataclass(frozen=True)
-class PredictParams:
+class InferParams:
     """A request, understood.
 
     Attributes:
@@ -111,7 +111,7 @@ class Rows:
     id: Sequence[str]
 
 
-def understand(body: bytes, header_length: str | None, size: int, channels: int) -> PredictParams:
+def understand(body: bytes, header_length: str | None, size: int, channels: int) -> InferParams:
     """The request in `body`.
 
     Args:
@@ -145,7 +145,7 @@ def understand(body: bytes, header_length: str | None, size: int, channels: int)
             f"the input is `{tensor.name[:100]}` of {tensor.datatype[:20]}; "
             f"give `{IMAGES}` of UINT8 or `{ENCODED}` of BYTES"
         )
-    return PredictParams(request.id, images, _outputs(request))
+    return InferParams(request.id, images, _outputs(request))
 
 
 def metadata(name: str, version: int, size: int, channels: int, labels: int) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def metadata(name: str, version: int, size: int, channels: int, labels: int) -> 
     }
 
 
-def express(asked: PredictParams, rows: Rows, name: str) -> tuple[bytes, int | None]:
+def express(asked: InferParams, rows: Rows, name: str) -> tuple[bytes, int | None]:
     """The answer's body, and the length of its JSON if raw tensors follow."""
     outputs, tail = [], []
     for output, binary in asked.outputs.items():

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from ml.imaging import images
-from ml.imaging.images import DecodedImage, Limits
+from ml.imaging.images import Limits, ModelInput
 from ml.settings import Settings
 from serving.errors import ProblemError
 from serving.inference.queue import InferenceQueue
@@ -86,7 +86,7 @@ class _Inference:
 
     id: UUID
     image: bytes
-    decoded: DecodedImage
+    decoded: ModelInput
     label: str
     confidence: float
     ranking: list[dict[str, object]]
@@ -189,7 +189,7 @@ class Predictor:
             request.stages.append(("queue", request.stages[-1][2], began_at))
         info = model.model.info
         image = self._read_image(request.body, request.content_type)
-        decoded = images.decode_with_size(image, info.image_size, info.channels, self._limits)
+        decoded = images.decode_input(image, info.image_size, info.channels, self._limits)
         decoded_at = time.perf_counter()
         (probabilities, *_), distances = model.model.judge(decoded.pixels[np.newaxis])
         ended_at = time.perf_counter()

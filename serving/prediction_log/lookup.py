@@ -24,7 +24,7 @@ _SLACK_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Found:
+class LoggedRecord:
     """A prediction.
 
     Attributes:
@@ -38,7 +38,7 @@ class Found:
     feedback: list[dict[str, Any]]
 
 
-def in_spool(root: Path, identifier: UUID) -> Found | None:
+def in_spool(root: Path, identifier: UUID) -> LoggedRecord | None:
     """Look through the files of all workers of this host, those written to since."""
     sought = str(identifier).encode()
     since = moment(identifier).timestamp() - _SLACK_SECONDS
@@ -52,11 +52,11 @@ def in_spool(root: Path, identifier: UUID) -> Found | None:
                 for record in spool.decode(data).records:
                     if record.kind == "prediction" and sought in record.row:
                         place = (path.with_suffix(spool.SUFFIX), record.place) if record.place else None
-                        return Found(orjson.loads(record.row), place, [])
+                        return LoggedRecord(orjson.loads(record.row), place, [])
     return None
 
 
-def stored(engine: Engine, identifier: UUID) -> Found | None:
+def stored(engine: Engine, identifier: UUID) -> LoggedRecord | None:
     """Ask Postgres: the id's time leads to one partition.
 
     Raises:
@@ -73,10 +73,10 @@ def stored(engine: Engine, identifier: UUID) -> Found | None:
         row = connection.execute(query).mappings().one_or_none()
         if row is None:
             return None
-        return Found(dict(row), None, [dict(opinion) for opinion in connection.execute(told).mappings()])
+        return LoggedRecord(dict(row), None, [dict(opinion) for opinion in connection.execute(told).mappings()])
 
 
-def image(found: Found, store: ObjectStore) -> bytes:
+def image(found: LoggedRecord, store: ObjectStore) -> bytes:
     """The encoded image as it was sent.
 
     Raises:
@@ -91,7 +91,7 @@ def image(found: Found, store: ObjectStore) -> bytes:
     return data
 
 
-def _image(found: Found, store: ObjectStore) -> bytes | None:
+def _image(found: LoggedRecord, store: ObjectStore) -> bytes | None:
     if found.waiting:
         path, place = found.waiting
         try:

@@ -7,7 +7,7 @@ itself died before the kernel wrote its pages, gone; what is cut short is the la
 is free has lost its worker, and any other worker may adopt it. That images lie in files of their own
 makes letting the oldest go one `unlink`.
 
-Record: magic, kind, row's length, image's offset in the tar, its size, CRC-32 of these and the row; row (JSON).
+SpoolRecord: magic, kind, row's length, image's offset in the tar, its size, CRC-32 of these and the row; row (JSON).
 """
 
 import fcntl
@@ -38,7 +38,7 @@ class MemberRange(NamedTuple):
     size: int
 
 
-class Writer:
+class TarWriter:
     """Appends members to a new file; each name once.
 
     Attributes:
@@ -123,7 +123,7 @@ _ROWS: Final = ".rows"
 
 
 @dataclass(frozen=True)
-class Record:
+class SpoolRecord:
     """A row (JSON); `place` is where its image lies in the pair's tar, None if it has none."""
 
     kind: Kind
@@ -135,7 +135,7 @@ class Record:
 class Contents:
     """What a file of rows holds; `damaged` counts the places where bytes were no whole record."""
 
-    records: list[Record]
+    records: list[SpoolRecord]
     damaged: int
 
 
@@ -159,7 +159,7 @@ def encode(kind: Kind, row: bytes, place: MemberRange | None) -> bytes:
 
 def decode(data: bytes) -> Contents:
     """Every whole record; after damage reading goes on at the next record that is whole."""
-    records: list[Record] = []
+    records: list[SpoolRecord] = []
     damaged, position = 0, 0
     while position < len(data):
         record = _record_at(data, position)
@@ -190,7 +190,7 @@ class Spool:
         self._mutex = threading.Lock()
         self._number, self._fd, self._opened = -1, -1, 0.0
         self._now, self._closed = FilePair(), FilePair()
-        self._images: Writer | None = None
+        self._images: TarWriter | None = None
         self._waiting: dict[Path, FilePair] = {}
 
     def append(self, kind: Kind, row: bytes, name: str = "", image: bytes = b"") -> None:
@@ -252,7 +252,7 @@ class Spool:
 
     def _put(self, name: str, image: bytes) -> MemberRange:
         if self._images is None:
-            self._images = Writer(self._path().with_suffix(SUFFIX))
+            self._images = TarWriter(self._path().with_suffix(SUFFIX))
         place = self._images.add(name, image)
         self._now.image_bytes = self._images.size
         return place
@@ -346,7 +346,7 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _record_at(data: bytes, position: int) -> Record | None:
+def _record_at(data: bytes, position: int) -> SpoolRecord | None:
     if len(data) - position < _HEAD.size:
         return None
     magic, kind, length, offset, image_size, checksum = _HEAD.unpack_from(data, position)
@@ -356,7 +356,7 @@ def _record_at(data: bytes, position: int) -> Record | None:
     row = data[start : start + length]
     if zlib.crc32(row, zlib.crc32(_FIELDS.pack(kind, length, offset, image_size))) != checksum:
         return None
-    return Record(_NAMES[kind], row, MemberRange(offset, image_size) if image_size else None)
+    return SpoolRecord(_NAMES[kind], row, MemberRange(offset, image_size) if image_size else None)
 
 
 def _next_whole(data: bytes, position: int) -> int:

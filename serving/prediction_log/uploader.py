@@ -19,13 +19,13 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from ml.catalog import feedback, predictions
 from ml.catalog.engine import transaction
-from ml.catalog.feedback import Given
-from ml.catalog.predictions import Incoming
+from ml.catalog.feedback import FeedbackRecord
+from ml.catalog.predictions import PredictionRow
 from ml.storage.object_store import ObjectStore
 from serving.periodic import PeriodicThread
 from serving.prediction_log import spool
 from serving.prediction_log.log import PredictionLog
-from serving.prediction_log.spool import MemberRange, Record, Spool
+from serving.prediction_log.spool import MemberRange, Spool, SpoolRecord
 from serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ class PairStore:
         self._store.put(key, data, "application/x-tar")
         return len(data) - len(spool.END)
 
-    def _insert(self, records: Sequence[Record], key: str, end: int, replica: str) -> None:
-        incoming = [Incoming(r.row, _within(r.place, end)) for r in records if r.kind == "prediction"]
+    def _insert(self, records: Sequence[SpoolRecord], key: str, end: int, replica: str) -> None:
+        incoming = [PredictionRow(r.row, _within(r.place, end)) for r in records if r.kind == "prediction"]
         with transaction(self._engine) as connection:
             new = predictions.store(connection, incoming, key, replica)
             for record in records:
@@ -86,7 +86,7 @@ class PairStore:
             feedback.settle_arrived(connection)
         self._metrics.stored.inc(new)
 
-    def _insert_each(self, records: Sequence[Record], key: str, end: int, replica: str) -> None:
+    def _insert_each(self, records: Sequence[SpoolRecord], key: str, end: int, replica: str) -> None:
         """One row that Postgres will never take must not hold up the others."""
         for record in records:
             try:
@@ -182,7 +182,7 @@ class SpoolMonitor(PeriodicThread):
         self._metrics.spool_bytes.set(size)
 
 
-def _key(path: Path, replica: str, records: Sequence[Record]) -> str:
+def _key(path: Path, replica: str, records: Sequence[SpoolRecord]) -> str:
     """The tar's: of the day of the first row, so that the day's images go when their time is over."""
     first = next((orjson.loads(r.row) for r in records if r.kind == "prediction"), None)
     day = datetime.fromisoformat(first["at"]) if first else datetime.min
@@ -200,11 +200,11 @@ def _of_a_row(error: DataError | IntegrityError) -> bool:
     return isinstance(error, DataError) or state == _NOT_NULL
 
 
-def _given(row: bytes) -> Given:
+def _given(row: bytes) -> FeedbackRecord:
     fields = orjson.loads(row)
     for name in ("predicted_at", "given_at"):
         fields[name] = fields[name] and datetime.fromisoformat(fields[name])
-    return Given(**fields | {"prediction_id": fields["prediction_id"] and UUID(fields["prediction_id"])})
+    return FeedbackRecord(**fields | {"prediction_id": fields["prediction_id"] and UUID(fields["prediction_id"])})
 
 
 SECONDS: Final = 0.5

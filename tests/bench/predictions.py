@@ -20,7 +20,7 @@ from sqlalchemy import Engine, select, text
 from ml.catalog import accuracy, deployments
 from ml.catalog.engine import transaction
 from ml.catalog.migrate import migrate
-from ml.catalog.predictions import Incoming, store
+from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import predictions
 from ml.context import Context, connect
 from ml.models.bundle import BundleInfo
@@ -100,5 +100,5 @@ def _within(engine: Engine, question: Callable[[Any], object]) -> object:
         return question(connection)
 
 
-def _fresh_answers() -> list[Incoming]:
-    return [Incoming(row, None) for row in answers.fresh(1000)]
+def _fresh_answers() -> list[PredictionRow]:
+    return [PredictionRow(row, None) for row in answers.fresh(1000)]

@@ -145,7 +145,7 @@ def test_each_look_at_the_holdout_is_stricter_and_a_promotion_leaves_fresh_sampl
     second = gate.decide(gate.model(3, seed=1)).statistics["budget"]
     assert (first["number"], second["number"], second["looks_before"], second["events_before"]) == (1, 2, 1, 1)
     assert second["level"] < first["level"] / 2, "a promotion has told something"
-    assert [look.event for look in holdout_comparisons.all_looks(gate.ctx.engine)] == [True, False]
+    assert [look.event for look in holdout_comparisons.all_comparisons(gate.ctx.engine)] == [True, False]
     gate.registry.set_alias("champion", 1)
     assert [gate.decide(gate.model(v, seed=v)).verdict for v in (5, 6, 7, 8)] == ["promote"] * 4
     two = ingest(gate.ctx, upload_drop(gate.ctx, "two", digit_files(300, 1700)))
@@ -157,7 +157,7 @@ def test_each_look_at_the_holdout_is_stricter_and_a_promotion_leaves_fresh_sampl
     of_two = group_of(third, "drop", two.drop_id)["samples"]
     assert 0.9 * of_two < spent["samples"] <= of_two, "near duplicates of old ones are not fresh"
     assert gate.decide(4).statistics["budget"] == spent, "asked again, nothing more is spent"
-    assert len(holdout_comparisons.all_looks(gate.ctx.engine)) == 7
+    assert len(holdout_comparisons.all_comparisons(gate.ctx.engine)) == 7
 
 
 def test_the_best_champion_so_far_is_compared_with_until_a_person_decides_otherwise(gate: Gate) -> None:
@@ -337,7 +337,7 @@ def test_a_holdout_that_is_too_small_promotes_nothing(make_context: Callable[...
     assert "at least 500 are needed" in first.reason
     gate.registry.set_alias("champion", gate.model(2, fitted_to=40))
     assert "at least 500 are needed" in gate.decide(gate.model(3)).reason
-    assert holdout_comparisons.all_looks(ctx.engine) == [], "nothing was looked at"
+    assert holdout_comparisons.all_comparisons(ctx.engine) == [], "nothing was looked at"
 
 
 def group(decision: Decision, kind: str, name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sqlalchemy import Row, func, insert, select, text, update
 
 from ml.catalog import cycles
 from ml.catalog.engine import transaction
-from ml.catalog.predictions import Incoming, store
+from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import drift_reports, feedback, predictions, replicas, samples
 from ml.context import Context
 from ml.datasets.ingest import ingest
@@ -61,7 +61,7 @@ def log(ctx: Context, rows: Sequence[dict[str, object]]) -> None:
     with transaction(ctx.engine) as connection:
         for row in rows:
             place = (row["image_offset"], row["image_size"]) if row["image_object"] else None
-            incoming = [Incoming(orjson.dumps(row), place)]  # type: ignore[arg-type]
+            incoming = [PredictionRow(orjson.dumps(row), place)]  # type: ignore[arg-type]
             assert store(connection, incoming, row["image_object"], "test") == 1  # type: ignore[arg-type]
 
 

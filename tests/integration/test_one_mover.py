@@ -76,7 +76,7 @@ def agree(gate: Gate) -> int:
         assert row.verdict in ("promote", "rollback") or row.approved
         assert row.actor != "gate" or row.champion_version == before, "judged against the champion it replaced"
         before = row.moved if row.status in ("live", "superseded") else before
-    numbers = [look.number for look in holdout_comparisons.all_looks(gate.ctx.engine)]
+    numbers = [look.number for look in holdout_comparisons.all_comparisons(gate.ctx.engine)]
     assert numbers == list(range(1, len(numbers) + 1))
     return champion
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml.errors import IntegrityError
-from ml.models.ood import Familiarity
+from ml.models.ood import OODDetector
 
 CLASSES, SIZE = 4, 48
 
@@ -20,14 +20,14 @@ def features(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def known() -> Familiarity:
+def known() -> OODDetector:
     seen, labels = features(800, 1)
-    made = Familiarity.learned(seen, labels, features(400, 2)[0])
+    made = OODDetector.learned(seen, labels, features(400, 2)[0])
     assert made is not None
     return made
 
 
-def test_one_in_a_hundred_of_what_is_alike_is_far_and_what_is_not_alike_is_farther(known: Familiarity) -> None:
+def test_one_in_a_hundred_of_what_is_alike_is_far_and_what_is_not_alike_is_farther(known: OODDetector) -> None:
     alike = known.distances(features(4000, 3)[0])
     assert 0.002 < (alike > 1).mean() < 0.03
     # As long and as wide, but along directions in which classes hardly differ.
@@ -35,7 +35,7 @@ def test_one_in_a_hundred_of_what_is_alike_is_far_and_what_is_not_alike_is_farth
     assert known.distances(strange).min() > 1.5
 
 
-def test_distances_are_mahalanobis(known: Familiarity) -> None:
+def test_distances_are_mahalanobis(known: OODDetector) -> None:
     seen = features(5, 5)[0]
     unit = seen / np.linalg.norm(seen, axis=1, keepdims=True)
     inverse = np.eye(SIZE) / known.rest
@@ -46,17 +46,17 @@ def test_distances_are_mahalanobis(known: Familiarity) -> None:
     assert known.distances(seen) == pytest.approx(expected, rel=1e-3)
 
 
-def test_it_is_read_as_it_was_written_and_damage_is_refused(known: Familiarity) -> None:
+def test_it_is_read_as_it_was_written_and_damage_is_refused(known: OODDetector) -> None:
     data, seen = known.write(), features(9, 6)[0]
-    assert np.array_equal(Familiarity.read(data).distances(seen), known.distances(seen))
-    broken = Familiarity(known.means, known.directions[:, :-1], known.variances, known.rest).write()
-    empty = Familiarity(known.means * np.nan, known.directions, known.variances, known.rest).write()
+    assert np.array_equal(OODDetector.read(data).distances(seen), known.distances(seen))
+    broken = OODDetector(known.means, known.directions[:, :-1], known.variances, known.rest).write()
+    empty = OODDetector(known.means * np.nan, known.directions, known.variances, known.rest).write()
     for bad in (b"", data[:200], broken, empty):
         with pytest.raises(IntegrityError):
-            Familiarity.read(bad)
+            OODDetector.read(bad)
 
 
 def test_too_few_images_tell_nothing() -> None:
     seen, labels = features(7, 7)
-    assert Familiarity.learned(seen, labels, seen) is None or len(np.unique(labels)) * 2 <= 7
-    assert Familiarity.learned(seen, np.arange(7), seen) is None
+    assert OODDetector.learned(seen, labels, seen) is None or len(np.unique(labels)) * 2 <= 7
+    assert OODDetector.learned(seen, np.arange(7), seen) is None

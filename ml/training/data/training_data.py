@@ -27,7 +27,7 @@ _JUDGES_LEAST: Final = 500
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What is learned from, and by what the epochs are judged.
 
     Attributes:
@@ -95,7 +95,7 @@ class Material:
         }
 
 
-def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Material:
+def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> TrainingData:
     """Load the splits and make the plan; later models keep the champion's input size.
 
     Raises:
@@ -120,7 +120,7 @@ def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Mate
     warm = before if made.mode == "refresh" else None
     pretrained = None if warm else weights.pretrained(ctx)
     rates = weights.rates(ctx.settings)
-    return Material(version, warm, made, train, judge, size, channels, ctx.settings.architecture, rates, pretrained)
+    return TrainingData(version, warm, made, train, judge, size, channels, ctx.settings.architecture, rates, pretrained)
 
 
 def _shape(ctx: Context, version: DatasetVersion) -> tuple[int, int]:

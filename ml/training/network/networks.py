@@ -53,7 +53,7 @@ def normalise(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-class Group(NamedTuple):
+class ParameterGroup(NamedTuple):
     """Layers that learn at `factor` times the recipe's learning rate; frozen at 0."""
 
     name: str
@@ -91,7 +91,7 @@ def build(
     return made
 
 
-def groups(network: nn.Module) -> list[Group]:
+def groups(network: nn.Module) -> list[ParameterGroup]:
     """The layer groups that a network was built with.
 
     Raises:
@@ -100,7 +100,7 @@ def groups(network: nn.Module) -> list[Group]:
     rates: tuple[float, ...] = getattr(network, "rates", (1.0,))
     named = dict(network.named_parameters())
     if len(rates) == 1:
-        return [Group("all", list(named.values()), rates[0])]
+        return [ParameterGroup("all", list(named.values()), rates[0])]
     *lower, top = rates
     blocks = list(backbones.blocks([name for name in named if not name.startswith("head.")]).items())
     if len(lower) > len(blocks):
@@ -112,9 +112,9 @@ def groups(network: nn.Module) -> list[Group]:
         end = round(number * len(blocks) / len(lower))
         names = [name for _, members in blocks[done:end] for name in members]
         label = f"{blocks[done][0]} to {blocks[end - 1][0]}"
-        made.append(Group(label, [named[name] for name in names], factor))
+        made.append(ParameterGroup(label, [named[name] for name in names], factor))
         done = end
-    return [*made, Group("head", [p for name, p in named.items() if name.startswith("head.")], top)]
+    return [*made, ParameterGroup("head", [p for name, p in named.items() if name.startswith("head.")], top)]
 
 
 def carry_head(network: nn.Module, weights: Mapping[str, Tensor], old: tuple[str, ...], new: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ml.models.bundle import BundleInfo
-from ml.training.data.training_data import Material
+from ml.training.data.training_data import TrainingData
 from ml.training.loop.evaluation import Evaluation, as_csv
 from ml.training.loop.fit import Fitted
 from ml.training.loop.recipe import Recipe
@@ -24,10 +24,10 @@ _MISTAKES: Final = 24
 
 
 @dataclass(frozen=True)
-class Record:
+class RunFiles:
     """A finished training, told to people."""
 
-    material: Material
+    material: TrainingData
     recipe: Recipe
     fitted: Fitted
     info: BundleInfo
@@ -62,7 +62,7 @@ class Record:
         figure.savefig(path, dpi=100)
 
 
-def evaluated(material: Material, logits: Tensor, temperature: float) -> Evaluation:
+def evaluated(material: TrainingData, logits: Tensor, temperature: float) -> Evaluation:
     """How the network did on the samples that judged it; `logits`: ``float32[N, classes]``."""
     probabilities = torch.softmax(logits / temperature, 1).numpy()
     classes = material.version.classes

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from ml.catalog import feedback
 from ml.catalog.engine import transaction
-from ml.catalog.feedback import Given, Outcome
+from ml.catalog.feedback import FeedbackRecord, Outcome
 from ml.errors import UnavailableError
 from serving.api.route_classes import needs
 from serving.api.schemas import Feedback, FeedbackStored, problems
@@ -59,13 +59,13 @@ async def give_feedback(body: Feedback, dependencies: Injected, request: Request
     )
 
 
-def store(engine: Engine, given: Given) -> Outcome:
+def store(engine: Engine, given: FeedbackRecord) -> Outcome:
     with transaction(engine) as connection:
         return feedback.store(connection, given)
 
 
-def _given(body: Feedback, caller: str | None) -> Given:
-    return Given(
+def _given(body: Feedback, caller: str | None) -> FeedbackRecord:
+    return FeedbackRecord(
         prediction_id=body.prediction_id,
         predicted_at=moment(body.prediction_id) if body.prediction_id else None,
         client_key=body.client_key,

@@ -15,7 +15,7 @@ from serving.api.schemas import problems
 from serving.dependencies import Dependencies, Injected
 from serving.errors import RETRY, ProblemError
 from serving.inference import open_inference
-from serving.inference.open_inference import InferResponse, PredictParams, Rows
+from serving.inference.open_inference import InferParams, InferResponse, Rows
 from serving.inference.predictor import PredictionRequest
 from serving.rollout.serving_model import ServingModel
 
@@ -185,7 +185,7 @@ class _Answering:
     info: BundleInfo
     common: PredictionRequest
 
-    def run(self) -> tuple[PredictParams, Rows]:
+    def run(self) -> tuple[InferParams, Rows]:
         """All images answered by one model version: where it changed in between, they are asked again."""
         asked = open_inference.understand(self.body, self.json_length, self.info.image_size, self.info.channels)
         printable = asked.id if asked.id and asked.id.isprintable() and asked.id.isascii() else None

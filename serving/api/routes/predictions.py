@@ -15,7 +15,7 @@ from serving.dependencies import Dependencies, Injected
 from serving.errors import ProblemError
 from serving.prediction_log import lookup
 from serving.prediction_log.log import is_uuid7, moment
-from serving.prediction_log.lookup import Found
+from serving.prediction_log.lookup import LoggedRecord
 
 SECONDS: Final = 3.0
 PICTURE_SECONDS: Final = 70.0
@@ -36,7 +36,7 @@ _SPOKEN: Final = {404: "No such prediction.", 422: "Not a UUID.", 503: "Not in t
     responses=problems(**{f"_{status}": words for status, words in _SPOKEN.items()}),
 )
 async def prediction(prediction_id: Id, dependencies: Injected, request: Request) -> LoggedPrediction:
-    """Found as soon as it is answered on the host that answered, and everywhere a second or two later.
+    """LoggedRecord as soon as it is answered on the host that answered, and everywhere a second or two later.
 
     With a key, the predictions that were asked for with it.
     """
@@ -93,7 +93,7 @@ async def explanation(
     return Response(picture, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
 
-async def _find(dependencies: Dependencies, identifier: UUID, caller: str | None) -> Found:
+async def _find(dependencies: Dependencies, identifier: UUID, caller: str | None) -> LoggedRecord:
     """The spool first: what leaves it is stored already.
 
     Raises:
@@ -111,7 +111,7 @@ async def _find(dependencies: Dependencies, identifier: UUID, caller: str | None
     return found
 
 
-async def _look(dependencies: Dependencies, identifier: UUID) -> Found | None:
+async def _look(dependencies: Dependencies, identifier: UUID) -> LoggedRecord | None:
     found = await dependencies.storage.run_within(
         SECONDS, lookup.in_spool, dependencies.settings.home / "spool", identifier
     )

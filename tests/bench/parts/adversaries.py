@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.catalog.holdout_comparisons import Look
+from ml.catalog.holdout_comparisons import HoldoutComparison
 from ml.gate import budget
 from ml.gate.evidence import parts
 from ml.gate.lead import largest_loss, lead
@@ -53,7 +53,7 @@ class Holdout:
     generator: np.random.Generator
     samples: int
     naive: bool = False
-    past: list[Look] = field(default_factory=list)
+    past: list[HoldoutComparison] = field(default_factory=list)
     broken: bool = False
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class Holdout:
         ):
             self.best = self.champion
         number = len(self.past) + 1
-        self.past.append(Look(number, str(number), 0.0, "promote" if verdict.promoted else "reject"))
+        self.past.append(HoldoutComparison(number, str(number), 0.0, "promote" if verdict.promoted else "reject"))
         if verdict.promoted:
             self.broken |= challenger.accuracy < self.highest - verdict.stated
             self.highest = max(self.highest, challenger.accuracy)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.catalog.holdout_comparisons import Look
+from ml.catalog.holdout_comparisons import HoldoutComparison
 from ml.gate import budget, slices, statistics
 from ml.gate.evidence import parts
 from ml.gate.lead import lead
@@ -100,7 +100,7 @@ class Holdout:
     came: NDArray[np.int64]
 
 
-Rule = Callable[[Holdout, Model, Model, Model, list[Look]], tuple[bool, bool]]
+Rule = Callable[[Holdout, Model, Model, Model, list[HoldoutComparison]], tuple[bool, bool]]
 """Of challenger, champion and the best so far: whether the rule is for it, and whether a group forbids it."""
 
 
@@ -138,7 +138,7 @@ class _Loop:
         self.holdout = Holdout(*(np.empty(0, np.int64) for _ in range(3)))
         self.champion = Model(self._truth(0.0), self._offset())
         self.best = self.champion
-        self.past: list[Look] = []
+        self.past: list[HoldoutComparison] = []
 
     def run(self, rule: Rule, *, sabotage: bool) -> Year:
         self._arrive(round(0.2 * self.stream.start), 0)
@@ -154,7 +154,7 @@ class _Loop:
             promoted = passed and not forbidden
             vetoed += passed and forbidden
             number = len(self.past) + 1
-            self.past.append(Look(number, str(number), 0.0, "promote" if promoted else "reject"))
+            self.past.append(HoldoutComparison(number, str(number), 0.0, "promote" if promoted else "reject"))
             since = 0 if promoted else since + 1
             longest = max(longest, since)
             if promoted:
@@ -224,7 +224,9 @@ class _Loop:
 def better(risk: float = 0.05, margin: float = 0.01, *, brier: bool = True) -> Rule:
     """Rule `better`, as `ml.gate.policy` has it; without the Brier score, if that is not to be used."""
 
-    def rule(holdout: Holdout, new: Model, champion: Model, best: Model, past: list[Look]) -> tuple[bool, bool]:
+    def rule(
+        holdout: Holdout, new: Model, champion: Model, best: Model, past: list[HoldoutComparison]
+    ) -> tuple[bool, bool]:
         leads = [lead(paired(new, of), of.brier - new.brier if brier else None, risk) for of in _two(champion, best)]
         passed = leads[0].ahead and all(of.holds(margin) for of in leads)
         return passed, passed and forbidden(holdout, new, champion, margin)
@@ -235,7 +237,9 @@ def better(risk: float = 0.05, margin: float = 0.01, *, brier: bool = True) -> R
 def proven(alpha: float = 0.05) -> Rule:
     """Rule `proven`."""
 
-    def rule(holdout: Holdout, new: Model, champion: Model, best: Model, past: list[Look]) -> tuple[bool, bool]:
+    def rule(
+        holdout: Holdout, new: Model, champion: Model, best: Model, past: list[HoldoutComparison]
+    ) -> tuple[bool, bool]:
         share = budget.early_share(len(past) + 1, alpha)
         chosen = budget.choose(share, parts(holdout.came, past, 30))
         on = holdout.came >= chosen.after
@@ -249,7 +253,9 @@ def proven(alpha: float = 0.05) -> Rule:
 def tested(alpha: float) -> Rule:
     """An exact McNemar test of each challenger at the same level, as if nothing had been consulted before."""
 
-    def rule(holdout: Holdout, new: Model, champion: Model, best: Model, past: list[Look]) -> tuple[bool, bool]:
+    def rule(
+        holdout: Holdout, new: Model, champion: Model, best: Model, past: list[HoldoutComparison]
+    ) -> tuple[bool, bool]:
         gained, lost = (int((a & ~b).sum()) for a, b in ((new.right, champion.right), (champion.right, new.right)))
         passed = gained > lost and statistics.mcnemar(gained, lost) <= alpha
         return passed, passed and forbidden(holdout, new, champion, 0.01)
@@ -257,7 +263,9 @@ def tested(alpha: float) -> Rule:
     return rule
 
 
-def ahead(holdout: Holdout, new: Model, champion: Model, best: Model, past: list[Look]) -> tuple[bool, bool]:
+def ahead(
+    holdout: Holdout, new: Model, champion: Model, best: Model, past: list[HoldoutComparison]
+) -> tuple[bool, bool]:
     """Whatever does better on the holdout."""
     return bool(new.right.sum() > champion.right.sum()), False
 

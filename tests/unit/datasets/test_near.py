@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ml.datasets import near_duplicates
-from ml.datasets.near_duplicates import Neighbour, Place, Placer
+from ml.datasets.near_duplicates import Neighbour, Placer, SplitAssignment
 from ml.settings import Settings
 from tests.pictures import halves
 
@@ -56,7 +56,7 @@ def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[i
         }
         placer = Placer(*looks(values), SETTINGS)
         for i, (value, told) in enumerate(zip(values, rows, strict=True)):
-            if isinstance(place := placer.place(i, told, known.get(i, ())), Place):
+            if isinstance(place := placer.place(i, told, known.get(i, ())), SplitAssignment):
                 stored.append((value, Neighbour(told["key"], place.group_id, place.split, "a")))
     for (one, a), (other, b) in combinations(stored, 2):
         if distance(one, other) <= near_duplicates.RADIUS:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from infra.demo import drops, pictures
-from infra.demo.client import Tally
+from infra.demo.client import RequestStats
 from infra.demo.pictures import Picture
 from ml.errors import InvalidInputError
 
@@ -80,5 +80,5 @@ def test_one_class_is_refused_with_words(tmp_path: Path) -> None:
 
 
 def test_p99_of_nothing_is_nothing() -> None:
-    assert Tally().p99() is None
-    assert Tally(latencies=[float(i) for i in range(1, 101)]).p99() == 100.0
+    assert RequestStats().p99() is None
+    assert RequestStats(latencies=[float(i) for i in range(1, 101)]).p99() == 100.0

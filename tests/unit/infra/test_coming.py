@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from infra.local.coming import PATIENCE, Coming
+from infra.local.components import Component
 from infra.local.layout import Layout
 from infra.local.manager import Manager
-from infra.local.parts import Part
+from infra.local.startup import PATIENCE, StartupWaiter
 from ml.errors import UnavailableError
 
 
@@ -31,14 +31,14 @@ class Told(Manager):
         return {"statename": self._state, "pid": self._pid}
 
 
-def _part(name: str, healths: Iterator[bool]) -> Part:
-    return Part(name, [], "", lambda: next(healths))
+def _part(name: str, healths: Iterator[bool]) -> Component:
+    return Component(name, [], "", lambda: next(healths))
 
 
 def test_each_part_is_begun_once_and_waited_for(tmp_path: Path) -> None:
     heard: list[tuple[str, str]] = []
     manager = Told(tmp_path, "RUNNING")
-    coming = Coming(manager, tmp_path, lambda name, state: heard.append((name, state)), pause=0)
+    coming = StartupWaiter(manager, tmp_path, lambda name, state: heard.append((name, state)), pause=0)
     part = _part("s3", iter([False, True]))
     coming.begin([part])
     coming.begin([part])
@@ -51,7 +51,7 @@ def test_each_part_is_begun_once_and_waited_for(tmp_path: Path) -> None:
 def test_a_part_that_does_not_come_is_named_with_the_end_of_its_log(tmp_path: Path, state: str, dies: bool) -> None:
     log = tmp_path / "s3.log"
     log.write_text("".join(f"line {n}\n" for n in range(40)) + "no space left\n")
-    coming = Coming(Told(tmp_path, state, dies=dies), tmp_path, lambda *_: None, pause=0)
+    coming = StartupWaiter(Told(tmp_path, state, dies=dies), tmp_path, lambda *_: None, pause=0)
     coming.begin([_part("s3", iter(lambda: False, True))])
     with pytest.raises(UnavailableError) as error:
         coming.wait()
@@ -66,7 +66,7 @@ def test_a_slow_part_is_waited_for_while_its_log_grows_and_given_up_when_it_is_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, log = [0.0], tmp_path / "s3.log"
-    monkeypatch.setattr("infra.local.coming.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("infra.local.startup.time.monotonic", lambda: clock[0])
 
     def healthy(looks: Iterator[int], lines: int) -> Iterator[bool]:
         for look in looks:
@@ -76,15 +76,15 @@ def test_a_slow_part_is_waited_for_while_its_log_grows_and_given_up_when_it_is_s
             yield False
         yield True
 
-    slow = Coming(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
+    slow = StartupWaiter(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
     slow.begin([_part("s3", healthy(iter(range(5)), 5))])
     slow.wait()
-    silent = Coming(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
+    silent = StartupWaiter(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
     silent.begin([_part("s3", healthy(iter(range(100)), 3))])
     with pytest.raises(UnavailableError, match="s3 is not healthy after"):
         silent.wait()
     assert clock[0] < 12 * PATIENCE
-    endless = Coming(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
+    endless = StartupWaiter(Told(tmp_path, "RUNNING"), tmp_path, lambda *_: None, pause=0)
     endless.begin([_part("s3", healthy(iter(range(100)), 100))])
     with pytest.raises(UnavailableError, match="s3 is not healthy after"):
         endless.wait()

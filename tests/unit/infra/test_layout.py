@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from infra import compose
-from infra.local import layout, parts
+from infra.local import components, layout
 from ml.errors import ConflictError, InvalidInputError
 from ml.settings import Settings
 from tests.servers import free_port
@@ -46,7 +46,7 @@ def test_every_taken_port_is_named_with_the_remedy(tmp_path: Path) -> None:
 
 def test_no_secret_stands_on_a_command_line(tmp_path: Path) -> None:
     here = layout.prepare(tmp_path, {})
-    words = " ".join(word for part in parts.all_parts(here) for word in part.command)
+    words = " ".join(word for part in components.all_parts(here) for word in part.command)
     assert not [name for name, secret in here.secrets.items() if secret in words]
 
 

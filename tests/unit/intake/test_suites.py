@@ -9,7 +9,7 @@ import yaml
 
 from ml.errors import InvalidInputError
 from ml.validation import data_docs, suites
-from ml.validation.suites import Verdict
+from ml.validation.suites import SuiteResult
 
 SHIPPED = Path(__file__).parents[3] / "expectations"
 GOOD: dict[str, Any] = {
@@ -35,16 +35,16 @@ FIGURES: dict[str, Any] = {
 }
 
 
-def images(*changes: dict[str, Any]) -> Verdict:
+def images(*changes: dict[str, Any]) -> SuiteResult:
     rows = [GOOD, *(GOOD | {"key": f"k{i}"} | change for i, change in enumerate(changes))]
     return suites.judge(SHIPPED / "images.yml", pd.DataFrame(rows).astype({"label": object}))
 
 
-def drop(**changes: Any) -> Verdict:
+def drop(**changes: Any) -> SuiteResult:
     return suites.judge(SHIPPED / "drop.yml", suites.one_row(FIGURES | changes))
 
 
-def own(folder: Path, text: str, frame: pd.DataFrame) -> Verdict:
+def own(folder: Path, text: str, frame: pd.DataFrame) -> SuiteResult:
     path = folder / "own.yml"
     path.write_text("name: own\nexpectations:\n" + text)
     return suites.judge(path, frame)

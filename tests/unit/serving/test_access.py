@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from ml.catalog import api_keys
-from ml.catalog.api_keys import Grant, Known
+from ml.catalog.api_keys import Grant, StoredKey
 from ml.errors import InvalidInputError
 from serving.api import timeouts
 from serving.api.route_classes import GuardedRoute
@@ -29,8 +29,8 @@ OPEN = {
 }
 
 
-def known(key: str, *roles: str, expires_at: float | None = None, **limits: Any) -> Known:
-    return Known(str(api_keys.id_of(key)), api_keys.digest(key), Grant("tester", roles, **limits), expires_at)
+def known(key: str, *roles: str, expires_at: float | None = None, **limits: Any) -> StoredKey:
+    return StoredKey(str(api_keys.id_of(key)), api_keys.digest(key), Grant("tester", roles, **limits), expires_at)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from ml.catalog import api_keys
-from ml.catalog.api_keys import Grant, Known
+from ml.catalog.api_keys import Grant, StoredKey
 from serving.prediction_log.log import uuid7
 from serving.rollout.serving_model import ServingModel
 from tests.unit.serving.conftest import near
@@ -27,7 +27,7 @@ def test_with_a_key_only_what_was_asked_for_with_it_is_found(
     app.state.dependencies.slot.put(live)
     keys = {name: api_keys.generate() for name in ("ann", "ben")}
     grants = [
-        Known(str(api_keys.id_of(key)), api_keys.digest(key), Grant(name, ("predict",)), None)
+        StoredKey(str(api_keys.id_of(key)), api_keys.digest(key), Grant(name, ("predict",)), None)
         for name, key in keys.items()
     ]
     app.state.dependencies.access._ring.put(grants)

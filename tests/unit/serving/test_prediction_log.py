@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ml.catalog.tables import predictions
 from serving.prediction_log.log import Prediction, PredictionLog, moment, uuid7
 from serving.prediction_log.retention import ImagePolicy
-from serving.prediction_log.spool import Kind, Record, Spool, decode, rows_files
+from serving.prediction_log.spool import Kind, Spool, SpoolRecord, decode, rows_files
 from serving.telemetry.metrics import Metrics
 
 ALL = ImagePolicy("all")
@@ -44,7 +44,7 @@ def shed(metrics: Metrics) -> dict[str, float]:
     return {s.labels["what"]: s.value for f in families for s in f.samples if s.name == "evergreen_log_shed_total"}
 
 
-def stored(own: Spool) -> list[tuple[Path, Record]]:
+def stored(own: Spool) -> list[tuple[Path, SpoolRecord]]:
     return [(path, r) for path in rows_files(own.folder) for r in decode(path.read_bytes()).records]
 
 

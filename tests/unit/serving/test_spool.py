@@ -8,17 +8,17 @@ import pytest
 
 from ml.storage import tar_members
 from serving.prediction_log import retention, spool
-from serving.prediction_log.spool import MAGIC, MemberRange, Record, Spool, adopted, decode, encode
+from serving.prediction_log.spool import MAGIC, MemberRange, Spool, SpoolRecord, adopted, decode, encode
 
 RECORDS = [
-    Record("prediction", b'{"n":0}', MemberRange(512, 11)),
-    Record("feedback", b'{"n":1}', None),
+    SpoolRecord("prediction", b'{"n":0}', MemberRange(512, 11)),
+    SpoolRecord("feedback", b'{"n":1}', None),
     # A row may hold what looks like the start of a record.
-    Record("prediction", MAGIC + b"p\x05\0\0\0" * 3 + MAGIC, None),
+    SpoolRecord("prediction", MAGIC + b"p\x05\0\0\0" * 3 + MAGIC, None),
 ]
 
 
-def _bytes(records: list[Record]) -> bytes:
+def _bytes(records: list[SpoolRecord]) -> bytes:
     return b"".join(encode(r.kind, r.row, r.place) for r in records)
 
 

@@ -21,7 +21,7 @@ HOME_VARIABLE = "STACK_OF_EVERGREEN"
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """A process under the manager.
 
     `healthy` asks it; it must answer quickly or be taken as not well. Folders in `fresh` are emptied at each start.
@@ -37,12 +37,12 @@ class Part:
     fresh: tuple[Path, ...] = ()
 
 
-def all_parts(layout: Layout) -> list[Part]:
+def all_parts(layout: Layout) -> list[Component]:
     """In the order in which they are started; they are stopped in the reverse."""
     return [_postgres(layout), _s3(layout), _mlflow(layout), _service(layout), *_airflow(layout)]
 
 
-def _postgres(layout: Layout) -> Part:
+def _postgres(layout: Layout) -> Component:
     def healthy() -> bool:
         try:
             psycopg2.connect(
@@ -58,23 +58,25 @@ def _postgres(layout: Layout) -> Part:
         return True
 
     command = postgres.command(layout.home / "postgres", layout.ports["postgres"])
-    return Part("postgres", command, layout.address("postgres"), healthy, stop_signal=signal.SIGINT, priority=100)
+    return Component("postgres", command, layout.address("postgres"), healthy, stop_signal=signal.SIGINT, priority=100)
 
 
-def _s3(layout: Layout) -> Part:
+def _s3(layout: Layout) -> Component:
     address = layout.address("s3")
     command, environment = s3.command(layout.home / "s3", layout.ports["s3"], "evergreen", layout.secrets["s3"])
     # Whatever it says to an unsigned request: it speaks.
-    return Part("s3", command, address, lambda: _get(address, "/") is not None, environment, priority=100)
+    return Component("s3", command, address, lambda: _get(address, "/") is not None, environment, priority=100)
 
 
-def _mlflow(layout: Layout) -> Part:
+def _mlflow(layout: Layout) -> Component:
     command, environment = mlflow.command(layout.settings(), layout.database("mlflow"), layout.ports["mlflow"])
     address = layout.address("mlflow")
-    return Part("mlflow", command, f"http://{address}", lambda: _well(address, "/health"), environment, priority=200)
+    return Component(
+        "mlflow", command, f"http://{address}", lambda: _well(address, "/health"), environment, priority=200
+    )
 
 
-def _service(layout: Layout) -> Part:
+def _service(layout: Layout) -> Component:
     settings = layout.settings()
     address = layout.address("service")
     metrics = layout.home / "metrics"
@@ -90,7 +92,7 @@ def _service(layout: Layout) -> Part:
     }
     if settings.log_format == "json":
         environment["UVICORN_LOG_CONFIG"] = str(REPO / "serving" / "uvicorn_json.json")
-    return Part(
+    return Component(
         "service",
         command,
         f"http://{address}",
@@ -101,7 +103,7 @@ def _service(layout: Layout) -> Part:
     )
 
 
-def _airflow(layout: Layout) -> list[Part]:
+def _airflow(layout: Layout) -> list[Component]:
     url = f"http://{layout.address('airflow')}"
     environment = airflow.environment(layout) | {"EVERGREEN_HOME": str(layout.home)}
     health = _AirflowHealth(layout.address("airflow"))
@@ -112,7 +114,7 @@ def _airflow(layout: Layout) -> list[Part]:
         "airflow-triggerer": "triggerer",
     }
     return [
-        Part(name, command, url if name == "airflow-api" else "", health.of(told[name]), environment, priority=400)
+        Component(name, command, url if name == "airflow-api" else "", health.of(told[name]), environment, priority=400)
         for name, command in airflow.commands(layout).items()
     ]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from infra.local.components import Component
 from infra.local.manager import Manager
-from infra.local.parts import Part
 from ml.errors import UnavailableError
 
 OnPart = Callable[[str, str], None]
@@ -21,7 +21,7 @@ LONGEST = 1200.0
 _PROCESSES_MOST = 8  # one that dies so often will not live
 
 
-class Coming:
+class StartupWaiter:
     """What was begun and is not healthy yet."""
 
     def __init__(self, manager: Manager, logs: Path, tell: OnPart, pause: float = 0.3) -> None:
@@ -29,12 +29,12 @@ class Coming:
         self._logs = logs
         self.tell = tell
         self._pause = pause
-        self._waiting: dict[str, Part] = {}
+        self._waiting: dict[str, Component] = {}
         self._since: dict[str, float] = {}
         self._signs: dict[str, tuple[object, float]] = {}
         self._pids: dict[str, set[int]] = {}
 
-    def begin(self, parts: Iterable[Part]) -> None:
+    def begin(self, parts: Iterable[Component]) -> None:
         """Start those not begun before; a running one is only watched."""
         for part in parts:
             if part.name in self._since:
@@ -60,7 +60,7 @@ class Coming:
                     self._refuse_if_hopeless(part)
             time.sleep(self._pause if self._waiting or until else 0)
 
-    def _refuse_if_hopeless(self, part: Part) -> None:
+    def _refuse_if_hopeless(self, part: Component) -> None:
         told = self._manager.info(part.name)
         self._pids[part.name].add(told["pid"])
         log = self._logs / f"{part.name}.log"
