@@ -19,7 +19,7 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL
 # Test files are dealt out to one process a core, each with servers of its own: a gigabyte of memory each.
 PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup demo down check test-unit test-avx2 test lock bench clean
+.PHONY: help setup demo down check test-unit test-avx2 test docs lock bench clean
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +46,7 @@ check: setup ## Style, types, import contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/deptry ml serving infra dags plugins
 
 test-unit: setup ## The fast tests: no servers
 	$(PYTEST) tests/unit
@@ -59,6 +60,9 @@ test: setup ## All tests, against real servers; the fast ones and the story agai
 
 bench: setup ## NAME=… runs a benchmark; without NAME, lists them
 	$(PY) -m tests.bench $(NAME)
+
+docs: setup ## Write the reference pages anew: docs/settings.md, docs/cli.md
+	$(PY) -m infra.reference
 
 # The CUDA packages are left out: the registry's torch pins them itself, the CPU build has none.
 lock: ## Pin dependencies anew

@@ -1,5 +1,5 @@
 """
-### Approve: a person says whether a model may answer
+### Approve: a person approves or rejects a model
 
 Started by `train` for each decision that needs a person, or by hand with a decision's id. `ask` waits for a
 click on Approve or Reject under “Required Actions”, and ends as well when the answer came by `evergreen approve`,
@@ -14,8 +14,8 @@ from typing import Any
 from airflow.sdk import Param, PokeReturnValue, dag, task
 
 from ml.settings import Settings
-from plugins.person import REASON, AskPerson
-from plugins.releases import WAITING
+from plugins.person import REASON, ApprovalOperator
+from plugins.releases import SENSOR_OPTIONS
 from plugins.task_defaults import DEFAULTS
 
 
@@ -30,16 +30,16 @@ from plugins.task_defaults import DEFAULTS
     default_args=DEFAULTS | {"execution_timeout": timedelta(minutes=20)},
 )
 def approve() -> None:
-    ask = AskPerson(task_id="ask", decision_id="{{ params.decision_id }}", params={"reason": REASON})
+    ask = ApprovalOperator(task_id="ask", decision_id="{{ params.decision_id }}", params={"reason": REASON})
 
-    @task.sensor(**WAITING)
+    @task.sensor(**SENSOR_OPTIONS)
     def carry_out(params: dict[str, Any]) -> PokeReturnValue:
-        """Release what was approved; skipped when it was rejected, or another champion was made meanwhile."""
-        from ml.release.approval import carry_out as deploy
-        from plugins.releases import looked
+        """Release an approved model; skipped if it was rejected, or another model became champion meanwhile."""
+        from ml.release.approval import apply_approval
+        from plugins.releases import poke_result
         from plugins.runtime import context
 
-        return looked(deploy(context(), params["decision_id"]))
+        return poke_result(apply_approval(context(), params["decision_id"]))
 
     ask >> carry_out()
 

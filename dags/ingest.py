@@ -4,8 +4,8 @@
 Starts by itself within seconds of a drop's `_READY` marker, or by hand with a drop's folder. Every run
 looks for all ready drops, so it does not matter how often or for which drop it was started.
 
-`find` claims the drops, `inspect` looks at their images in chunks, `validate` judges them with the
-suites in `expectations/`, `accept` makes them part of the data. A drop that breaks an expectation is
+`find` claims the drops, `inspect` decodes their images in chunks, `validate` checks them with the
+suites in `expectations/`, `accept` adds their samples to the data. A drop that breaks an expectation is
 rejected: its `accept` is skipped, and the reason stands in the drop's row and its `_REJECTED` marker. The
 button Data Docs of each `validate` opens what was found.
 """
@@ -47,14 +47,14 @@ def ingest() -> None:
         from ml.intake import pending
         from plugins.runtime import context
 
-        return pending.claim_all(context(), params["prefix"], most=_MOST_MAPPED)
+        return pending.claim_all(context(), params["prefix"], limit=_MOST_MAPPED)
 
     @task
     def chunks_of(drops: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Chunks of all drops, bundled into no more tasks than Airflow maps at once."""
         from ml.intake import pending
 
-        return pending.bundles(drops, _MOST_MAPPED)
+        return pending.chunk_batches(drops, _MOST_MAPPED)
 
     @task(map_index_template=LABEL)
     def inspect(work: dict[str, Any]) -> int:
@@ -68,13 +68,13 @@ def ingest() -> None:
     # A chunk that fails for good stops its own drop (validate finds it missing), not the others.
     @task(trigger_rule="all_done", map_index_template=LABEL)
     def validate(drop: dict[str, Any]) -> str:
-        """Judge one drop; the id is passed on whether it was accepted or not."""
-        from ml.intake.validate import validate as judge
+        """Validate one drop; returns its id whether it was accepted or not."""
+        from ml.intake.validate import validate as validate_drop
         from plugins.alerts import alert
         from plugins.runtime import context, label
 
         label(drop["drop_id"])
-        verdict = judge(context(), drop["drop_id"])
+        verdict = validate_drop(context(), drop["drop_id"])
         if not verdict.accepted:
             alert(f"drop {drop['drop_id']} was rejected", verdict.reason or "")
         return verdict.drop_id
@@ -97,15 +97,15 @@ def ingest() -> None:
             raise AirflowSkipException(f"drop {drop_id} brought nothing new")
         return version
 
-    # Mapped as a group, each drop goes its own way: one that fails leaves the others be.
+    # Mapped as a group, so that a drop that fails does not affect the others.
     @task_group(prefix_group_id=False)
     def each_drop(drop: dict[str, Any]) -> None:
-        judged = validate(drop)
-        judged.operator.operator_extra_links = (DataDocsLink(),)  # the decorator takes no such argument
-        accept(judged)
+        validated = validate(drop)
+        validated.operator.operator_extra_links = (DataDocsLink(),)  # the decorator takes no such argument
+        accept(validated)
 
-    found = find()
-    inspect.expand(work=chunks_of(found)) >> each_drop.expand(drop=found)
+    claimed = find()
+    inspect.expand(work=chunks_of(claimed)) >> each_drop.expand(drop=claimed)
 
 
 ingest()

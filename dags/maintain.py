@@ -3,7 +3,7 @@
 
 Makes the prediction log's partitions for the days to come, drops those past retention, forgets service
 workers that are gone, trims the local cache, finishes erasures that were interrupted and writes many
-small segments anew as few large ones. Tells of drops that were changed after they were accepted.
+small segments anew as few large ones. Alerts about drops that were changed after they were accepted.
 """
 
 from datetime import timedelta
@@ -38,10 +38,10 @@ def maintain() -> None:
         from plugins.alerts import alert
         from plugins.runtime import context
 
-        found = report(context())
-        for words in found:
-            alert("an accepted drop was changed", words)
-        return found
+        changes = report(context())
+        for change in changes:
+            alert("an accepted drop was changed", change)
+        return changes
 
     tidy()
     changed_drops()

@@ -34,14 +34,14 @@ _OVERDUE_MINUTES = 10
 def monitor() -> None:
     @task(outlets=[RETRAIN])
     def observe() -> list[str]:
-        """Compare; ask for retraining if it must be, else this task is skipped. People hear when labels are wanted."""
+        """Measure drift and request retraining, else skip; alerts when labels are needed."""
         from airflow.sdk.exceptions import AirflowSkipException
 
-        from ml.monitoring.observe import observe as look
+        from ml.monitoring.observe import observe as observe_traffic
         from plugins.alerts import alert
         from plugins.runtime import context
 
-        report = look(context())
+        report = observe_traffic(context())
         if report.labels_wanted:
             alert("traffic has shifted, and there are no new data to train on", "; ".join(report.reasons))
         if not report.retrain:
@@ -50,21 +50,21 @@ def monitor() -> None:
 
     @task
     def judge_log() -> list[str]:
-        """Judge the prediction log; people hear of what is wrong once, until something else is."""
-        from ml.monitoring.judge import judge
+        """Validate the prediction log; alerts once about failures, until they change."""
+        from ml.monitoring.judge import validate_predictions
         from ml.validation import data_docs
         from plugins.alerts import alert
         from plugins.runtime import context, settings
 
-        verdict = judge(context())
+        verdict = validate_predictions(context())
         if verdict.news:
-            where = f"\n{data_docs.url(settings(), verdict.report_key)}" if verdict.report_key else ""
-            alert("the prediction log breaks expectations", "; ".join(verdict.failures) + where)
+            link = f"\n{data_docs.url(settings(), verdict.report_key)}" if verdict.report_key else ""
+            alert("the prediction log breaks expectations", "; ".join(verdict.failures) + link)
         return list(verdict.failures)
 
     @task(outlets=[RETRAIN])
     def take_up() -> None:
-        """Ask again for a training that did not happen; while one is running, the request waits for its end."""
+        """Request an overdue training again; while one is running, the request waits for its end."""
         from airflow.sdk.exceptions import AirflowSkipException
 
         from ml.training import due
@@ -75,24 +75,24 @@ def monitor() -> None:
 
     @task
     def settle() -> list[str]:
-        """Decisions that nobody answered in time are rejected; answers are carried out; trials are looked at."""
-        from ml.release.approval import settle as end
+        """Reject decisions that nobody answered in time, apply answers, evaluate trials."""
+        from ml.release.approval import process_pending
         from plugins.runtime import context
 
-        return end(context())
+        return process_pending(context())
 
     @task
     def refusals() -> list[str]:
-        """People hear, at every look, of service workers that cannot load what is live."""
+        """Alert, at every run, about service workers that cannot load the live model."""
         from ml.catalog import deployments
         from plugins.alerts import alert
         from plugins.runtime import context
 
         ctx = context()
-        found = deployments.refusals(ctx.engine, ctx.settings.heartbeat_seconds)
-        if found:
-            alert("service workers cannot load the live model", "; ".join(found))
-        return found
+        refusals = deployments.refusals(ctx.engine, ctx.settings.heartbeat_seconds)
+        if refusals:
+            alert("service workers cannot load the live model", "; ".join(refusals))
+        return refusals
 
     @task
     def collect_feedback() -> str | None:

@@ -1,5 +1,5 @@
 """
-### Review: labels that are probably wrong become questions
+### Review: labels that are probably wrong become label tasks
 
 Runs after each training, beside everything else: small networks answer samples that they were not
 trained on, and labels they disagree with (confident learning) become label tasks for people. No label
@@ -26,13 +26,13 @@ from plugins.task_defaults import DEFAULTS
 def review() -> None:
     @task
     def suspect() -> int:
-        """Review the labels of the newest dataset version; how many questions were opened."""
+        """Review the labels of the newest dataset version; returns the number of label tasks opened."""
         import os
 
         from airflow.sdk.exceptions import AirflowSkipException
 
         from ml.datasets import versions
-        from ml.training.label_errors import review as look
+        from ml.training.label_errors import review as review_labels
         from plugins.runtime import context
 
         ctx = context()
@@ -40,7 +40,7 @@ def review() -> None:
         if newest is None or ctx.settings.review_most == 0:
             raise AirflowSkipException("there is nothing to review")
         os.nice(10)  # a task is a process of its own; requests and the next cycle come first
-        return look(ctx, newest.id)
+        return review_labels(ctx, newest.id)
 
     suspect()
 

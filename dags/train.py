@@ -1,5 +1,5 @@
 """
-### Train: a dataset version becomes a champion, if it is ahead and surely not worse
+### Train: a dataset version becomes the champion, if it is better and not significantly worse anywhere
 
 Starts when a drop was accepted, when monitoring asks for it, on the schedule of the setting
 `train_schedule`, or by hand with parameters. Every run looks for the newest dataset version; if that
@@ -22,7 +22,7 @@ from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, PokeRe
 from ml.settings import Settings
 from plugins.assets import CHALLENGER, DATASET, RETRAIN
 from plugins.links import DecisionReportLink
-from plugins.releases import WAITING
+from plugins.releases import SENSOR_OPTIONS
 from plugins.task_defaults import DEFAULTS
 
 _CRON = Settings.load(os.environ).train_schedule
@@ -57,10 +57,10 @@ def train() -> None:
         from ml.training import due
         from plugins.runtime import context
 
-        told = due.choose(context(), run_id, params["dataset_version"])
-        if told is None:
+        plan = due.choose(context(), run_id, params["dataset_version"])
+        if plan is None:
             raise AirflowSkipException("the newest dataset version was trained and decided already")
-        return {"cycle_id": told.cycle_id, "dataset_version": told.dataset_version}
+        return {"cycle_id": plan.cycle_id, "dataset_version": plan.dataset_version}
 
     @task(pool="train", outlets=[CHALLENGER])
     def fit(chosen: dict[str, Any], params: dict[str, Any]) -> int:
@@ -68,12 +68,12 @@ def train() -> None:
         from ml.training.train import train as make
         from plugins.runtime import context
 
-        wishes = {name: params[name] for name in ("mode", "epochs", "seed")}
-        return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **wishes).model_version
+        options = {name: params[name] for name in ("mode", "epochs", "seed")}
+        return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **options).model_version
 
     @task
     def gate(chosen: dict[str, Any], model_version: int) -> str:
-        """Compare with the champion; record the decision. People hear when the holdout needs fresh labels."""
+        """Compare with the champion and record the decision; alerts when the holdout needs fresh labels."""
         from ml.gate.decide import asks_for_labels, decide
         from plugins.alerts import alert
         from plugins.runtime import context
@@ -85,20 +85,20 @@ def train() -> None:
 
     @task.short_circuit
     def undecided(decision_id: str) -> bool:
-        """Whether a person must say."""
+        """Whether a person must decide."""
         from ml.catalog import decisions
         from plugins.runtime import context
 
         return decisions.get(context().engine, decision_id).verdict == "needs_person"
 
-    @task.sensor(**WAITING)
+    @task.sensor(**SENSOR_OPTIONS)
     def release(chosen: dict[str, Any], decision_id: str) -> PokeReturnValue:
-        """Make a promoted challenger answer everywhere; skipped when it was not promoted."""
-        from ml.release.release import release as deploy
-        from plugins.releases import looked
+        """Deploy a promoted challenger to all replicas; skipped when it was not promoted."""
+        from ml.release import release as releases
+        from plugins.releases import poke_result
         from plugins.runtime import context
 
-        return looked(deploy(context(), decision_id, cycle_id=chosen["cycle_id"]))
+        return poke_result(releases.release(context(), decision_id, cycle_id=chosen["cycle_id"]))
 
     chosen = plan()
     decision = gate(chosen, fit(chosen))

@@ -58,11 +58,11 @@ def status(
     """Each part's health, address and memory. Exit code 3 if a part is not healthy."""
     from infra.local import airflow, layout, show, state
 
-    found = state.status(home())
+    statuses = state.status(home())
     if as_json:
-        typer.echo(orjson.dumps(state.as_json(found), option=orjson.OPT_INDENT_2))
+        typer.echo(orjson.dumps(state.as_json(statuses), option=orjson.OPT_INDENT_2))
     else:
-        show.status(found, console)
+        show.status(statuses, console)
         password = layout.load(home()).secrets["airflow_admin"]
         console.print(
             f"  Airflow's login: {airflow.USER} / {password}"
@@ -70,7 +70,7 @@ def status(
             else "  Airflow's login: admin, password by --show-password",
             highlight=False,
         )
-    if any(part.state != "healthy" for part in found):
+    if any(part.state != "healthy" for part in statuses):
         raise typer.Exit(UNAVAILABLE)
 
 
@@ -89,16 +89,16 @@ def demo(
     raise typer.Exit(run_demo(home(), data, stack))
 
 
-def _ports(told: list[str]) -> dict[str, int]:
+def _ports(options: list[str]) -> dict[str, int]:
     from infra.local.layout import PORTS
 
-    found = {}
-    for text in told:
+    ports = {}
+    for text in options:
         part, _, number = text.partition("=")
         if part not in PORTS or not number.isdecimal():
             raise InvalidInputError(f"`--port` is PART=PORT, with a part of {', '.join(PORTS)}; received {text!r}")
-        found[part] = int(number)
-    return found
+        ports[part] = int(number)
+    return ports
 
 
 def main() -> None:

@@ -31,17 +31,17 @@ def predict(
     with _service() as service:
         for path in files:
             try:
-                said = service.predict(path.read_bytes(), top=top)
+                prediction = service.predict(path.read_bytes(), top=top)
             except RefusedError as error:
                 raise InvalidInputError(f"{path}: {error}") from error
-            answers.append({"file": str(path), **said.raw})
+            answers.append({"file": str(path), **prediction.raw})
             add_row(
                 table,
                 str(path),
-                f"{said.label}, {said.rejected}" if said.rejected else said.label,
-                f"{said.probability:.1%}",
-                f"v{said.model_version}",
-                f"{said.milliseconds:.1f}",
+                f"{prediction.label}, {prediction.rejected}" if prediction.rejected else prediction.label,
+                f"{prediction.probability:.1%}",
+                f"v{prediction.model_version}",
+                f"{prediction.milliseconds:.1f}",
             )
     show(table, answers, as_json)
 
@@ -59,10 +59,10 @@ def feedback(
     """Say what a prediction should have been."""
     with _service() as service:
         named = {_name_of(prediction): prediction}
-        kept = service.feedback(label, **named, source=source, comment=comment)
-    emit({**named, "label": label, "source": source, "kept": kept}, as_json)
+        outcome = service.feedback(label, **named, source=source, comment=comment)
+    emit({**named, "label": label, "source": source, "kept": outcome}, as_json)
     if not as_json:
-        say(f"{source} says {label}{_MORE[kept]}")
+        say(f"{source} says {label}{_MORE[outcome]}")
 
 
 def _name_of(prediction: str) -> str:

@@ -45,14 +45,14 @@ _STATE = (
 def ensure_env(repo: Path = REPO) -> dict[str, str]:
     """The variables in `.env`, readable by the owner only. What is missing is made; what is there never changes."""
     path = repo / ENV_FILE
-    known = {k: v for k, v in dotenv_values(path).items() if v}
-    made = {name: secrets.token_urlsafe(24) for name in _PASSWORDS}
-    made |= {"SERVICE_API_KEY": api_keys.generate()}
-    made |= {"AIRFLOW_JWT_SECRET": secrets.token_urlsafe(72), "AIRFLOW_FERNET_KEY": Fernet.generate_key().decode()}
-    if made.keys() - known.keys():
-        known = made | known
-        write_private(path, "".join(f"{k}={v}\n" for k, v in known.items()).encode())
-    return known
+    values = {k: v for k, v in dotenv_values(path).items() if v}
+    generated = {name: secrets.token_urlsafe(24) for name in _PASSWORDS}
+    generated |= {"SERVICE_API_KEY": api_keys.generate()}
+    generated |= {"AIRFLOW_JWT_SECRET": secrets.token_urlsafe(72), "AIRFLOW_FERNET_KEY": Fernet.generate_key().decode()}
+    if generated.keys() - values.keys():
+        values = generated | values
+        write_private(path, "".join(f"{k}={v}\n" for k, v in values.items()).encode())
+    return values
 
 
 def up(repo: Path = REPO) -> Settings:
@@ -80,24 +80,24 @@ def down(repo: Path = REPO) -> None:
     _compose(repo, "down")
 
 
-def host_environment(repo: Path, told: Mapping[str, str]) -> dict[str, str]:
+def host_environment(repo: Path, env: Mapping[str, str]) -> dict[str, str]:
     """`EVERGREEN_*` variables for a process outside the containers, which sees the published ports.
 
     Args:
         repo: the checkout.
-        told: what `.env` says; real environment variables win over it, as they do for compose.
+        env: the variables of `.env`; real environment variables win over it, as they do for compose.
     """
-    at = {part: f"127.0.0.1:{port}" for part, port in _ports({**told, **os.environ}).items()}
+    at = {part: f"127.0.0.1:{port}" for part, port in _ports({**env, **os.environ}).items()}
     values = {
         "HOME": str(repo / HOME),
-        "DATABASE_URL": f"postgresql+psycopg2://evergreen:{told['CATALOG_DB_PASSWORD']}@{at['postgres']}/evergreen",
+        "DATABASE_URL": f"postgresql+psycopg2://evergreen:{env['CATALOG_DB_PASSWORD']}@{at['postgres']}/evergreen",
         "S3_ENDPOINT": f"http://{at['s3']}",
         "S3_ACCESS_KEY": "evergreen",
-        "S3_SECRET_KEY": told["S3_SECRET_KEY"],
+        "S3_SECRET_KEY": env["S3_SECRET_KEY"],
         "MLFLOW_URL": f"http://{at['mlflow']}",
         "AIRFLOW_URL": f"http://{at['airflow']}",
         "SERVICE_URL": f"http://{at['service']}",
-        "API_KEY": told["SERVICE_API_KEY"],
+        "API_KEY": env["SERVICE_API_KEY"],
         "EXPECTATIONS": str(repo / "expectations"),
     }
     return {PREFIX + name: value for name, value in values.items()}
@@ -107,51 +107,51 @@ def _ports(environ: Mapping[str, str]) -> dict[str, int]:
     ports = {}
     for part, usual in PORTS.items():
         name = PORT_PREFIX + part.upper()
-        told = environ.get(name) or str(usual)
-        if not told.isdecimal() or not 0 < int(told) < 65536:
-            raise InvalidInputError(f"`{name}` must be 1 to 65535; received {told!r}")
-        ports[part] = int(told)
+        value = environ.get(name) or str(usual)
+        if not value.isdecimal() or not 0 < int(value) < 65536:
+            raise InvalidInputError(f"`{name}` must be 1 to 65535; received {value!r}")
+        ports[part] = int(value)
     return ports
 
 
 def _start(repo: Path, console: Console) -> None:
     """`compose up`, and the containers' states as they change, until all are healthy and `init` has ended well."""
     began = time.monotonic()
-    wanted = set(_output(repo, "config", "--services"))
+    services = set(_output(repo, "config", "--services"))
     shown: set[str] = set()
     deadline = None
     with subprocess.Popen([*_command(), *_PLAIN, "up", "-d"], cwd=repo, env=_environment()) as starting:
         while True:
-            for name in sorted(_well(repo) - shown):
+            for name in sorted(_ready_services(repo) - shown):
                 state = "done" if name == "init" else "healthy"
                 console.print(f"  [green]●[/] {name:18} {state}  [dim]{time.monotonic() - began:.1f} s[/]")
                 shown.add(name)
-                deadline = None  # it goes on
+                deadline = None  # there is progress
             if starting.poll() is not None:
                 if starting.returncode:
                     _compose(repo, "logs", "--tail", "20", "init")
-                    raise UnavailableError("the containers do not start; compose's and init's words are above")
-                if wanted <= shown:
+                    raise UnavailableError("the containers do not start; the output of compose and init is above")
+                if services <= shown:
                     return
                 deadline = deadline or time.monotonic() + _PATIENCE
                 if time.monotonic() > deadline:
                     _compose(repo, "ps")
                     raise UnavailableError(
-                        f"not healthy, and no other became so in {_PATIENCE} s: {', '.join(sorted(wanted - shown))}; "
-                        f"`{' '.join(_command())} logs NAME` tells more"
+                        f"not healthy, and no other became so in {_PATIENCE} s: {', '.join(sorted(services - shown))}; "
+                        f"`{' '.join(_command())} logs NAME` shows more"
                     )
             time.sleep(0.5)
 
 
-def _well(repo: Path) -> set[str]:
-    """The services that are healthy, and `init` once it has ended well."""
+def _ready_services(repo: Path) -> set[str]:
+    """The services that are healthy, and `init` once it has succeeded."""
     containers = _output(repo, "ps", "-a", "-q")
     if not containers:
         return set()
-    found = subprocess.run(
+    result = subprocess.run(
         ["docker", "inspect", "--format", _STATE, *containers], capture_output=True, text=True, check=False
     )
-    states = [line.split() for line in found.stdout.splitlines()]
+    states = [line.split() for line in result.stdout.splitlines()]
     return {
         name
         for name, status, health, code in states
@@ -177,7 +177,7 @@ def _output(repo: Path, *arguments: str) -> list[str]:
 
 @cache
 def _environment() -> dict[str, str]:
-    """This process's, and the revision of the code that goes into the images."""
+    """This process's environment, with the revision of the code for the images."""
     return {"CODE_VERSION": code_version(), **os.environ}
 
 

@@ -1,4 +1,4 @@
-"""Tells people what needs them: always in the log, and by a webhook if one is set."""
+"""Alerts for operators: always logged, and posted to a webhook if one is configured."""
 
 import logging
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def alert(settings: Settings, message: str, detail: str) -> None:
-    """Log, and post a small JSON body to the setting `alert_webhook`; a webhook that fails is logged and no more."""
+    """Log the alert and post it as JSON to the setting `alert_webhook`; a failed post is only logged."""
     log.error("ALERT %s: %s", message, detail)
     if settings.alert_webhook is None:
         return

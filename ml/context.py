@@ -1,4 +1,4 @@
-"""What a stage works with: settings, the catalog, the buckets, the registry. Built once a process."""
+"""The dependencies of a stage: settings, catalog, buckets and registry. Built once per process."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +20,9 @@ class Context:
     """The dependencies of every stage function; tests pass their own.
 
     Attributes:
-        labels: the bucket people upload drops to; we only move its markers.
-        store: our bucket: segments, manifests, reports, quarantine, prediction images.
-        artifacts: MLflow's bucket, read only, for bundles.
+        labels: the bucket that drops are uploaded to; only its markers are moved.
+        store: bucket of segments, manifests, reports, quarantine and prediction images.
+        artifacts: MLflow's artifact bucket, read only, for bundles.
     """
 
     settings: Settings
@@ -33,14 +33,14 @@ class Context:
 
     @cached_property
     def registry(self) -> "Registry":
-        """MLflow's."""
+        """The MLflow model registry."""
         from ml.models.registry import Registry
 
         return Registry(self.settings)
 
 
 def connect(settings: Settings) -> Context:
-    """The composition function of every process that runs stages. Opens nothing yet."""
+    """Build the context from settings. Connections are opened on first use."""
     return Context(
         settings=settings,
         engine=catalog_engine.connect(settings),

@@ -1,4 +1,4 @@
-"""One trip round the loop in this process, on the same functions that Airflow's tasks call."""
+"""One full cycle in this process, using the same functions as the Airflow tasks."""
 
 import uuid
 from collections.abc import Callable
@@ -29,13 +29,13 @@ def run_cycle(
     progress: Progress | None = None,
     retrain: bool = False,
 ) -> dict[str, Any]:
-    """Ingest, train, decide, release; the cycle's row at the end.
+    """Ingest, train, decide and release; return the cycle's row.
 
     Args:
-        prefix: the drop; None for the longest waiting ready one.
-        on_stage: hears each stage's name and what came of it.
-        progress: hears each training epoch.
-        retrain: no drop: train anew on the newest dataset version.
+        prefix: the drop; None selects the ready drop that has waited longest.
+        on_stage: called with the name and the result of each stage.
+        progress: called after each training epoch.
+        retrain: ingest no drop; train again on the newest dataset version.
 
     Raises:
         InvalidInputError: no drop is ready, or there is no dataset version to retrain on.
@@ -44,17 +44,17 @@ def run_cycle(
     if cycle_id is None:
         return {"verdict": "stopped", "reason": "this content was finished before"}
     if version is not None:
-        made = train(ctx, version, cycle_id=cycle_id, progress=progress)
-        on_stage("train", f"version {made.model_version}")
-        decision = decide(ctx, made.model_version, cycle_id=cycle_id)
+        model = train(ctx, version, cycle_id=cycle_id, progress=progress)
+        on_stage("train", f"version {model.model_version}")
+        decision = decide(ctx, model.model_version, cycle_id=cycle_id)
         on_stage("gate", f"{decision.verdict}: {decision.reason}")
-        done = release(ctx, decision.id, cycle_id=cycle_id)
-        if done is not None and done.status == "trial":
-            on_stage("trial", f"version {done.model_version} as a {done.strategy}")
-            trial.wait(ctx, done.id, _PAUSE)
-            done = release(ctx, decision.id, cycle_id=cycle_id)
-        if done is not None:
-            on_stage("release", f"{done.status} on {done.replicas} replicas")
+        deployment = release(ctx, decision.id, cycle_id=cycle_id)
+        if deployment is not None and deployment.status == "trial":
+            on_stage("trial", f"version {deployment.model_version} as a {deployment.strategy}")
+            trial.wait(ctx, deployment.id, _PAUSE)
+            deployment = release(ctx, decision.id, cycle_id=cycle_id)
+        if deployment is not None:
+            on_stage("release", f"{deployment.status} on {deployment.replicas} replicas")
     return cycles.get(ctx.engine, cycle_id)
 
 
@@ -73,5 +73,5 @@ def _ingest(ctx: Context, prefix: str | None, on_stage: OnStage) -> tuple[str | 
         if not ready:
             raise InvalidInputError("no drop is ready; upload one with `evergreen drop PATH`, or say `--retrain`")
         prefix = ready[0].prefix
-    done = ingest(ctx, prefix, on_stage)
-    return done.drop_id, done.version
+    result = ingest(ctx, prefix, on_stage)
+    return result.drop_id, result.version

@@ -1,1 +1,1 @@
-"""What Airflow itself gains."""
+"""Airflow plugins, and code that the DAGs share."""

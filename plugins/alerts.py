@@ -1,4 +1,4 @@
-"""Tells people that a task failed, as `ml.alerts` does."""
+"""Alerts people when a task fails, through `ml.alerts`."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ class AlertNotifier(BaseNotifier):
     # No template fields: rendering would write the first failure's words into the instance that all tasks share.
 
     def notify(self, context: dict[str, Any]) -> None:
-        """Airflow's entry."""
+        """Called by Airflow when a task fails."""
         ti = context["ti"]
         which = f" ({context['label']})" if "label" in context else ""
         error = context.get("exception")

@@ -1,6 +1,6 @@
 """The assets that start DAGs, defined once: another definition without the watcher would end it.
 
-An event here only means "look": whoever is started asks the bucket or the catalog what there is to do.
+An event only triggers a run: the run reads from the bucket or the catalog what there is to do.
 """
 
 from airflow.sdk import Asset, AssetWatcher

@@ -12,7 +12,7 @@ def _console_url() -> str:
 
 
 class EvergreenPlugin(AirflowPlugin):
-    """Airflow's entry."""
+    """The plugin that Airflow loads."""
 
     name = "evergreen"
     external_views = [  # noqa: RUF012 - Airflow reads a plain list

@@ -1,4 +1,4 @@
-"""Sees ready drops in the bucket.
+"""Announces ready drops in the bucket.
 
 Level-triggered: a drop that stays ready is announced again, so an event that Airflow coalesces away, or
 a run that failed, loses nothing.
@@ -13,8 +13,8 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 REFIRE_SECONDS = 20.0
-PAUSE_SECONDS = 1.0  # before the bucket has said how long to wait
-REST = 4  # waits at least so many times as long as a poll took: one that grows slow must not take a core
+PAUSE_SECONDS = 1.0  # before the first poll returned the configured interval
+MIN_PAUSE_FACTOR = 4  # the pause is at least this multiple of a poll's duration: slow polls must not occupy a core
 
 Find = Callable[[], tuple[Sequence[str], float]]
 
@@ -40,8 +40,8 @@ class DropTrigger(BaseEventTrigger):
             try:
                 find = find or await asyncio.to_thread(finder)
                 began = time.monotonic()
-                ready, wanted = await asyncio.to_thread(find)
-                pause = max(wanted, REST * (time.monotonic() - began))
+                ready, interval = await asyncio.to_thread(find)
+                pause = max(interval, MIN_PAUSE_FACTOR * (time.monotonic() - began))
                 if failing:
                     self.log.info("the bucket answers again")
                 failing = False
@@ -52,7 +52,7 @@ class DropTrigger(BaseEventTrigger):
                     yield TriggerEvent({"drops": due})
             except Exception:
                 if not failing:
-                    self.log.exception("ready drops cannot be looked for; trying on")
+                    self.log.exception("looking for ready drops failed; retrying")
                 failing = True
             await asyncio.sleep(pause)
 

@@ -11,7 +11,7 @@ class DataDocsLink(BaseOperatorLink):
     name = "Data Docs"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Airflow's entry; it calls it in the task's process when the task has ended, and keeps the address."""
+        """Called by Airflow in the task's process when the task has ended; Airflow stores the URL."""
         from ml.validation import data_docs
         from plugins.runtime import settings
 

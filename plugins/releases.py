@@ -1,4 +1,4 @@
-"""Waiting for a release in a task: with a trial it may take hours, in which no worker slot is held."""
+"""Release sensors: a trial may take hours, in which they hold no worker slot."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +8,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 if TYPE_CHECKING:
     from ml.release.deploy import Deployment
 
-WAITING: dict[str, Any] = {"mode": "reschedule", "poke_interval": 10, "timeout": 24 * 3600}
-"""The first look deploys or begins a trial, each later one sees whether it has ended; a look may be killed."""
+SENSOR_OPTIONS: dict[str, Any] = {"mode": "reschedule", "poke_interval": 10, "timeout": 24 * 3600}
+"""The first poke deploys or begins a trial, each later one checks whether it has ended; any may be killed."""
 
 
-def looked(done: "Deployment | None") -> PokeReturnValue:
-    """A look at what came of it; skips the task where nothing was released."""
-    if done is None:
+def poke_result(deployment: "Deployment | None") -> PokeReturnValue:
+    """The sensor's result for a deployment; skips the task if nothing was released."""
+    if deployment is None:
         raise AirflowSkipException("there was nothing to release")
-    return PokeReturnValue(is_done=done.status != "trial", xcom_value=done.status)
+    return PokeReturnValue(is_done=deployment.status != "trial", xcom_value=deployment.status)

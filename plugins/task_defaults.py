@@ -1,4 +1,4 @@
-"""What every task of ours has, unless its DAG says otherwise."""
+"""Default arguments of every task, which a DAG may override."""
 
 from datetime import timedelta
 from typing import Any
@@ -10,12 +10,12 @@ from plugins.alerts import AlertNotifier
 
 DEFAULTS: dict[str, Any] = {
     "owner": "evergreen",
-    # Waits of at least 5, 10, 20 and 40 s: a server that is away for a minute is waited out.
+    # Waits of at least 5, 10, 20 and 40 s, to outlast a server that is unavailable for a minute.
     "retries": 4,
     "retry_delay": timedelta(seconds=5),
     "retry_exponential_backoff": 2,
     "max_retry_delay": timedelta(minutes=5),
-    # What is wrong or missing does not get better by trying again, and what waits behind it should not wait longer.
+    # Retrying does not help when something is invalid or missing, and would delay the tasks that wait.
     "retry_policy": ExceptionRetryPolicy(
         rules=[
             RetryRule(exception=error, action=RetryAction.FAIL)

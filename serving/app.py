@@ -1,4 +1,4 @@
-"""The service, put together; `python -m serving` runs it."""
+"""Builds the service's FastAPI app; `python -m serving` runs it."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ from serving.api.routes import (
     predict,
     predictions,
 )
-from serving.api.timeouts import Bounds
+from serving.api.timeouts import RequestLimits
 from serving.auth.access import AccessControl
 from serving.auth.keys import KeyRing, KeySync
 from serving.auth.rate_limit import RateLimiter
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 INFERENCE_WAITING: Final = 40
 SWITCH_SECONDS: Final = 0.0005
-"""Inference gets Python's lock back so soon from a busy event loop; by default after 5 ms."""
+"""GIL switch interval: inference gets the lock back this soon from a busy event loop; Python's default is 5 ms."""
 DATABASE_THREADS: Final = 4
 DATABASE_WAITING: Final = 32
 STORAGE_THREADS: Final = 2
@@ -77,8 +77,8 @@ PICTURES_WAITING: Final = 96
 OPERATOR_THREADS: Final = 2
 OPERATORS_WAITING: Final = 4
 SHUTDOWN_SECONDS: Final = 3.0
-REPLACED_SECONDS: Final = 3.0  # uvicorn's supervisor gives a worker five to start
-"""So long a worker in the place of a dead one takes no connections while it has no model: the others have one."""
+REPLACEMENT_WAIT_SECONDS: Final = 3.0  # uvicorn's supervisor gives a worker five to start
+"""Seconds that the replacement of a dead worker accepts no connections while it has no model: the others have one."""
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ _CORS: Final[dict[str, Any]] = {
     "expose_headers": ["ratelimit", "ratelimit-policy", "retry-after", "x-request-id"],
 }
 
-_ABOUT = """Answers what an image shows, with the newest model that proved better than the one before.
+_DESCRIPTION = """Answers what an image shows, with the newest model that proved better than the one before.
 
 Models change while the service runs; each answer names the version that gave it."""
 
@@ -97,18 +97,18 @@ def create_app(balancer: ConnectionBalancer | None = None, rate_limiter: RateLim
     """The app of this worker, from the environment.
 
     Args:
-        balancer, rate_limiter: what this worker shares with the others of the host, where it is one of several.
+        balancer, rate_limiter: shared with the other workers of the host, where there are several.
     """
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry of an outage
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it would log each retry during an outage
     sys.setswitchinterval(SWITCH_SECONDS)
-    memory.bound()
-    warnings.filterwarnings("ignore", module="PIL")  # each broken file has words of its own, and they are remembered
+    memory.limit_arenas()
+    warnings.filterwarnings("ignore", module="PIL")  # the registry of shown warnings would grow with each broken file
     settings = Settings.load(os.environ)
-    logs.set_up(settings.log_format)
+    logs.configure(settings.log_format)
     if settings.api_keys == "loopback":
         log.warning(
             "NO API KEY IS NEEDED FROM THIS MACHINE (`EVERGREEN_API_KEYS=loopback`): every program and every user "
-            "on it may ask, operate and administer; set `required` where others have an account"
+            "on it may predict, operate and administer; set `required` where others have an account"
         )
     return build(settings, os.environ, balancer, rate_limiter)
 
@@ -146,7 +146,7 @@ def build(
     balancer: ConnectionBalancer | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> FastAPI:
-    """The composition: everything is made here and nowhere else; nothing is contacted before the app starts."""
+    """The composition root: creates every object. No server is contacted before the app starts."""
     context = Context(
         settings,
         catalog_engine.connect(settings),
@@ -157,17 +157,17 @@ def build(
     )
     identity, metrics, slot, key_ring = Identity.detect(), Metrics(environ), ModelSlot(), KeyRing()
     spool = Spool(settings.home / "spool", identity.path, min(FILE_BYTES, settings.spool_bytes // 16))
-    prediction_log = PredictionLog(spool, settings.spool_bytes, ImagePolicy.of(settings), metrics)
+    prediction_log = PredictionLog(spool, settings.spool_bytes, ImagePolicy.from_settings(settings), metrics)
     limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
     queue = InferenceQueue("inference", INFERENCE_WAITING, settings.max_wait_seconds)
     shadow = ShadowRunner(limits)
     reloader, heartbeat = _rollout(context, identity, slot, metrics, balancer)
-    # The uploader tries again itself: a connection that will never answer must not hold it for minutes.
-    impatient_store = object_store.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
+    # The uploader retries itself: a connection that never answers must not block it for minutes.
+    upload_store = object_store.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
     threads = _Threads(
         access_log=AccessLog(settings.access_log),
         key_sync=KeySync(key_ring, context.engine, settings.home),
-        uploader=Uploader(spool, PairStore(context.engine, impatient_store, metrics)),
+        uploader=Uploader(spool, PairStore(context.engine, upload_store, metrics)),
         spool_monitor=SpoolMonitor(spool, prediction_log, metrics),
         shadow=shadow,
         reloader=reloader,
@@ -185,7 +185,7 @@ def build(
         prediction_log=prediction_log,
         access=AccessControl(key_ring, metrics, rate_limiter or RateLimiter(), keyless_loopback=keyless),
         predictor=Predictor(
-            slot, prediction_log, limits, metrics, RejectPolicy.of(settings), shadow, queue, image_bytes
+            slot, prediction_log, limits, metrics, RejectPolicy.from_settings(settings), shadow, queue, image_bytes
         ),
         inference=queue,
         database=BoundedThreadPool("database", DATABASE_THREADS, DATABASE_WAITING),
@@ -197,14 +197,14 @@ def build(
         sources={bucket.bucket: bucket for bucket in (context.store, context.labels)},
     )
     if balancer:
-        balancer.ready = lambda: slot.take() is not None
-    return _app(dependencies, threads, REPLACED_SECONDS if balancer and balancer.is_replacement else 0.0)
+        balancer.ready = lambda: slot.get() is not None
+    return _app(dependencies, threads, REPLACEMENT_WAIT_SECONDS if balancer and balancer.is_replacement else 0.0)
 
 
 def _rollout(
     context: Context, identity: Identity, slot: ModelSlot, metrics: Metrics, balancer: ConnectionBalancer | None
 ) -> tuple[ModelReloader, Heartbeat]:
-    """What loads the models that the catalog wants live, and what tells the catalog how that went."""
+    """The threads that load the models the catalog wants live, and report the result to it."""
     settings = context.settings
     loader = BundleLoader(
         settings.home / "bundles",
@@ -225,15 +225,15 @@ def _rollout(
     return reloader, heartbeat
 
 
-def _app(dependencies: Dependencies, threads: _Threads, patience: float) -> FastAPI:
+def _app(dependencies: Dependencies, threads: _Threads, wait_seconds: float) -> FastAPI:
     tracing = _tracing(dependencies.settings, dependencies.identity)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threads.start()
-        await _wait_for_model(dependencies.slot, patience)
+        await _wait_for_model(dependencies.slot, wait_seconds)
         yield
-        dependencies.inference.close(SHUTDOWN_SECONDS)  # what was answered is logged before the log is closed
+        dependencies.inference.close(SHUTDOWN_SECONDS)  # predictions are logged before the log is closed
         threads.stop()
         if tracing:
             tracing.close()
@@ -242,7 +242,7 @@ def _app(dependencies: Dependencies, threads: _Threads, patience: float) -> Fast
         dependencies.engine.dispose()
 
     app = FastAPIOffline(
-        title="Evergreen", version="1", description=_ABOUT, lifespan=lifespan, docs_url="/docs", redoc_url=None
+        title="Evergreen", version="1", description=_DESCRIPTION, lifespan=lifespan, docs_url="/docs", redoc_url=None
     )
     app.state.dependencies = dependencies
     problems.install(app)
@@ -259,7 +259,7 @@ def _app(dependencies: Dependencies, threads: _Threads, patience: float) -> Fast
 
 
 def _add_middleware(app: FastAPI, dependencies: Dependencies, access_log: AccessLog) -> None:
-    """The innermost first."""
+    """Add the middleware, the innermost first."""
     settings = dependencies.settings
     app.add_middleware(FastPathMiddleware, routes=raw_routes(app))
     if settings.cors_origins:
@@ -267,7 +267,7 @@ def _add_middleware(app: FastAPI, dependencies: Dependencies, access_log: Access
     airflow = urlsplit(settings.airflow_url)
     app.add_middleware(
         RequestMiddleware,
-        bounds=Bounds(settings.max_body_bytes, settings.body_seconds, settings.answer_seconds),
+        limits=RequestLimits(settings.max_body_bytes, settings.body_seconds, settings.answer_seconds),
         metrics=dependencies.metrics,
         access_log=access_log,
         frame_ancestors=f"{airflow.scheme}://{airflow.netloc}",
@@ -275,17 +275,17 @@ def _add_middleware(app: FastAPI, dependencies: Dependencies, access_log: Access
 
 
 async def _wait_for_model(slot: ModelSlot, seconds: float) -> None:
-    """Until there is one, or the seconds have passed."""
+    """Return once there is a live model, or after `seconds`."""
     end = time.monotonic() + seconds
-    while slot.take() is None and time.monotonic() < end:
+    while slot.get() is None and time.monotonic() < end:
         await asyncio.sleep(0.02)
 
 
 def _tracing(settings: Settings, identity: Identity) -> "Tracing | None":
-    """Where traces are wanted.
+    """The exporter of traces, None where no URL is set.
 
     Raises:
-        InvalidInputError: they are, and OpenTelemetry is not installed.
+        InvalidInputError: a URL is set and OpenTelemetry is not installed.
     """
     if settings.traces_url is None:
         return None

@@ -1,4 +1,4 @@
-"""What the routes work with, made once a worker and injected by FastAPI."""
+"""The objects that routes use, created once per worker and injected by FastAPI."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,19 +21,19 @@ from serving.telemetry.metrics import Metrics
 
 @dataclass(frozen=True)
 class Dependencies:
-    """Built once a worker by `serving.app.build`.
+    """Built once per worker by `serving.app.build`.
 
     Attributes:
-        inference: the thread that decodes and infers, and the queue before it.
-        access: decides who may do what.
-        database: threads that may wait for Postgres, so that nothing else does.
-        store: the bucket of reports and of what lies in quarantine.
-        storage: threads that may wait for it.
-        pictures: threads that wait for processes that decode.
-        context: what an operator's deployment works with.
-        operators: threads that wait for its end.
+        inference: the thread that decodes and infers, with its queue.
+        access: authentication, authorization and rate limits.
+        database: threads for queries, so that nothing else waits for Postgres.
+        store: the bucket of reports and of quarantined images.
+        storage: threads for requests to buckets.
+        pictures: threads that wait for the processes that decode images.
+        context: used by an operator's deployment.
+        operators: threads that wait for deployments to end.
         sources: the buckets that `s3://` URLs may name.
-        remembered: what was read a moment ago, with the time by `time.monotonic`.
+        cache: values read a moment ago, each with its time by `time.monotonic`.
     """
 
     settings: Settings
@@ -52,10 +52,10 @@ class Dependencies:
     context: Context
     operators: BoundedThreadPool
     sources: Mapping[str, ObjectStore]
-    remembered: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
+    cache: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
 
-async def _dependencies(request: Request) -> Dependencies:  # a plain function would cost each request a thread
+async def _dependencies(request: Request) -> Dependencies:  # FastAPI would run a plain function in a thread
     dependencies: Dependencies = request.app.state.dependencies
     return dependencies
 

@@ -1,4 +1,4 @@
-"""Errors that already know which answer they become, for what the domain's own errors have no word for."""
+"""An error with its HTTP response, for cases that the errors of `ml.errors` do not cover."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -9,11 +9,11 @@ RETRY: Final = {"retry-after": "1"}
 
 
 class ProblemError(EvergreenError):
-    """An answer that is not 200.
+    """An error response.
 
     Attributes:
         code: short and stable, for programs; the message is for people.
-        headers: sent with the answer, such as ``Retry-After``.
+        headers: sent with the response, such as ``Retry-After``.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:

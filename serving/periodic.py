@@ -1,4 +1,4 @@
-"""A thread that does something again and again until it is stopped."""
+"""A thread that calls a method periodically until it is stopped."""
 
 import threading
 
@@ -7,8 +7,8 @@ class PeriodicThread(threading.Thread):
     """Calls `tick` every `period` seconds; a subclass may change the period between calls, to back off.
 
     Args:
-        name: of the thread.
-        period: seconds before the first call, and between the end of one and the beginning of the next.
+        name: the thread's name.
+        period: seconds before the first call, and between the end of one call and the start of the next.
     """
 
     def __init__(self, name: str, period: float) -> None:
@@ -17,7 +17,7 @@ class PeriodicThread(threading.Thread):
         self._stopping = threading.Event()
 
     def tick(self) -> None:
-        """One round of work; an error that it raises ends the thread, so it handles its own."""
+        """One round of work. It must handle its errors: one that it raises ends the thread."""
         raise NotImplementedError
 
     def run(self) -> None:
@@ -25,6 +25,6 @@ class PeriodicThread(threading.Thread):
             self.tick()
 
     def stop(self, seconds: float) -> None:
-        """Ask the thread to end after the round at hand, and wait so long for that."""
+        """Ask the thread to end after the current round, and wait up to `seconds` for it."""
         self._stopping.set()
         self.join(seconds)

@@ -84,7 +84,7 @@ def add_int8(folder: Path, *, speedup: float = 2.0, probe_shift: float = 0.0, gr
     bundle.write(folder, info.model_copy(update={"int8": report}))
     images, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
     small = model.load(folder, variant="int8")
-    here = runtimes.place(small.runtime.name)
+    here = runtimes.describe(small.runtime.name)
     report = report.model_copy(update={"measured_on": here, "proven_on": (here,)})
     expected = small.predict(images) + np.float32(probe_shift)
     np.savez(folder / bundle.INT8_PROBES, images=images, probabilities=expected)

@@ -37,11 +37,11 @@ def main(folder: Path, mishap: str) -> None:
     x, y = material()
     network = networks.seeded(3, 4, 24, 3)
     network.dropout = nn.Dropout(0)  # each process draws its own mask
-    with placement.joined(os.environ) as place:
+    with placement.join_process_group(os.environ) as place:
         fallen = folder / "fallen"
 
         def told(epoch: int, *_: object) -> None:
-            if mishap == "falls" and epoch == 2 and place.rank == place.world - 1 and not fallen.exists():
+            if mishap == "falls" and epoch == 2 and place.rank == place.world_size - 1 and not fallen.exists():
                 fallen.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             if mishap == "waits" and epoch == 2 and not (folder / "killed").exists():
@@ -50,9 +50,11 @@ def main(folder: Path, mishap: str) -> None:
 
         checkpoint = Checkpoint(folder / "state.pt", "this one", 0.0)
         done = fit(network, (x[:150], y[:150]), (x[150:], y[150:]), RECIPE, told, checkpoint=checkpoint, place=place)
-        if place.leads:
+        if place.is_leader:
             state = {k: v.tolist() for k, v in done.network.state_dict().items()}
-            (folder / "done.json").write_text(json.dumps({"world": place.world, "curve": done.history, "state": state}))
+            (folder / "done.json").write_text(
+                json.dumps({"world": place.world_size, "curve": done.history, "state": state})
+            )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def replica(ctx: Context, name: str, temper: Temper = "loads") -> Iterator[None]
     The first deployment it finds live it runs, whatever its temper.
     """
     with transaction(ctx.engine) as connection:
-        wish = deployments.wish(connection)
+        wish = deployments.desired(connection)
         state = _running(wish) if wish and wish["status"] == "live" else {}
         connection.execute(replicas.insert().values(id=name, host="here", pid=1, **state))
     stop = threading.Event()
@@ -56,7 +56,7 @@ def dead_replica(ctx: Context, name: str, **columns: Any) -> None:
 def _follow(ctx: Context, name: str, temper: Temper, stop: threading.Event) -> None:
     while not stop.wait(0.05):
         with transaction(ctx.engine) as connection:
-            wish, tried = deployments.wish(connection), deployments.on_trial(connection)
+            wish, tried = deployments.desired(connection), deployments.on_trial(connection)
             news: dict[str, Any] = {"candidate_deployment_id": tried["id"] if tried else None}
             if tried and temper != "loads":
                 wish = tried | {"status": "rolling"}
@@ -110,7 +110,7 @@ def honest(ctx: Context, folders: dict[int, Path]) -> Callable[[bytes], Reply]:
 
     def reply(body: bytes) -> Reply:
         with transaction(ctx.engine) as connection:
-            wish = deployments.wish(connection)
+            wish = deployments.desired(connection)
         if wish is None:
             return 503, b"{}"
         model = models[wish["model_version"]]

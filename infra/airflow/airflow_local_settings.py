@@ -29,7 +29,7 @@ _COLLECT: Final = (20_000, 20, 20)
 
 
 def settle() -> None:
-    """What is loaded now stays for good: without this every collection in a task walks through all of it."""
+    """Freeze the loaded objects: otherwise every garbage collection in a task would traverse them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT)

@@ -1,4 +1,4 @@
-"""A client of the service: asks at a steady pace, keeps every answer's fate."""
+"""A load client: sends requests at a steady pace and counts the results."""
 
 import threading
 import time
@@ -10,15 +10,15 @@ from infra.demo import watch
 from infra.demo.pictures import Picture
 from ml.settings import Settings
 
-_ONCE = service.Retry(attempts=1)  # a try that a client makes again by itself could hide what a reload dropped
+_ONCE = service.Retry(attempts=1)  # retries could hide requests that a reload dropped
 _TRIES, _OVERLOADED = 60, "overloaded"
 
 
 @dataclass
 class RequestStats:
-    """What became of the requests; latencies in milliseconds, of answered requests.
+    """Results of the requests; latencies in milliseconds, of answered requests.
 
-    `busy` counts how often the service said that it had too much to do; it is asked again when it wants to be.
+    `busy` counts how often the service was overloaded; these requests are sent again after its `Retry-After`.
     """
 
     requests: int = 0
@@ -38,10 +38,10 @@ class RequestStats:
 
 
 class LoadClient:
-    """Sends the pictures in turn from a few threads until stopped; use as a context manager."""
+    """Sends the pictures in turn from several threads until stopped; a context manager."""
 
     def __init__(self, settings: Settings, pictures: Sequence[Picture], threads: int = 2, pause: float = 0.03) -> None:
-        self.tally = RequestStats()
+        self.stats = RequestStats()
         self._settings, self._pictures, self._pause = settings, pictures, pause
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -61,27 +61,27 @@ class LoadClient:
         """Until this model version has answered.
 
         Raises:
-            UnavailableError: for long no answer changed anything.
+            UnavailableError: no progress for too long.
         """
-        watch.until(
-            lambda: sorted(self.tally.versions), lambda seen: version in seen, f"an answer by version {version}"
+        watch.wait_until(
+            lambda: sorted(self.stats.versions), lambda versions: version in versions, f"an answer by version {version}"
         )
 
     def _run(self, position: int) -> None:
         with _client(self._settings) as http:
             while not self._stop.is_set():
-                _ask(http, self._pictures[position % len(self._pictures)], self.tally, self._lock)
+                _send(http, self._pictures[position % len(self._pictures)], self.stats, self._lock)
                 position += len(self._threads)
                 self._stop.wait(self._pause)
 
 
 def ask_each(settings: Settings, pictures: Sequence[Picture]) -> RequestStats:
-    """Ask once for each picture."""
-    tally, lock = RequestStats(), threading.Lock()
+    """Send one request for each picture."""
+    stats, lock = RequestStats(), threading.Lock()
     with _client(settings) as http:
         for picture in pictures:
-            _ask(http, picture, tally, lock)
-    return tally
+            _send(http, picture, stats, lock)
+    return stats
 
 
 def _client(settings: Settings) -> service.Client:
@@ -89,25 +89,25 @@ def _client(settings: Settings) -> service.Client:
     return service.Client(settings.service_url, key, retry=_ONCE)
 
 
-def _ask(http: service.Client, picture: Picture, tally: RequestStats, lock: threading.Lock) -> None:
-    """Ask until the service has room for the request; one that fails for another reason is not asked again."""
+def _send(http: service.Client, picture: Picture, stats: RequestStats, lock: threading.Lock) -> None:
+    """Send a request, again while the service is overloaded; other errors are not retried."""
     for tries_left in reversed(range(_TRIES)):
         started = time.perf_counter()
         try:
-            said = http.predict(picture.data)
+            prediction = http.predict(picture.data)
         except service.ServiceError as error:
             if error.code == _OVERLOADED and tries_left:
                 with lock:
-                    tally.busy += 1
+                    stats.busy += 1
                 time.sleep(error.retry_after or 1)
                 continue
             with lock:
-                tally.requests += 1
-                tally.failures.append(str(error)[:200])
+                stats.requests += 1
+                stats.failures.append(str(error)[:200])
             return
         with lock:
-            tally.requests += 1
-            tally.latencies.append((time.perf_counter() - started) * 1000)
-            tally.versions.add(said.model_version)
-            tally.right += said.label == picture.label
+            stats.requests += 1
+            stats.latencies.append((time.perf_counter() - started) * 1000)
+            stats.versions.add(prediction.model_version)
+            stats.right += prediction.label == picture.label
         return

@@ -17,7 +17,7 @@ GIANT_SIDE = 6000
 
 @dataclass(frozen=True)
 class Story:
-    """What is uploaded, in order, and what is only asked of the service."""
+    """The three drops, in order, and the images sent to the service."""
 
     first: list[Picture]
     second: list[Picture]
@@ -25,7 +25,7 @@ class Story:
     questions: list[Picture]
 
 
-def tell(pictures: Sequence[Picture], seed: int = 0) -> Story:
+def make_story(pictures: Sequence[Picture], seed: int = 0) -> Story:
     """Split the pictures 48 : 32 : 12 : 8 into three drops and questions for the service.
 
     The first drop is clean but for four files that must be quarantined or skipped; three quarters

@@ -20,7 +20,7 @@ _START = "mend what is named above (a log's last lines tell why a part does not 
 
 
 def run_demo(home: Path, data: Path | None, stack: str) -> int:
-    """The whole demo; the exit code is 0 only when the loop did what the story promises, else it says what did not.
+    """Run the demo; the exit code is 0 only if every step ended as expected.
 
     Args:
         home: the local stack's data folder; one that an earlier demo made is set aside.
@@ -29,19 +29,17 @@ def run_demo(home: Path, data: Path | None, stack: str) -> int:
     """
     console = Console()
     started = time.monotonic()
-    told = drops.tell(pictures.load(data))
-    console.print(
-        f"[bold]Evergreen[/] on {len(told.first) + len(told.second) + len(told.third)} images in three drops "
-        f"({data or 'scikit-learn handwritten digits'})"
-    )
+    data_story = drops.make_story(pictures.load(data))
+    count = len(data_story.first) + len(data_story.second) + len(data_story.third)
+    console.print(f"[bold]Evergreen[/] on {count} images in three drops ({data or 'scikit-learn handwritten digits'})")
     settings = None
     try:
         with steps.step("0 · The stack starts", "every part becomes healthy", console, _START):
             settings = _start(home, stack, console)
         up_after = time.monotonic() - started
-        here = context.connect(settings)
-        _refuse_a_used_system(here)
-        outcome = story.live_through(here, told, BUILD / "demo", console)
+        ctx = context.connect(settings)
+        _require_empty_system(ctx)
+        outcome = story.run(ctx, data_story, BUILD / "demo", console)
     except steps.StepFailedError as failed:
         steps.show(failed, settings, _logs(home, stack), console)
         return 1
@@ -72,13 +70,15 @@ def _set_aside(home: Path, console: Console) -> None:
     from infra.local import stack as local
 
     local.down(home)
-    kept = home.with_name(f"{home.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    home.rename(kept)
-    console.print(f"  An earlier demo's data folder is set aside as {kept}; delete it when you like.", style="yellow")
+    renamed = home.with_name(f"{home.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    home.rename(renamed)
+    console.print(
+        f"  An earlier demo's data folder is set aside as {renamed}; delete it when you like.", style="yellow"
+    )
 
 
-def _refuse_a_used_system(here: context.Context) -> None:
-    with transaction(here.engine) as connection:
+def _require_empty_system(ctx: context.Context) -> None:
+    with transaction(ctx.engine) as connection:
         count = connection.execute(select(func.count()).select_from(drops_table)).scalar_one()
     if count:
         raise ConflictError(

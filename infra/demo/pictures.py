@@ -55,8 +55,8 @@ def load(source: Path | None, seed: int = 0) -> list[Picture]:
         raise InvalidInputError(f"`--data`: {source} does not exist; give a folder of class folders or a tar of one")
     elif source.is_file():
         pictures = _tar(source)
-    elif found := sorted(source.glob("*-images-idx3-ubyte.gz")):
-        pictures = _idx(found[0])
+    elif image_files := sorted(source.glob("*-images-idx3-ubyte.gz")):
+        pictures = _idx(image_files[0])
     else:
         pictures = _folder(source)
     classes = {p.label for p in pictures}
@@ -117,5 +117,5 @@ def _thinned(pictures: list[Picture], seed: int) -> list[Picture]:
     for picture in shuffled:
         by_class[picture.label].append(picture)
     share = MOST / len(shuffled)
-    kept = [p for group in by_class.values() for p in group[: max(1, int(len(group) * share))]]
-    return random.Random(seed).sample(kept, len(kept))
+    thinned = [p for group in by_class.values() for p in group[: max(1, int(len(group) * share))]]
+    return random.Random(seed).sample(thinned, len(thinned))

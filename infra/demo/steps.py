@@ -1,4 +1,4 @@
-"""The steps of the story: what each promises, and what a person is told where that did not happen."""
+"""The steps of the demo: the expected result of each, and the report when it was not reached."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
-from infra.demo.watch import STAGES, Finished
+from infra.demo.watch import STAGES, CycleResult
 from ml.cli.output import printable
 from ml.errors import EvergreenError
 from ml.settings import Settings
@@ -30,26 +30,26 @@ _JUDGED: Final = (
 
 
 class StepFailedError(EvergreenError):
-    """A step did not end as it promised; `cycle` is its trip round the loop, where there was one."""
+    """A step did not end as expected; `cycle` is its cycle, if it had one."""
 
-    def __init__(self, step: "Step", happened: str, advice: str, cycle: Finished | None = None) -> None:
+    def __init__(self, step: "Step", happened: str, advice: str, cycle: CycleResult | None = None) -> None:
         super().__init__(f"{step.title}: expected that {step.expected}; {happened}")
         self.step, self.happened, self.advice, self.cycle = step, happened, advice, cycle
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its title, and what it promises."""
+    """A step: its title and its expected result."""
 
     title: str
     expected: str
 
-    def require(self, met: bool, happened: str, advice: str, cycle: Finished | None = None) -> None:
-        """Raises StepFailedError, with what happened and what to do, unless the promise was met."""
+    def require(self, met: bool, happened: str, advice: str, cycle: CycleResult | None = None) -> None:
+        """Raises StepFailedError, with what happened and what to do, unless `met`."""
         if not met:
             raise StepFailedError(self, happened, advice, cycle)
 
-    def ended(self, cycle: Finished, verdicts: tuple[str, ...]) -> Finished:
+    def check_verdict(self, cycle: CycleResult, verdicts: tuple[str, ...]) -> CycleResult:
         """The cycle, if it ended with one of these verdicts; else StepFailedError."""
         verdict, reason = cycle.cycle["verdict"], cycle.cycle["reason"]
         self.require(verdict in verdicts, f"the verdict was {verdict}: {reason}", _JUDGED, cycle)
@@ -58,19 +58,19 @@ class Step:
 
 @contextmanager
 def step(title: str, expected: str, console: Console, advice: str = _STUCK) -> Iterator[Step]:
-    """A step; what a part of the stack cannot do in its block is a failure of this step.
+    """Run a block as a step: errors of the stack in the block become a failure of the step.
 
     Raises:
-        StepFailedError: the step did not end as it promised.
+        StepFailedError: the step did not end as expected.
     """
     console.rule(f"[bold]{title}", align="left")
-    this = Step(title, expected)
+    current = Step(title, expected)
     try:
-        yield this
+        yield current
     except StepFailedError:
         raise
     except (EvergreenError, httpx.HTTPError) as error:
-        raise StepFailedError(this, f"{type(error).__name__.removesuffix('Error')}: {error}", advice) from error
+        raise StepFailedError(current, f"{type(error).__name__.removesuffix('Error')}: {error}", advice) from error
 
 
 def show(failed: StepFailedError, settings: Settings | None, logs: str, console: Console) -> None:
@@ -95,19 +95,19 @@ def show(failed: StepFailedError, settings: Settings | None, logs: str, console:
     _paragraph("what to do", failed.advice + up, console)
 
 
-def _stages(cycle: Finished) -> str:
+def _stages(cycle: CycleResult) -> str:
     seconds: dict[str, Any] = cycle.cycle["seconds"]
-    done = [f"{name} {seconds[name]:.1f} s" for name in STAGES if name in seconds]
-    return f"{', '.join(done) or 'none'} (the last one done is {done[-1].split()[0] if done else 'none'})"
+    ended = [f"{name} {seconds[name]:.1f} s" for name in STAGES if name in seconds]
+    return f"{', '.join(ended) or 'none'} (the last one done is {ended[-1].split()[0] if ended else 'none'})"
 
 
-def _report_key(cycle: Finished) -> str | None:
+def _report_key(cycle: CycleResult) -> str | None:
     """The page of the decision, else that of the drop's validation."""
     return (cycle.decision or {}).get("report_key") or cycle.drop.get("report_key")
 
 
 def _paragraph(name: str, words: str, console: Console) -> None:
-    """The name, and beside it the words, wrapped."""
+    """Print a name, and beside it the text, wrapped."""
     shown = Text(printable(words))
     lines = shown.wrap(console, max(20, console.width - _WIDTH - 2))
     for number, line in enumerate(lines):
@@ -116,5 +116,5 @@ def _paragraph(name: str, words: str, console: Console) -> None:
 
 
 def _place(name: str, where: str, console: Console) -> None:
-    """An address or a path, never broken, so that it can be copied."""
+    """Print a name and an address or path, without line breaks, so that it can be copied."""
     console.print(Text.assemble("  ", (f"{name:{_WIDTH - 2}}", "bold"), "  ", where), soft_wrap=True)

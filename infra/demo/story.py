@@ -1,4 +1,4 @@
-"""The story, step by step, as a user would live it: upload, wait, ask, upload again."""
+"""The demo, step by step: upload, wait, predict, upload again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,17 @@ from infra.demo.client import LoadClient, RequestStats, ask_each
 from infra.demo.drops import Story
 from infra.demo.pictures import Picture
 from infra.demo.steps import step
-from infra.demo.watch import Finished
+from infra.demo.watch import CycleResult
 from ml.catalog.engine import transaction
 from ml.catalog.tables import predictions
-from ml.cli.main import main
+from ml.cli import main
 from ml.context import Context
 from ml.errors import UnavailableError
 from ml.intake.upload import prepare
 
 QUESTIONS = 150
 
-PROMISED: Final = (("promote",), ("promote",), ("stopped", "reject"))
+EXPECTED_VERDICTS: Final = (("promote",), ("promote",), ("stopped", "reject"))
 """Verdicts that the three cycles may end with."""
 
 _SERVICE: Final = "the service's log tells why it refused or failed. `make demo` again begins with an empty system."
@@ -31,68 +31,70 @@ _SERVICE: Final = "the service's log tells why it refused or failed. `make demo`
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything the summary tells."""
+    """The results that the summary shows."""
 
-    cycles: list[Finished]
+    cycles: list[CycleResult]
     reload: RequestStats
-    asked: int
+    predicted: int
     logged: int
 
 
-def live_through(context: Context, story: Story, folder: Path, console: Console) -> Outcome:
+def run(context: Context, story: Story, folder: Path, console: Console) -> Outcome:
     """Run the three cycles on the running stack; see the package's docstring.
 
     Raises:
-        StepFailedError: a step did not end as it promised: a part did not answer, a cycle stood still or ended with
-            another verdict, an answer was lost.
+        StepFailedError: a step did not end as expected: a server did not answer, a cycle stalled or ended with
+            another verdict, a prediction was lost.
     """
     settings = context.settings
     questions = story.questions[:QUESTIONS]
 
     title, promise = "1 · A first drop: clean images, and four bad files", "its model is promoted and then answers"
-    with step(title, promise, console) as this:
+    with step(title, promise, console) as current:
         _wait_status(settings.service_url, 503, console)
-        first = this.ended(_cycle(context, story.first, folder / "first", console), PROMISED[0])
+        first = current.check_verdict(_cycle(context, story.first, folder / "first", console), EXPECTED_VERDICTS[0])
         _wait_status(settings.service_url, 200, console)
 
-    with step("2 · Questions to the new model", "every question is answered", console) as this:
+    with step("2 · Questions to the new model", "every question is answered", console) as current:
         before = ask_each(settings, questions)
         console.print(
             f"  {before.answered} of {len(questions)} answered; {before.right} named the label a person would"
         )
-        this.require(not before.failures, f"{_failed(before.failures)} of {len(questions)}", _SERVICE)
+        current.require(not before.failures, f"{_failed(before.failures)} of {len(questions)}", _SERVICE)
 
     title = "3 · A second drop: rotated, noisy, inverted, while a client keeps asking"
-    with step(title, "the second model is promoted, goes live, and no request fails meanwhile", console) as this:
+    with step(title, "the second model is promoted, goes live, and no request fails meanwhile", console) as current:
         with LoadClient(settings, questions) as client:
-            second = this.ended(_cycle(context, story.second, folder / "second", console), PROMISED[1])
+            second = current.check_verdict(
+                _cycle(context, story.second, folder / "second", console), EXPECTED_VERDICTS[1]
+            )
             client.wait_for(second.cycle["model_version"])
-        tally = client.tally
+        stats = client.stats
         console.print(
-            f"  {tally.requests} requests meanwhile, {len(tally.failures)} failed; "
-            f"model versions that answered: {', '.join(map(str, sorted(tally.versions)))}"
+            f"  {stats.requests} requests meanwhile, {len(stats.failures)} failed; "
+            f"model versions that answered: {', '.join(map(str, sorted(stats.versions)))}"
         )
-        this.require(not tally.failures, f"{_failed(tally.failures)} of {tally.requests} requests", _SERVICE, second)
+        current.require(not stats.failures, f"{_failed(stats.failures)} of {stats.requests} requests", _SERVICE, second)
 
     title = "4 · A third drop: shuffled labels"
-    with step(title, "the drop is stopped, or its model rejected", console) as this:
-        third = this.ended(_cycle(context, story.third, folder / "third", console), PROMISED[2])
+    with step(title, "the drop is stopped, or its model rejected", console) as current:
+        third = current.check_verdict(_cycle(context, story.third, folder / "third", console), EXPECTED_VERDICTS[2])
         console.print(f"  {third.cycle['verdict']}: {third.cycle['reason']}", markup=False)
 
-    with step("5 · The prediction log", "it has every answer that was given", console) as this:
-        asked = before.answered + tally.requests - len(tally.failures)
-        logged = watch.until(
-            lambda: _logged(context), lambda rows: rows >= asked, f"{asked} rows in the prediction log"
+    with step("5 · The prediction log", "it has every answer that was given", console) as current:
+        predicted = before.answered + stats.requests - len(stats.failures)
+        logged = watch.wait_until(
+            lambda: _logged(context), lambda rows: rows >= predicted, f"{predicted} rows in the prediction log"
         )
-        console.print(f"  {logged} rows for {asked} answers")
-    return Outcome([first, second, third], tally, asked, logged)
+        console.print(f"  {logged} rows for {predicted} answers")
+    return Outcome([first, second, third], stats, predicted, logged)
 
 
-def _cycle(context: Context, pictures: list[Picture], folder: Path, console: Console) -> Finished:
+def _cycle(context: Context, pictures: list[Picture], folder: Path, console: Console) -> CycleResult:
     drops.write(pictures, folder)
     with prepare(folder, f"demo-{folder.name}") as upload:
         prefix = main.send(context, upload)  # what `evergreen drop` does
-    return watch.wait_for(context, prefix, console)
+    return watch.wait_for_cycle(context, prefix, console)
 
 
 def _failed(failures: list[str]) -> str:
@@ -100,13 +102,13 @@ def _failed(failures: list[str]) -> str:
 
 
 def _wait_status(url: str, expected: int, console: Console) -> None:
-    """Until the service says whether it has a model, as expected.
+    """Wait until the service's readiness is as expected.
 
     Raises:
-        UnavailableError: it has one before there can be any, or its answer stayed another for long.
+        UnavailableError: it has a model too early, or its status did not become the expected one.
     """
     goal = f"{url}/readyz to answer {expected}"
-    status = watch.until(lambda: _status(url), lambda status: status in (expected, 200), goal)
+    status = watch.wait_until(lambda: _status(url), lambda status: status in (expected, 200), goal)
     if status != expected:
         raise UnavailableError(f"waited for {goal}, which is {status}: a model is live that no drop of this story made")
     state = "a model is live" if expected == 200 else "no model yet"
@@ -121,7 +123,7 @@ def _status(url: str) -> int | str:
 
 
 def _logged(context: Context) -> int:
-    """Rows in the prediction log, where the workers' spools drain to."""
+    """The number of rows in the prediction log."""
     with transaction(context.engine) as connection:
         rows: int = connection.execute(select(func.count()).select_from(predictions)).scalar_one()
     return rows

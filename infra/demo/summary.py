@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.demo.story import Outcome
-from infra.demo.watch import STAGES, Finished
+from infra.demo.watch import STAGES, CycleResult
 from ml.settings import Settings
 
 _COUNTS = {"accepted": "accepted", "quarantined": "quarantined", "duplicates": "duplicate"}
@@ -59,18 +59,18 @@ def show(outcome: Outcome, report: dict[str, Any], stack: str, console: Console)
     console.print(_reasons(report))
     console.print(_seconds(report))
     reload = report["reload"]
-    asked_well = "[green]none failed[/]" if not reload["failed"] else f"[red]{reload['failed']} failed[/]"
+    failures_text = "[green]none failed[/]" if not reload["failed"] else f"[red]{reload['failed']} failed[/]"
     busy = f", {reload['asked_again']} asked again since the service was busy" if reload["asked_again"] else ""
     console.print(
-        f"  While the second model went live: {reload['requests']} requests, {asked_well}{busy}, "
+        f"  While the second model went live: {reload['requests']} requests, {failures_text}{busy}, "
         f"p99 {reload['p99_ms']} ms.\n"
-        f"  Prediction log: {outcome.logged} rows for {outcome.asked} answers.\n"
+        f"  Prediction log: {outcome.logged} rows for {outcome.predicted} answers.\n"
     )
     lines = "\n".join(f"{name:8} {url}" for name, url in report["urls"].items())
     console.print(Panel(Text(f"{lines}\n\n{_HINTS[stack]}"), title="The stack is up", title_align="left", expand=False))
 
 
-def _cycle(finished: Finished) -> dict[str, Any]:
+def _cycle(finished: CycleResult) -> dict[str, Any]:
     drop, cycle, decision = finished.drop, finished.cycle, finished.decision
     statistics = decision["statistics"] if decision else {}
     return {

@@ -22,15 +22,15 @@ from ml.settings import Settings
 
 STAGES = ("claim", "inspect", "validate", "accept", "train", "gate", "release")
 
-PATIENCE: Final = 600.0
-"""Seconds in which nothing at all may move. There is no bound on the whole: a busy machine is slow, not broken."""
+STALL_SECONDS: Final = 600.0
+"""Seconds without any progress before a wait fails. The total is not limited: a busy machine is slow, not broken."""
 
 _STEPS_EVERY = 3.0
 
 
 @dataclass(frozen=True)
-class Finished:
-    """One trip round the loop, read from the catalog when it was over."""
+class CycleResult:
+    """One cycle, as read from the catalog when it ended."""
 
     drop: dict[str, Any]
     cycle: dict[str, Any]
@@ -43,87 +43,87 @@ class Finished:
         return round((live - self.drop["ready_at"]).total_seconds(), 1) if live else None
 
 
-class Patience:
-    """Ends a wait when what it watches has stayed the same for too long."""
+class StallDetector:
+    """Ends a wait when the observed state has not changed for too long."""
 
-    def __init__(self, seconds: float = PATIENCE) -> None:
+    def __init__(self, seconds: float = STALL_SECONDS) -> None:
         self._seconds = seconds
-        self._seen: object = None
+        self._state: object = None
         self._since = time.monotonic()
 
-    def see(self, state: object, waiting_for: str) -> None:
-        """Raises UnavailableError, with what was waited for, where `state` has not changed for so long."""
+    def check(self, state: object, waiting_for: str) -> None:
+        """Raises UnavailableError if `state` has not changed for the given seconds."""
         now = time.monotonic()
-        if state != self._seen:
-            self._seen, self._since = state, now
+        if state != self._state:
+            self._state, self._since = state, now
         elif now - self._since > self._seconds:
-            raise UnavailableError(f"waited for {waiting_for}; nothing has moved for {self._seconds:.0f} s")
+            raise UnavailableError(f"waited for {waiting_for}; nothing has changed for {self._seconds:.0f} s")
 
 
-def until(look: Callable[[], object], expected: Callable[[Any], bool], waiting_for: str) -> Any:
-    """Look until what is seen is as expected, as long as it changes at least every `PATIENCE` seconds.
+def wait_until(read: Callable[[], object], expected: Callable[[Any], bool], waiting_for: str) -> Any:
+    """Poll until the state is as expected, as long as it changes at least every `STALL_SECONDS`.
 
     Raises:
-        UnavailableError: it stayed as it was; the message has what was seen last.
+        UnavailableError: the state stopped changing; the message has the last one.
     """
-    patience = Patience()
-    while not expected(seen := look()):
-        patience.see(seen, f"{waiting_for}, which is {seen}")
+    stall = StallDetector()
+    while not expected(state := read()):
+        stall.check(state, f"{waiting_for}, which is {state}")
         time.sleep(0.2)
-    return seen
+    return state
 
 
-def wait_for(context: Context, prefix: str, console: Console) -> Finished:
+def wait_for_cycle(context: Context, prefix: str, console: Console) -> CycleResult:
     """Block until the cycle of the newest drop at `prefix` has ended.
 
     Raises:
-        UnavailableError: nothing moved for `PATIENCE` seconds: no stage ended, no epoch was logged; the message names
+        UnavailableError: no progress for `STALL_SECONDS`: no stage ended, no epoch was logged; the message names
             the last stage that did end.
     """
-    patience, asked = Patience(), 0.0
+    stall, polled_at = StallDetector(), 0.0
     steps: dict[str, int] = {}
     with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while not ((found := _look(context.engine, prefix)) and found.cycle["finished_at"]):
-            done = found.cycle["seconds"] if found else {}
-            if found and _next(done) == "train" and time.monotonic() - asked > _STEPS_EVERY:
-                steps, asked = _steps(context.settings, found.cycle["id"]), time.monotonic()
+        while not ((result := _read_cycle(context.engine, prefix)) and result.cycle["finished_at"]):
+            seconds = result.cycle["seconds"] if result else {}
+            if result and _next(seconds) == "train" and time.monotonic() - polled_at > _STEPS_EVERY:
+                steps, polled_at = _steps(context.settings, result.cycle["id"]), time.monotonic()
             epochs = steps.get("validation_loss", 0)
-            patience.see((found, steps), _awaited(prefix, done, epochs, known=found is not None))
-            live.update(Spinner("dots", _line(done, found is not None, epochs=epochs)))
+            stall.check((result, steps), _describe_wait(prefix, seconds, epochs, started=result is not None))
+            live.update(Spinner("dots", _line(seconds, result is not None, epochs=epochs)))
             time.sleep(0.2)
-    console.print(_line(found.cycle["seconds"], started=True, ended=True))
-    return found
+    console.print(_line(result.cycle["seconds"], started=True, ended=True))
+    return result
 
 
-def _awaited(prefix: str, done: dict[str, float], epochs: int, *, known: bool) -> str:
-    if not known:
+def _describe_wait(prefix: str, seconds: dict[str, float], epochs: int, *, started: bool) -> str:
+    if not started:
         return f"Airflow to notice the drop s3://…/{prefix}"
-    last = next((s for s in reversed(STAGES) if s in done), "none")
+    last = next((s for s in reversed(STAGES) if s in seconds), "none")
     trained = f" ({epochs} epochs are logged)" if epochs else ""
-    return f"stage {_next(done)}{trained} of the drop s3://…/{prefix}, the last stage done is {last}"
+    return f"stage {_next(seconds)}{trained} of the drop s3://…/{prefix}, the last stage done is {last}"
 
 
-def _next(done: dict[str, float]) -> str:
-    return next((s for s in STAGES if s not in done), "release")
+def _next(seconds: dict[str, float]) -> str:
+    return next((s for s in STAGES if s not in seconds), "release")
 
 
 def _steps(settings: Settings, cycle_id: str) -> dict[str, int]:
-    """The last step of each metric of the cycle's training; empty where MLflow, which may be busy, does not tell."""
+    """The last step of each metric of the cycle's training; empty if MLflow does not answer."""
     url = f"{settings.mlflow_url.rstrip('/')}/api/2.0/mlflow"
-    with suppress(httpx.HTTPError, KeyError, ValueError, IndexError), httpx.LoadClient(timeout=10) as http:
+    with suppress(httpx.HTTPError, KeyError, ValueError, IndexError), httpx.Client(timeout=10) as http:
         name = {"experiment_name": settings.experiment}
         experiment = http.get(f"{url}/experiments/get-by-name", params=name).json()["experiment"]["experiment_id"]
-        wanted = {"experiment_ids": [experiment], "filter": f"tags.cycle = '{cycle_id}'", "max_results": 1}
-        run = http.post(f"{url}/runs/search", json=wanted).json()["runs"][0]
+        query = {"experiment_ids": [experiment], "filter": f"tags.cycle = '{cycle_id}'", "max_results": 1}
+        run = http.post(f"{url}/runs/search", json=query).json()["runs"][0]
         return {metric["key"]: int(metric["step"]) for metric in run["data"].get("metrics", ())}
     return {}
 
 
-def _look(engine: Engine, prefix: str) -> Finished | None:
-    """The trip of what was uploaded to `prefix`, as it stands.
+def _read_cycle(engine: Engine, prefix: str) -> CycleResult | None:
+    """The cycle of the drop uploaded to `prefix`, as it stands.
 
-    A store whose listing changes by itself makes one upload be claimed twice, and the second claim brings
-    nothing new: what counts is the newest claim that became part of the data, or else the newest.
+    A store whose listing changes by itself may cause an upload to be claimed twice; the second claim adds
+    nothing. So this is the newest claim that was accepted, or else the newest.
     """
     claims = (
         select(drops.c.id)
@@ -138,17 +138,19 @@ def _look(engine: Engine, prefix: str) -> Finished | None:
             return None
         cycle = connection.execute(select(cycles).where(cycles.c.drop_id == drop["id"])).mappings().one()
         decision = connection.execute(select(decisions).where(decisions.c.id == cycle["decision_id"])).mappings()
-        found = decision.first()
-        return Finished(dict(drop), dict(cycle), dict(found) if found else None)
+        row = decision.first()
+        return CycleResult(dict(drop), dict(cycle), dict(row) if row else None)
 
 
-def _line(done: dict[str, float], started: bool, ended: bool = False, epochs: int = 0) -> Text:
+def _line(seconds: dict[str, float], started: bool, ended: bool = False, epochs: int = 0) -> Text:
     line = Text("  ")
     running = started and not ended
     for stage in STAGES:
-        if stage in done:
+        if stage in seconds:
             # Narrow consoles break the line between stages, not within one.
-            line.append(f"✓\N{NO-BREAK SPACE}{stage}\N{NO-BREAK SPACE}", "green").append(f"{done[stage]:.1f}s", "dim")
+            line.append(f"✓\N{NO-BREAK SPACE}{stage}\N{NO-BREAK SPACE}", "green").append(
+                f"{seconds[stage]:.1f}s", "dim"
+            )
             line.append("  ")
         elif running:
             line.append(f"… {stage}" + (f" epoch {epochs}" if epochs and stage == "train" else ""), "yellow")

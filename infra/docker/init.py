@@ -40,16 +40,16 @@ _REQUIRED = (
 def main() -> None:
     """Everything the other containers count on."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    _refuse_blanks(os.environ)
+    _require_variables(os.environ)
     settings = Settings.load(os.environ)
     database = urlsplit(settings.database_url.get_secret_value())
     host, port = database.hostname or "postgres", database.port or 5432
     for name, variable in (("evergreen", "CATALOG"), ("airflow", "AIRFLOW"), ("mlflow", "MLFLOW")):
         password = os.environ[f"{variable}_DB_PASSWORD"]
         superuser = os.environ["POSTGRES_PASSWORD"]
-        _patiently(lambda n=name, p=password, s=superuser: postgres.ensure_database(host, port, s, n, p))  # type: ignore[misc]
+        _retry(lambda n=name, p=password, s=superuser: postgres.ensure_database(host, port, s, n, p))  # type: ignore[misc]
     for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket):
-        _patiently(object_store.connect(settings, bucket).ensure_bucket)
+        _retry(object_store.connect(settings, bucket).ensure_bucket)
     engine = context.connect(settings).engine
     migrate(engine)
     if settings.api_key:
@@ -63,19 +63,19 @@ def main() -> None:
     log.info("ready: databases, buckets, tables, pool")
 
 
-def _refuse_blanks(environ: Mapping[str, str]) -> None:
+def _require_variables(environ: Mapping[str, str]) -> None:
     """Compose fills in nothing for a variable that `.env` lacks; a blank password must not get far."""
     blank = [name for name in _REQUIRED if not environ.get(name)]
     if blank:
         raise InvalidInputError(f"`.env` has no {', '.join(blank)}: `python -m infra.compose env` adds what is missing")
 
 
-def _patiently(act: Callable[[], None]) -> None:
-    """Servers that have just started may still refuse; a wrong password stays wrong."""
+def _retry(action: Callable[[], None]) -> None:
+    """Retry while a server is starting; a wrong password is not retried."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            return act()
+            return action()
         except (psycopg2.OperationalError, UnavailableError) as error:
             if "password authentication failed" in str(error):
                 raise InvalidInputError(

@@ -19,9 +19,9 @@ def write(folder: Path, revision: str) -> str:
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     label = re.sub(r"[^a-z0-9]+", ".", revision.lower()).strip(".") or "unknown"
     version = f"{project['version']}+{label}"
-    made = folder / f"{project['name']}-{version}.dist-info"
-    made.mkdir(exist_ok=True)
-    (made / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {version}\n")
+    info = folder / f"{project['name']}-{version}.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {version}\n")
     return version
 
 

@@ -1,4 +1,4 @@
-"""The parts of the local stack: how each is run, and how one sees that it is well."""
+"""The parts of the local stack: their commands and health checks."""
 
 import http.client
 import os
@@ -24,7 +24,7 @@ HOME_VARIABLE = "STACK_OF_EVERGREEN"
 class Component:
     """A process under the manager.
 
-    `healthy` asks it; it must answer quickly or be taken as not well. Folders in `fresh` are emptied at each start.
+    `healthy` is its health check, which must be quick. Folders in `fresh` are emptied at each start.
     """
 
     name: str
@@ -64,7 +64,7 @@ def _postgres(layout: Layout) -> Component:
 def _s3(layout: Layout) -> Component:
     address = layout.address("s3")
     command, environment = s3.command(layout.home / "s3", layout.ports["s3"], "evergreen", layout.secrets["s3"])
-    # Whatever it says to an unsigned request: it speaks.
+    # Any response to an unsigned request will do.
     return Component("s3", command, address, lambda: _get(address, "/") is not None, environment, priority=100)
 
 
@@ -72,7 +72,7 @@ def _mlflow(layout: Layout) -> Component:
     command, environment = mlflow.command(layout.settings(), layout.database("mlflow"), layout.ports["mlflow"])
     address = layout.address("mlflow")
     return Component(
-        "mlflow", command, f"http://{address}", lambda: _well(address, "/health"), environment, priority=200
+        "mlflow", command, f"http://{address}", lambda: _is_ok(address, "/health"), environment, priority=200
     )
 
 
@@ -96,7 +96,7 @@ def _service(layout: Layout) -> Component:
         "service",
         command,
         f"http://{address}",
-        lambda: _well(address, "/healthz"),
+        lambda: _is_ok(address, "/healthz"),
         environment,
         priority=300,
         fresh=(metrics,),
@@ -107,60 +107,67 @@ def _airflow(layout: Layout) -> list[Component]:
     url = f"http://{layout.address('airflow')}"
     environment = airflow.environment(layout) | {"EVERGREEN_HOME": str(layout.home)}
     health = _AirflowHealth(layout.address("airflow"))
-    told = {
+    health_names = {
         "airflow-api": "metadatabase",
         "airflow-scheduler": "scheduler",
         "airflow-dags": "dag_processor",
         "airflow-triggerer": "triggerer",
     }
     return [
-        Component(name, command, url if name == "airflow-api" else "", health.of(told[name]), environment, priority=400)
+        Component(
+            name,
+            command,
+            url if name == "airflow-api" else "",
+            health.of(health_names[name]),
+            environment,
+            priority=400,
+        )
         for name, command in airflow.commands(layout).items()
     ]
 
 
 class _AirflowHealth:
-    """What Airflow's API says of all its components, asked once for those who ask together."""
+    """The health of Airflow's components from its API; one request is shared by concurrent checks."""
 
-    _KEPT = 0.5
+    _CACHE_SECONDS = 0.5
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._lock = threading.Lock()
-        self._told: Mapping[str, Any] = {}
+        self._health: Mapping[str, Any] = {}
         self._at = float("-inf")
 
     def of(self, component: str) -> Callable[[], bool]:
-        """Whether the component is well, to be asked later."""
+        """The health check of a component."""
 
         def healthy() -> bool:
-            found = self._ask().get(component)
-            return isinstance(found, dict) and found.get("status") == "healthy"
+            status = self._read().get(component)
+            return isinstance(status, dict) and status.get("status") == "healthy"
 
         return healthy
 
-    def _ask(self) -> Mapping[str, Any]:
+    def _read(self) -> Mapping[str, Any]:
         with self._lock:
-            if time.monotonic() - self._at > self._KEPT:
-                self._told = self._answer()
+            if time.monotonic() - self._at > self._CACHE_SECONDS:
+                self._health = self._fetch()
                 self._at = time.monotonic()
-            return self._told
+            return self._health
 
-    def _answer(self) -> Mapping[str, Any]:
+    def _fetch(self) -> Mapping[str, Any]:
         status, body = _get(self._address, "/api/v2/monitor/health") or (0, b"")
         try:
-            told = orjson.loads(body) if status == 200 else {}
+            health = orjson.loads(body) if status == 200 else {}
         except orjson.JSONDecodeError:
             return {}
-        return told if isinstance(told, dict) else {}
+        return health if isinstance(health, dict) else {}
 
 
-def _well(address: str, path: str) -> bool:
+def _is_ok(address: str, path: str) -> bool:
     return (_get(address, path) or (0, b""))[0] == 200
 
 
 def _get(address: str, path: str, seconds: float = 5) -> tuple[int, bytes] | None:
-    """Status and body; None when nobody answers. Plain, since it is asked often: no client, no TLS."""
+    """Status and body; None if there is no response. A minimal client, since checks are frequent."""
     connection = http.client.HTTPConnection(address, timeout=seconds)
     try:
         connection.request("GET", path)

@@ -1,4 +1,4 @@
-"""Becomes a part of the stack: ends what the part's last run left, reads its command and environment
+"""Launches a part of the stack: ends what the part's last run left, reads its command and environment
 from a private file, then executes it.
 
 supervisord's own way to give an environment cannot carry every value, and command lines can be read
@@ -20,14 +20,14 @@ _GRACE = 10
 
 def main(path: Path) -> None:
     """`path` holds {"command": […], "environment": {…}, "fresh": [folder to be emptied, …]}; does not return."""
-    told = json.loads(path.read_bytes())
+    spec = json.loads(path.read_bytes())
     group = path.with_suffix(".pid")
     end_last_run(group)
     group.write_text(str(os.getpgrp()))
-    for folder in map(Path, told["fresh"]):
+    for folder in map(Path, spec["fresh"]):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    os.execvpe(told["command"][0], told["command"], {**os.environ, **told["environment"]})  # noqa: S606 - no shell is wanted
+    os.execvpe(spec["command"][0], spec["command"], {**os.environ, **spec["environment"]})  # noqa: S606 - no shell is wanted
 
 
 def end_last_run(group_file: Path) -> None:
@@ -41,12 +41,12 @@ def end_last_run(group_file: Path) -> None:
     except (FileNotFoundError, ValueError):
         return
     members = [process for process in psutil.process_iter() if _left(process.pid, group)]
-    family = {member: None for found in members for member in (found, *_descendants(found))}
+    family = {member: None for root in members for member in (root, *_descendants(root))}
     end(list(family), _GRACE)
 
 
 def end(processes: list[psutil.Process], grace: float) -> None:
-    """Ask to end, wait, insist."""
+    """Terminate, wait, then kill."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -57,7 +57,7 @@ def end(processes: list[psutil.Process], grace: float) -> None:
 
 
 def gone_within(seconds: float, processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Wait for the processes to end; those that did not."""
+    """Wait for the processes to end; returns those that did not."""
     deadline = time.monotonic() + seconds
     while (alive := [process for process in processes if _alive(process)]) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -65,7 +65,7 @@ def gone_within(seconds: float, processes: list[psutil.Process]) -> list[psutil.
 
 
 def _alive(process: psutil.Process) -> bool:
-    """A dead one whose parent has not noticed yet is dead."""
+    """Whether the process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Where the local stack keeps things and how its parts find each other: folders, ports, secrets, settings."""
+"""The local stack's folders, ports, secrets and settings."""
 
 import os
 import secrets
@@ -24,7 +24,7 @@ _DISK_LEAST, _DISK_LITTLE = 200_000_000, 1_000_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """One stack: its data folder, ports and secrets. Made at the first `up`, the same ever after."""
+    """One stack: its data folder, ports and secrets. Created by the first `up`, then unchanged."""
 
     home: Path
     ports: Mapping[str, int]
@@ -37,7 +37,7 @@ class Layout:
         return f"postgresql+psycopg2://{name}:{self.secrets[name]}@{self.address('postgres')}/{name}"
 
     def settings(self) -> Settings:
-        """What `ml` needs to know of this stack, with the environment's own variables on top."""
+        """The settings for `ml`; environment variables override them."""
         return Settings.load({**self.environment(), **os.environ, f"{PREFIX}HOME": str(self.home)})
 
     def environment(self) -> dict[str, str]:
@@ -65,8 +65,8 @@ def prepare(home: Path, environ: Mapping[str, str]) -> Layout:
         InvalidInputError: the folder cannot be written, the disk is full, or a port is no port.
     """
     home = home.resolve()
-    if found := sorted(_SPECIAL & set(str(home))):
-        raise InvalidInputError(f"the data folder's path must not have {' '.join(found)} in it: {home}")
+    if special := sorted(_SPECIAL & set(str(home))):
+        raise InvalidInputError(f"the data folder's path must not have {' '.join(special)} in it: {home}")
     make_folder(home / "logs")
     free = shutil.disk_usage(home).free
     if free < _DISK_LEAST:
@@ -94,7 +94,7 @@ def make_folder(folder: Path) -> None:
         raise _unusable(folder, error) from error
 
 
-def little_disk(home: Path) -> str | None:
+def low_disk_warning(home: Path) -> str | None:
     """A warning when the disk will soon be full."""
     free = shutil.disk_usage(home).free
     return f"only {free / 1e6:.0f} MB are left on the disk of {home}" if free < _DISK_LITTLE else None
@@ -139,10 +139,10 @@ def chosen_ports(ports: Mapping[str, int], environ: Mapping[str, str]) -> dict[s
     chosen = {part: ports.get(part, default) for part, default in PORTS.items()}
     for part in PORTS:
         variable = f"{PREFIX}PORT_{part.upper()}"
-        if told := environ.get(variable):
-            if not told.isdecimal() or not 0 < int(told) < 65536:
-                raise InvalidInputError(f"`{variable}` must be 1 to 65535; received {told!r}")
-            chosen[part] = int(told)
+        if value := environ.get(variable):
+            if not value.isdecimal() or not 0 < int(value) < 65536:
+                raise InvalidInputError(f"`{variable}` must be 1 to 65535; received {value!r}")
+            chosen[part] = int(value)
     by_port: dict[int, list[str]] = {}
     for part, port in chosen.items():
         by_port.setdefault(port, []).append(part)
@@ -152,18 +152,18 @@ def chosen_ports(ports: Mapping[str, int], environ: Mapping[str, str]) -> dict[s
 
 
 def _stored(path: Path) -> Any:
-    """What a file of ours holds; None when there is no such file.
+    """The content of a JSON file; None if it does not exist.
 
     Raises:
         IntegrityError: it cannot be understood.
     """
     try:
-        found = orjson.loads(path.read_bytes())
+        content = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (orjson.JSONDecodeError, OSError) as error:
         raise IntegrityError(f"{path} cannot be read ({error}): put it back from a backup") from error
-    return found["ports"] if path.name == _PORTS_FILE else found
+    return content["ports"] if path.name == _PORTS_FILE else content
 
 
 def _make_secrets(home: Path) -> dict[str, str]:
@@ -175,11 +175,11 @@ def _make_secrets(home: Path) -> dict[str, str]:
     from cryptography.fernet import Fernet  # slow to import, and needed once
 
     names = ("postgres", "evergreen", "airflow", "mlflow", "s3", "airflow_admin", "airflow_api")
-    made = {name: secrets.token_urlsafe(24) for name in names}
-    made["airflow_jwt"] = secrets.token_urlsafe(72)
-    made["airflow_fernet"] = Fernet.generate_key().decode()
-    write_private(home / _SECRETS_FILE, orjson.dumps(made, option=orjson.OPT_INDENT_2))
-    return made
+    values = {name: secrets.token_urlsafe(24) for name in names}
+    values["airflow_jwt"] = secrets.token_urlsafe(72)
+    values["airflow_fernet"] = Fernet.generate_key().decode()
+    write_private(home / _SECRETS_FILE, orjson.dumps(values, option=orjson.OPT_INDENT_2))
+    return values
 
 
 def _unusable(folder: Path, error: OSError) -> InvalidInputError:
@@ -187,7 +187,7 @@ def _unusable(folder: Path, error: OSError) -> InvalidInputError:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write whole or not at all, readable by the owner only."""
+    """Write atomically, readable by the owner only."""
     temporary = path.with_suffix(".part")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

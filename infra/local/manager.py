@@ -1,6 +1,6 @@
-"""supervisord: its configuration, its start, and what it says of the parts.
+"""supervisord: its configuration, its start, and its information on the parts.
 
-https://supervisord.org: restarts what dies, rotates logs, is asked over a Unix socket.
+https://supervisord.org: restarts processes that exit, rotates logs, is queried over a Unix socket.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class Manager:
         """Write the configuration anew and start the daemon, with no part running yet."""
         self._write(parts)
         self._socket.unlink(missing_ok=True)
-        begun = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._configuration)],
             check=False,
             cwd=self._home,
@@ -58,8 +58,8 @@ class Manager:
             capture_output=True,
             text=True,
         )
-        if begun.returncode:
-            raise UnavailableError(f"supervisord does not start: {begun.stdout}{begun.stderr}")
+        if result.returncode:
+            raise UnavailableError(f"supervisord does not start: {result.stdout}{result.stderr}")
         deadline = time.monotonic() + _PATIENCE
         while not self.running():
             if time.monotonic() > deadline:
@@ -85,9 +85,9 @@ class Manager:
             time.sleep(0.1)
 
     def info(self, name: str) -> dict[str, Any]:
-        """supervisord's own words on a part: statename, pid, start, now, spawnerr."""
-        found: dict[str, Any] = self._call("getProcessInfo", name)
-        return found
+        """supervisord's process info on a part: statename, pid, start, now, spawnerr."""
+        info: dict[str, Any] = self._call("getProcessInfo", name)
+        return info
 
     def shut_down(self) -> None:
         """Stop the parts, the last started first, and the daemon; waits until all are gone."""
@@ -149,9 +149,9 @@ class Manager:
         environment = {**part.environment, HOME_VARIABLE: str(self._home)}
         launch = self._home / "launch" / f"{part.name}.json"
         launch.parent.mkdir(exist_ok=True)
-        told = {"command": part.command, "environment": environment, "fresh": [str(f) for f in part.fresh]}
-        write_private(launch, orjson.dumps(told))
-        # -P: the folder it starts in is ours, and nothing there is to be imported.
+        spec = {"command": part.command, "environment": environment, "fresh": [str(f) for f in part.fresh]}
+        write_private(launch, orjson.dumps(spec))
+        # -P: nothing may be imported from the working directory.
         words = (sys.executable, "-P", "-m", "infra.local.launch", str(launch))
         return {
             "command": " ".join(_quoted(word) for word in words),

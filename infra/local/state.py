@@ -1,4 +1,4 @@
-"""What the parts of the local stack are doing now."""
+"""The status of the local stack's parts."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,35 +28,35 @@ class ComponentStatus:
 
 
 def status(home: Path) -> list[ComponentStatus]:
-    """Every part as it is now."""
-    here = layout.load(home)
-    manager = Manager(here)
-    parts = all_parts(here)
+    """The current status of every part."""
+    stack_layout = layout.load(home)
+    manager = Manager(stack_layout)
+    parts = all_parts(stack_layout)
     with ThreadPoolExecutor(len(parts)) as pool:
         return list(pool.map(lambda part: _status(manager, part), parts))
 
 
-def as_json(found: Sequence[ComponentStatus]) -> list[dict[str, Any]]:
-    return [asdict(part) for part in found]
+def as_json(statuses: Sequence[ComponentStatus]) -> list[dict[str, Any]]:
+    return [asdict(part) for part in statuses]
 
 
 def _status(manager: Manager, part: Component) -> ComponentStatus:
     try:
-        told = manager.info(part.name)
+        info = manager.info(part.name)
     except UnavailableError:
         return ComponentStatus(part.name, "stopped", part.address, None, None, None)
-    pid = told["pid"] or None
-    seconds = float(told["now"] - told["start"]) if pid else None
-    if told["statename"] in ("RUNNING", "STARTING"):
+    pid = info["pid"] or None
+    seconds = float(info["now"] - info["start"]) if pid else None
+    if info["statename"] in ("RUNNING", "STARTING"):
         late = seconds is not None and seconds > PATIENCE
         state = "healthy" if part.healthy() else "running" if late else "starting"
     else:
-        state = "stopped" if told["statename"] in ("STOPPED", "STOPPING") else "failed"
+        state = "stopped" if info["statename"] in ("STOPPED", "STOPPING") else "failed"
     return ComponentStatus(part.name, state, part.address, pid, seconds, _memory(pid) if pid else None)
 
 
 def _memory(pid: int) -> int | None:
-    """Of the process and its descendants: proportional set size where the system tells it, else resident."""
+    """Bytes of the process and its descendants: proportional set size where available, else resident."""
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
@@ -67,8 +67,8 @@ def _memory(pid: int) -> int | None:
 
 def _one_memory(process: psutil.Process) -> int:
     try:
-        told = process.memory_full_info()
-        return int(getattr(told, "pss", told.rss))
+        memory = process.memory_full_info()
+        return int(getattr(memory, "pss", memory.rss))
     except psutil.AccessDenied:
         return int(process.memory_info().rss)
     except psutil.NoSuchProcess:

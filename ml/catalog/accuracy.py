@@ -1,4 +1,4 @@
-"""How right the models were, by what people said of their answers."""
+"""Live accuracy of model versions, computed from feedback."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -10,51 +10,53 @@ from sqlalchemy.sql.selectable import LateralFromClause
 from ml.catalog.engine import transaction
 from ml.catalog.tables import feedback, predictions
 
-_MOST: Final = 20_000
+_MAX_FEEDBACK: Final = 20_000
 
 
-def answer_to(opinion: FromClause) -> LateralFromClause:
-    """The answer that each row of `opinion`, feedback or a part of it, judges: join it ``on true``.
+def prediction_for(opinion: FromClause) -> LateralFromClause:
+    """The prediction that each row of `opinion`, feedback or a subset of it, refers to: join it ``on true``.
 
-    A search by index in the one partition that the time names. Joined plainly, Postgres may prefer to
-    read the whole log.
+    An index lookup in the one partition that contains the time. With a plain join, Postgres may choose to
+    scan the whole log.
     """
-    meant = (predictions.c.id == opinion.c.prediction_id) & (predictions.c.at == opinion.c.predicted_at)
-    return select(predictions).where(meant).limit(1).lateral()
+    condition = (predictions.c.id == opinion.c.prediction_id) & (predictions.c.at == opinion.c.predicted_at)
+    return select(predictions).where(condition).limit(1).lateral()
 
 
-def of_last_days(engine: Engine, days: float = 30) -> dict[int, dict[str, Any]]:
-    """`by_version` of so many days, by version."""
+def recent_by_version(engine: Engine, days: float = 30) -> dict[int, dict[str, Any]]:
+    """`by_version` for the last `days`, keyed by model version."""
     with transaction(engine) as connection:
-        found = by_version(connection, datetime.now(UTC) - timedelta(days=days))
-    return {row["model_version"]: row for row in found}
+        rows = by_version(connection, datetime.now(UTC) - timedelta(days=days))
+    return {row["model_version"]: row for row in rows}
 
 
 def by_version(connection: Connection, since: datetime) -> list[dict[str, Any]]:
-    """Live accuracy of each model version on answers given since, the newest version first.
+    """Live accuracy of each model version on predictions since then, newest version first.
 
-    Of the newest 20,000 opinions; an answer on which people differ counts once, by the last of them.
-    Answers that are judged are seldom drawn at random: the figure compares versions better than it
-    stands for itself.
+    Uses the newest 20,000 rows of feedback; the last one per prediction counts. Feedback is rarely a random
+    sample of predictions, so the figure is better for comparing versions than as an absolute value.
     """
     newest = (
-        select(feedback).where(feedback.c.predicted_at >= since).order_by(feedback.c.predicted_at.desc()).limit(_MOST)
+        select(feedback)
+        .where(feedback.c.predicted_at >= since)
+        .order_by(feedback.c.predicted_at.desc())
+        .limit(_MAX_FEEDBACK)
     ).subquery()
     by_answer = newest.c.prediction_id, newest.c.given_at.desc()
-    opinion = select(newest).ext(distinct_on(newest.c.prediction_id)).order_by(*by_answer).subquery()
-    answer = answer_to(opinion)
+    latest = select(newest).ext(distinct_on(newest.c.prediction_id)).order_by(*by_answer).subquery()
+    prediction = prediction_for(latest)
     query = (
         select(
-            answer.c.model_version,
+            prediction.c.model_version,
             func.count().label("judged"),
-            func.count().filter(opinion.c.label == answer.c.label).label("right"),
+            func.count().filter(latest.c.label == prediction.c.label).label("right"),
         )
-        .select_from(opinion.join(answer, true()))
-        .group_by(answer.c.model_version)
-        .order_by(answer.c.model_version.desc())
+        .select_from(latest.join(prediction, true()))
+        .group_by(prediction.c.model_version)
+        .order_by(prediction.c.model_version.desc())
     )
     rows = connection.execute(query).all()
     return [
-        {"model_version": version, "judged": judged, "right": right, "accuracy": round(right / judged, 4)}
-        for version, judged, right in rows
+        {"model_version": version, "judged": count, "right": right, "accuracy": round(right / count, 4)}
+        for version, count, right in rows
     ]

@@ -1,7 +1,7 @@
-"""API keys: who may ask the service for what, and how often. Only hashes of them are kept.
+"""API keys: roles and rate limits of callers. Only hashes of keys are stored.
 
-A key is ``evg_<id>_<secret>``: the id finds its row, the secret is 256 random bits. Nobody can guess one
-of those, so a single SHA-256 protects it as well as a slow password hash would, at a microsecond a request.
+A key is ``evg_<id>_<secret>``: the id finds its row, the secret is 256 random bits. Those cannot be guessed,
+so a single SHA-256 is as safe as a slow password hash, and takes a microsecond per request.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ml.catalog.tables import api_keys
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 
 ROLES: Final = ("predict", "feedback", "operate", "admin")
-"""What a key may be for; `admin` may everything."""
+"""Roles of a key; `admin` includes all others."""
 
 _KEY: Final = re.compile(r"evg_([0-9a-f]{12})_[A-Za-z0-9_-]{43}", re.ASCII)
 _NAME: Final = re.compile(r"[\w.@-][\w.@ -]{0,98}[\w.@-]|[\w.@-]", re.ASCII)
@@ -28,11 +28,11 @@ _MOST_PER_SECOND: Final = 1e6
 
 @dataclass(frozen=True)
 class Grant:
-    """What a key is for.
+    """Name, roles and limits of a key.
 
     Attributes:
-        per_second: requests that one worker process takes from it, on average; None: no limit.
-        burst: how many may come at once.
+        per_second: average rate limit in each worker process; None: no limit.
+        burst: requests allowed at once.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class StoredKey:
-    """A key as a service worker checks it; times are seconds of the epoch."""
+    """A key as a service worker checks it; times are seconds since the epoch."""
 
     id: str
     sha256: str
@@ -68,93 +68,96 @@ class StoredKey:
 
 
 def generate() -> str:
-    """A new key. It can be shown once, and never be found again from what is stored."""
+    """Return a new key. Show it once: it cannot be recovered from what is stored."""
     return f"evg_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
 
 
 def id_of(key: str) -> str | None:
-    """The part that finds the row; None for what is no key at all."""
+    """The key's id; None if the string is not a key."""
     match = _KEY.fullmatch(key)
     return match[1] if match else None
 
 
 def digest(key: str) -> str:
-    """What is kept of a key."""
+    """The stored hash of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def create(engine: Engine, grant: Grant, actor: str, days: float | None = None) -> str:
-    """Make a key; the only time that it is seen.
+    """Create a key and return it; it cannot be read again.
 
     Args:
-        days: after so many it stops being good; None: never.
+        days: validity; None: unlimited.
 
     Raises:
-        ConflictError: a good key has this name.
+        ConflictError: a valid key has this name.
     """
     key = generate()
     with transaction(engine) as connection:
-        _one_writer(connection)
-        _refuse_twice(connection, grant.name)
-        _insert(connection, key, grant, actor, _in(timedelta(days=days)) if days is not None else None)
+        _lock_table(connection)
+        _require_unused_name(connection, grant.name)
+        _insert(connection, key, grant, actor, _from_now(timedelta(days=days)) if days is not None else None)
     return key
 
 
 def ensure(engine: Engine, key: str, grant: Grant, actor: str) -> None:
-    """Make a given key known, for a deployment whose secrets were made before its database. Once is enough.
+    """Store a given key, for deployments whose secrets are created before the database. Idempotent.
 
     Raises:
-        InvalidInputError: it has not the form of a key.
+        InvalidInputError: it does not have the format of a key.
+        ConflictError: another key has the same id.
     """
     if id_of(key) is None:
-        raise InvalidInputError("the given key has not the form `evg_<id>_<secret>` that `generate` gives it")
+        raise InvalidInputError(
+            "the given key does not have the format `evg_<id>_<secret>`; create one with `generate`"
+        )
     with transaction(engine) as connection:
-        _one_writer(connection)
-        found = connection.execute(select(api_keys.c.sha256).where(api_keys.c.id == id_of(key))).scalar()
-        if found is None:
+        _lock_table(connection)
+        stored_sha256 = connection.execute(select(api_keys.c.sha256).where(api_keys.c.id == id_of(key))).scalar()
+        if stored_sha256 is None:
             _insert(connection, key, grant, actor, None)
-        elif found != digest(key):
-            raise ConflictError(f"another key has the id {id_of(key)}: make a new one")
+        elif stored_sha256 != digest(key):
+            raise ConflictError(f"another key has the id {id_of(key)}: generate a new one")
 
 
 def rotate(engine: Engine, name: str, actor: str, grace_hours: float = 24.0) -> str:
-    """A new key with the old one's name, roles and limits; the old one is good for some hours more.
+    """Create a key with the old one's name, roles and limits; the old one expires after `grace_hours`.
 
     Raises:
-        NotFoundError: no good key has this name.
+        NotFoundError: no valid key has this name.
     """
     with transaction(engine) as connection:
-        _one_writer(connection)
-        rows = connection.execute(select(api_keys).where(api_keys.c.name == name, _good())).all()
+        _lock_table(connection)
+        rows = connection.execute(select(api_keys).where(api_keys.c.name == name, _is_valid())).all()
         if not rows:
             raise NotFoundError(f"no good key is named {name!r}; `evergreen keys list` names them")
         newest = max(rows, key=lambda row: row.created_at)
-        end = func.least(func.coalesce(api_keys.c.expires_at, "infinity"), _in(timedelta(hours=grace_hours)))
-        ended = update(api_keys).where(api_keys.c.id.in_([row.id for row in rows]))
-        connection.execute(ended.values(expires_at=end, changed_at=func.clock_timestamp()))
+        end = func.least(func.coalesce(api_keys.c.expires_at, "infinity"), _from_now(timedelta(hours=grace_hours)))
+        statement = update(api_keys).where(api_keys.c.id.in_([row.id for row in rows]))
+        connection.execute(statement.values(expires_at=end, changed_at=func.clock_timestamp()))
         key = generate()
         _insert(connection, key, _grant(newest), actor, newest.expires_at)
     return key
 
 
 def revoke(engine: Engine, name: str) -> int:
-    """Make every key of this name or id good for nothing; how many were good before.
+    """Revoke every valid key with this name or id; return how many.
 
     Raises:
-        NotFoundError: there is none that is good.
+        NotFoundError: there is no valid one.
     """
     with transaction(engine) as connection:
-        _one_writer(connection)
-        named = or_(api_keys.c.name == name, api_keys.c.id == name)
+        _lock_table(connection)
+        matches = or_(api_keys.c.name == name, api_keys.c.id == name)
         now = func.clock_timestamp()
-        done = connection.execute(update(api_keys).where(named, _good()).values(revoked_at=now, changed_at=now))
-        if not done.rowcount:
+        result = connection.execute(update(api_keys).where(matches, _is_valid()).values(revoked_at=now, changed_at=now))
+        if not result.rowcount:
             raise NotFoundError(f"no good key has the name or id {name!r}; `evergreen keys list` names them")
-        return done.rowcount
+        return result.rowcount
 
 
-def listed(engine: Engine) -> list[dict[str, Any]]:
-    """All keys ever made, the newest first, without their hashes; `state` is good, expired or revoked."""
+def list_keys(engine: Engine) -> list[dict[str, Any]]:
+    """All keys, newest first, without their hashes; `state` is good, expired or revoked."""
     columns = [column for column in api_keys.c if column.name != "sha256"]
     with transaction(engine) as connection:
         rows = connection.execute(select(*columns).order_by(api_keys.c.created_at.desc(), api_keys.c.id)).mappings()
@@ -162,19 +165,19 @@ def listed(engine: Engine) -> list[dict[str, Any]]:
 
 
 def revision(connection: Connection) -> tuple[int, datetime | None]:
-    """Changes whenever a key does; cheap to ask."""
+    """A value that changes whenever a key does; cheap to query."""
     count, changed = connection.execute(select(func.count(), func.max(api_keys.c.changed_at))).one()
     return count, changed
 
 
-def known(connection: Connection) -> list[StoredKey]:
-    """All good keys."""
-    rows = connection.execute(select(api_keys).where(_good()))
+def active_keys(connection: Connection) -> list[StoredKey]:
+    """All valid keys."""
+    rows = connection.execute(select(api_keys).where(_is_valid()))
     return [StoredKey(r.id, r.sha256, _grant(r), r.expires_at.timestamp() if r.expires_at else None) for r in rows]
 
 
-def note_use(connection: Connection, used: dict[str, float]) -> None:
-    """Remember when keys were last used, by their ids, in seconds of the epoch."""
+def record_use(connection: Connection, used: dict[str, float]) -> None:
+    """Store when keys were last used: key id to seconds since the epoch."""
     statement = update(api_keys).where(api_keys.c.id == bindparam("used_id"))
     statement = statement.values(used_at=func.greatest(api_keys.c.used_at, bindparam("used")))
     connection.execute(statement, [{"used_id": i, "used": datetime.fromtimestamp(at, UTC)} for i, at in used.items()])
@@ -190,22 +193,22 @@ def _insert(connection: Connection, key: str, grant: Grant, actor: str, expires_
     )
 
 
-def _one_writer(connection: Connection) -> None:
-    """Changes come one after the other, so that `changed_at` never goes back and no name is given twice."""
+def _lock_table(connection: Connection) -> None:
+    """Serialise changes, so that `changed_at` is monotonic and names are unique."""
     connection.execute(text("lock table api_keys in share row exclusive mode"))
 
 
-def _refuse_twice(connection: Connection, name: str) -> None:
-    if connection.execute(select(api_keys.c.id).where(api_keys.c.name == name, _good())).first():
+def _require_unused_name(connection: Connection, name: str) -> None:
+    if connection.execute(select(api_keys.c.id).where(api_keys.c.name == name, _is_valid())).first():
         raise ConflictError(f"a good key is named {name!r} already: rotate or revoke that one, or choose another name")
 
 
-def _good() -> Any:
+def _is_valid() -> Any:
     unexpired = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > func.now())
     return api_keys.c.revoked_at.is_(None) & unexpired
 
 
-def _in(span: timedelta) -> Any:
+def _from_now(span: timedelta) -> Any:
     return func.now() + span
 
 
@@ -219,6 +222,6 @@ def _state(row: Any) -> str:
     return "expired" if row["expires_at"] and row["expires_at"] <= datetime.now(UTC) else "good"
 
 
-def in_order(roles: Sequence[str]) -> tuple[str, ...]:
-    """Each role once, the weakest first."""
+def sort_roles(roles: Sequence[str]) -> tuple[str, ...]:
+    """Each role once, least privileged first."""
     return tuple(role for role in ROLES if role in roles) + tuple(sorted(set(roles) - set(ROLES)))

@@ -1,13 +1,14 @@
-"""What people said to decisions that need one: the first answer counts, and no answer in time is a no."""
+"""Approvals of decisions that need a person: the first answer counts; without one in time, it is a rejection."""
 
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from ml.catalog import decisions as ledger
+from ml.catalog import decisions
 from ml.catalog.engine import transaction
-from ml.catalog.tables import approvals, cycles, decisions
+from ml.catalog.tables import approvals, cycles
+from ml.catalog.tables import decisions as decisions_table
 from ml.errors import ConflictError, InvalidInputError
 
 TIMEOUT = "timeout"
@@ -15,7 +16,7 @@ TIMEOUT = "timeout"
 
 @dataclass(frozen=True)
 class Approval:
-    """A row of `approvals`; `actor` is a person's name, with the place where it is not the shell, or `TIMEOUT`."""
+    """A row of `approvals`; `actor` is a person's name, with the channel unless it was the shell, or `TIMEOUT`."""
 
     decision_id: str
     approved: bool
@@ -28,58 +29,60 @@ def find(engine: Engine, decision_id: str) -> Approval | None:
         return _find(connection, decision_id)
 
 
-def answer(engine: Engine, given: Approval, hours: float) -> Approval:
-    """Record an answer, and give it back; the same answer again changes nothing.
+def answer(engine: Engine, approval: Approval, hours: float) -> Approval:
+    """Record an answer and return it; idempotent for the same answer.
 
     Args:
-        hours: how long a decision waits.
+        hours: time after which a decision is rejected.
 
     Raises:
-        NotFoundError: no such decision.
-        ConflictError: the decision needs nobody; or somebody else, or another answer, or the time-out was first.
-        InvalidInputError: no name; or a no without a reason.
+        NotFoundError: there is no such decision.
+        ConflictError: the decision does not need an approval, or was answered before or timed out.
+        InvalidInputError: the name is missing, or the reason of a rejection.
     """
-    if not given.actor.strip():
-        raise InvalidInputError("an answer needs a name: it is kept with the decision")
-    if not given.approved and not given.reason.strip():
-        raise InvalidInputError("a rejection needs a reason: it is kept with the decision")
-    decision = ledger.get(engine, given.decision_id)
+    if not approval.actor.strip():
+        raise InvalidInputError("an answer needs a name: it is stored with the decision")
+    if not approval.approved and not approval.reason.strip():
+        raise InvalidInputError("a rejection needs a reason: it is stored with the decision")
+    decision = decisions.get(engine, approval.decision_id)
     if decision.verdict != "needs_person":
-        raise ConflictError(f"decision {decision.id} waits for nobody: its verdict is {decision.verdict}")
+        raise ConflictError(f"decision {decision.id} does not need an approval: its verdict is {decision.verdict}")
     expire(engine, hours)
     with transaction(engine) as connection:
-        connection.execute(insert(approvals).values(vars(given)).on_conflict_do_nothing())
-        kept = _find(connection, given.decision_id)
-    if kept is None or (kept.approved, kept.actor) != (given.approved, given.actor):
-        raise ConflictError(f"decision {given.decision_id} was answered already: {words(kept) if kept else 'gone'}")
-    return kept
+        connection.execute(insert(approvals).values(vars(approval)).on_conflict_do_nothing())
+        stored = _find(connection, approval.decision_id)
+    if stored is None or (stored.approved, stored.actor) != (approval.approved, approval.actor):
+        raise ConflictError(
+            f"decision {approval.decision_id} was answered already: {describe(stored) if stored else 'gone'}"
+        )
+    return stored
 
 
-def words(of: Approval) -> str:
-    """An answer as a sentence's end."""
-    if of.actor == TIMEOUT:
-        return f"rejected, {of.reason}"
-    said = "approved" if of.approved else "rejected"
-    return f"{said} by {of.actor}" + (f": {of.reason}" if of.reason else "")
+def describe(approval: Approval) -> str:
+    """The answer as the end of a sentence."""
+    if approval.actor == TIMEOUT:
+        return f"rejected, {approval.reason}"
+    outcome = "approved" if approval.approved else "rejected"
+    return f"{outcome} by {approval.actor}" + (f": {approval.reason}" if approval.reason else "")
 
 
 def expire(engine: Engine, hours: float) -> int:
-    """Reject what waited for too long; how many."""
-    late = decisions.c.created_at + func.make_interval(0, 0, 0, 0, 0, 0, 3600 * hours) < func.now()
-    unanswered = ~select(approvals).where(approvals.c.decision_id == decisions.c.id).exists()
+    """Reject decisions that waited longer than `hours`; return how many."""
+    late = decisions_table.c.created_at + func.make_interval(0, 0, 0, 0, 0, 0, 3600 * hours) < func.now()
+    unanswered = ~select(approvals).where(approvals.c.decision_id == decisions_table.c.id).exists()
     with transaction(engine) as connection:
         ids = connection.execute(
-            select(decisions.c.id).where(decisions.c.verdict == "needs_person", late, unanswered)
+            select(decisions_table.c.id).where(decisions_table.c.verdict == "needs_person", late, unanswered)
         ).scalars()
         reason = f"nobody answered within {hours:g} hours"
-        rows = [vars(Approval(found, approved=False, actor=TIMEOUT, reason=reason)) for found in ids]
+        rows = [vars(Approval(decision_id, approved=False, actor=TIMEOUT, reason=reason)) for decision_id in ids]
         if rows:
             connection.execute(insert(approvals).on_conflict_do_nothing(), rows)
         return len(rows)
 
 
 def open_cycles(engine: Engine, decision_id: str | None = None) -> list[tuple[str, str]]:
-    """Decision and cycle of each cycle that waits for a person, or of one decision only."""
+    """Decision and cycle ids of cycles that wait for an approval, optionally of one decision only."""
     query = select(cycles.c.decision_id, cycles.c.id).where(
         cycles.c.verdict == "needs_person", cycles.c.finished_at.is_(None), cycles.c.decision_id.is_not(None)
     )

@@ -1,4 +1,4 @@
-"""Many rows into a table at once: gathered in a file, then one COPY, several times as fast as INSERT."""
+"""Bulk inserts: rows are buffered in a file, then inserted by one COPY, several times as fast as INSERT."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,26 +11,26 @@ from sqlalchemy import Connection
 
 from ml.catalog.copying import copy_in
 
-_CSV: Final = pyarrow.csv.WriteOptions(include_header=False)  # null is empty, an empty text is quoted: as COPY has it
+_CSV: Final = pyarrow.csv.WriteOptions(include_header=False)  # as COPY expects: null is empty, empty text is quoted
 _IN_MEMORY: Final = 4_000_000
 
 
 class RowBuffer:
-    """RowBuffer that wait for their transaction; memory holds a few megabytes of them."""
+    """Rows to insert in a later transaction; a few megabytes stay in memory, the rest in a file."""
 
     def __init__(self, file: IO[bytes], table: str, columns: Sequence[str]) -> None:
         self._file, self._table, self._columns = file, table, tuple(columns)
 
     def add(self, rows: pa.Table) -> None:
-        """Columns are taken by name."""
+        """Append rows; columns are matched by name."""
         if len(rows):
             pyarrow.csv.write_csv(rows.select(self._columns), self._file, _CSV)
 
     def copy(self, connection: Connection) -> None:
-        """Insert them within the caller's transaction.
+        """Insert the rows within the caller's transaction.
 
         Raises:
-            UnavailableError: the database went away; nothing was inserted.
+            UnavailableError: the connection was lost; nothing was inserted.
         """
         self._file.seek(0)
         statement = f"copy {self._table} ({', '.join(self._columns)}) from stdin (format csv)"
@@ -38,6 +38,6 @@ class RowBuffer:
 
 
 @contextmanager
-def rows(table: str, columns: Sequence[str]) -> Iterator[RowBuffer]:
+def row_buffer(table: str, columns: Sequence[str]) -> Iterator[RowBuffer]:
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
         yield RowBuffer(file, table, columns)

@@ -1,4 +1,4 @@
-"""COPY, which psycopg2 knows and SQLAlchemy does not."""
+"""COPY through psycopg2; SQLAlchemy does not support it."""
 
 from contextlib import closing
 from typing import IO, Any, cast
@@ -13,10 +13,10 @@ def copy_in(connection: Connection, statement: str, file: IO[bytes]) -> None:
     """Run ``copy … from stdin`` within the caller's transaction.
 
     Raises:
-        UnavailableError: the database went away; nothing was inserted.
+        UnavailableError: the connection was lost; nothing was inserted.
     """
     try:
-        with closing(cast("Any", connection.connection).cursor()) as cursor:  # psycopg2's own
+        with closing(cast("Any", connection.connection).cursor()) as cursor:  # psycopg2's cursor
             cursor.copy_expert(statement, file)
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise UnavailableError(f"the catalog database does not answer: {error}") from error

@@ -1,4 +1,4 @@
-"""The cycle's diary: which drop became which version, model and decision, and how long each stage took."""
+"""Rows of cycles: the drop, dataset version, model and decision of each cycle, and the duration of its stages."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from ml.errors import NotFoundError
 
 
 def open_cycle(engine: Engine, cycle_id: str, origin: str, drop_id: str | None = None) -> None:
-    """Begin a cycle; a no-op for one that is already open. `origin`: drop, schedule, monitoring or manual."""
+    """Insert a cycle; a no-op if it exists. `origin`: drop, schedule, monitoring or manual."""
     with transaction(engine) as connection:
         connection.execute(insert(cycles).values(id=cycle_id, origin=origin, drop_id=drop_id).on_conflict_do_nothing())
 
@@ -45,14 +45,14 @@ def add_seconds(engine: Engine, cycle_id: str, name: str, seconds: float) -> Non
 
 
 def recent(engine: Engine, limit: int = 10) -> list[dict[str, Any]]:
-    """The newest cycles first, each a row as a dict."""
+    """The newest cycles first, as dicts."""
     with transaction(engine) as connection:
         rows = connection.execute(select(cycles).order_by(cycles.c.started_at.desc()).limit(limit))
         return [dict(row) for row in rows.mappings()]
 
 
-def deployed(engine: Engine) -> list[tuple[str, str]]:
-    """Decision and cycle of each cycle that is open though what was deployed for it has met its fate."""
+def with_ended_deployment(engine: Engine) -> list[tuple[str, str]]:
+    """Decision and cycle ids of open cycles whose deployment has ended."""
     query = (
         select(cycles.c.decision_id, cycles.c.id)
         .join(deployments, deployments.c.decision_id == cycles.c.decision_id)
@@ -63,7 +63,7 @@ def deployed(engine: Engine) -> list[tuple[str, str]]:
 
 
 def set_dataset_version(connection: Connection, cycle_id: str, version: str) -> None:
-    """Note the cycle's dataset version within the caller's transaction."""
+    """Set the cycle's dataset version within the caller's transaction."""
     connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(dataset_version=version))
 
 

@@ -1,4 +1,4 @@
-"""Decisions: who or what chose which model, and why. Written once, kept for ever."""
+"""Decisions: which model was chosen, by whom, and why. Immutable and never deleted."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class Decision:
 
 
 def record(connection: Connection, decision: Decision) -> None:
-    """Insert within the caller's transaction; a decision that is there already stays as it is."""
+    """Insert within the caller's transaction; an existing decision is not changed."""
     connection.execute(insert(decisions).values(vars(decision)).on_conflict_do_nothing())
 
 
@@ -42,13 +42,13 @@ def find(engine: Engine, decision_id: str) -> Decision | None:
 
 def get(engine: Engine, decision_id: str) -> Decision:
     """Raises NotFoundError for an unknown id."""
-    found = find(engine, decision_id)
-    if found is None:
+    decision = find(engine, decision_id)
+    if decision is None:
         raise NotFoundError(f"no decision has the id `{decision_id}`")
-    return found
+    return decision
 
 
-def of_models(engine: Engine) -> dict[int, Decision]:
+def newest_by_model(engine: Engine) -> dict[int, Decision]:
     """The newest decision on each model version."""
     with transaction(engine) as connection:
         rows = connection.execute(select(decisions).order_by(decisions.c.created_at)).mappings().all()
@@ -56,10 +56,10 @@ def of_models(engine: Engine) -> dict[int, Decision]:
 
 
 def best_so_far(engine: Engine, champion: int) -> int:
-    """The best champion so far, as the newest decision of the gate has it, as a model version.
+    """Return the model version of the best champion so far, from the newest decision of the gate.
 
-    It is the champion itself where nothing was decided yet, and after a person's word (a rollback, a promotion by
-    hand): what a person took out of service for reasons of their own is no measure for what comes.
+    This is `champion` itself if there is no decision, or if the newest one is an operator's (a rollback or manual
+    promotion): a model that a person took out of service is not a baseline for later ones.
     """
     query = select(decisions.c.actor, decisions.c.statistics["best_so_far"]).order_by(decisions.c.created_at.desc())
     with transaction(engine) as connection:
@@ -72,9 +72,11 @@ def best_so_far(engine: Engine, champion: int) -> int:
 
 
 def recent(engine: Engine, limit: int = 20) -> list[dict[str, Any]]:
-    """The newest first, each with when it was made and what a person said to it, if one did."""
-    answered = [approvals.c[name].label(f"approval_{name}") for name in ("approved", "actor", "reason")]
-    query = select(decisions, *answered).outerjoin(approvals).order_by(decisions.c.created_at.desc()).limit(limit)
+    """The newest decisions first, each with its time and its approval, if any."""
+    approval_columns = [approvals.c[name].label(f"approval_{name}") for name in ("approved", "actor", "reason")]
+    query = (
+        select(decisions, *approval_columns).outerjoin(approvals).order_by(decisions.c.created_at.desc()).limit(limit)
+    )
     with transaction(engine) as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
 

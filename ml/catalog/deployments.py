@@ -1,7 +1,7 @@
-"""The deployment ledger: what should serve, what did, on whose word, and what each replica says it runs.
+"""Deployments: the desired state, the history of what served and who decided it, and the state of replicas.
 
-The wish is the newest row that is rolling or live; replicas follow it. Beside it a row may be on trial:
-its model is a candidate. At most one row is rolling or on trial.
+The desired deployment is the newest row that is rolling or live; replicas follow it. A row may also be on
+trial: its model is a candidate. At most one row is rolling or on trial.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ CHANNEL = "evergreen_deployments"
 ONE_OPEN = "uq_deployments_open"
 
 
-def wish(connection: Connection) -> dict[str, Any] | None:
+def desired(connection: Connection) -> dict[str, Any] | None:
     """The deployment that replicas should run."""
     return _newest(connection, deployments.c.status.in_(("rolling", "live")))
 
 
 def on_trial(connection: Connection) -> dict[str, Any] | None:
-    """The deployment whose model replicas should try beside the live one."""
+    """The deployment whose model replicas should run as a canary or shadow of the live one."""
     return _newest(connection, deployments.c.status == "trial")
 
 
@@ -33,7 +33,7 @@ def live(engine: Engine) -> dict[str, Any] | None:
 
 
 def rolling(engine: Engine) -> dict[str, Any] | None:
-    """The deployment that every replica is to run and that has not ended; at most one."""
+    """The deployment that is being rolled out; at most one."""
     with transaction(engine) as connection:
         return _newest(connection, deployments.c.status == "rolling")
 
@@ -56,7 +56,7 @@ def get(engine: Engine, deployment_id: int) -> dict[str, Any] | None:
 
 
 def begin(connection: Connection, **columns: Any) -> int:
-    """Insert a deployment, rolling if not said otherwise, and tell the replicas, within the caller's transaction."""
+    """Insert a deployment, rolling by default, and notify the replicas, within the caller's transaction."""
     deployment_id: int = connection.execute(
         insert(deployments).values(**columns).returning(deployments.c.id)
     ).scalar_one()
@@ -65,13 +65,13 @@ def begin(connection: Connection, **columns: Any) -> int:
 
 
 def change(connection: Connection, deployment_id: int, **columns: Any) -> None:
-    """Set columns of a deployment and tell the replicas, within the caller's transaction."""
+    """Set columns of a deployment and notify the replicas, within the caller's transaction."""
     connection.execute(update(deployments).where(deployments.c.id == deployment_id).values(**columns))
     notify(connection)
 
 
 def end(connection: Connection, deployment_id: int, status: str, reason: str | None = None) -> None:
-    """Give a deployment its fate; a live one supersedes those before it."""
+    """Set the final status of a deployment; a live one supersedes earlier live ones."""
     if status == "live":
         connection.execute(
             update(deployments)
@@ -87,7 +87,7 @@ def notify(connection: Connection) -> None:
 
 
 def live_replicas(engine: Engine, heartbeat_seconds: float) -> list[dict[str, Any]]:
-    """Replicas whose last heartbeat is younger than five beats."""
+    """Replicas whose last heartbeat is more recent than five heartbeat intervals."""
     horizon = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 5 * heartbeat_seconds)
     with transaction(engine) as connection:
         rows = connection.execute(select(replicas).where(replicas.c.heartbeat_at > horizon).order_by(replicas.c.id))
@@ -95,31 +95,35 @@ def live_replicas(engine: Engine, heartbeat_seconds: float) -> list[dict[str, An
 
 
 def refusals(engine: Engine, heartbeat_seconds: float) -> list[str]:
-    """What live replicas say that refuse the live deployment; in words."""
-    now = live(engine)
-    rows = live_replicas(engine, heartbeat_seconds) if now else []
-    return [f"{row['id']}: {row['error']}" for row in rows if now and row["failed_deployment_id"] == now["id"]]
+    """Error messages of live replicas that failed to load the live deployment."""
+    live_deployment = live(engine)
+    rows = live_replicas(engine, heartbeat_seconds) if live_deployment else []
+    return [
+        f"{row['id']}: {row['error']}"
+        for row in rows
+        if live_deployment and row["failed_deployment_id"] == live_deployment["id"]
+    ]
 
 
-def ledger(engine: Engine, limit: int = 20, before: int | None = None) -> list[dict[str, Any]]:
-    """What served when, and on whose word; the newest first.
+def history(engine: Engine, limit: int = 20, before: int | None = None) -> list[dict[str, Any]]:
+    """Deployments with their decisions, newest first.
 
-    Each row as in the table, with `actor`, `verdict` and `decision_reason` of its decision, and with
-    `served_from` and `served_until` where it served; the latter is None while it does.
+    Each is a row of the table plus `actor`, `verdict` and `decision_reason` of its decision, and `served_from` and
+    `served_until` if it was live; the latter is None while it is.
 
     Args:
         before: only deployments with a smaller id.
     """
     served = deployments.c.status.in_(("live", "superseded"))
-    until = func.lead(deployments.c.finished_at).over(order_by=deployments.c.id)
+    served_until = func.lead(deployments.c.finished_at).over(order_by=deployments.c.id)
     spans = (
-        select(deployments.c.id, deployments.c.finished_at.label("served_from"), until.label("served_until"))
+        select(deployments.c.id, deployments.c.finished_at.label("served_from"), served_until.label("served_until"))
         .where(served)
         .subquery()
     )
-    told = (decisions.c.actor, decisions.c.verdict, decisions.c.reason.label("decision_reason"))
+    decision_columns = (decisions.c.actor, decisions.c.verdict, decisions.c.reason.label("decision_reason"))
     query = (
-        select(deployments, *told, spans.c.served_from, spans.c.served_until)
+        select(deployments, *decision_columns, spans.c.served_from, spans.c.served_until)
         .join(decisions, deployments.c.decision_id == decisions.c.id)
         .outerjoin(spans, spans.c.id == deployments.c.id)
         .order_by(deployments.c.id.desc())

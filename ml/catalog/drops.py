@@ -1,4 +1,4 @@
-"""Rows of drops: begun once, ended once."""
+"""Rows of drops: inserted by a claim, finished by acceptance or rejection."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -13,7 +13,7 @@ from ml.errors import NotFoundError
 
 
 def begin(engine: Engine, drop_id: str, prefix: str, listing_digest: str, ready_at: datetime) -> str:
-    """Insert the drop unless it is known; returns its status."""
+    """Insert the drop unless it exists; return its status."""
     row = {
         "id": drop_id,
         "prefix": prefix,
@@ -37,7 +37,7 @@ def get(engine: Engine, drop_id: str) -> dict[str, Any]:
 
 
 def newest_of(engine: Engine, prefix: str) -> dict[str, Any] | None:
-    """The drop that was last found at this prefix."""
+    """The drop most recently found at this prefix."""
     query = select(drops).where(drops.c.prefix == prefix).order_by(drops.c.found_at.desc()).limit(1)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
@@ -45,7 +45,7 @@ def newest_of(engine: Engine, prefix: str) -> dict[str, Any] | None:
 
 
 def unfinished(engine: Engine) -> list[str]:
-    """Drops that were claimed and neither accepted nor rejected, the oldest first."""
+    """Drops that are claimed and neither accepted nor rejected, oldest first."""
     with transaction(engine) as connection:
         ids = connection.execute(select(drops.c.id).where(drops.c.status == "claimed").order_by(drops.c.found_at))
         return list(ids.scalars())
@@ -59,27 +59,27 @@ def recent(engine: Engine, limit: int = 50) -> list[dict[str, Any]]:
 
 
 def locked_status(connection: Connection, drop_id: str) -> str:
-    """The drop's status, its row locked until the transaction ends."""
+    """Lock the drop's row until the transaction ends; return its status."""
     status: str = connection.execute(select(drops.c.status).where(drops.c.id == drop_id).with_for_update()).scalar_one()
     return status
 
 
 def finish(connection: Connection, drop_id: str, status: str, **columns: Any) -> None:
-    """Set the drop's end within the caller's transaction."""
+    """Set the final status of a drop within the caller's transaction."""
     connection.execute(
         update(drops).where(drops.c.id == drop_id).values(status=status, finished_at=func.now(), **columns)
     )
 
 
 def stop_cycle(connection: Connection, cycle_id: str, verdict: str, reason: str) -> None:
-    """End a cycle that leads to no model, within the caller's transaction."""
+    """Finish a cycle that trains no model, within the caller's transaction."""
     connection.execute(
         update(cycles).where(cycles.c.id == cycle_id).values(verdict=verdict, reason=reason, finished_at=func.now())
     )
 
 
 def put_in_quarantine(connection: Connection, drop_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert quarantine rows (key, label, sha256, reasons, object_key); known ones stay as they are."""
+    """Insert quarantine rows (key, label, sha256, reasons, object_key); existing ones are not changed."""
     if rows:
         values = [{"drop_id": drop_id, **row} for row in rows]
         connection.execute(insert(quarantine).on_conflict_do_nothing(), values)

@@ -1,10 +1,10 @@
-"""Connections to database `evergreen`, and the locks that serialise its movers."""
+"""Connections to database `evergreen`, transactions, and advisory locks."""
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection, Engine, create_engine, func, select
+from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ml.errors import ConflictError, UnavailableError
@@ -12,9 +12,9 @@ from ml.settings import Settings
 
 
 def connect(settings: Settings, pool_size: int = 5) -> Engine:
-    """An engine; nothing is sent until it is used.
+    """Create an engine; it connects on first use.
 
-    Dead connections are replaced on check-out, so a restarted database costs one retry, no error.
+    Dead connections are replaced on check-out, so a restarted database costs one retry and no error.
     """
     return create_engine(
         settings.database_url.get_secret_value(),
@@ -24,7 +24,7 @@ def connect(settings: Settings, pool_size: int = 5) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "application_name": "evergreen",
-            # A host that vanished is noticed within seconds, not by TCP's own patience of a quarter of an hour.
+            # Detects a lost host within seconds instead of TCP's default of a quarter of an hour.
             "keepalives_idle": 5,
             "keepalives_interval": 3,
             "keepalives_count": 3,
@@ -38,7 +38,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """A transaction: committed at the end, rolled back on any error.
 
     Raises:
-        UnavailableError: the database cannot be reached or went away; nothing was committed.
+        UnavailableError: the database is unreachable or the connection was lost; nothing was committed.
     """
     try:
         with engine.begin() as connection:
@@ -51,17 +51,22 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise
 
 
+def limit_statements(connection: Connection, milliseconds: int) -> None:
+    """End each statement of this transaction that takes longer, so that no request waits for Postgres for long."""
+    connection.execute(text(f"set local statement_timeout = {int(milliseconds)}"))
+
+
 @contextmanager
 def advisory_lock(engine: Engine, name: str, *, wait: bool = True) -> Iterator[Connection]:
-    """Holds the cluster-wide lock `name` for the block; others wait, or do without if they say so.
+    """Hold the cluster-wide lock `name` for the block.
 
-    The lock belongs to the yielded connection's session, so it goes with a killed process. The
-    block may run its own transactions on other connections. Should that session die while the block
-    runs, the lock is lost: what the block commits must not rely on it alone.
+    The lock belongs to the session of the yielded connection, so a killed process releases it. The block may
+    run transactions on other connections. If the session is lost while the block runs, so is the lock:
+    commits in the block must not rely on the lock alone.
 
     Raises:
-        ConflictError: somebody else holds it, and `wait` is false.
-        UnavailableError: the database does not answer, or the session had died when the block ended.
+        ConflictError: the lock is held elsewhere, and `wait` is false.
+        UnavailableError: the database does not answer, or the session was lost before the block ended.
     """
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     try:
@@ -72,11 +77,11 @@ def advisory_lock(engine: Engine, name: str, *, wait: bool = True) -> Iterator[C
         if wait:
             _lock_call(connection, "pg_advisory_lock", key)
         elif not _lock_call(connection, "pg_try_advisory_lock", key):
-            raise ConflictError(f"somebody else holds the lock `{name}`")
+            raise ConflictError(f"the lock `{name}` is held by another process")
         try:
             yield connection
         except BaseException:
-            with suppress(UnavailableError):  # the block's own error tells more
+            with suppress(UnavailableError):  # the error of the block is more informative
                 _lock_call(connection, "pg_advisory_unlock", key)
             raise
         _lock_call(connection, "pg_advisory_unlock", key)

@@ -1,4 +1,4 @@
-"""What the data holds already; to ask costs what is asked about, not what is stored."""
+"""Lookups of stored samples; the cost grows with the number of hashes, not with the store."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,14 +13,14 @@ _PAGE: Final = 5000
 
 def labels(engine: Engine, hashes: Sequence[str]) -> dict[str, str]:
     """The current label of every sample among `hashes`."""
-    found: dict[str, str] = {}
+    label_by_hash: dict[str, str] = {}
     with transaction(engine) as connection:
         for start in range(0, len(hashes), _PAGE):
             page = list(hashes[start : start + _PAGE])
-            asked = select(samples.c.sha256, samples.c.label).where(samples.c.sha256 == any_(bindparam("page")))
-            rows = connection.execute(asked, {"page": page})
-            found.update(dict(rows.all()))
-    return found
+            query = select(samples.c.sha256, samples.c.label).where(samples.c.sha256 == any_(bindparam("page")))
+            rows = connection.execute(query, {"page": page})
+            label_by_hash.update(dict(rows.all()))
+    return label_by_hash
 
 
 def classes(connection: Connection) -> set[str]:

@@ -1,4 +1,4 @@
-"""What people say predictions should have been: one opinion a prediction and source, the last one counts."""
+"""Feedback on predictions: one row per prediction and source; the latest replaces earlier ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ Outcome = Literal["new", "known", "waiting"]
 
 @dataclass(frozen=True)
 class FeedbackRecord:
-    """Feedback on a prediction by its id, or by the key that the client sent with the image.
+    """Feedback on a prediction, identified by its id or by the key that the client sent with the image.
 
     Attributes:
-        predicted_at: the time in `prediction_id`.
-        caller: the API key's name, if there are keys; a client's keys are its own.
+        predicted_at: the timestamp in `prediction_id`.
+        caller: name of the API key, if keys are used; client keys are unique per caller.
     """
 
     prediction_id: UUID | None
@@ -33,84 +33,86 @@ class FeedbackRecord:
     given_at: datetime
 
 
-def store(connection: Connection, given: FeedbackRecord) -> Outcome:
-    """Insert, or bring up to date what the source said before, unless that is younger.
+def store(connection: Connection, record: FeedbackRecord) -> Outcome:
+    """Insert feedback, or update that of the same source unless the stored one is newer.
 
-    By a key, the newest prediction is meant that was asked for with it. Where none has come yet the
-    feedback waits for it.
+    A client key refers to the newest prediction with that key. If it has not been logged yet, the feedback
+    is stored in `feedback_waiting`.
     """
-    if given.prediction_id is not None and given.predicted_at is not None:
-        return _store(connection, given, given.prediction_id, given.predicted_at)
-    found = _by_key(connection, given.client_key or "", given.caller)
-    if found:
-        return _store(connection, given, *found)
-    _wait(connection, given)
+    if record.prediction_id is not None and record.predicted_at is not None:
+        return _store(connection, record, record.prediction_id, record.predicted_at)
+    prediction = _by_key(connection, record.client_key or "", record.caller)
+    if prediction:
+        return _store(connection, record, *prediction)
+    _store_waiting(connection, record)
     return "waiting"
 
 
-def settle(connection: Connection, keys: Iterable[tuple[str, str]]) -> int:
-    """Hand over feedback that waited under these (client key, caller or empty) and whose prediction has come."""
-    settled = 0
+def apply_waiting(connection: Connection, keys: Iterable[tuple[str, str]]) -> int:
+    """Store waiting feedback for these (client key, caller or empty) whose predictions are logged by now."""
+    applied = 0
     for client_key, caller in keys:
-        found = _by_key(connection, client_key, caller or None)
-        if not found:
+        prediction = _by_key(connection, client_key, caller or None)
+        if not prediction:
             continue
-        within = (feedback_waiting.c.client_key == client_key) & (feedback_waiting.c.caller == caller)
-        waited = connection.execute(delete(feedback_waiting).where(within).returning(feedback_waiting)).mappings()
-        for row in waited.all():
-            given = FeedbackRecord(*found, client_key, caller or None, row.label, row.source, row.comment, row.given_at)
-            _store(connection, given, *found)
-            settled += 1
-    return settled
+        condition = (feedback_waiting.c.client_key == client_key) & (feedback_waiting.c.caller == caller)
+        waiting = connection.execute(delete(feedback_waiting).where(condition).returning(feedback_waiting)).mappings()
+        for row in waiting.all():
+            record = FeedbackRecord(
+                *prediction, client_key, caller or None, row.label, row.source, row.comment, row.given_at
+            )
+            _store(connection, record, *prediction)
+            applied += 1
+    return applied
 
 
-def settle_arrived(connection: Connection) -> int:
-    """The same for the predictions that this transaction has just taken in (`ml.catalog.predictions.store`)."""
-    arrived = text(
+def apply_waiting_to_incoming(connection: Connection) -> int:
+    """Apply waiting feedback to the predictions stored in this transaction (`ml.catalog.predictions.store`)."""
+    query = text(
         "select distinct w.client_key, w.caller from feedback_waiting w join incoming_predictions i "
         "on i.row->>'client_key' = w.client_key and coalesce(i.row->>'caller', '') = w.caller"
     )
-    return settle(connection, [(key, caller) for key, caller in connection.execute(arrived)])
+    return apply_waiting(connection, [(key, caller) for key, caller in connection.execute(query)])
 
 
-def settle_late(connection: Connection, hours: float = 24.0) -> int:
-    """The same for what was given and predicted in the same moment, neither having seen the other."""
-    young = feedback_waiting.c.given_at > datetime.now(UTC) - timedelta(hours=hours)
-    keys = select(feedback_waiting.c.client_key, feedback_waiting.c.caller).where(young).distinct()
-    return settle(connection, [(key, caller) for key, caller in connection.execute(keys)])
+def apply_recent_waiting(connection: Connection, hours: float = 24.0) -> int:
+    """Apply waiting feedback that was stored concurrently with its prediction, so that neither saw the other."""
+    recent = feedback_waiting.c.given_at > datetime.now(UTC) - timedelta(hours=hours)
+    keys = select(feedback_waiting.c.client_key, feedback_waiting.c.caller).where(recent).distinct()
+    return apply_waiting(connection, [(key, caller) for key, caller in connection.execute(keys)])
 
 
-def _store(connection: Connection, given: FeedbackRecord, prediction_id: UUID, predicted_at: datetime) -> Outcome:
-    # A changed label is one that no drop has gathered yet.
-    gathered = case((feedback.c.label != given.label, null()), else_=feedback.c.drop_prefix)
+def _store(connection: Connection, record: FeedbackRecord, prediction_id: UUID, predicted_at: datetime) -> Outcome:
+    # A changed label has not been part of any drop yet.
+    drop_prefix = case((feedback.c.label != record.label, null()), else_=feedback.c.drop_prefix)
     statement = insert(feedback).values(
         prediction_id=prediction_id,
         predicted_at=predicted_at,
-        label=given.label,
-        source=given.source,
-        comment=given.comment,
-        caller=given.caller,
-        given_at=given.given_at,
+        label=record.label,
+        source=record.source,
+        comment=record.comment,
+        caller=record.caller,
+        given_at=record.given_at,
     )
     new = statement.excluded
     statement = statement.on_conflict_do_update(
         index_elements=["prediction_id", "source"],
-        set_={"label": new.label, "comment": new.comment, "given_at": new.given_at, "drop_prefix": gathered},
+        set_={"label": new.label, "comment": new.comment, "given_at": new.given_at, "drop_prefix": drop_prefix},
         where=feedback.c.given_at <= new.given_at,
     )
-    # xmax is 0 on a row that this statement inserted; no row: what is known is younger.
+    # xmax is 0 for an inserted row; no row is returned if the stored feedback is newer.
     inserted = connection.execute(statement.returning(literal_column("xmax = 0"))).scalar_one_or_none()
     return "new" if inserted else "known"
 
 
-def _wait(connection: Connection, given: FeedbackRecord) -> None:
+def _store_waiting(connection: Connection, record: FeedbackRecord) -> None:
     statement = insert(feedback_waiting).values(
-        client_key=given.client_key,
-        caller=given.caller or "",
-        source=given.source,
-        label=given.label,
-        comment=given.comment,
-        given_at=given.given_at,
+        client_key=record.client_key,
+        caller=record.caller or "",
+        source=record.source,
+        label=record.label,
+        comment=record.comment,
+        given_at=record.given_at,
     )
     new = statement.excluded
     connection.execute(
@@ -123,10 +125,10 @@ def _wait(connection: Connection, given: FeedbackRecord) -> None:
 
 
 def _by_key(connection: Connection, client_key: str, caller: str | None) -> tuple[UUID, datetime] | None:
-    found = connection.execute(
+    row = connection.execute(
         select(predictions.c.id, predictions.c.at)
         .where(predictions.c.client_key == client_key, func.coalesce(predictions.c.caller, "") == (caller or ""))
         .order_by(predictions.c.at.desc())
         .limit(1)
     ).one_or_none()
-    return (found.id, found.at) if found else None
+    return (row.id, row.at) if row else None

@@ -1,4 +1,4 @@
-"""The gate's use of the holdout, decision by decision: the state of `ml.gate.budget`, kept for ever."""
+"""Comparisons of the gate on the holdout, one per decision: the state of `ml.gate.budget`; never deleted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import approvals, decisions, drops, gate_looks
 
 OUTCOMES: Final = ("reject", "promote", "approved", "declined")
-"""What a comparison came to; a decision that waits for a person counts as declined until one approves it."""
+"""Outcomes of a comparison; a decision that waits for an approval counts as declined until it is approved."""
 
 
 @dataclass(frozen=True)
 class HoldoutComparison:
     """A comparison with a champion on the holdout.
 
-    `number` counts from 1; `level` is what its statement was made at; `outcome` is one of `OUTCOMES`.
+    `number` counts from 1; `level` is the significance level of its test; `outcome` is one of `OUTCOMES`.
     """
 
     number: int
@@ -28,12 +28,12 @@ class HoldoutComparison:
 
     @property
     def event(self) -> bool:
-        """The verdict was not a plain rejection."""
+        """Whether the verdict was anything but a plain rejection."""
         return self.outcome != "reject"
 
 
 def all_comparisons(engine: Engine) -> list[HoldoutComparison]:
-    """The oldest first."""
+    """All comparisons, oldest first."""
     query = (
         select(gate_looks, decisions.c.verdict, approvals.c.approved)
         .join(decisions, decisions.c.id == gate_looks.c.decision_id)
@@ -49,18 +49,23 @@ def all_comparisons(engine: Engine) -> list[HoldoutComparison]:
         ]
 
 
-def record(connection: Connection, look: HoldoutComparison) -> None:
-    """Insert within the caller's transaction; a number that is taken is an error: two gates at once."""
-    row = {"number": look.number, "decision_id": look.decision_id, "level": look.level, "event": look.event}
+def record(connection: Connection, comparison: HoldoutComparison) -> None:
+    """Insert within the caller's transaction; a duplicate number is an error: two gates ran at once."""
+    row = {
+        "number": comparison.number,
+        "decision_id": comparison.decision_id,
+        "level": comparison.level,
+        "event": comparison.event,
+    }
     connection.execute(insert(gate_looks).values(row))
 
 
 def before(engine: Engine, drop_ids: Sequence[str]) -> dict[str, int]:
-    """How many looks there had been when each drop was accepted; drops that are not there are left out."""
-    looked = (
+    """Number of comparisons made before each drop was accepted; unknown drops are omitted."""
+    comparisons = (
         select(func.count()).select_from(gate_looks).where(gate_looks.c.created_at <= drops.c.finished_at)
     ).scalar_subquery()
-    query = select(drops.c.id, looked).where(drops.c.id.in_(drop_ids), drops.c.finished_at.is_not(None))
+    query = select(drops.c.id, comparisons).where(drops.c.id.in_(drop_ids), drops.c.finished_at.is_not(None))
     with transaction(engine) as connection:
         return dict(connection.execute(query).all())
 

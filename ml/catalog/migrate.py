@@ -1,4 +1,4 @@
-"""Brings database `evergreen` to the newest migration; safe to run from many processes at once."""
+"""Upgrades database `evergreen` to the newest migration; safe to run concurrently."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def alembic_config(connection: Connection) -> Config:
 
 
 def migrate(engine: Engine) -> None:
-    """Upgrade to the newest migration, one migrator at a time.
+    """Upgrade to the newest migration, one process at a time.
 
     Raises:
         UnavailableError: the database does not answer.

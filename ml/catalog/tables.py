@@ -1,6 +1,6 @@
 """The tables of database `evergreen`. A change here comes with a migration beside it.
 
-Ids: a drop, segment, dataset version and bundle is named by its content (hex of SHA-256, cut for
+Ids: drops, segments, dataset versions and bundles have content-derived ids (hex of SHA-256, truncated for
 drops and segments); model versions are MLflow's numbers; prediction ids are UUIDv7.
 """
 
@@ -76,7 +76,7 @@ samples = Table(
     Column("group_id", Text, nullable=False),
     Column("split", Text, nullable=False),
     Column("label", Text, nullable=False),
-    Column("drop_id", Text, nullable=False),  # no foreign key: acceptance, which writes it, holds the drop's row locked
+    Column("drop_id", Text, nullable=False),  # no foreign key: acceptance locks the row of the drop
     Column("segment_id", Text, ForeignKey("segments.id"), nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
@@ -156,7 +156,7 @@ dataset_versions = Table(
     Column("cause", Text, nullable=False),
     Column("frozen_holdout", Boolean, nullable=False, server_default="false"),
     _now(),
-    # The frozen part of the holdout is that of one version, for good.
+    # The frozen part of the holdout is that of one version, permanently.
     Index("uq_dataset_versions_frozen", "frozen_holdout", unique=True, postgresql_where=text("frozen_holdout")),
 )
 
@@ -205,7 +205,7 @@ decisions = Table(
     Index(None, "model_version"),
 )
 
-# Each comparison with a champion that consulted the holdout, in their order: see `ml.gate.budget`.
+# Comparisons with a champion on the holdout, numbered in order: see `ml.gate.budget`.
 gate_looks = Table(
     "gate_looks",
     metadata,
@@ -216,7 +216,7 @@ gate_looks = Table(
     _now(),
 )
 
-# What a person said to a decision that needs one; nobody's answer in time is a rejection by `timeout`.
+# Answers to decisions that need an approval; without one in time, a rejection by actor `timeout`.
 approvals = Table(
     "approvals",
     metadata,
@@ -299,7 +299,7 @@ predictions = Table(
     Column("label", Text, nullable=False),
     Column("probability", Double, nullable=False),
     _json("top"),
-    # Why the answer is not to be relied on; empty for answers that are.
+    # Why the answer is unreliable; null if it is not.
     Column("rejected", Text),
     Column("distance", REAL),
     Column("milliseconds", Double, nullable=False),
@@ -321,7 +321,7 @@ predictions = Table(
     postgresql_partition_by="RANGE (at)",
 )
 
-# What pages and monitoring would otherwise count in millions of rows; kept by `ml.catalog.predictions.store`.
+# Hourly counts, so that pages and monitoring need not scan the log; updated by `ml.catalog.predictions.store`.
 prediction_hours = Table(
     "prediction_hours",
     metadata,
@@ -338,7 +338,7 @@ feedback = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("prediction_id", UUID, nullable=False),
-    # The prediction's own time: with it one partition is looked into, without it all.
+    # Time of the prediction: limits the lookup to one partition.
     Column("predicted_at", DateTime(timezone=True), nullable=False),
     Column("label", Text, nullable=False),
     Column("source", Text, nullable=False),
@@ -351,7 +351,7 @@ feedback = Table(
     Index(None, "predicted_at"),
 )
 
-# Feedback by a client's own key whose prediction is still on its way to the log.
+# Feedback by client key whose prediction is not logged yet.
 feedback_waiting = Table(
     "feedback_waiting",
     metadata,
@@ -395,7 +395,7 @@ class_operations = Table(
     CheckConstraint("kind in ('rename', 'merge', 'split')", name="kind"),
 )
 
-# No foreign keys to what is erased: the row must outlive it.
+# No foreign keys to erased rows: this row outlives them.
 erasures = Table(
     "erasures",
     metadata,
@@ -409,7 +409,7 @@ erasures = Table(
     Column("finished_at", DateTime(timezone=True)),
 )
 
-# A use is a decision made on a part of the holdout; how often it was used tells how much it can still be trusted.
+# Decisions made on each part of the holdout; their number shows how far it can still be trusted.
 holdout_uses = Table(
     "holdout_uses",
     metadata,
@@ -434,7 +434,7 @@ drift_reports = Table(
     _now(),
 )
 
-# What a suite of `expectations/` said of a drop, a dataset version or the prediction log.
+# Results of the suites in `expectations/` for drops, dataset versions and the prediction log.
 validations = Table(
     "validations",
     metadata,
@@ -449,7 +449,7 @@ validations = Table(
     Index(None, "suite", "created_at"),
 )
 
-# Who may ask the service: see `ml.catalog.api_keys`. Rows are never deleted; of the key itself only its hash is here.
+# API keys of the service: see `ml.catalog.api_keys`. Rows are never deleted; only the hash of a key is stored.
 api_keys = Table(
     "api_keys",
     metadata,

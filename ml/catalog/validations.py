@@ -1,4 +1,4 @@
-"""What suites said: one row a suite and subject, kept for good; later drops are compared with those before."""
+"""Validation results: one row per suite and subject, never deleted; later drops are compared with earlier ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, validations
 
 
-def keep(
+def record(
     engine: Engine,
     suite: str,
     subject: str,
@@ -20,25 +20,25 @@ def keep(
     figures: Mapping[str, Any],
     report_key: str | None,
 ) -> None:
-    """Note a result; a subject that is judged again, after a kill say, has the last word only.
+    """Store a result; validating a subject again, for example after a crash, replaces it.
 
     Args:
         suite: ``drop``, ``dataset`` or ``predictions``.
-        subject: id of the drop or dataset version, or the time of a look at the prediction log.
-        failures: broken expectations in words; none: it passed.
-        warnings: those that are only reported.
-        figures: what was judged as a whole.
-        report_key: of the Data Docs page, if there is one.
+        subject: id of the drop or dataset version, or the time of a validation of the prediction log.
+        failures: messages of failed expectations; it passed if there are none.
+        warnings: messages of expectations that only warn.
+        figures: metrics of the subject as a whole.
+        report_key: key of the Data Docs page, if any.
     """
     row = {"passed": not failures, "failures": list(failures), "warnings": list(warnings)}
     row |= {"figures": dict(figures), "report_key": report_key, "created_at": func.now()}
-    made = insert(validations).values(suite=suite, subject=subject, **row)
+    statement = insert(validations).values(suite=suite, subject=subject, **row)
     with transaction(engine) as connection:
-        connection.execute(made.on_conflict_do_update(index_elements=["suite", "subject"], set_=row))
+        connection.execute(statement.on_conflict_do_update(index_elements=["suite", "subject"], set_=row))
 
 
 def newest(engine: Engine, suite: str) -> dict[str, Any] | None:
-    """The last result of a suite."""
+    """The latest result of a suite."""
     query = select(validations).where(validations.c.suite == suite).order_by(validations.c.created_at.desc()).limit(1)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
@@ -46,7 +46,7 @@ def newest(engine: Engine, suite: str) -> dict[str, Any] | None:
 
 
 def get(engine: Engine, suite: str, subject: str) -> dict[str, Any] | None:
-    """The result of a suite on a subject, if it was judged."""
+    """The result of a suite for a subject, if any."""
     query = select(validations).where(validations.c.suite == suite, validations.c.subject == subject)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
@@ -54,7 +54,7 @@ def get(engine: Engine, suite: str, subject: str) -> dict[str, Any] | None:
 
 
 def of_accepted_drops(connection: Connection, limit: int) -> tuple[Mapping[str, Any], ...]:
-    """The figures of the drops that were accepted last, the newest first."""
+    """The figures of the most recently accepted drops, newest first."""
     query = (
         select(validations.c.figures)
         .join(drops, drops.c.id == validations.c.subject)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ml.cli.output import Actor, Json, Reason, add_row, connected, emit, name_of, new_table, say, show
+from ml.cli.output import Actor, Json, Reason, actor_name, add_row, connected, emit, new_table, say, show
 
 if TYPE_CHECKING:
     from ml.datasets.classes import Operation
@@ -17,9 +17,9 @@ labels = typer.Typer(no_args_is_help=True, help="Questions about labels that peo
 @classes.command("list")
 def list_classes(as_json: Json = False) -> None:
     """Every class with its samples now."""
-    from ml.datasets import classes as of
+    from ml.datasets import classes as class_operations
 
-    counts = of.counts(connected())
+    counts = class_operations.counts(connected())
     table = new_table("class", "samples")
     for label, count in counts.items():
         add_row(table, label, str(count))
@@ -29,22 +29,22 @@ def list_classes(as_json: Json = False) -> None:
 @classes.command()
 def history(as_json: Json = False) -> None:
     """Every operation on classes, the newest first."""
-    from ml.datasets import classes as of
+    from ml.datasets import classes as class_operations
 
-    rows = of.history(connected())
+    rows = class_operations.history(connected())
     table = new_table("when", "what", "classes", "samples", "who")
     for row in rows:
-        named = f"{', '.join(row['classes_before'])} → {', '.join(row['classes_after'])}"
-        add_row(table, f"{row['created_at']:%Y-%m-%d %H:%M}", row["kind"], named, str(row["samples"]), row["actor"])
+        change = f"{', '.join(row['classes_before'])} → {', '.join(row['classes_after'])}"
+        add_row(table, f"{row['created_at']:%Y-%m-%d %H:%M}", row["kind"], change, str(row["samples"]), row["actor"])
     show(table, rows, as_json, {f"{row['id']} ({row['kind']})": row["reason"] for row in rows})
 
 
 @classes.command()
 def rename(before: str, after: str, reason: Reason, actor: Actor = None, as_json: Json = False) -> None:
     """Give a class another name; drops that use the old one later mean the new one."""
-    from ml.datasets import classes as of
+    from ml.datasets import classes as class_operations
 
-    _done(of.rename(connected(), before, after, actor=name_of(actor), reason=reason), as_json)
+    _report(class_operations.rename(connected(), before, after, actor=actor_name(actor), reason=reason), as_json)
 
 
 @classes.command()
@@ -56,9 +56,9 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Make one class of several."""
-    from ml.datasets import classes as of
+    from ml.datasets import classes as class_operations
 
-    _done(of.merge(connected(), before, into, actor=name_of(actor), reason=reason), as_json)
+    _report(class_operations.merge(connected(), before, into, actor=actor_name(actor), reason=reason), as_json)
 
 
 @classes.command()
@@ -70,25 +70,30 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Give samples of a class labels of their own; those that the table does not name stay."""
-    from ml.datasets import classes as of
+    from ml.datasets import classes as class_operations
 
-    _done(of.split(connected(), before, of.read_table(table), actor=name_of(actor), reason=reason), as_json)
+    _report(
+        class_operations.split(
+            connected(), before, class_operations.read_table(table), actor=actor_name(actor), reason=reason
+        ),
+        as_json,
+    )
 
 
-def _done(made: "Operation", as_json: bool) -> None:
-    emit(vars(made), as_json)
+def _report(operation: "Operation", as_json: bool) -> None:
+    emit(vars(operation), as_json)
     if not as_json:
-        named = f"{', '.join(made.before)} → {', '.join(made.after)}"
-        say(f"{made.kind} {named}: {made.samples} samples, dataset version {made.version[:12]}")
+        change = f"{', '.join(operation.before)} → {', '.join(operation.after)}"
+        say(f"{operation.kind} {change}: {operation.samples} samples, dataset version {operation.version[:12]}")
         say("the next training learns it; `evergreen cycle --retrain` or the DAG `train` starts one now")
 
 
 @labels.command("list")
 def list_tasks(limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json = False) -> None:
     """Open questions, the most doubtful first."""
-    from ml.datasets import labels as of
+    from ml.datasets import labels as label_tasks
 
-    rows = of.tasks(connected(), limit)
+    rows = label_tasks.tasks(connected(), limit)
     table = new_table("id", "sample", "label", "suggested", "score", "reason")
     for row in rows:
         sample = (row["sha256"] or str(row["prediction_id"]))[:12]
@@ -102,11 +107,11 @@ def answer(task: int, label: str, actor: Actor = None, as_json: Json = False) ->
     """Say what the label is; it outweighs everything said before."""
     from ml.datasets import answers
 
-    told = answers.answer(connected(), task, label, actor=name_of(actor))
-    emit(vars(told), as_json)
+    result = answers.answer(connected(), task, label, actor=actor_name(actor))
+    emit(vars(result), as_json)
     if not as_json:
-        version = f"dataset version {told.version[:12]}" if told.version else "the label stays"
-        say(f"{told.sha256[:12]} is {told.label}: {version}")
+        version = f"dataset version {result.version[:12]}" if result.version else "the label stays"
+        say(f"{result.sha256[:12]} is {result.label}: {version}")
 
 
 @labels.command()
@@ -129,14 +134,16 @@ def erase(
     as_json: Json = False,
 ) -> None:
     """Erase samples for good, and name the models that saw them."""
-    from ml.datasets import erase as of
+    from ml.datasets import erase as erasure
     from ml.errors import InvalidInputError
 
-    if sum(bool(given) for given in (samples, drop, subject)) != 1:
+    if sum(bool(option) for option in (samples, drop, subject)) != 1:
         raise InvalidInputError("say what to erase by one of: SHA-256 of samples, --drop, --subject")
-    wanted = of.of_hashes(samples) if samples else of.of_drop(drop) if drop else of.of_subject(subject or "")
-    done = of.erase(connected(), wanted, actor=name_of(actor), reason=reason)
-    emit(vars(done), as_json)
+    selection = (
+        erasure.of_hashes(samples) if samples else erasure.of_drop(drop) if drop else erasure.of_subject(subject or "")
+    )
+    result = erasure.erase(connected(), selection, actor=actor_name(actor), reason=reason)
+    emit(vars(result), as_json)
     if not as_json:
-        seen = ", ".join(f"v{m}" for m in done.models) or "none"
-        say(f"{done.samples} samples erased, {done.objects} objects deleted; models that saw them: {seen}")
+        model_names = ", ".join(f"v{m}" for m in result.models) or "none"
+        say(f"{result.samples} samples erased, {result.objects} objects deleted; models that saw them: {model_names}")

@@ -22,11 +22,11 @@ def list_versions(limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json
     """The newest versions: samples a split, classes, cause."""
     from ml.datasets import versions
 
-    found = versions.all_versions(connected().engine, limit)
+    rows = versions.all_versions(connected().engine, limit)
     table = new_table("#", "version", *SPLITS, "classes", "cause")
-    for v in found:
+    for v in rows:
         add_row(table, str(v.number), v.id[:12], *(str(getattr(v, s)) for s in SPLITS), str(len(v.classes)), v.cause)
-    show(table, [vars(v) for v in found], as_json)
+    show(table, [vars(v) for v in rows], as_json)
 
 
 @app.command("show")
@@ -35,17 +35,22 @@ def show_version(version: Version = "newest", as_json: Json = False) -> None:
     from ml.datasets import contents, holdout, versions
 
     ctx = connected()
-    found = _named(ctx, version)
-    manifest, counts = versions.manifest(ctx, found.id), contents.counts(ctx, found.id)
-    drops, models = contents.drops(ctx, found.id), contents.models(ctx, found.id)
+    resolved = _resolve(ctx, version)
+    manifest, counts = versions.manifest(ctx, resolved.id), contents.counts(ctx, resolved.id)
+    drops, models = contents.drops(ctx, resolved.id), contents.models(ctx, resolved.id)
     parts = holdout.parts(ctx)
-    told = {**vars(found), "counts": counts, "segments": manifest.segments, "relabels": len(manifest.relabels)}
-    told |= {"removals": len(manifest.removals), "class_map": manifest.class_map, "drops": drops, "models": models}
-    emit(told | {"holdout_parts": [vars(p) for p in parts]}, as_json)
+    body = {
+        **vars(resolved),
+        "counts": counts,
+        "segments": manifest.segments,
+        "relabels": len(manifest.relabels),
+    }
+    body |= {"removals": len(manifest.removals), "class_map": manifest.class_map, "drops": drops, "models": models}
+    emit(body | {"holdout_parts": [vars(p) for p in parts]}, as_json)
     if as_json:
         return
-    say(f"version {found.number}, {found.id}")
-    say(f"made by {found.cause}, after {found.parent_id[:12] if found.parent_id else 'nothing'}")
+    say(f"version {resolved.number}, {resolved.id}")
+    say(f"made by {resolved.cause}, after {resolved.parent_id[:12] if resolved.parent_id else 'nothing'}")
     trained = "the registry does not answer" if models is None else ", ".join(f"v{m}" for m in models) or "none"
     say(f"{len(manifest.segments)} segments from {len(drops)} drops; models trained on it: {trained}")
     say(
@@ -66,38 +71,39 @@ def diff(before: Version, after: Version = "newest", as_json: Json = False) -> N
     from ml.datasets import contents
 
     ctx = connected()
-    found = contents.difference(ctx, _named(ctx, before).id, _named(ctx, after).id)
-    emit(contents.as_json(found), as_json)
+    difference = contents.difference(ctx, _resolve(ctx, before).id, _resolve(ctx, after).id)
+    emit(contents.as_json(difference), as_json)
     if as_json:
         return
     table = new_table("class", "added", "removed")
-    for label in sorted(found.added.keys() | found.removed.keys()):
-        add_row(table, label, f"+{found.added.get(label, 0)}", f"-{found.removed.get(label, 0)}")
+    for label in sorted(difference.added.keys() | difference.removed.keys()):
+        add_row(table, label, f"+{difference.added.get(label, 0)}", f"-{difference.removed.get(label, 0)}")
     console.print(table)
-    for (old, new), count in sorted(found.relabelled.items()):
+    for (old, new), count in sorted(difference.relabelled.items()):
         say(f"{old} → {new}: {count} samples")
-    if not (found.added or found.removed or found.relabelled):
+    if not (difference.added or difference.removed or difference.relabelled):
         say("the same samples with the same labels")
 
 
 @app.command()
 def verify(version: Version = "newest", as_json: Json = False) -> None:
     """Prove every byte of a version by its hashes. Exit code 4 if anything is wrong."""
-    from ml.datasets import verify as prove
+    from ml.datasets import verify as verification
     from ml.datasets import versions
 
     ctx = connected()
-    found = _named(ctx, version)
-    total = len(versions.manifest(ctx, found.id).segments)
+    resolved = _resolve(ctx, version)
+    total = len(versions.manifest(ctx, resolved.id).segments)
     with _progress("verifying", as_json) as bar:
         task = bar.add_task("", total=total)
-        wrong = list(prove.problems(ctx, found.id, lambda _: bar.advance(task)))
-    emit({"version": found.id, "segments": total, "problems": wrong}, as_json)
+        problems = list(verification.problems(ctx, resolved.id, lambda _: bar.advance(task)))
+    emit({"version": resolved.id, "segments": total, "problems": problems}, as_json)
     if not as_json:
-        for words in wrong:
-            say(words)
-        say(f"{total} segments of version {found.id[:12]}: {f'{len(wrong)} problems' if wrong else 'all is whole'}")
-    if wrong:
+        for problem in problems:
+            say(problem)
+        state = f"{len(problems)} problems" if problems else "all is whole"
+        say(f"{total} segments of version {resolved.id[:12]}: {state}")
+    if problems:
         raise typer.Exit(STOPPED)
 
 
@@ -110,20 +116,20 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a version as files that other tools read."""
-    from ml.datasets import export as write
+    from ml.datasets import export as exporter
     from ml.errors import InvalidInputError
 
     chosen = tuple(split or SPLITS)
     if unknown := set(chosen) - set(SPLITS):
         raise InvalidInputError(f"`--split` must be of {', '.join(SPLITS)}; received {sorted(unknown)[0]!r}")
     ctx = connected()
-    found = _named(ctx, version)
+    resolved = _resolve(ctx, version)
     with _progress("exporting", as_json) as bar:
-        task = bar.add_task("", total=sum(getattr(found, s) for s in chosen))
-        count = write.export(ctx, found.id, path, form, chosen, lambda: bar.advance(task))
-    emit({"version": found.id, "path": str(path), "samples": count}, as_json)
+        task = bar.add_task("", total=sum(getattr(resolved, s) for s in chosen))
+        count = exporter.export(ctx, resolved.id, path, form, chosen, lambda: bar.advance(task))
+    emit({"version": resolved.id, "path": str(path), "samples": count}, as_json)
     if not as_json:
-        say(f"{count} samples of version {found.id[:12]} are in {path}")
+        say(f"{count} samples of version {resolved.id[:12]} are in {path}")
 
 
 @app.command("holdout")
@@ -145,19 +151,19 @@ def freeze_holdout(version: Version = "newest", as_json: Json = False) -> None:
     from ml.datasets import holdout
 
     ctx = connected()
-    found = _named(ctx, version)
-    holdout.freeze(ctx, found.id)
-    emit({"version": found.id, "samples": found.holdout}, as_json)
+    resolved = _resolve(ctx, version)
+    holdout.freeze(ctx, resolved.id)
+    emit({"version": resolved.id, "samples": resolved.holdout}, as_json)
     if not as_json:
-        say(f"the {found.holdout} holdout samples of version {found.id[:12]} are the frozen part from now on")
+        say(f"the {resolved.holdout} holdout samples of version {resolved.id[:12]} are the frozen part from now on")
 
 
-def _named(ctx: "Context", version: str) -> "DatasetVersion":
+def _resolve(ctx: "Context", version: str) -> "DatasetVersion":
     from ml.datasets import amend, versions
 
     return amend.newest(ctx)[0] if version == "newest" else versions.get(ctx, version)
 
 
-def _progress(what: str, quiet: bool) -> Progress:
-    columns: tuple[Any, ...] = (TextColumn(f"  {printable(what)}"), BarColumn(), MofNCompleteColumn())
+def _progress(description: str, quiet: bool) -> Progress:
+    columns: tuple[Any, ...] = (TextColumn(f"  {printable(description)}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet, transient=True)

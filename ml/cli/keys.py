@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ml.cli.output import Actor, Json, add_row, connected, emit, name_of, new_table, say, show
+from ml.cli.output import Actor, Json, actor_name, add_row, connected, emit, new_table, say, show
 
 app = typer.Typer(no_args_is_help=True, help="API keys of the service.")
 
@@ -29,8 +29,8 @@ def create(
 
     if per_second is not None and burst is None:
         burst = max(1, round(2 * per_second))
-    grant = api_keys.Grant(name, api_keys.in_order(role), per_second, burst)
-    _hand_over(name, api_keys.create(connected().engine, grant, name_of(actor), days), as_json)
+    grant = api_keys.Grant(name, api_keys.sort_roles(role), per_second, burst)
+    _hand_over(name, api_keys.create(connected().engine, grant, actor_name(actor), days), as_json)
 
 
 @app.command(name="list")
@@ -38,7 +38,7 @@ def list_keys(as_json: Json = False) -> None:
     """All keys ever made, without their secrets."""
     from ml.catalog import api_keys
 
-    rows = api_keys.listed(connected().engine)
+    rows = api_keys.list_keys(connected().engine)
     table = new_table("id", "name", "roles", "a second", "state", "made", "until", "last used")
     for row in rows:
         limit = f"{row['per_second']:g}, {row['burst']} at once" if row["per_second"] else "–"
@@ -57,7 +57,7 @@ def rotate(
     """A new key with the same name, roles and limits."""
     from ml.catalog import api_keys
 
-    key = api_keys.rotate(connected().engine, name, name_of(actor), grace_hours)
+    key = api_keys.rotate(connected().engine, name, actor_name(actor), grace_hours)
     _hand_over(name, key, as_json, f"the old one is good for {grace_hours:g} hours more")
 
 

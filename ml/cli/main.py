@@ -56,26 +56,26 @@ def drop(
     from ml.intake import upload
 
     with upload.prepare(path, name) as prepared:
-        told = {"name": prepared.name, "files": len(prepared.files), "bytes": prepared.bytes, "format": prepared.format}
-        told |= {"classes": prepared.classes, "problems": prepared.problems}
+        body = {"name": prepared.name, "files": len(prepared.files), "bytes": prepared.bytes, "format": prepared.format}
+        body |= {"classes": prepared.classes, "problems": prepared.problems}
         if not as_json:
-            _foretell(path, prepared, whole=dry_run)
+            _print_preview(path, prepared, full=dry_run)
         if not dry_run:
-            told["prefix"] = send(connected(), prepared, ready=ready, quiet=as_json)
-    emit(told, as_json)
+            body["prefix"] = send(connected(), prepared, ready=ready, quiet=as_json)
+    emit(body, as_json)
 
 
-def _foretell(path: Path, prepared: "Upload", *, whole: bool) -> None:
+def _print_preview(path: Path, prepared: "Upload", *, full: bool) -> None:
     """What it will be read as; as a dry run also every class and every problem."""
     say(f"{path}: {len(prepared.files)} files, to be read as {prepared.format}, {len(prepared.classes)} classes")
-    shown = list(prepared.problems.items()) if whole else list(prepared.problems.items())[:5]
-    if whole:
+    problems = list(prepared.problems.items()) if full else list(prepared.problems.items())[:5]
+    if full:
         for label, count in prepared.classes.items():
             say(f"  {label}: {count}")
-    for key, problem in shown:
+    for key, problem in problems:
         say(f"  {key}: {problem}")
-    if len(shown) < len(prepared.problems):
-        say(f"  and {len(prepared.problems) - len(shown)} more that cannot be used; --dry-run names them all")
+    if len(problems) < len(prepared.problems):
+        say(f"  and {len(prepared.problems) - len(problems)} more that cannot be used; --dry-run names them all")
 
 
 def send(ctx: "Context", prepared: "Upload", *, ready: bool = True, quiet: bool = False) -> str:
@@ -107,8 +107,8 @@ def cycle(
 
     def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         if not as_json:
-            shown = f"loss {metrics['validation_loss']:.3f}, accuracy {metrics['validation_accuracy']:.1%}"
-            console.print(f"    epoch {epoch}/{epochs}: validation {shown}", style="dim", highlight=False)
+            summary = f"loss {metrics['validation_loss']:.3f}, accuracy {metrics['validation_accuracy']:.1%}"
+            console.print(f"    epoch {epoch}/{epochs}: validation {summary}", style="dim", highlight=False)
 
     with console.status("running", spinner="dots"):
         row = run_cycle(connected(), prefix, on_stage=on_stage, progress=on_epoch, retrain=retrain)

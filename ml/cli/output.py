@@ -31,7 +31,7 @@ def connected() -> "Context":
     return connect(Settings.load(os.environ))
 
 
-def name_of(actor: str | None) -> str:
+def actor_name(actor: str | None) -> str:
     return actor or getpass.getuser()
 
 
@@ -57,10 +57,10 @@ _NUMBERS: Final = frozenset(
 
 
 def new_table(*columns: str) -> Table:
-    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        made.add_column(name, overflow="fold", justify="right" if name in _NUMBERS else "left")
-    return made
+        table.add_column(name, overflow="fold", justify="right" if name in _NUMBERS else "left")
+    return table
 
 
 def add_row(into: Table, *cells: str) -> None:
@@ -76,16 +76,16 @@ def say(text: str) -> None:
     console.print(f"  {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show(shown: Table, rows: list[Any], as_json: bool, reasons: dict[str, str | None] | None = None) -> None:
+def show(table: Table, rows: list[Any], as_json: bool, reasons: dict[str, str | None] | None = None) -> None:
     """The table, and under it what would not fit into a column."""
     emit(rows, as_json)
     if as_json:
         return
-    console.print(shown)
-    told = {name: reason for name, reason in (reasons or {}).items() if reason}
-    if told:
+    console.print(table)
+    notes = {name: reason for name, reason in (reasons or {}).items() if reason}
+    if notes:
         console.print()
-    for name, reason in told.items():
+    for name, reason in notes.items():
         console.print(Text.assemble((printable(name), "bold"), f": {printable(reason)}"))
 
 
@@ -94,12 +94,13 @@ def emit(body: Any, as_json: bool) -> None:
         typer.echo(orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
 
 
-def moved(done: Any, as_json: bool) -> None:
+def report_deployment(deployment: Any, as_json: bool) -> None:
     """What came of a release; exit code 4 where it was undone."""
-    emit(vars(done), as_json)
+    emit(vars(deployment), as_json)
     if not as_json:
-        before = f", before it v{done.previous_version}" if done.previous_version else ""
-        where = f"on {done.replicas} replicas after {done.seconds:.1f} s"
-        say(f"version {done.model_version} is {done.status} {where}{before}{': ' + done.reason if done.reason else ''}")
-    if done.status != "live":
+        previous = f", before it v{deployment.previous_version}" if deployment.previous_version else ""
+        location = f"on {deployment.replicas} replicas after {deployment.seconds:.1f} s"
+        reason = f": {deployment.reason}" if deployment.reason else ""
+        say(f"version {deployment.model_version} is {deployment.status} {location}{previous}{reason}")
+    if deployment.status != "live":
         raise typer.Exit(STOPPED)

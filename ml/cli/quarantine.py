@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ml.cli.output import Actor, Json, Reason, add_row, connected, emit, name_of, new_table, say, show
+from ml.cli.output import Actor, Json, Reason, actor_name, add_row, connected, emit, new_table, say, show
 
 app = typer.Typer(no_args_is_help=True, help="Images that were put aside: look, release, discard.")
 Numbers = Annotated[list[int], typer.Argument(help="Ids, as `list` shows them.")]
@@ -20,7 +20,7 @@ def list_held(
     """The newest first, each with its reasons."""
     from ml.intake import quarantine_store
 
-    rows = quarantine_store.held(connected(), drop, limit)
+    rows = quarantine_store.list_held(connected(), drop, limit)
     table = new_table("id", "drop", "file", "label")
     for row in rows:
         add_row(table, str(row["id"]), row["prefix"], row["key"], row["label"] or "–")
@@ -65,7 +65,7 @@ def release(
     """Hand images in again, as a drop of their own."""
     from ml.intake import quarantine_store
 
-    prefix = quarantine_store.release(connected(), numbers, label=label, actor=name_of(actor), reason=reason)
+    prefix = quarantine_store.release(connected(), numbers, label=label, actor=actor_name(actor), reason=reason)
     emit({"prefix": prefix, "images": len(numbers)}, as_json)
     if not as_json:
         say(f"{len(numbers)} images released into {prefix}, marked ready")
@@ -76,7 +76,7 @@ def discard(numbers: Numbers, reason: Reason, actor: Actor = None, as_json: Json
     """Give images up; their bytes are deleted."""
     from ml.intake import quarantine_store
 
-    quarantine_store.discard(connected(), numbers, actor=name_of(actor), reason=reason)
+    quarantine_store.discard(connected(), numbers, actor=actor_name(actor), reason=reason)
     emit({"discarded": numbers}, as_json)
     if not as_json:
         say(f"{len(numbers)} images discarded")

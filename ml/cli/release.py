@@ -5,7 +5,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ml.cli.output import Actor, Json, Reason, add_row, connected, console, moved, name_of, new_table, say, show
+from ml.cli.output import (
+    Actor,
+    Json,
+    Reason,
+    actor_name,
+    add_row,
+    connected,
+    console,
+    new_table,
+    report_deployment,
+    say,
+    show,
+)
 
 _PAUSE = 1.0
 
@@ -15,19 +27,19 @@ def models(as_json: Json = False) -> None:
     from ml.catalog import accuracy, decisions
 
     ctx = connected()
-    verdicts, live = decisions.of_models(ctx.engine), accuracy.of_last_days(ctx.engine)
+    verdicts, live = decisions.newest_by_model(ctx.engine), accuracy.recent_by_version(ctx.engine)
     aliases: dict[int, list[str]] = {}
     for alias, version in ctx.registry.aliases().items():
         aliases.setdefault(version, []).append(alias)
     rows: list[dict[str, Any]] = []
-    for found in ctx.registry.find():
-        number = int(found.version)
+    for model_version in ctx.registry.find():
+        number = int(model_version.version)
         decision = verdicts.get(number)
         rows.append(
             {
                 "version": number,
                 "aliases": sorted(aliases.get(number, [])),
-                "dataset_version": found.tags.get("dataset_version"),
+                "dataset_version": model_version.tags.get("dataset_version"),
                 "accuracy": decision.statistics.get("challenger_accuracy") if decision else None,
                 "live_accuracy": live[number]["accuracy"] if number in live else None,
                 "judged": live[number]["judged"] if number in live else 0,
@@ -39,10 +51,10 @@ def models(as_json: Json = False) -> None:
     table = new_table("version", "aliases", "dataset", "accuracy", "live", "verdict")
     for row in rows:
         held_out = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
-        told = f"{row['live_accuracy']:.1%} of {row['judged']}" if row["judged"] else "–"
+        live_accuracy = f"{row['live_accuracy']:.1%} of {row['judged']}" if row["judged"] else "–"
         dataset = (row["dataset_version"] or "–")[:8]
         aliased = ", ".join(row["aliases"])
-        add_row(table, f"v{row['version']}", aliased, dataset, held_out, told, row["verdict"] or "–")
+        add_row(table, f"v{row['version']}", aliased, dataset, held_out, live_accuracy, row["verdict"] or "–")
     show(table, rows, as_json, {f"v{row['version']}": row["reason"] for row in rows})
 
 
@@ -52,7 +64,7 @@ def deployments(
     """What served when, on whose word and why, and what became of each try."""
     from ml.catalog import deployments as rows_of
 
-    rows = rows_of.ledger(connected().engine, limit)
+    rows = rows_of.history(connected().engine, limit)
     table = new_table("id", "version", "before", "how", "status", "served from", "until", "by")
     for row in rows:
         how = row["strategy"] if row["strategy"] == "direct" else f"{row['strategy']} {row['share']:.0%}"
@@ -74,13 +86,14 @@ def promote(
     """Make a version the champion, whatever the gate says; your name is kept. Exit code 4 if it was undone."""
     from ml.release import operator
 
-    done = operator.promote(connected(), version, name_of(actor), reason, strategy)
-    if done.status == "trial" and not as_json:
-        say(f"version {done.model_version} is tried as a {done.strategy}; `evergreen deployments` tells how it goes,")
+    deployment = operator.promote(connected(), version, actor_name(actor), reason, strategy)
+    if deployment.status == "trial" and not as_json:
+        trial_state = f"version {deployment.model_version} is tried as a {deployment.strategy}"
+        say(f"{trial_state}; `evergreen deployments` tells how it goes,")
         say("`evergreen rollback` ends it. Waiting for its end; Ctrl-C stops the waiting only.")
-    if done.status == "trial":
-        done = _wait(done.id, quiet=as_json)
-    moved(done, as_json)
+    if deployment.status == "trial":
+        deployment = _wait(deployment.id, quiet=as_json)
+    report_deployment(deployment, as_json)
 
 
 def rollback(
@@ -92,7 +105,7 @@ def rollback(
     """The model before, again, on every worker. While one is only tried, that is what ends."""
     from ml.release import operator
 
-    moved(operator.rollback(connected(), name_of(actor), reason, to), as_json)
+    report_deployment(operator.rollback(connected(), actor_name(actor), reason, to), as_json)
 
 
 def _wait(deployment_id: int, *, quiet: bool) -> Any:
@@ -101,15 +114,15 @@ def _wait(deployment_id: int, *, quiet: bool) -> Any:
     if quiet:
         return trial.wait(connected(), deployment_id, _PAUSE)
     with console.status("on trial", spinner="dots") as status:
-        return trial.wait(connected(), deployment_id, _PAUSE, on_look=lambda words: status.update(f"on trial: {words}"))
+        return trial.wait(connected(), deployment_id, _PAUSE, on_look=lambda text: status.update(f"on trial: {text}"))
 
 
 def _why(row: dict[str, Any]) -> str:
     """Why it was wished, and what became of it."""
     outcome = row["reason"]
     if row["status"] == "trial":
-        found = row["findings"]
-        outcome = found.get("words") or f"{found.get('answers', 0)} answers so far"
+        findings = row["findings"]
+        outcome = findings.get("words") or f"{findings.get('answers', 0)} answers so far"
     return str(row["decision_reason"]) + (f" → {outcome}" if outcome else "")
 
 

@@ -31,26 +31,26 @@ def tune(
         def on_epoch(trial: int, epoch: int, epochs: int, accuracy: float) -> None:
             status.update(f"trial {trial}: epoch {epoch}/{epochs}, accuracy {accuracy:.1%}")
 
-        found = search(connected(), version, trials=trials, name=study, epochs=epochs, file=output, progress=on_epoch)
-    emit(vars(found), as_json)
+        result = search(connected(), version, trials=trials, name=study, epochs=epochs, file=output, progress=on_epoch)
+    emit(vars(result), as_json)
     if not as_json:
-        _tell(found)
+        _report(result)
 
 
-def _tell(found: "BestRecipe") -> None:
+def _report(result: "BestRecipe") -> None:
     table = new_table("trial", "accuracy", "epochs", "state", "settings")
-    for row in found.trials[:_SHOWN]:
+    for row in result.trials[:_SHOWN]:
         accuracy = f"{row['accuracy']:.1%}" if row["accuracy"] is not None else "–"
-        add_row(table, str(row["trial"]), accuracy, str(row["epochs"]), row["state"], _words(row["settings"]))
+        add_row(table, str(row["trial"]), accuracy, str(row["epochs"]), row["state"], _describe(row["settings"]))
     console.print(table)
-    if len(found.trials) > _SHOWN:
-        say(f"and {len(found.trials) - _SHOWN} more: study {found.study} in MLflow, run {found.run_id}")
-    if found.file is None:
-        say(f"nothing was better than the settings as they are ({found.first:.1%}); nothing is written")
+    if len(result.trials) > _SHOWN:
+        say(f"and {len(result.trials) - _SHOWN} more: study {result.study} in MLflow, run {result.run_id}")
+    if result.file is None:
+        say(f"nothing was better than the settings as they are ({result.first:.1%}); nothing is written")
     else:
-        say(f"{found.best:.1%}, before {found.first:.1%}: written to {found.file}")
+        say(f"{result.best:.1%}, before {result.first:.1%}: written to {result.file}")
 
 
-def _words(settings: dict[str, Any]) -> str:
-    shown = {k: f"{v:.2g}" if isinstance(v, float) else str(v) for k, v in settings.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
+def _describe(settings: dict[str, Any]) -> str:
+    values = {k: f"{v:.2g}" if isinstance(v, float) else str(v) for k, v in settings.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items())

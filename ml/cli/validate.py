@@ -26,41 +26,41 @@ def validate(
     with Progress(*columns, console=console, disable=as_json, transient=True) as bar:
         task = bar.add_task("", total=None)
 
-        def on_images(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def on_images(completed: int, total: int) -> None:
+            bar.update(task, completed=completed, total=total)
 
-        found = dry_run.rehearse(connected(), path, on_images)
-    emit(vars(found), as_json)
+        report = dry_run.run(connected(), path, on_images)
+    emit(vars(report), as_json)
     if not as_json:
-        _tell(path, found)
-    if found.rejected:
+        _report(path, report)
+    if report.rejected:
         raise typer.Exit(STOPPED)
 
 
-def _tell(path: Path, found: "DryRun") -> None:
-    say(f"{path}: {found.images} images, read as {found.format or 'no known format'}")
-    if found.left_out:
-        say(f"without history: {found.left_out}")
-    _tables(found)
-    for warning in found.warnings:
+def _report(path: Path, report: "DryRun") -> None:
+    say(f"{path}: {report.images} images, read as {report.format or 'no known format'}")
+    if report.left_out:
+        say(f"without history: {report.left_out}")
+    _print_tables(report)
+    for warning in report.warnings:
         say(f"warning: {warning}")
-    if found.rejected:
-        say(f"would be rejected: {'; '.join(found.rejected)}")
+    if report.rejected:
+        say(f"would be rejected: {'; '.join(report.rejected)}")
     else:
-        counts = f"{found.good} good, {found.duplicates} known already, {len(found.quarantined)} put aside"
+        counts = f"{report.good} good, {report.duplicates} known already, {len(report.quarantined)} put aside"
         say(f"would be accepted: {counts}")
 
 
-def _tables(found: "DryRun") -> None:
+def _print_tables(report: "DryRun") -> None:
     figures = new_table("figure", "value")
-    for name, value in found.figures.items():
-        told = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-        add_row(figures, name, told)
-    aside = new_table("would be put aside", "why")
-    for key, reasons in list(found.quarantined.items())[:_SHOWN]:
-        add_row(aside, key, "; ".join(reasons))
-    for table, rows in ((figures, found.figures), (aside, found.quarantined)):
+    for name, value in report.figures.items():
+        text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        add_row(figures, name, text)
+    quarantined = new_table("would be put aside", "why")
+    for key, reasons in list(report.quarantined.items())[:_SHOWN]:
+        add_row(quarantined, key, "; ".join(reasons))
+    for table, rows in ((figures, report.figures), (quarantined, report.quarantined)):
         if rows:
             console.print(table)
-    if len(found.quarantined) > _SHOWN:
-        say(f"and {len(found.quarantined) - _SHOWN} more; `--json` names all")
+    if len(report.quarantined) > _SHOWN:
+        say(f"and {len(report.quarantined) - _SHOWN} more; `--json` names all")

@@ -1,4 +1,4 @@
-"""Makes a validated drop part of the data: segments first, then everything in one transaction."""
+"""Accepts a validated drop: stores its segments, then commits all catalog rows in one transaction."""
 
 import logging
 from collections import Counter
@@ -19,7 +19,7 @@ from ml.context import Context
 from ml.datasets import annotate, segments, versions
 from ml.datasets.annotate import AnnotationChanges
 from ml.datasets.incoming import IncomingDrop
-from ml.datasets.segments import Sample, Segment, Uploads
+from ml.datasets.segments import Sample, Segment, SegmentUploads
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
 from ml.intake import entries, listing, quarantine, row_verdicts, staging_tars
@@ -38,15 +38,15 @@ _ANNOTATION: Final = pa.schema([("sha256", pa.string()), *entries.ANNOTATION, ("
 
 
 def accept(ctx: Context, drop_id: str) -> str | None:
-    """The dataset version that holds the drop's new samples and labels; None if the drop brought nothing new.
+    """Return the dataset version with the drop's new samples and labels; None if the drop added nothing.
 
-    One drop is accepted at a time, so that each sees the samples of the one before. Killed anywhere,
-    it leaves at most unreferenced objects; run again, it ends the same. Memory holds a page of rows,
+    A lock admits one drop at a time, so each sees the samples of the previous one. Idempotent: if the process is
+    killed, only unreferenced objects remain, and a retry gives the same result. Memory holds one page of rows,
     however large the drop.
 
     Raises:
-        NotFoundError: the drop was not validated.
-        ConflictError: the lock was lost and another drop was accepted meanwhile; run it again.
+        NotFoundError: the drop has not been validated.
+        ConflictError: the lock was lost and another drop was accepted meanwhile; retry.
         UnavailableError: a server does not answer.
     """
     row = drops.get(ctx.engine, drop_id)
@@ -54,95 +54,97 @@ def accept(ctx: Context, drop_id: str) -> str | None:
         with (
             cycles.stage(ctx.engine, drop_id, "accept"),
             advisory_lock(ctx.engine, "datasets"),
-            row_verdicts.opened(ctx, drop_id) as verdicts,
-            bulk.rows("samples", _SAMPLE) as samples,
-            bulk.rows("labels", annotate.COLUMNS) as labels,
-            Uploads(ctx.store) as uploads,
-            ThreadPoolExecutor(1, "listing") as looking,
+            row_verdicts.open_stored(ctx, drop_id) as verdicts,
+            bulk.row_buffer("samples", _SAMPLE) as samples,
+            bulk.row_buffer("labels", annotate.COLUMNS) as labels,
+            SegmentUploads(ctx.store) as uploads,
+            ThreadPoolExecutor(1, "listing") as listing_pool,
         ):
-            seen = _Acceptance(ctx, row, IncomingDrop(ctx, verdicts), samples, labels).run(uploads, looking)
-        acknowledge(ctx, drop_id, seen)
+            acceptance = _Acceptance(ctx, row, IncomingDrop(ctx, verdicts), samples, labels)
+            drop_listing = acceptance.run(uploads, listing_pool)
+        acknowledge(ctx, drop_id, drop_listing)
     else:
         acknowledge(ctx, drop_id)
-    done = drops.get(ctx.engine, drop_id)
-    version: str | None = done["dataset_version"] if done["status"] == "accepted" else None
+    drop = drops.get(ctx.engine, drop_id)
+    version: str | None = drop["dataset_version"] if drop["status"] == "accepted" else None
     return version
 
 
-def _look(ctx: Context, prefix: str) -> Listing | None:
+def _read_listing(ctx: Context, prefix: str) -> Listing | None:
     try:
-        return listing.take(ctx, prefix)
-    except (NotFoundError, UnavailableError):  # it is looked again in the end
+        return listing.list_drop(ctx, prefix)
+    except (NotFoundError, UnavailableError):  # `acknowledge` reads it again
         return None
 
 
 @dataclass
 class _Acceptance:
-    """One drop on its way into the data: what was stored so far, and what the transaction will write."""
+    """State of one acceptance: what is stored so far, and what the transaction will write."""
 
     ctx: Context
     drop: dict[str, Any]
     rows: IncomingDrop
     samples: RowBuffer
     labels: RowBuffer
-    made: list[Segment] = field(default_factory=list)
-    added: Counter[str] = field(default_factory=Counter)
+    new_segments: list[Segment] = field(default_factory=list)
+    added_by_split: Counter[str] = field(default_factory=Counter)
     classes: set[str] = field(default_factory=set)
-    told: AnnotationChanges = field(default_factory=AnnotationChanges)
-    aside: list[dict[str, Any]] = field(default_factory=list)
+    changes: AnnotationChanges = field(default_factory=AnnotationChanges)
+    quarantined_rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def run(self, uploads: Uploads, looking: Executor) -> Listing | None:
-        """What the drop held when it was accepted, as far as that could be seen."""
+    def run(self, uploads: SegmentUploads, listing_pool: Executor) -> Listing | None:
+        """Return the listing of the drop at the time of acceptance; None if it could not be read."""
         ctx, drop_id = self.ctx, self.drop["id"]
         parent = versions.latest(ctx)
-        for segment, rows in segments.write(uploads, self._new(), ctx.settings.segment_bytes):
-            self._keep(segment, rows)
-        for page in self.rows.known():
-            self._hear(annotate.of_known(ctx, page, drop_id))
-        for page in self.rows.bad():
-            self.aside += quarantine.hold(ctx, self.drop["prefix"], drop_id, page)
+        for segment, rows in segments.write(uploads, self._new_samples(), ctx.settings.segment_bytes):
+            self._add_segment(segment, rows)
+        for page in self.rows.existing_pages():
+            self._add_annotations(annotate.changes_for_existing(ctx, page, drop_id))
+        for page in self.rows.bad_pages():
+            self.quarantined_rows += quarantine.copy_images(ctx, self.drop["prefix"], drop_id, page)
         manifest = self._manifest(parent)
-        changed = bool(self.made or self.told.relabels)
+        changed = bool(self.new_segments or self.changes.relabels)
         if changed:
             ctx.store.put(versions.key(manifest.id), manifest.to_bytes(), "application/json")
         uploads.wait()
         with transaction(ctx.engine) as connection:
             if drops.locked_status(connection, drop_id) != "claimed":
                 return None
-            seen = looking.submit(_look, ctx, self.drop["prefix"])  # this process has little to do meanwhile
+            # Reads the bucket while the inserts below run.
+            pending_listing = listing_pool.submit(_read_listing, ctx, self.drop["prefix"])
             if changed:
                 versions.check_newest(connection, parent)
-                versions.insert_version(connection, manifest, parent, self.added, f"drop {drop_id}")
+                versions.insert_version(connection, manifest, parent, self.added_by_split, f"drop {drop_id}")
             self._write(connection)
             self._finish(connection, manifest.id if changed else None)
-        return seen.result()
+        return pending_listing.result()
 
-    def _new(self) -> Iterator[Sample]:
+    def _new_samples(self) -> Iterator[Sample]:
         drop_id = self.drop["id"]
-        for page in self.rows.new():
-            self._hear(annotate.of_new(page, drop_id, self.ctx.settings))
+        for page in self.rows.new_pages():
+            self._add_annotations(annotate.changes_for_new(page, drop_id, self.ctx.settings))
             for row, member in zip(page, staging_tars.read(self.ctx, drop_id, page), strict=True):
                 row |= {"drop_id": drop_id, "size": row["bytes"]}
                 yield row, member
 
-    def _keep(self, segment: Segment, rows: pa.Table) -> None:
-        self.made.append(segment)
-        self.added.update(rows["split"].to_pylist())
+    def _add_segment(self, segment: Segment, rows: pa.Table) -> None:
+        self.new_segments.append(segment)
+        self.added_by_split.update(rows["split"].to_pylist())
         self.classes.update(rows["label"].unique().to_pylist())
         self.samples.add(rows.append_column("segment_id", pa.repeat(segment.id, len(rows))))
 
-    def _hear(self, told: AnnotationChanges) -> None:
-        rows = pa.Table.from_pylist(told.annotations, _ANNOTATION)
+    def _add_annotations(self, changes: AnnotationChanges) -> None:
+        rows = pa.Table.from_pylist(changes.annotations, _ANNOTATION)
         self.labels.add(rows.append_column("drop_id", pa.repeat(self.drop["id"], len(rows))))
-        self.told.relabels.update(told.relabels)
-        self.told.tasks.extend(told.tasks)
-        self.told.settled.extend(told.settled)
+        self.changes.relabels.update(changes.relabels)
+        self.changes.tasks.extend(changes.tasks)
+        self.changes.settled.extend(changes.settled)
 
     def _manifest(self, parent: versions.DatasetVersion | None) -> Manifest:
         before = versions.manifest(self.ctx, parent.id) if parent else EMPTY
-        relabels = self.told.relabels
+        relabels = self.changes.relabels
         return Manifest(
-            segments=(*before.segments, *(s.id for s in self.made)),
+            segments=(*before.segments, *(s.id for s in self.new_segments)),
             relabels={**before.relabels, **relabels},
             removals=before.removals,
             classes=tuple(sorted({*before.classes, *self.classes, *relabels.values()})),
@@ -150,22 +152,22 @@ class _Acceptance:
         )
 
     def _write(self, connection: Connection) -> None:
-        for segment in self.made:
+        for segment in self.new_segments:
             connection.execute(insert(segments_table).values(vars(segment)).on_conflict_do_nothing())
         self.samples.copy(connection)
         self.labels.copy(connection)
-        annotate.keep(connection, self.told)
-        drops.put_in_quarantine(connection, self.drop["id"], self.aside)
+        annotate.write(connection, self.changes)
+        drops.put_in_quarantine(connection, self.drop["id"], self.quarantined_rows)
 
     def _finish(self, connection: Connection, version: str | None) -> None:
-        drop_id, accepted = self.drop["id"], sum(s.samples for s in self.made)
+        drop_id, accepted = self.drop["id"], sum(s.samples for s in self.new_segments)
         drops.finish(
             connection,
             drop_id,
             "accepted",
-            images=accepted + self.rows.duplicates + len(self.aside),
+            images=accepted + self.rows.duplicates + len(self.quarantined_rows),
             accepted=accepted,
-            quarantined=len(self.aside),
+            quarantined=len(self.quarantined_rows),
             duplicates=self.rows.duplicates,
             format=entries.head(self.ctx, drop_id).format,
             report_key=data_docs.key(drop_id),

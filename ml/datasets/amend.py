@@ -1,4 +1,4 @@
-"""A version made from the newest one by changing what it lists, not by adding a drop."""
+"""Creates a dataset version by changing the manifest of the newest one, without a drop."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ml.errors import NotFoundError
 
 
 def newest(ctx: Context) -> tuple[DatasetVersion, Manifest]:
-    """Raises NotFoundError before the first accepted drop."""
+    """Return the newest version and its manifest; raises NotFoundError before the first accepted drop."""
     parent = versions.latest(ctx)
     if parent is None:
         raise NotFoundError("there is no dataset version yet: no drop was accepted so far")
@@ -23,29 +23,28 @@ def newest(ctx: Context) -> tuple[DatasetVersion, Manifest]:
 def commit(
     ctx: Context,
     parent: DatasetVersion,
-    made: Manifest,
+    manifest: Manifest,
     added: Counter[str],
     cause: str,
-    within: Callable[[Connection], None],
+    write_rows: Callable[[Connection], None],
 ) -> str:
-    """Store the manifest, then its row and whatever `within` writes, in one transaction; the version's id.
+    """Store the manifest, then insert its row and run `write_rows` in one transaction; return the version's id.
 
-    The caller holds the lock `datasets`.
+    The caller must hold the lock `datasets`.
 
     Args:
-        ctx: the context.
-        parent: the version that `made` was derived from.
-        made: the new manifest.
-        added: samples a split that came; negative for those that went.
-        cause: why there is this version.
-        within: writes the facts that belong to it.
+        parent: the version that `manifest` was derived from.
+        manifest: the new manifest.
+        added: samples added per split; negative for removed ones.
+        cause: what created this version; stored.
+        write_rows: writes the related rows in the same transaction.
 
     Raises:
-        ConflictError: another version came in between; try again.
+        ConflictError: another version was created meanwhile; retry.
     """
-    ctx.store.put(versions.key(made.id), made.to_bytes(), "application/json")
+    ctx.store.put(versions.key(manifest.id), manifest.to_bytes(), "application/json")
     with transaction(ctx.engine) as connection:
         versions.check_newest(connection, parent)
-        versions.insert_version(connection, made, parent, added, cause)
-        within(connection)
-    return made.id
+        versions.insert_version(connection, manifest, parent, added, cause)
+        write_rows(connection)
+    return manifest.id

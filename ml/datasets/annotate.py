@@ -1,4 +1,4 @@
-"""What a drop says of samples: new annotations, the labels that change by them, the questions they raise."""
+"""Applies the annotations of a drop: new annotations, changed labels, and label tasks for conflicts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,19 @@ from ml.datasets import labels
 from ml.settings import Settings
 
 COLUMNS: Final = ("sha256", "label", "source", "annotator", "confidence", "labelled_at", "drop_id")
-"""Of table `labels`, as written for a drop."""
+"""Columns of table `labels` that a drop fills."""
 
 
 @dataclass(frozen=True)
 class AnnotationChanges:
-    """`relabels` maps SHA-256 of stored samples to their new label; the rest are rows to insert or to close."""
+    """Rows to write for a page of a drop.
+
+    Attributes:
+        annotations: rows to insert into `labels`.
+        relabels: SHA-256 of stored samples to their new label.
+        tasks: label tasks to open.
+        settled: SHA-256 of samples whose conflict tasks can be closed.
+    """
 
     annotations: list[dict[str, Any]] = field(default_factory=list)
     relabels: dict[str, str] = field(default_factory=dict)
@@ -28,60 +35,63 @@ class AnnotationChanges:
     settled: list[str] = field(default_factory=list)
 
 
-def of_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) -> AnnotationChanges:
-    """What the drop says of samples that it adds.
+def changes_for_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) -> AnnotationChanges:
+    """Return the changes for samples that the drop adds.
 
     Args:
-        rows: of `ml.intake.row_verdicts`, with their `neighbours`.
-        drop_id: the drop.
-        settings: how labels are chosen.
+        rows: rows of `ml.intake.row_verdicts`, with their `neighbours`.
+        settings: `label_policy` and `trusted_annotators` choose the label.
     """
-    told = AnnotationChanges()
+    changes = AnnotationChanges()
     for row in rows:
-        said = labels.from_row(row, drop_id)
-        if len(said) > 1:
-            said = labels.news(said, ())
-            if votes := labels.disagreement(said):
-                told.tasks.append(_conflict(row["sha256"], labels.current(said, row["label"], settings), votes))
-        told.annotations.extend(said)
+        annotations = labels.from_row(row, drop_id)
+        if len(annotations) > 1:
+            annotations = labels.new_annotations(annotations, ())
+            if votes := labels.disagreement(annotations):
+                changes.tasks.append(
+                    _conflict(row["sha256"], labels.resolve_label(annotations, row["label"], settings), votes)
+                )
+        changes.annotations.extend(annotations)
         if task := _near_conflict(row):
-            told.tasks.append(task)
-    return told
+            changes.tasks.append(task)
+    return changes
 
 
-def of_known(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> AnnotationChanges:
-    """What the drop says of samples that are stored already, compared with what was said before."""
+def changes_for_existing(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> AnnotationChanges:
+    """Return the changes for samples that are stored already, given their earlier annotations."""
     hashes = sorted({r["sha256"] for r in rows})
-    now = existing_samples.labels(ctx.engine, hashes)
+    current_labels = existing_samples.labels(ctx.engine, hashes)
     with transaction(ctx.engine) as connection:
-        before, mapping = labels.annotations_of(connection, hashes), class_map(connection)
-    for earlier in before.values():
-        for row in earlier:  # said when the class still had its old name
-            row["label"] = renamed(row["label"], mapping)
-    said = (a for r in rows for a in labels.from_row(r, drop_id) if a["sha256"] in now)
-    told = AnnotationChanges(labels.news(said, (a for earlier in before.values() for a in earlier)))
+        stored_annotations, mapping = labels.annotations_of(connection, hashes), class_map(connection)
+    for earlier in stored_annotations.values():
+        for annotation in earlier:  # written before the class was renamed
+            annotation["label"] = renamed(annotation["label"], mapping)
+    annotations = (a for r in rows for a in labels.from_row(r, drop_id) if a["sha256"] in current_labels)
+    changes = AnnotationChanges(
+        labels.new_annotations(annotations, (a for earlier in stored_annotations.values() for a in earlier))
+    )
     by_sample: dict[str, list[dict[str, Any]]] = {}
-    for annotation in told.annotations:
+    for annotation in changes.annotations:
         by_sample.setdefault(annotation["sha256"], []).append(annotation)
-    for digest, given in by_sample.items():
-        everything = [*before.get(digest, ()), *given]
-        chosen = labels.current(everything, now[digest], ctx.settings)
-        if chosen != now[digest]:
-            told.relabels[digest] = chosen
-        if votes := labels.disagreement(everything):
-            told.tasks.append(_conflict(digest, chosen, votes))
-        elif before.get(digest):
-            told.settled.append(digest)
-    return told
+    for digest, new_annotations in by_sample.items():
+        all_annotations = [*stored_annotations.get(digest, ()), *new_annotations]
+        chosen = labels.resolve_label(all_annotations, current_labels[digest], ctx.settings)
+        if chosen != current_labels[digest]:
+            changes.relabels[digest] = chosen
+        if votes := labels.disagreement(all_annotations):
+            changes.tasks.append(_conflict(digest, chosen, votes))
+        elif stored_annotations.get(digest):
+            changes.settled.append(digest)
+    return changes
 
 
-def keep(connection: Connection, told: AnnotationChanges) -> None:
-    """Write it within the caller's transaction, but for the annotations, which come in bulk."""
-    if told.relabels:
+def write(connection: Connection, changes: AnnotationChanges) -> None:
+    """Write the changes within the caller's transaction, except the annotations, which are copied in bulk."""
+    if changes.relabels:
         statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))
-        connection.execute(statement, [{"digest": d, "new": new} for d, new in told.relabels.items()])
-    labels.close_tasks(connection, told.settled)
-    labels.open_tasks(connection, told.tasks)
+        connection.execute(statement, [{"digest": d, "new": new} for d, new in changes.relabels.items()])
+    labels.close_tasks(connection, changes.settled)
+    labels.open_tasks(connection, changes.tasks)
 
 
 def _conflict(digest: str, chosen: str, votes: Mapping[str, int]) -> dict[str, Any]:
@@ -96,15 +106,15 @@ def _conflict(digest: str, chosen: str, votes: Mapping[str, int]) -> dict[str, A
 
 
 def _near_conflict(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Pictures that look alike and bear different labels: one of the two is probably wrong."""
-    other = next((n for n in row["neighbours"] if n.label != row["label"]), None)
-    if other is None:
+    """Return a label task if a near duplicate has another label: one of the two is probably wrong."""
+    neighbour = next((n for n in row["neighbours"] if n.label != row["label"]), None)
+    if neighbour is None:
         return None
     return {
         "sha256": row["sha256"],
         "reason": labels.NEAR_CONFLICT,
         "score": 0.5,
         "label": row["label"],
-        "suggested": other.label,
-        "details": {"looks_like": other.name},
+        "suggested": neighbour.label,
+        "details": {"looks_like": neighbour.name},
     }

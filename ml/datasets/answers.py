@@ -1,4 +1,4 @@
-"""People answer the questions about labels."""
+"""Answers to label tasks."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from ml.errors import ConflictError, InvalidInputError, NotFoundError
 
 @dataclass(frozen=True)
 class LabelAnswer:
-    """`version` is None when the label was right already."""
+    """`version` is None when the answer confirmed the current label."""
 
     sha256: str
     label: str
@@ -23,47 +23,51 @@ class LabelAnswer:
 
 
 def answer(ctx: Context, task_id: int, label: str, *, actor: str) -> LabelAnswer:
-    """Settle a sample's label; the answer is kept as an annotation that outweighs all before it.
+    """Set a sample's label; the answer is stored as an annotation that overrides all earlier ones.
 
     Raises:
-        NotFoundError: no such task.
-        ConflictError: it is answered already.
-        InvalidInputError: it asks about an image of the prediction log, or `label` is no class.
+        NotFoundError: there is no such task.
+        ConflictError: the task is not open any more.
+        InvalidInputError: the task is about an image of the prediction log, or `label` is not a class.
     """
     with advisory_lock(ctx.engine, "datasets"):
-        task = _open(ctx, task_id)
+        task = _open_task(ctx, task_id)
         if task["sha256"] is None:
-            raise InvalidInputError(f"task {task_id} asks about a prediction: answer it with feedback on that")
+            raise InvalidInputError(
+                f"task {task_id} is about a prediction: answer it by sending feedback on that prediction"
+            )
         parent, manifest = amend.newest(ctx)
         if label not in manifest.classes:
-            raise InvalidInputError(f"`{label}` is no class; there are {', '.join(manifest.classes)}")
+            raise InvalidInputError(f"`{label}` is not a class; the classes are {', '.join(manifest.classes)}")
         digest = task["sha256"]
         with transaction(ctx.engine) as connection:
-            now = connection.execute(select(samples.c.label).where(samples.c.sha256 == digest)).scalar_one()
+            current_label = connection.execute(select(samples.c.label).where(samples.c.sha256 == digest)).scalar_one()
 
-        def within(connection: Connection) -> None:
-            said = {"sha256": digest, "label": label, "source": labels.OPERATOR, "annotator": actor}
-            labels.record(connection, [said])
+        def write_rows(connection: Connection) -> None:
+            annotation = {"sha256": digest, "label": label, "source": labels.OPERATOR, "annotator": actor}
+            labels.record(connection, [annotation])
             connection.execute(update(samples).where(samples.c.sha256 == digest).values(label=label))
             of_sample = (label_tasks.c.sha256 == digest) & (label_tasks.c.status == "open")
             connection.execute(update(label_tasks).where(of_sample).values(status="done"))
 
-        if label == now:
+        if label == current_label:
             with transaction(ctx.engine) as connection:
-                within(connection)
+                write_rows(connection)
             return LabelAnswer(digest, label, None)
-        made = replace(manifest, relabels={**manifest.relabels, digest: label})
-        return LabelAnswer(digest, label, amend.commit(ctx, parent, made, Counter(), f"label task {task_id}", within))
+        amended = replace(manifest, relabels={**manifest.relabels, digest: label})
+        return LabelAnswer(
+            digest, label, amend.commit(ctx, parent, amended, Counter(), f"label task {task_id}", write_rows)
+        )
 
 
 def dismiss(ctx: Context, task_id: int) -> None:
-    """Raises NotFoundError for no such task, ConflictError for one that is not open."""
-    _open(ctx, task_id)
+    """Close a task without an answer; raises NotFoundError for an unknown task, ConflictError for a closed one."""
+    _open_task(ctx, task_id)
     with transaction(ctx.engine) as connection:
         connection.execute(update(label_tasks).where(label_tasks.c.id == task_id).values(status="dismissed"))
 
 
-def _open(ctx: Context, task_id: int) -> dict[str, Any]:
+def _open_task(ctx: Context, task_id: int) -> dict[str, Any]:
     with transaction(ctx.engine) as connection:
         row = connection.execute(select(label_tasks).where(label_tasks.c.id == task_id)).mappings().first()
     if row is None:

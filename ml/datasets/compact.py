@@ -1,7 +1,7 @@
-"""Small drops make small segments; where many have gathered they are written anew as few large ones.
+"""Compaction: rewrites runs of small segments, which small drops leave, as a few large ones.
 
-The version that comes of it holds the same samples in the same order under the same labels. The old
-segments stay in the store, since older versions are made of them.
+The new version has the same samples in the same order under the same labels. The old segments stay in
+the store, since older versions refer to them.
 """
 
 import logging
@@ -17,23 +17,23 @@ from ml.catalog.tables import samples
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
 from ml.datasets import amend, loader, segments, versions
-from ml.datasets.segments import Sample, Segment, Uploads
+from ml.datasets.segments import Sample, Segment, SegmentUploads
 
 log = logging.getLogger(__name__)
 
 _SMALL: Final = 0.5  # of the setting `segment_bytes`
-_MANY: Final = 8  # segments in a row
-_GROWTH: Final = 4  # times the largest of them: so a sample is copied a few times in its life, and not at every drop
+_MANY: Final = 8  # adjacent segments
+_GROWTH: Final = 4  # a run must be this many times its largest segment, so each sample is copied a few times only
 _PAGE: Final = 5000
 
 
 def compact(ctx: Context) -> int:
-    """How many segments were replaced; 0 when there is nothing to gain.
+    """Return how many segments were replaced; 0 when there is nothing to gain.
 
-    Killed anywhere, it leaves at most unreferenced objects; run again, it ends the same.
+    Idempotent: if the process is killed, only unreferenced objects remain.
 
     Raises:
-        ConflictError: the lock was lost and another version came in between; run it again.
+        ConflictError: the lock was lost and another version was created meanwhile; retry.
         UnavailableError: a server does not answer.
     """
     with advisory_lock(ctx.engine, "datasets"):
@@ -43,31 +43,33 @@ def compact(ctx: Context) -> int:
         runs = small_runs(manifest.segments, _sizes(ctx, manifest.segments), ctx.settings.segment_bytes)
         if not runs:
             return 0
-        made = {run[0]: _merged(ctx, run) for run in runs}
-        gone = {segment for run in runs for segment in run}
+        merged_by_first = {run[0]: _merge(ctx, run) for run in runs}
+        replaced = {segment for run in runs for segment in run}
         ids = [
             new
             for old in manifest.segments
-            for new in ([s.id for s, _ in made[old]] if old in made else [] if old in gone else [old])
+            for new in (
+                [s.id for s, _ in merged_by_first[old]] if old in merged_by_first else [] if old in replaced else [old]
+            )
         ]
 
-        def within(connection: Connection) -> None:
-            for segment, hashes in (one for parts in made.values() for one in parts):
-                _place(connection, segment, hashes)
+        def write_rows(connection: Connection) -> None:
+            for segment, hashes in (part for parts in merged_by_first.values() for part in parts):
+                _insert_segment(connection, segment, hashes)
 
-        after = replace(manifest, segments=tuple(ids))
-        amend.commit(ctx, parent, after, Counter(), "compaction", within)
-    log.info("compacted %d segments to %d", len(gone), sum(map(len, made.values())))
-    return len(gone)
+        compacted = replace(manifest, segments=tuple(ids))
+        amend.commit(ctx, parent, compacted, Counter(), "compaction", write_rows)
+    log.info("compacted %d segments to %d", len(replaced), sum(map(len, merged_by_first.values())))
+    return len(replaced)
 
 
 def small_runs(order: Sequence[str], sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Small segments that lie beside each other, where rewriting them pays.
+    """Return runs of adjacent small segments that are worth rewriting.
 
     Args:
         order: segment ids, in the order of the manifest.
-        sizes: bytes of each.
-        limit: bytes at which a segment is closed.
+        sizes: bytes per segment.
+        limit: target size of a segment in bytes.
     """
     runs: list[list[str]] = [[]]
     for segment in order:
@@ -75,10 +77,10 @@ def small_runs(order: Sequence[str], sizes: Mapping[str, int], limit: int) -> li
             runs[-1].append(segment)
         elif runs[-1]:
             runs.append([])
-    return [run for run in runs if _pays([sizes[s] for s in run], limit)]
+    return [run for run in runs if _worth_rewriting([sizes[s] for s in run], limit)]
 
 
-def _pays(sizes: Sequence[int], limit: int) -> bool:
+def _worth_rewriting(sizes: Sequence[int], limit: int) -> bool:
     return len(sizes) >= _MANY and sum(sizes) >= min(limit, _GROWTH * max(sizes))
 
 
@@ -88,20 +90,20 @@ def _sizes(ctx: Context, order: Sequence[str]) -> dict[str, int]:
         return dict(connection.execute(query).all())
 
 
-def _merged(ctx: Context, run: Sequence[str]) -> list[tuple[Segment, list[str]]]:
-    """What the segments become, and the samples in each."""
+def _merge(ctx: Context, run: Sequence[str]) -> list[tuple[Segment, list[str]]]:
+    """Write the segments of a run as new ones; return each with the SHA-256 of its samples."""
 
-    def everything() -> Iterator[Sample]:
+    def samples_of_run() -> Iterator[Sample]:
         for segment in run:
             rows: list[dict[str, Any]] = loader.index(ctx, segment)
-            yield from segments.samples(ctx.store, segment, rows)
+            yield from segments.read_samples(ctx.store, segment, rows)
 
-    with Uploads(ctx.store) as uploads:
-        made = segments.write(uploads, everything(), ctx.settings.segment_bytes)
-        return [(new, rows["sha256"].to_pylist()) for new, rows in made]
+    with SegmentUploads(ctx.store) as uploads:
+        written = segments.write(uploads, samples_of_run(), ctx.settings.segment_bytes)
+        return [(new, rows["sha256"].to_pylist()) for new, rows in written]
 
 
-def _place(connection: Connection, segment: Segment, hashes: Sequence[str]) -> None:
+def _insert_segment(connection: Connection, segment: Segment, hashes: Sequence[str]) -> None:
     connection.execute(insert(segments_table).values(vars(segment)))
     for start in range(0, len(hashes), _PAGE):
         page = hashes[start : start + _PAGE]

@@ -1,4 +1,4 @@
-"""Samples are erased: no later version holds their bytes, and the models that saw them are named."""
+"""Erasure: removes samples' bytes from all later versions and lists the models trained on them."""
 
 import logging
 from collections import Counter
@@ -15,7 +15,7 @@ from ml.catalog.tables import drops as drops_table
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
 from ml.datasets import amend, loader, segments, versions
-from ml.datasets.segments import Sample, Segment, Uploads
+from ml.datasets.segments import Sample, Segment, SegmentUploads
 from ml.datasets.versions import Manifest
 from ml.errors import NotFoundError
 from ml.intake import row_verdicts
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Erasure:
-    """What was erased: `models` are registry versions that were trained or validated on any of it."""
+    """The result of an erasure; `models` are registry versions trained or validated on any of the samples."""
 
     samples: int
     version: str | None
@@ -34,7 +34,7 @@ class Erasure:
 
 
 def of_drop(prefix: str) -> Select[str]:
-    """Every sample that drops at `prefix` brought."""
+    """Select every sample added by drops at `prefix`."""
     query = select(samples.c.sha256).join(drops_table, samples.c.drop_id == drops_table.c.id)
     return query.where(drops_table.c.prefix == prefix)
 
@@ -47,79 +47,78 @@ def of_hashes(hashes: Sequence[str]) -> Select[str]:
     return select(samples.c.sha256).where(samples.c.sha256.in_(hashes))
 
 
-def erase(ctx: Context, wanted: Select[str], *, actor: str, reason: str) -> Erasure:
-    """Take samples out of the data for good and delete their bytes.
+def erase(ctx: Context, selection: Select[str], *, actor: str, reason: str) -> Erasure:
+    """Remove the selected samples from the data permanently and delete their bytes.
 
-    Their segments are written anew without them, so the newest version can be rebuilt from its id and
-    older ones that held them cannot: `evergreen datasets verify` says so of those. The uploaded files
-    and quarantined copies go too; the images in the prediction log go when their retention ends. The
-    same bytes are refused when they are uploaded again. Killed anywhere, it is finished by running it
-    again.
+    Their segments are rewritten without them: the newest version can be rebuilt from its id, older ones
+    that had the samples cannot (`evergreen datasets verify` reports those). Uploaded files and quarantined
+    copies are deleted too; images in the prediction log expire with its retention. The same bytes are
+    rejected when they are uploaded again. If the process is killed, running it again completes the erasure.
 
     Raises:
-        NotFoundError: no sample is meant by `wanted`.
+        NotFoundError: `selection` matches no sample.
         UnavailableError: a server does not answer.
     """
     with advisory_lock(ctx.engine, "datasets"):
         with transaction(ctx.engine) as connection:
-            hashes = set(connection.execute(wanted).scalars())
+            hashes = set(connection.execute(selection).scalars())
         if not hashes:
-            raise NotFoundError("no sample fits: nothing was erased")
+            raise NotFoundError("no sample matches: nothing was erased")
         with transaction(ctx.engine) as connection:
             rows = _samples(connection, hashes)
         models = _models(ctx, hashes)
-        old = sorted({r["segment_id"] for r in rows})
-        version = _rewrite(ctx, hashes, rows, old, {"actor": actor, "reason": reason, "models": models})
+        segment_ids = sorted({r["segment_id"] for r in rows})
+        version = _commit_rewrite(ctx, hashes, rows, segment_ids, {"actor": actor, "reason": reason, "models": models})
     objects = finish(ctx)
     return Erasure(len(hashes), version, models, objects)
 
 
 def finish(ctx: Context) -> int:
-    """Delete the bytes of erasures that were begun; how many objects. `maintain` runs it as well."""
+    """Delete the objects of unfinished erasures; return how many. `maintain` runs it as well."""
     with transaction(ctx.engine) as connection:
-        waiting = list(connection.execute(select(erasures).where(erasures.c.finished_at.is_(None))).mappings())
-    return sum(_finish(ctx, dict(row)) for row in waiting)
+        unfinished = list(connection.execute(select(erasures).where(erasures.c.finished_at.is_(None))).mappings())
+    return sum(_finish(ctx, dict(row)) for row in unfinished)
 
 
 def erased(connection: Connection, hashes: Sequence[str]) -> set[str]:
-    """Which of these were erased once."""
+    """Return those of `hashes` that were erased before."""
     # Erasures are few: all of them are read.
     return set(connection.execute(select(func.unnest(erasures.c.sha256))).scalars()) & set(hashes)
 
 
-def _rewrite(
-    ctx: Context, hashes: Set[str], rows: Sequence[dict[str, Any]], old: Sequence[str], told: dict[str, Any]
+def _commit_rewrite(
+    ctx: Context, hashes: Set[str], rows: Sequence[dict[str, Any]], segment_ids: Sequence[str], details: dict[str, Any]
 ) -> str:
     parent, manifest = amend.newest(ctx)
-    made = {segment: _without(ctx, segment, hashes) for segment in old}
-    after = _manifest(manifest, made, hashes)
-    gone = Counter({split: -count for split, count in Counter(r["split"] for r in rows).items()})
+    rewritten = {segment: _rewrite_segment(ctx, segment, hashes) for segment in segment_ids}
+    amended = _manifest(manifest, rewritten, hashes)
+    removed = Counter({split: -count for split, count in Counter(r["split"] for r in rows).items()})
 
-    def within(connection: Connection) -> None:
-        for segment, kept in (s for parts in made.values() for s in parts):
+    def write_rows(connection: Connection) -> None:
+        for segment, remaining in (s for parts in rewritten.values() for s in parts):
             connection.execute(insert(segments_table).values(vars(segment)))
-            connection.execute(update(samples).where(samples.c.sha256.in_(kept)).values(segment_id=segment.id))
+            connection.execute(update(samples).where(samples.c.sha256.in_(remaining)).values(segment_id=segment.id))
         for table in (labels, label_tasks, samples):
             connection.execute(delete(table).where(table.c.sha256.in_(hashes)))
-        connection.execute(insert(erasures).values(sha256=sorted(hashes), dataset_version=after.id, **told))
+        connection.execute(insert(erasures).values(sha256=sorted(hashes), dataset_version=amended.id, **details))
 
-    return amend.commit(ctx, parent, after, gone, "erasure", within)
-
-
-def _without(ctx: Context, segment: str, hashes: Set[str]) -> list[tuple[Segment, list[str]]]:
-    """What the segment becomes, and the samples in it."""
-    with Uploads(ctx.store) as uploads:
-        made = segments.write(uploads, _kept(ctx, segment, hashes), ctx.settings.segment_bytes)
-        return [(new, rows["sha256"].to_pylist()) for new, rows in made]
+    return amend.commit(ctx, parent, amended, removed, "erasure", write_rows)
 
 
-def _kept(ctx: Context, segment: str, hashes: Set[str]) -> Iterator[Sample]:
+def _rewrite_segment(ctx: Context, segment: str, hashes: Set[str]) -> list[tuple[Segment, list[str]]]:
+    """Rewrite a segment without the erased samples; return the new segments with their SHA-256."""
+    with SegmentUploads(ctx.store) as uploads:
+        written = segments.write(uploads, _remaining(ctx, segment, hashes), ctx.settings.segment_bytes)
+        return [(new, rows["sha256"].to_pylist()) for new, rows in written]
+
+
+def _remaining(ctx: Context, segment: str, hashes: Set[str]) -> Iterator[Sample]:
     rows = [row for row in loader.index(ctx, segment) if row["sha256"] not in hashes]
-    return segments.samples(ctx.store, segment, rows)
+    return segments.read_samples(ctx.store, segment, rows)
 
 
-def _manifest(before: Manifest, made: dict[str, list[tuple[Segment, list[str]]]], hashes: Set[str]) -> Manifest:
-    ids = [new for old in before.segments for new in ([s.id for s, _ in made[old]] if old in made else [old])]
+def _manifest(before: Manifest, rewritten: dict[str, list[tuple[Segment, list[str]]]], hashes: Set[str]) -> Manifest:
+    ids = [new for old in before.segments for new in ([s.id for s, _ in rewritten[old]] if old in rewritten else [old])]
     return replace(
         before,
         segments=tuple(ids),
@@ -135,67 +134,67 @@ def _samples(connection: Connection, hashes: Set[str]) -> list[dict[str, Any]]:
 
 def _models(ctx: Context, hashes: Set[str]) -> list[int]:
     """Registry versions whose training or validation data held any of them."""
-    found, seen = list[int](), dict[str, bool]()
+    models, used_by_dataset = list[int](), dict[str, bool]()
     for model in ctx.registry.find():
         dataset = model.tags.get("dataset_version")
         if dataset is not None:
-            if dataset not in seen:
-                seen[dataset] = _held(ctx, dataset, hashes)
-            if seen[dataset]:
-                found.append(int(model.version))
-    return sorted(found)
+            if dataset not in used_by_dataset:
+                used_by_dataset[dataset] = _was_trained_on(ctx, dataset, hashes)
+            if used_by_dataset[dataset]:
+                models.append(int(model.version))
+    return sorted(models)
 
 
-def _held(ctx: Context, dataset: str, hashes: Set[str]) -> bool:
+def _was_trained_on(ctx: Context, dataset: str, hashes: Set[str]) -> bool:
     try:
         manifest = versions.manifest(ctx, dataset)
     except NotFoundError:
         return False
-    shown = hashes - set(manifest.removals)
+    listed = hashes - set(manifest.removals)
     for segment in manifest.segments:
         try:
             rows = loader.index(ctx, segment)
-        except NotFoundError:  # erased before, with the samples that made it so
+        except NotFoundError:  # deleted by an earlier erasure
             continue
-        if any(r["sha256"] in shown and r["split"] != "holdout" for r in rows):
+        if any(r["sha256"] in listed and r["split"] != "holdout" for r in rows):
             return True
     return False
 
 
 def _finish(ctx: Context, row: dict[str, Any]) -> int:
-    """Delete every object that still holds the bytes, then say that it is done."""
+    """Delete every object that still contains the bytes, then mark the erasure as finished."""
     hashes = set(row["sha256"])
     with transaction(ctx.engine) as connection:
-        parent = select(dataset_versions.c.parent_id).where(dataset_versions.c.id == row["dataset_version"])
-        before = connection.execute(parent).scalar_one()
-        held = select(quarantine.c.id, quarantine.c.object_key).where(quarantine.c.sha256.in_(hashes))
-        aside = list(connection.execute(held).mappings())
-    old = set(versions.manifest(ctx, before).segments) - set(versions.manifest(ctx, row["dataset_version"]).segments)
-    stored = [key for s in sorted(old) for key in (segments.tar_key(s), segments.index_key(s))]
-    stored += [r["object_key"] for r in aside if r["object_key"]]
-    uploaded = _uploaded(ctx, old, hashes)
-    ctx.labels.delete(uploaded)
-    ctx.store.delete(stored)
+        query_parent = select(dataset_versions.c.parent_id).where(dataset_versions.c.id == row["dataset_version"])
+        parent_id = connection.execute(query_parent).scalar_one()
+        query = select(quarantine.c.id, quarantine.c.object_key).where(quarantine.c.sha256.in_(hashes))
+        quarantined = list(connection.execute(query).mappings())
+    old = set(versions.manifest(ctx, parent_id).segments) - set(versions.manifest(ctx, row["dataset_version"]).segments)
+    store_keys = [key for s in sorted(old) for key in (segments.tar_key(s), segments.index_key(s))]
+    store_keys += [r["object_key"] for r in quarantined if r["object_key"]]
+    upload_keys = _upload_keys(ctx, old, hashes)
+    ctx.labels.delete(upload_keys)
+    ctx.store.delete(store_keys)
     with transaction(ctx.engine) as connection:
         connection.execute(delete(scores).where(scores.c.segment_id.in_(old)))
-        ids = [r["id"] for r in aside]
-        ended = {"status": "discarded", "object_key": None, "note": "erased", "ended_at": func.now()}
-        connection.execute(update(quarantine).where(quarantine.c.id.in_(ids)).values(ended))
+        ids = [r["id"] for r in quarantined]
+        discarded = {"status": "discarded", "object_key": None, "note": "erased", "ended_at": func.now()}
+        connection.execute(update(quarantine).where(quarantine.c.id.in_(ids)).values(discarded))
         connection.execute(update(erasures).where(erasures.c.id == row["id"]).values(finished_at=func.now()))
-    log.info("erased %d samples: %d objects deleted", len(hashes), len(stored) + len(uploaded))
-    return len(stored) + len(uploaded)
+    log.info("erased %d samples: %d objects deleted", len(hashes), len(store_keys) + len(upload_keys))
+    return len(store_keys) + len(upload_keys)
 
 
-def _uploaded(ctx: Context, old: Set[str], hashes: Set[str]) -> list[str]:
-    """Keys in the labels bucket that hold the bytes, as far as drops are still there."""
+def _upload_keys(ctx: Context, old: Set[str], hashes: Set[str]) -> list[str]:
+    """Keys in the labels bucket that contain the bytes, for drops whose verdicts still exist."""
     ids = {r["drop_id"] for s in old for r in _rows_or_none(ctx, s) if r["sha256"] in hashes}
     keys = []
     for drop_id in sorted(ids):
         prefix = drops.get(ctx.engine, drop_id)["prefix"]
         try:
-            with row_verdicts.opened(ctx, drop_id) as verdicts:
-                pages = (page for fate in row_verdicts.ROW_VERDICTS for page in verdicts.pages(fate))
-                # An archive goes whole: what else was in it has been accepted or put aside.
+            with row_verdicts.open_stored(ctx, drop_id) as verdicts:
+                pages = (page for verdict in row_verdicts.ROW_VERDICTS for page in verdicts.pages(verdict))
+                # An archive is deleted as a whole: its other images have been accepted or quarantined.
                 keys += [prefix + (r["archive"] or r["key"]) for p in pages for r in p if r["sha256"] in hashes]
         except NotFoundError:
             continue
@@ -205,5 +204,5 @@ def _uploaded(ctx: Context, old: Set[str], hashes: Set[str]) -> list[str]:
 def _rows_or_none(ctx: Context, segment: str) -> list[dict[str, Any]]:
     try:
         return loader.index(ctx, segment)
-    except NotFoundError:  # deleted by a run that was killed before it could say so
+    except NotFoundError:  # deleted by a run that was killed before it marked the erasure as finished
         return []

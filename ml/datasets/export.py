@@ -1,4 +1,4 @@
-"""A version as files that other tools read: class folders, WebDataset shards, a Hugging Face image folder."""
+"""Exports a version as files for other tools: class folders, WebDataset shards, Hugging Face image folder."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from ml.context import Context
 from ml.datasets import loader, versions
 from ml.errors import ConflictError
 
-Form = Literal["class-folders", "webdataset", "huggingface"]
+ExportFormat = Literal["class-folders", "webdataset", "huggingface"]
 _SHARD: Final = 256_000_000
 _LONGEST: Final = 200  # bytes of a folder's name; file systems allow 255
 _PLAIN: Final = " +,;=@()[]{}'!~#&"
@@ -26,7 +26,7 @@ _PLAIN: Final = " +,;=@()[]{}'!~#&"
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it is exported."""
+    """An exported image."""
 
     sha256: str
     label: str
@@ -39,14 +39,13 @@ def export(
     ctx: Context,
     version_id: str,
     target: Path,
-    form: Form,
+    form: ExportFormat,
     splits: Collection[str],
     on_sample: Callable[[], None] | None = None,
 ) -> int:
-    """Write the version below `target`, one folder a split; how many samples.
+    """Write the version below `target` and return the number of samples.
 
-    It is written beside the target and renamed when it is whole, so there is never half an export
-    under its name.
+    Files are written to a folder beside `target`, which is renamed when complete, so `target` is never partial.
 
     Raises:
         ConflictError: the target exists.
@@ -70,7 +69,7 @@ def export(
 
 
 def safe_name(label: str) -> str:
-    """A folder's name for any label: quoted as in a URL where need be, and cut with a hash where it is long."""
+    """Return a valid folder name for any label: URL-quoted where needed; long names are truncated with a hash."""
     name = quote(label, safe=_PLAIN)
     if name.startswith("."):
         name = f"%2E{name[1:]}"
@@ -94,7 +93,7 @@ def _samples(ctx: Context, version_id: str, splits: Collection[str]) -> Iterator
 
 
 class DatasetWriter(ABC):
-    """Takes samples; `with` closes its files."""
+    """Writes samples in one export format; a context manager that closes its files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._files = folder, ExitStack()
@@ -136,7 +135,7 @@ class HuggingFace(DatasetWriter):
 
 
 class WebDataset(DatasetWriter):
-    """``<split>-000000.tar``: of each sample an image, ``.cls`` (its label) and ``.json``, under one key."""
+    """``<split>-000000.tar``: for each sample an image, ``.cls`` (the label) and ``.json`` with the same key."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -145,21 +144,21 @@ class WebDataset(DatasetWriter):
 
     def add(self, sample: Sample) -> None:
         shard = self._shard(sample.split)
-        told = orjson.dumps({"sha256": sample.sha256, "label": sample.label, "split": sample.split})
-        for suffix, data in ((sample.suffix, sample.data), ("cls", sample.label.encode()), ("json", told)):
+        metadata = orjson.dumps({"sha256": sample.sha256, "label": sample.label, "split": sample.split})
+        for suffix, data in ((sample.suffix, sample.data), ("cls", sample.label.encode()), ("json", metadata)):
             member = tarfile.TarInfo(f"{sample.sha256}.{suffix}")
             member.size = len(data)
             shard.addfile(member, io.BytesIO(data))
 
     def _shard(self, split: str) -> tarfile.TarFile:
-        found = self._shards.get(split)
-        if found is None or found.offset > _SHARD:
-            if found is not None:
-                found.close()
+        shard = self._shards.get(split)
+        if shard is None or shard.offset > _SHARD:
+            if shard is not None:
+                shard.close()
             number = self._numbers[split] = self._numbers.get(split, -1) + 1
             path = self.folder / f"{split}-{number:06}.tar"
-            found = self._shards[split] = self._files.enter_context(tarfile.open(path, "w"))  # noqa: SIM115
-        return found
+            shard = self._shards[split] = self._files.enter_context(tarfile.open(path, "w"))  # noqa: SIM115
+        return shard
 
 
 _WRITERS: Final[dict[str, Any]] = {

@@ -1,7 +1,7 @@
-"""How far the holdout can still be trusted: its frozen part and its growing part, and how often each decided.
+"""The frozen and the growing part of the holdout, and how often decisions used each.
 
-A holdout wears out: every decision made on it tells a little of it to those who train on. The frozen
-part stays the same, so decisions of different times can be compared; the growing part is fresh.
+A holdout wears out: every decision made on it leaks a little of it into later training. The frozen part never
+changes, so decisions made at different times can be compared; the growing part receives new samples.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,12 @@ from ml.errors import ConflictError
 
 @dataclass(frozen=True)
 class HoldoutPart:
-    """`since` is when it was frozen, or when the first sample could come; `uses` counts decisions."""
+    """A part of the holdout.
+
+    Attributes:
+        since: when it was frozen, or when the first dataset version was created.
+        uses: number of decisions made on it.
+    """
 
     name: str
     samples: int
@@ -30,42 +35,44 @@ class HoldoutPart:
 
 
 def freeze(ctx: Context, version_id: str) -> None:
-    """Make the holdout of a version the frozen part, for good.
+    """Make the holdout of a version the frozen part, permanently.
 
     Raises:
         NotFoundError: no such version.
-        ConflictError: another one is frozen already.
+        ConflictError: the holdout of another version is frozen already.
     """
     version = versions.get(ctx, version_id)
     with transaction(ctx.engine) as connection:
         frozen = _frozen(connection)
         if frozen is not None and frozen["id"] != version.id:
-            raise ConflictError(f"the holdout of version {frozen['id'][:12]} is frozen already, and stays so")
+            raise ConflictError(f"the holdout of version {frozen['id'][:12]} is frozen already; this cannot be changed")
         connection.execute(
             update(dataset_versions).where(dataset_versions.c.id == version.id).values(frozen_holdout=True)
         )
 
 
 def parts(ctx: Context) -> list[HoldoutPart]:
-    """Both parts as of the newest version; only the growing one before anything was frozen."""
+    """Return both parts as of the newest version; only the growing part if nothing is frozen."""
     newest = versions.latest(ctx)
     with transaction(ctx.engine) as connection:
         frozen = _frozen(connection)
         query = select(holdout_uses.c.part, func.count(), func.max(holdout_uses.c.created_at))
         used = {part: (count, last) for part, count, last in connection.execute(query.group_by(holdout_uses.c.part))}
         first = connection.execute(select(func.min(dataset_versions.c.created_at))).scalar_one()
-    total, kept = newest.holdout if newest else 0, frozen["holdout"] if frozen else 0
-    found = [HoldoutPart("frozen", kept, frozen["created_at"], *used.get("frozen", (0, None)))] if frozen else []
-    return [*found, HoldoutPart("growing", max(0, total - kept), first, *used.get("growing", (0, None)))]
+    total, frozen_samples = newest.holdout if newest else 0, frozen["holdout"] if frozen else 0
+    result = (
+        [HoldoutPart("frozen", frozen_samples, frozen["created_at"], *used.get("frozen", (0, None)))] if frozen else []
+    )
+    return [*result, HoldoutPart("growing", max(0, total - frozen_samples), first, *used.get("growing", (0, None)))]
 
 
 def record_use(connection: Connection, decision_id: str, samples: int) -> None:
-    """Note within the caller's transaction that a decision was made on `samples` of the holdout."""
+    """Record, within the caller's transaction, that a decision used `samples` holdout samples."""
     frozen = _frozen(connection)
-    kept = min(samples, frozen["holdout"] if frozen else 0)
+    frozen_samples = min(samples, frozen["holdout"] if frozen else 0)
     rows = [
         {"decision_id": decision_id, "part": part, "samples": count}
-        for part, count in (("frozen", kept), ("growing", samples - kept))
+        for part, count in (("frozen", frozen_samples), ("growing", samples - frozen_samples))
         if count
     ]
     if rows:

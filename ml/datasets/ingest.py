@@ -1,4 +1,4 @@
-"""The whole intake of one drop in this process: what the CLI runs, and Airflow as separate tasks."""
+"""The intake of one drop in a single process, for the CLI; Airflow runs the same stages as separate tasks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ OnStage = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class IngestResult:
-    """`version` is None when nothing was added; `reason` then says why."""
+    """The outcome of an intake; `version` is None when nothing was added, for the given `reason`."""
 
     drop_id: str
     version: str | None
@@ -24,29 +24,29 @@ class IngestResult:
 
 
 def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> IngestResult:
-    """Claim, inspect, validate, accept. `on_stage` hears each stage's name and what came of it."""
-    tell = on_stage or _silent
+    """Claim, inspect, validate, accept. `on_stage` is called with each stage's name and result."""
+    report = on_stage or _ignore
     drop_id = claim(ctx, prefix)
     if drop_id is None:
-        return _finished(ctx, prefix)
-    tell("claim", drop_id)
+        return _earlier_result(ctx, prefix)
+    report("claim", drop_id)
     rows = sum(inspect_chunk(ctx, drop_id, chunk) for chunk in range(chunk_count(ctx, drop_id)))
-    tell("inspect", f"{rows} images")
+    report("inspect", f"{rows} images")
     verdict = validate(ctx, drop_id)
-    tell("validate", f"{verdict.good} good, {verdict.bad} bad, {verdict.duplicates} known already")
+    report("validate", f"{verdict.good} good, {verdict.bad} bad, {verdict.duplicates} known already")
     if not verdict.accepted:
         return IngestResult(drop_id, None, verdict.reason)
     version = accept(ctx, drop_id)
-    tell("accept", version[:12] if version else "nothing new")
+    report("accept", version[:12] if version else "nothing new")
     return IngestResult(drop_id, version, None if version else NOTHING_NEW)
 
 
-def _finished(ctx: Context, prefix: str) -> IngestResult:
+def _earlier_result(ctx: Context, prefix: str) -> IngestResult:
     row = drops.newest_of(ctx.engine, prefix.rstrip("/") + "/")
     if row is None:
         raise NotFoundError(f"no drop was ever found at `{prefix}`")
     return IngestResult(row["id"], None, row["reason"] or "this content was accepted before")
 
 
-def _silent(stage: str, detail: str) -> None:
+def _ignore(stage: str, detail: str) -> None:
     del stage, detail

@@ -1,7 +1,7 @@
-"""Arrays of a dataset version, from a local cache that holds every segment once.
+"""Loads dataset versions as arrays through a local cache of segments.
 
-A segment is immutable, so its tar, its index and its decoded pixels are fetched and made once a host
-and never again: a cycle's cost follows the new segments.
+Segments are immutable, so each is downloaded and decoded once per host: the cost of a cycle depends on
+the new segments only.
 """
 
 import fcntl
@@ -40,11 +40,12 @@ _SIDE_STEP, _SIDE_LEAST, _SIDE_MOST = 8, 24, 96
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Chosen rows of memory maps as one array, ``uint8[N, size, size, channels]``, that is never in memory whole.
+    """Selected rows of memory maps as one lazy array, ``uint8[N, size, size, channels]``.
 
     Attributes:
         maps: the decoded segments.
-        part: ``int32[N]``, the map that an image is in; `row`: ``int64[N]``, its place there.
+        part: ``int32[N]``, index into `maps` of each image.
+        row: ``int64[N]``, position of each image in its map.
     """
 
     maps: tuple[Pixels, ...]
@@ -54,7 +55,7 @@ class Images:
 
     @classmethod
     def of(cls, parts: Sequence[tuple[Pixels, NDArray[np.int64]]], image_shape: tuple[int, int, int]) -> Self:
-        """From maps and the rows wanted of each."""
+        """Build from memory maps and the selected rows of each."""
         counts = [len(rows) for _, rows in parts]
         part = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
         row = np.concatenate([rows for _, rows in parts]) if parts else np.zeros(0, np.int64)
@@ -67,23 +68,23 @@ class Images:
     def __len__(self) -> int:
         return len(self.row)
 
-    def __getitem__(self, wanted: Any) -> Pixels:
-        """What an array would give for a number, a slice, positions or a mask, read now."""
-        part, row = self.part[wanted], self.row[wanted]
+    def __getitem__(self, key: Any) -> Pixels:
+        """Read images by number, slice, positions or mask, as NumPy indexing does."""
+        part, row = self.part[key], self.row[key]
         if part.ndim == 0:
-            one: Pixels = np.asarray(self.maps[int(part)][row])
-            return one
-        found = np.empty((len(row), *self.image_shape), np.uint8)
+            image: Pixels = np.asarray(self.maps[int(part)][row])
+            return image
+        selected = np.empty((len(row), *self.image_shape), np.uint8)
         for number in np.unique(part):
-            here = np.flatnonzero(part == number)
-            found[here] = self.maps[number][row[here]]
-        return found
+            positions = np.flatnonzero(part == number)
+            selected[positions] = self.maps[number][row[positions]]
+        return selected
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Pixels:
         return np.asarray(self[:], dtype)
 
     def take(self, positions: NDArray[np.int64]) -> Self:
-        """Some of the images, still unread."""
+        """Select images without reading them."""
         return replace(self, part=self.part[positions], row=self.row[positions])
 
 
@@ -92,7 +93,7 @@ class Split:
     """One split of a version, in manifest order.
 
     Attributes:
-        images: ``uint8[N, size, size, channels]``, read when they are looked at.
+        images: ``uint8[N, size, size, channels]``, read on access.
         labels: ``int64[N]``, positions in `classes`.
     """
 
@@ -107,7 +108,7 @@ class Split:
         return len(self.labels)
 
     def take(self, positions: NDArray[np.int64]) -> Self:
-        """Some of the samples; images stay unread."""
+        """Select samples without reading their images."""
         return replace(
             self,
             images=self.images.take(positions),
@@ -119,10 +120,10 @@ class Split:
 
 
 def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: int) -> Split:
-    """A split decoded to the model's input, removals left out and relabels applied.
+    """Load a split, decoded to the model's input size, with removals and relabels applied.
 
     Raises:
-        IntegrityError: a stored segment is not what its row promises.
+        IntegrityError: a stored segment does not match the SHA-256 in its row.
         NotFoundError: a segment or the version is missing.
     """
     manifest = versions.manifest(ctx, version_id)
@@ -132,21 +133,21 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
     hashes, labels, drops, segments = list[str](), list[str](), list[str](), list[str]()
     for segment_id in manifest.segments:
         table = columns(ctx, segment_id, ("sha256", "label", "split", "drop_id"))
-        keep = np.flatnonzero(table["split"].to_numpy() == split)
+        selected = np.flatnonzero(table["split"].to_numpy() == split)
         if removed:
             digests = table["sha256"].to_pylist()
-            keep = np.asarray([i for i in keep if digests[i] not in removed], np.int64)
-        if len(keep):
-            parts.append((pixels(ctx, segment_id, size, channels), keep))
-            chosen = table.take(keep)
+            selected = np.asarray([i for i in selected if digests[i] not in removed], np.int64)
+        if len(selected):
+            parts.append((pixels(ctx, segment_id, size, channels), selected))
+            chosen = table.take(selected)
             hashes += chosen["sha256"].to_pylist()
             labels += chosen["label"].to_pylist()
             drops += chosen["drop_id"].to_pylist()
-            segments += [segment_id] * len(keep)
-    named = [position[manifest.label_of(digest, label)] for digest, label in zip(hashes, labels, strict=True)]
+            segments += [segment_id] * len(selected)
+    label_ids = [position[manifest.label_of(digest, label)] for digest, label in zip(hashes, labels, strict=True)]
     return Split(
         images=Images.of(parts, (size, size, channels)),
-        labels=np.asarray(named, np.int64),
+        labels=np.asarray(label_ids, np.int64),
         sha256=hashes,
         segment_ids=segments,
         drop_ids=drops,
@@ -155,38 +156,38 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
 
 
 def shape_of(
-    ctx: Context, version_id: str, least: int = _SIDE_LEAST, most: int = _SIDE_MOST, step: int = _SIDE_STEP
+    ctx: Context, version_id: str, min_side: int = _SIDE_LEAST, max_side: int = _SIDE_MOST, step: int = _SIDE_STEP
 ) -> tuple[int, int]:
-    """Image side and channels that suit the version's training images.
+    """Choose image side and channels for the version's training images.
 
     The side is the setting, else the median longer side rounded up to a multiple of `step`, within
     `least` and `most`; one channel if every sampled image is grey.
     """
-    wanted = ("split", "width", "height", "grey")
-    parts = [columns(ctx, s, wanted) for s in versions.manifest(ctx, version_id).segments]
-    every = pa.concat_tables(parts) if parts else pa.table({name: [] for name in wanted})
-    train = np.flatnonzero(every["split"].to_numpy() == "train")
+    names = ("split", "width", "height", "grey")
+    parts = [columns(ctx, s, names) for s in versions.manifest(ctx, version_id).segments]
+    table = pa.concat_tables(parts) if parts else pa.table({name: [] for name in names})
+    train = np.flatnonzero(table["split"].to_numpy() == "train")
     if not len(train):
         raise NotFoundError(f"dataset version {version_id[:12]} has no training images")
-    sampled = every.take(train[:: max(1, len(train) // _SHAPE_SAMPLE)])
+    sampled = table.take(train[:: max(1, len(train) // _SHAPE_SAMPLE)])
     side = float(np.median(np.maximum(sampled["width"].to_numpy(), sampled["height"].to_numpy())))
     rounded = math.ceil(side / step) * step
-    size = ctx.settings.image_size or min(most, max(least, rounded))
+    size = ctx.settings.image_size or min(max_side, max(min_side, rounded))
     return size, 1 if all(sampled["grey"].to_pylist()) else 3
 
 
 def index(ctx: Context, segment_id: str) -> list[dict[str, Any]]:
-    """The index rows of a segment, cached."""
+    """The index rows of a segment, from the cache."""
     return read_index(_index(ctx, segment_id).read_bytes())
 
 
 def columns(ctx: Context, segment_id: str, names: Sequence[str]) -> pa.Table:
-    """Some columns of a segment's index, cached; for whole versions, whose rows would be too many as dicts."""
+    """Columns of a segment's index, from the cache; for whole versions, too large for rows as dicts."""
     return pq.ParquetFile(_index(ctx, segment_id)).read(columns=list(names))
 
 
 def tar(ctx: Context, segment_id: str) -> Path:
-    """A segment's images as a local tar, cached and proven by its SHA-256."""
+    """A segment's images as a local tar, cached and verified by SHA-256."""
     return _tar(ctx, segment_id)
 
 
@@ -195,8 +196,8 @@ def _index(ctx: Context, segment_id: str) -> Path:
     if not path.exists():
         stored = row(ctx, segment_id)
         data = ctx.store.get(stored["index_key"])
-        _prove(hashlib.sha256(data).hexdigest(), stored["index_sha256"], stored["index_key"])
-        _place(path, data)
+        _check_sha256(hashlib.sha256(data).hexdigest(), stored["index_sha256"], stored["index_key"])
+        _write_atomic(path, data)
     return path
 
 
@@ -217,13 +218,13 @@ def _decode(ctx: Context, segment_id: str, size: int, channels: int, path: Path)
     temporary = path.with_suffix(".part")
     out = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(rows), size, size, channels))
 
-    def one(i: int) -> None:
+    def decode_image(i: int) -> None:
         with tar.open("rb") as file:
             file.seek(rows[i]["offset"])
             out[i] = images.decode(file.read(rows[i]["size"]), size, channels, limits)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, range(len(rows))))
+        list(pool.map(decode_image, range(len(rows))))
     out.flush()
     temporary.rename(path)
     log.info("decoded segment %s: %d images to %d×%d×%d", segment_id, len(rows), size, size, channels)
@@ -236,7 +237,7 @@ def _tar(ctx: Context, segment_id: str) -> Path:
         temporary = _temporary(path)
         ctx.store.get_file(stored["tar_key"], temporary)
         with temporary.open("rb") as file:
-            _prove(hashlib.file_digest(file, "sha256").hexdigest(), stored["tar_sha256"], stored["tar_key"])
+            _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), stored["tar_sha256"], stored["tar_key"])
         temporary.rename(path)
     return path
 
@@ -245,15 +246,15 @@ def row(ctx: Context, segment_id: str) -> dict[str, Any]:
     """A segment's row in the catalog; raises NotFoundError for an unknown id."""
     with transaction(ctx.engine) as connection:
         query = select(segments_table).where(segments_table.c.id == segment_id)
-        found = connection.execute(query).mappings().first()
-    if found is None:
+        segment_row = connection.execute(query).mappings().first()
+    if segment_row is None:
         raise NotFoundError(f"no segment has the id `{segment_id}`")
-    return dict(found)
+    return dict(segment_row)
 
 
-def _prove(found: str, expected: str, key: str) -> None:
-    if found != expected:
-        raise IntegrityError(f"{key} has SHA-256 {found}, expected {expected}: damaged or replaced")
+def _check_sha256(actual: str, expected: str, key: str) -> None:
+    if actual != expected:
+        raise IntegrityError(f"{key} has SHA-256 {actual}, expected {expected}: damaged or replaced")
 
 
 def _cache(ctx: Context) -> Path:
@@ -263,20 +264,20 @@ def _cache(ctx: Context) -> Path:
     return folder
 
 
-def _place(path: Path, data: bytes) -> None:
+def _write_atomic(path: Path, data: bytes) -> None:
     temporary = _temporary(path)
     temporary.write_bytes(data)
     temporary.rename(path)
 
 
 def _temporary(path: Path) -> Path:
-    """A name of this caller's own: two processes may fetch the same file at once."""
+    """A unique name: two processes may download the same file at once."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process of this host at a time makes the file."""
+    """Allow one process of this host at a time to create the file."""
     with path.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,6 @@
-"""Segments: an uncompressed tar of images and a Parquet index beside it, named by their content.
+"""Segments: an uncompressed tar of images and a Parquet index, with a content-derived id.
 
-The same samples in the same order give the same bytes, so writing a segment twice changes nothing.
+The same samples in the same order give the same bytes, so writing a segment is idempotent.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ INDEX_SCHEMA: Final = pa.schema(
 WIDE_SCHEMA: Final = pa.schema(
     [*INDEX_SCHEMA, ("phash_high", pa.int32()), ("phash_low", pa.int32()), ("subject", pa.string())]
 )
-"""What the catalog keeps of a sample beside the index."""
-_PAGE: Final = 5000  # rows that are held as dicts
+"""The index columns and those that only the catalog stores."""
+_PAGE: Final = 5000  # rows buffered as dicts
 _BUFFER: Final = 1_048_576
 _NAME: Final = "segment.tar"
 
 Sample = tuple[dict[str, Any], bytes | memoryview]
-"""A row with the names of `WIDE_SCHEMA`, but for offset, and the image as `members.encode` gives it."""
+"""A row with the columns of `WIDE_SCHEMA` except `offset`, and the image encoded by `tar_members.encode`."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def index_key(segment_id: str) -> str:
     return f"segments/{segment_id}.parquet"
 
 
-class Uploads:
-    """Stores segments while the next thing is done; use it in a `with` statement, which waits for them in the end."""
+class SegmentUploads:
+    """Uploads segments in the background; a context manager that waits for pending uploads on exit."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(1, "segments")
-        self._under_way: list[Future[None]] = []
+        self._pending: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -86,14 +86,14 @@ class Uploads:
             self.wait()
 
     def add(self, segment: Segment, index: bytes, folder: TemporaryDirectory[str]) -> None:
-        """Store the tar in `folder`, which is removed then, and the index; one waits while another is sent."""
+        """Upload the tar in `folder`, then remove the folder, and the index; at most one upload waits."""
         self.wait(1)
-        self._under_way.append(self._pool.submit(self._send, segment, index, folder))
+        self._pending.append(self._pool.submit(self._send, segment, index, folder))
 
-    def wait(self, most: int = 0) -> None:
-        """Until no more than `most` are under way; raises what befell one."""
-        while len(self._under_way) > most:
-            self._under_way.pop(0).result()
+    def wait(self, limit: int = 0) -> None:
+        """Wait until at most `limit` uploads are pending; raises the error of a failed one."""
+        while len(self._pending) > limit:
+            self._pending.pop(0).result()
 
     def _send(self, segment: Segment, index: bytes, folder: TemporaryDirectory[str]) -> None:
         with folder as path:
@@ -101,39 +101,39 @@ class Uploads:
             self._store.put(segment.index_key, index)
 
 
-def write(uploads: Uploads, samples: Iterable[Sample], limit: int) -> Iterator[tuple[Segment, pa.Table]]:
-    """StagingTar samples into segments of about `limit` bytes; each with its rows (`WIDE_SCHEMA`).
+def write(uploads: SegmentUploads, samples: Iterable[Sample], limit: int) -> Iterator[tuple[Segment, pa.Table]]:
+    """Write samples into segments of about `limit` bytes; yield each with its rows (`WIDE_SCHEMA`).
 
-    Memory holds a page of rows, which get their `offset`; the tar grows in a temporary file.
+    Sets `offset` in the rows. Memory holds one page of rows; the tar is written to a temporary file.
     """
     iterator = iter(samples)
-    first = next(iterator, None)
-    while first is not None:
+    sample = next(iterator, None)
+    while sample is not None:
         folder = TemporaryDirectory(prefix="evergreen-segment-")
-        growing = _Growing(Path(folder.name) / _NAME)
-        with growing.file:
-            while first is not None and (not growing.size or growing.size < limit):
-                growing.add(*first)
-                first = next(iterator, None)
-            segment, index, rows = growing.close()
+        writer = _SegmentWriter(Path(folder.name) / _NAME)
+        with writer.file:
+            while sample is not None and (not writer.size or writer.size < limit):
+                writer.add(*sample)
+                sample = next(iterator, None)
+            segment, index, rows = writer.close()
         uploads.add(segment, index, folder)
         yield segment, rows
 
 
-def samples(store: ObjectStore, segment_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
-    """Samples of a stored segment as `write` takes them; `rows` are those of its index that are wanted."""
+def read_samples(store: ObjectStore, segment_id: str, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+    """Read samples of a stored segment, as input for `write`; `rows` are the index rows to read."""
     name = tar_key(segment_id)
-    parts = [ByteRange(name, r["offset"] - tar_members.HEADER, tar_members.span(r["size"])) for r in rows]
+    parts = [ByteRange(name, r["offset"] - tar_members.HEADER, tar_members.member_size(r["size"])) for r in rows]
     return zip(rows, range_reads.stream(store, parts), strict=True)
 
 
-def pack(samples: Iterable[Sample], folder: Path) -> str:
-    """The id of the one segment that the samples make, without storing it: a segment rebuilt has its own id."""
-    growing = _Growing(folder / _NAME)
-    with growing.file:
+def packed_id(samples: Iterable[Sample], folder: Path) -> str:
+    """Return the id of the segment made of these samples, without storing it."""
+    writer = _SegmentWriter(folder / _NAME)
+    with writer.file:
         for row, member in samples:
-            growing.add(row, member)
-        return growing.close()[0].id
+            writer.add(row, member)
+        return writer.close()[0].id
 
 
 def read_index(data: bytes) -> list[dict[str, Any]]:
@@ -142,8 +142,8 @@ def read_index(data: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-class _Growing:
-    """A segment being written."""
+class _SegmentWriter:
+    """Writes a segment's tar to a file and collects its index rows."""
 
     def __init__(self, path: Path) -> None:
         self.file: IO[bytes] = path.open("wb", _BUFFER)
@@ -157,29 +157,29 @@ class _Growing:
         self._rows.append(row)
         self._write(member)
         if len(self._rows) == _PAGE:
-            self._turn()
+            self._flush_page()
 
     def close(self) -> tuple[Segment, bytes, pa.Table]:
         """The segment, its index, its rows."""
-        self._turn()
-        self._write(tar_members.ending(self.size))
+        self._flush_page()
+        self._write(tar_members.end_of_archive(self.size))
         self.file.flush()
-        # In one piece, so that the index is a function of the rows and not of how they came.
+        # Combined, so that the index bytes do not depend on the page boundaries.
         rows = pa.concat_tables(self._pages).combine_chunks()
         buffer = io.BytesIO()
         pq.write_table(rows.select(INDEX_SCHEMA.names), buffer, store_schema=False)
         index = buffer.getvalue()
         tar_sha256, index_sha256 = self._digest.hexdigest(), hashlib.sha256(index).hexdigest()
         name = hashlib.sha256(f"{tar_sha256}{index_sha256}".encode()).hexdigest()[:32]
-        made = Segment(name, tar_key(name), index_key(name), len(rows), self.size, tar_sha256, index_sha256)
-        return made, index, rows
+        segment = Segment(name, tar_key(name), index_key(name), len(rows), self.size, tar_sha256, index_sha256)
+        return segment, index, rows
 
     def _write(self, data: bytes | memoryview) -> None:
         self.file.write(data)
         self._digest.update(data)
         self.size += len(data)
 
-    def _turn(self) -> None:
+    def _flush_page(self) -> None:
         if self._rows or not self._pages:
             self._pages.append(pa.Table.from_pylist(self._rows, WIDE_SCHEMA))
             self._rows = []

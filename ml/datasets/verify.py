@@ -1,4 +1,4 @@
-"""Every byte of a version against what its names promise."""
+"""Verifies a dataset version: every stored byte against its SHA-256."""
 
 import hashlib
 import tempfile
@@ -15,14 +15,14 @@ OnSegment = Callable[[str], None]
 
 
 def problems(ctx: Context, version_id: str, on_segment: OnSegment | None = None) -> Iterator[str]:
-    """What is wrong with the version, in words; nothing for a version that is whole.
+    """Yield a message for each problem of the version; none if it is intact.
 
-    Manifest against its id; each segment's tar and index against their SHA-256, read anew from the
-    store and not from the cache; each image in the tar against its own. Memory holds one image, the
+    Checks the manifest against its id, each segment's tar and index against their SHA-256 (read from the
+    store, not from the cache), and each image in the tar against its SHA-256. Memory holds one image, the
     disk one segment.
 
     Raises:
-        NotFoundError: no such version.
+        NotFoundError: there is no such version.
         UnavailableError: a server does not answer.
     """
     try:
@@ -31,13 +31,13 @@ def problems(ctx: Context, version_id: str, on_segment: OnSegment | None = None)
         yield str(error)
         return
     for segment in manifest.segments:
-        yield from _segment(ctx, segment)
+        yield from _check_segment(ctx, segment)
         if on_segment:
             on_segment(segment)
 
 
-def rebuilt(ctx: Context, segment_id: str) -> str:
-    """The id that the segment's images and index give when they are packed anew: its own, if nothing changed."""
+def repacked_id(ctx: Context, segment_id: str) -> str:
+    """Pack the segment's images and index again and return the resulting id: the same unless something changed."""
     tar, rows = loader.tar(ctx, segment_id), loader.index(ctx, segment_id)
 
     def images() -> Iterator[Sample]:
@@ -47,29 +47,29 @@ def rebuilt(ctx: Context, segment_id: str) -> str:
                 yield row, tar_members.encode(row["sha256"], row["format"], file.read(row["size"]))
 
     with tempfile.TemporaryDirectory() as folder:
-        return segments.pack(images(), Path(folder))
+        return segments.packed_id(images(), Path(folder))
 
 
-def _segment(ctx: Context, segment_id: str) -> Iterator[str]:
+def _check_segment(ctx: Context, segment_id: str) -> Iterator[str]:
     row = loader.row(ctx, segment_id)
     try:
         index = ctx.store.get(row["index_key"])
-        found = hashlib.sha256(index).hexdigest()
-        if found != row["index_sha256"]:
-            yield f"{row['index_key']} has SHA-256 {found}, expected {row['index_sha256']}"
+        actual = hashlib.sha256(index).hexdigest()
+        if actual != row["index_sha256"]:
+            yield f"{row['index_key']} has SHA-256 {actual}, expected {row['index_sha256']}"
             return
         with tempfile.NamedTemporaryFile() as file:
             ctx.store.get_file(row["tar_key"], Path(file.name))
-            yield from _tar(Path(file.name), row["tar_key"], row["tar_sha256"], index)
+            yield from _check_tar(Path(file.name), row["tar_key"], row["tar_sha256"], index)
     except NotFoundError as error:
         yield f"segment {segment_id} is gone: it was erased, or deleted ({error})"
 
 
-def _tar(path: Path, key: str, expected: str, index: bytes) -> Iterator[str]:
+def _check_tar(path: Path, key: str, expected: str, index: bytes) -> Iterator[str]:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
-            yield f"{key} has SHA-256 {found}, expected {expected}"
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != expected:
+            yield f"{key} has SHA-256 {actual}, expected {expected}"
         for row in segments.read_index(index):
             file.seek(row["offset"])
             digest = hashlib.sha256(file.read(row["size"])).hexdigest()

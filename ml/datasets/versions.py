@@ -1,4 +1,4 @@
-"""Dataset versions: immutable manifests named by the SHA-256 of their bytes."""
+"""Dataset versions: immutable manifests identified by the SHA-256 of their bytes."""
 
 import hashlib
 from collections import Counter
@@ -18,14 +18,14 @@ from ml.errors import ConflictError, IntegrityError, NotFoundError
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a version consists of.
+    """The content of a version.
 
     Attributes:
-        segments: their ids, in the order in which they came.
-        relabels: SHA-256 to the label that replaces the segment's.
-        removals: SHA-256 of samples that are no part of the version.
-        classes: every class of the version, as `label_of` gives them.
-        class_map: classes that were renamed or merged, to what they are called now.
+        segments: segment ids, in order of creation.
+        relabels: SHA-256 to the label that replaces the one in the segment.
+        removals: SHA-256 of samples in the segments that are excluded from the version.
+        classes: every class of the version, as returned by `label_of`.
+        class_map: renamed or merged classes to their current name.
     """
 
     segments: tuple[str, ...]
@@ -35,12 +35,12 @@ class Manifest:
     class_map: Mapping[str, str] = field(default_factory=dict)
 
     def label_of(self, sha256: str, stored: str) -> str:
-        """The label that a sample, stored in its segment as `stored`, has in this version."""
+        """The label in this version of a sample whose segment has the label `stored`."""
         label = self.relabels.get(sha256, stored)
         return self.class_map.get(label, label)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: the same content gives the same bytes."""
+        """Canonical JSON: equal content gives equal bytes."""
         body = {
             "format": 2,
             "segments": list(self.segments),
@@ -63,7 +63,7 @@ class Manifest:
             body["relabels"],
             tuple(body["removals"]),
             tuple(body["classes"]),
-            body.get("class_map", {}),  # format 1 had none
+            body.get("class_map", {}),  # format 1 has none
         )
 
 
@@ -72,7 +72,7 @@ EMPTY = Manifest((), {}, (), ())
 
 @dataclass(frozen=True)
 class DatasetVersion:
-    """A version's row: its place in the line of versions and what it counts."""
+    """A row of `dataset_versions`: lineage and sample counts."""
 
     id: str
     number: int
@@ -101,71 +101,72 @@ def newest(connection: Connection) -> DatasetVersion | None:
 
 
 def get(ctx: Context, version_id: str) -> DatasetVersion:
-    """The version with this id, or with the only id that begins so.
+    """Return the version with this id or unique id prefix.
 
     Raises:
-        NotFoundError: none or several do.
+        NotFoundError: no version matches, or several do.
     """
     with transaction(ctx.engine) as connection:
         query = select(dataset_versions).where(dataset_versions.c.id.startswith(version_id, autoescape=True)).limit(2)
         rows = connection.execute(query).mappings().all()
     if len(rows) != 1:
-        found = "no dataset version has" if not rows else "several dataset versions have"
-        raise NotFoundError(f"{found} an id that begins with `{version_id}`")
+        matches = "no dataset version has" if not rows else "several dataset versions have"
+        raise NotFoundError(f"{matches} an id that begins with `{version_id}`")
     return _version(rows[0])
 
 
 def manifest(ctx: Context, version_id: str) -> Manifest:
-    """The manifest, proven by its hash.
+    """Read the manifest and verify its hash.
 
     Raises:
-        IntegrityError: the stored bytes are not the version's.
+        IntegrityError: the stored bytes do not match the id.
     """
     data = ctx.store.get(key(version_id))
-    found = hashlib.sha256(data).hexdigest()
-    if found != version_id:
-        raise IntegrityError(f"{key(version_id)} has SHA-256 {found}: damaged or replaced")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != version_id:
+        raise IntegrityError(f"{key(version_id)} has SHA-256 {actual}: damaged or replaced")
     return Manifest.parse(data)
 
 
 def check_newest(connection: Connection, parent: DatasetVersion | None) -> None:
-    """Hold off other versions until the transaction ends, and make sure that `parent` is still the newest.
+    """Lock out other versions until the transaction ends, and check that `parent` is still the newest.
 
     Raises:
-        ConflictError: it is not; a version made on it would lack what came in between.
+        ConflictError: it is not; a version derived from it would lose the changes of the newest one.
     """
     connection.execute(text("lock table dataset_versions in share row exclusive mode"))
-    now = newest(connection)
-    if (now and now.id) != (parent and parent.id):
-        raise ConflictError(f"dataset version {now.id[:12] if now else None} came in between; accept the drop again")
+    latest_version = newest(connection)
+    if (latest_version and latest_version.id) != (parent and parent.id):
+        newest_id = latest_version.id[:12] if latest_version else None
+        raise ConflictError(f"dataset version {newest_id} was created meanwhile; retry")
 
 
 def counts(rows: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Samples a split."""
+    """Number of samples per split."""
     return Counter(row["split"] for row in rows)
 
 
 def insert_version(
-    connection: Connection, made: Manifest, parent: DatasetVersion | None, added: Counter[str], cause: str
+    connection: Connection, manifest: Manifest, parent: DatasetVersion | None, added: Counter[str], cause: str
 ) -> None:
     """Insert the row of a version that adds `added` samples to `parent`, within the caller's transaction."""
     values = {
-        "id": made.id,
+        "id": manifest.id,
         "parent_id": parent.id if parent else None,
-        "manifest_key": key(made.id),
-        "classes": list(made.classes),
+        "manifest_key": key(manifest.id),
+        "classes": list(manifest.classes),
         "cause": cause,
         **{
             split: added[split] + (getattr(parent, split) if parent else 0)
             for split in ("train", "validation", "holdout")
         },
     }
-    again = text("nextval(pg_get_serial_sequence('dataset_versions', 'number'))")
-    # A label that is changed back makes an earlier content the newest one again.
+    next_number = text("nextval(pg_get_serial_sequence('dataset_versions', 'number'))")
+    # Changing a label back yields the manifest of an earlier version, which becomes the newest again.
     statement = (
         insert(dataset_versions)
         .values(values)
-        .on_conflict_do_update(index_elements=["id"], set_={"number": again, "cause": cause})
+        .on_conflict_do_update(index_elements=["id"], set_={"number": next_number, "cause": cause})
     )
     connection.execute(statement)
 

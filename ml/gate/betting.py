@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-_SPREADS: Final = 1.5 ** -np.arange(10)
+_BET_SPREADS: Final = 1.5 ** -np.arange(10)
 """Standard deviations, as shares of the bound, for each of which the best bet is among those that are made."""
 _DIGITS: Final = 4
 """That are kept of a difference, so that there are few distinct ones; what is rounded off averages out."""
@@ -36,7 +36,7 @@ class Differences:
     bound: float
 
     @classmethod
-    def of(cls, differences: NDArray[np.floating], bound: float = 1.0) -> Self:
+    def from_samples(cls, differences: NDArray[np.floating], bound: float = 1.0) -> Self:
         """Differences ``float[N]``, N ≥ 1; where one is beyond the bound, that is the bound."""
         values, counts = np.unique(np.asarray(differences, np.float64).round(_DIGITS), return_counts=True)
         return cls(values, counts.astype(np.int64), max(bound, float(np.abs(values[[0, -1]]).max())))
@@ -54,60 +54,60 @@ class Differences:
         return type(self)(-self.values[::-1], self.counts[::-1], self.bound)
 
 
-def p_value(of: Differences, mean: float, level: float) -> float:
+def p_value(differences: Differences, mean: float, level: float) -> float:
     """An upper bound of the chance of such differences if their mean is at most `mean`; valid for any N.
 
     Args:
         level: at which it will be compared; the bets are made so that it is sharp there.
     """
-    return math.exp(min(0.0, -_mixed(of, mean, level)))
+    return math.exp(min(0.0, -_log_wealth(differences, mean, level)))
 
 
-def lower_bound(of: Differences, level: float) -> float:
+def lower_bound(differences: Differences, level: float) -> float:
     """The mean is below this with probability at most `level`, for any N and any level."""
-    return _crossing(of, lambda mean: _mixed(of, mean, level) + math.log(level))
+    return _solve(differences, lambda mean: _log_wealth(differences, mean, level) + math.log(level))
 
 
-def score(of: Differences, mean: float) -> float:
+def score(differences: Differences, mean: float) -> float:
     """How many standard deviations the differences lie above `mean`; a standard normal if that is the mean."""
-    if of.mean <= mean:
-        return -score(of.negated, -mean) if of.mean < mean else 0.0
-    excess = of.values - mean
+    if differences.mean <= mean:
+        return -score(differences.negated, -mean) if differences.mean < mean else 0.0
+    excess = differences.values - mean
 
     def slope(bet: float) -> float:
-        return float(of.counts @ (excess / (1 + bet * excess)))
+        return float(differences.counts @ (excess / (1 + bet * excess)))
 
-    best = _largest(of, mean)
+    best = _max_bet(differences, mean)
     if slope(0.0) <= 0:  # the mean itself, but for rounding
         return 0.0
     if slope(best) < 0:
         best = brentq(slope, 0.0, best, xtol=1e-12, rtol=1e-9)
-    return math.sqrt(2 * max(0.0, float(of.counts @ np.log1p(best * excess))))
+    return math.sqrt(2 * max(0.0, float(differences.counts @ np.log1p(best * excess))))
 
 
-def usual_bound(of: Differences, deviations: float) -> float:
+def usual_bound(differences: Differences, deviations: float) -> float:
     """The mean is above this, with the confidence that so many standard `deviations` give, for many samples."""
-    return _crossing(of, lambda mean: score(of, mean) - deviations)
+    return _solve(differences, lambda mean: score(differences, mean) - deviations)
 
 
-def _largest(of: Differences, mean: float) -> float:
+def _max_bet(differences: Differences, mean: float) -> float:
     """The bet that loses all where a difference is as small as can be; a little less."""
-    return (1 - 1e-9) / (of.bound + mean)
+    return (1 - 1e-9) / (differences.bound + mean)
 
 
-def _mixed(of: Differences, mean: float, level: float) -> float:
+def _log_wealth(differences: Differences, mean: float, level: float) -> float:
     """Logarithm of the wealth, with the money spread evenly over the bets."""
-    if mean <= -of.bound:
+    if mean <= -differences.bound:
         return math.inf
-    wished = math.sqrt(-2 * math.log(level) / of.samples) / (_SPREADS * of.bound)
-    bets = np.minimum(wished, 0.9 * _largest(of, mean))
-    wealth = np.log1p(bets[:, None] * (of.values - mean)) @ of.counts
+    ideal_bets = math.sqrt(-2 * math.log(level) / differences.samples) / (_BET_SPREADS * differences.bound)
+    bets = np.minimum(ideal_bets, 0.9 * _max_bet(differences, mean))
+    wealth = np.log1p(bets[:, None] * (differences.values - mean)) @ differences.counts
     return float(logsumexp(wealth)) - math.log(len(bets))
 
 
-def _crossing(of: Differences, evidence: Callable[[float], float]) -> float:
+def _solve(differences: Differences, evidence: Callable[[float], float]) -> float:
     """The mean below that of the differences at which the falling `evidence` against smaller ones is zero."""
-    low = -of.bound * (1 - 1e-9)
+    low = -differences.bound * (1 - 1e-9)
     if evidence(low) <= 0:
-        return -of.bound
-    return float(brentq(evidence, low, of.mean, xtol=1e-7))
+        return -differences.bound
+    return float(brentq(evidence, low, differences.mean, xtol=1e-7))

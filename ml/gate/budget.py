@@ -110,11 +110,11 @@ def fresh_needed(share: float, parts: Sequence[HoldoutSubset], improvement: floa
     Args:
         share: of the next decision.
     """
-    lacking = []
+    shortfalls = []
     for part in parts:
-        then = HoldoutSubset(part.after, part.samples, (part.verdicts[0] + 1, *part.verdicts[1:]))
-        lacking.append(samples_needed(level(share, then), improvement, disagreement) - part.samples)
-    return max(0, min(lacking))
+        next_subset = HoldoutSubset(part.after, part.samples, (part.verdicts[0] + 1, *part.verdicts[1:]))
+        shortfalls.append(samples_needed(level(share, next_subset), improvement, disagreement) - part.samples)
+    return max(0, min(shortfalls))
 
 
 def _deviations(at: float) -> float:

@@ -30,14 +30,14 @@ def intervals(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> Markup
     ends = scale([value for *_, interval in rows for value in interval])
     plot = _Track(150, 500, ends)
     parts = [plot.axis(30 * len(rows) + 8)]
-    for i, (side, words, accuracy, (low, high)) in enumerate(rows):
+    for i, (side, label, accuracy, (low, high)) in enumerate(rows):
         y = 20 + 30 * i
         parts.append(
             Markup(
                 '<text class="t" x="0" y="{y4}">{words}</text>'
                 '<line class="{side} wide" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>'
                 '<circle class="{side}" cx="{x}" cy="{y}" r="6"/>'
-            ).format(words=words, side=side, y=y, y4=y + 4, low=plot.x(low), high=plot.x(high), x=plot.x(accuracy))
+            ).format(words=label, side=side, y=y, y4=y + 4, low=plot.x(low), high=plot.x(high), x=plot.x(accuracy))
         )
     return _svg(_FULL, 30 * len(rows) + 32, "How many each model gets right, with 95 % intervals", parts)
 
@@ -54,17 +54,17 @@ def flips(both: int, gained: int, lost: int, neither: int) -> Markup:
 
 def pair(row: Mapping[str, Any], ends: Scale) -> Markup:
     """A table row's two dots and the way from the old to the new."""
-    plot, now = _Track(6, 208, ends), float(row["challenger"])
+    plot, challenger = _Track(6, 208, ends), float(row["challenger"])
     parts = [Markup('<line class="grid" x1="6" x2="214" y1="9" y2="9"/>')]
-    if (was := row.get("champion")) is not None:
+    if (champion := row.get("champion")) is not None:
         parts.append(
             Markup(
                 '<line class="way {finding}" x1="{a}" x2="{b}" y1="9" y2="9"/>'
                 '<circle class="champion hollow" cx="{a}" cy="9" r="4.5"/>'
-            ).format(finding=row.get("finding", "fine"), a=plot.x(was), b=plot.x(now))
+            ).format(finding=row.get("finding", "fine"), a=plot.x(champion), b=plot.x(challenger))
         )
-    parts.append(Markup('<circle class="challenger" cx="{}" cy="9" r="4.5"/>').format(plot.x(now)))
-    return _svg(220, 18, f"{row['name']}: {now:.1%}", parts)
+    parts.append(Markup('<circle class="challenger" cx="{}" cy="9" r="4.5"/>').format(plot.x(challenger)))
+    return _svg(220, 18, f"{row['name']}: {challenger:.1%}", parts)
 
 
 def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
@@ -85,20 +85,20 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
             )
         )
     for name in _SIDES:
-        of = bins.get(name, ())
-        total = sum(b["samples"] for b in of) or 1
-        for b in of:
+        champion_bins = bins.get(name, ())
+        total = sum(b["samples"] for b in champion_bins) or 1
+        for b in champion_bins:
             radius = 3 + 15 * (b["samples"] / total) ** 0.5
             parts.append(
                 Markup('<circle class="{} bubble" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(
                     name, left + side * b["confidence"], top + side * (1 - b["accuracy"]), radius
                 )
             )
-    words = Markup(
+    axis_titles = Markup(
         '<text class="n" text-anchor="middle" x="{}" y="{}">how sure it says it is</text>'
         '<text class="n" text-anchor="middle" transform="translate(10 {}) rotate(-90)">how often it is right</text>'
     ).format(left + side / 2, top + side + 34, top + side / 2)
-    return _svg(left + side + 16, top + side + 42, "Reliability diagram", [*parts, words])
+    return _svg(left + side + 16, top + side + 42, "Reliability diagram", [*parts, axis_titles])
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> Markup:

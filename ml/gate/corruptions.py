@@ -16,8 +16,8 @@ from ml.imaging.images import Pixels
 
 def noise(images: Pixels, seed: int) -> Pixels:
     """Gaussian, with a deviation of 0.08 of the range: what their small-image set has at severity 3."""
-    drawn = np.random.default_rng(seed).normal(0, 0.08 * 255, images.shape)
-    return _clipped(images + drawn)
+    gaussian = np.random.default_rng(seed).normal(0, 0.08 * 255, images.shape)
+    return _clipped(images + gaussian)
 
 
 def blur(images: Pixels) -> Pixels:

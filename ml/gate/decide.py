@@ -20,7 +20,7 @@ from ml.datasets import holdout
 from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.gate import evidence, policy, report, scores
 from ml.gate.policy import Policy, Ruling
-from ml.gate.scores import Side
+from ml.gate.scores import EvaluatedModel
 from ml.models.model import Model
 from ml.validation import data_docs
 
@@ -44,7 +44,7 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
     with advisory_lock(ctx.engine, "gate"):
         champion = ctx.registry.alias("champion")
         if champion == model_version:
-            return _decided(ctx, model_version, cycle_id)
+            return _recorded_decision(ctx, model_version, cycle_id)
         if dataset is None:
             raise NotFoundError(
                 f"version {model_version} has no tag `dataset_version`, so there is no holdout to judge it on"
@@ -54,7 +54,7 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
         if (decision := decisions.find(ctx.engine, decision_id)) is None:
             with cycles.stage(ctx.engine, cycle_id, "gate"):
                 decision = _decide(ctx, decision_id, model_version, champion, dataset)
-    _note(ctx, decision, cycle_id)
+    _publish(ctx, decision, cycle_id)
     log.info("decision %s: %s version %d: %s", decision.id, decision.verdict, model_version, decision.reason)
     return decision
 
@@ -114,28 +114,33 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
     return decision
 
 
-def _decided(ctx: Context, champion: int, cycle_id: str) -> Decision:
+def _recorded_decision(ctx: Context, champion: int, cycle_id: str) -> Decision:
     """What the cycle decided on the champion, else what made it the champion."""
-    mine = cycles.get(ctx.engine, cycle_id)
-    if mine["decision_id"] is not None and mine["model_version"] in (None, champion):
-        return decisions.get(ctx.engine, mine["decision_id"])
-    if (newest := decisions.of_models(ctx.engine).get(champion)) is not None:
-        return newest
+    cycle = cycles.get(ctx.engine, cycle_id)
+    if cycle["decision_id"] is not None and cycle["model_version"] in (None, champion):
+        return decisions.get(ctx.engine, cycle["decision_id"])
+    if (decision := decisions.newest_by_model(ctx.engine).get(champion)) is not None:
+        return decision
     raise ConflictError(f"version {champion} is the champion already: there is nothing to compare it with")
 
 
 def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) -> tuple[Ruling, dict[str, Any]]:
-    rules = Policy.of(ctx.settings)
-    judged = scores.side(ctx, challenger, scores.load_model(ctx, challenger), dataset)
-    figures = evidence.alone(judged) | {"rules": asdict(rules), "holdout_share": ctx.settings.holdout_share}
-    other, broken = _champion(ctx, champion)
-    if champion is None or other is None or policy.too_small(len(judged.right), rules):
-        ruling = policy.first_model(judged.right, judged.holdout.labels, figures, rules)
+    rules = Policy.from_settings(ctx.settings)
+    evaluated = scores.evaluate(ctx, challenger, scores.load_model(ctx, challenger), dataset)
+    figures = evidence.challenger_figures(evaluated) | {
+        "rules": asdict(rules),
+        "holdout_share": ctx.settings.holdout_share,
+    }
+    champion_model, broken = _champion(ctx, champion)
+    if champion is None or champion_model is None or policy.too_small(len(evaluated.right), rules):
+        ruling = policy.first_model(evaluated.right, evaluated.holdout.labels, figures, rules)
         if broken:
             ruling = Ruling(ruling.verdict, f"{broken}; {ruling.reason}")
-        return ruling, figures | {"groups": evidence.classes_alone(judged)}
-    beside = scores.side(ctx, champion, other, dataset)
-    figures |= evidence.against(ctx, judged, beside, _best_so_far(ctx, beside, dataset), dataset)
+        return ruling, figures | {"groups": evidence.class_rows(evaluated)}
+    champion_side = scores.evaluate(ctx, champion, champion_model, dataset)
+    figures |= evidence.paired_figures(
+        ctx, evaluated, champion_side, _best_so_far(ctx, champion_side, dataset), dataset
+    )
     return policy.against_champion(figures, rules), figures
 
 
@@ -149,13 +154,13 @@ def _champion(ctx: Context, version: int | None) -> tuple[tuple[Model, Path] | N
         return None, f"champion {version} is broken ({error})"
 
 
-def _best_so_far(ctx: Context, champion: Side, dataset: str) -> Side:
+def _best_so_far(ctx: Context, champion: EvaluatedModel, dataset: str) -> EvaluatedModel:
     """The best champion so far, or the champion where that one is not to be had any more."""
     best = decisions.best_so_far(ctx.engine, champion.version)
     if best == champion.version:
         return champion
     try:
-        return scores.side(ctx, best, scores.load_model(ctx, best), dataset)
+        return scores.evaluate(ctx, best, scores.load_model(ctx, best), dataset)
     except (IntegrityError, NotFoundError) as error:
         log.warning("version %d, the best so far, cannot be compared with: %s", best, error)
         return champion
@@ -166,32 +171,32 @@ def report_key(decision_id: str) -> str:
     return f"decisions/{decision_id}/report.html"
 
 
-def _note(ctx: Context, decision: Decision, cycle_id: str) -> None:
+def _publish(ctx: Context, decision: Decision, cycle_id: str) -> None:
     """Say it where people look: on the MLflow version, and in the cycle."""
     figures = decision.statistics
     tags = {"decision": decision.id, "verdict": decision.verdict, "reason": decision.reason}
     page = {"decision_report": data_docs.url(ctx.settings, report_key(decision.id))}
-    ctx.registry.tag(decision.model_version, tags | page | _told(figures))
-    told = {"decision_id": decision.id, "verdict": decision.verdict, "reason": decision.reason}
+    ctx.registry.tag(decision.model_version, tags | page | _figure_tags(figures))
+    values = {"decision_id": decision.id, "verdict": decision.verdict, "reason": decision.reason}
     ended = func.now() if decision.verdict == "reject" else None
     with transaction(ctx.engine) as connection:
         # A decision noted before may have been followed by a release, whose outcome stays.
         new = cycles_table.c.decision_id.is_distinct_from(decision.id)
         connection.execute(
-            update(cycles_table).where(cycles_table.c.id == cycle_id, new).values(finished_at=ended, **told)
+            update(cycles_table).where(cycles_table.c.id == cycle_id, new).values(finished_at=ended, **values)
         )
 
 
-def _told(figures: dict[str, Any]) -> dict[str, object]:
+def _figure_tags(figures: dict[str, Any]) -> dict[str, object]:
     """The figures that are worth a tag each; all of them are in the report."""
-    shown = ("challenger_accuracy", "champion_accuracy", "p_value", "holdout", "calibration_rise")
-    told = {name: figures[name] for name in shown if figures.get(name) is not None}
-    told |= {f"served_{name}": value for name, value in figures["served"].items()}
+    names = ("challenger_accuracy", "champion_accuracy", "p_value", "holdout", "calibration_rise")
+    tags = {name: figures[name] for name in names if figures.get(name) is not None}
+    tags |= {f"served_{name}": value for name, value in figures["served"].items()}
     if spent := figures.get("budget"):
-        told |= {
+        tags |= {
             "gate_level": spent["level"],
             "gate_stated_margin": spent["stated_margin"],
             "gate_decision_number": spent["number"],
         }
-        told |= {"gate_detectable_improvement": spent["detectable"]}
-    return told
+        tags |= {"gate_detectable_improvement": spent["detectable"]}
+    return tags

@@ -15,9 +15,9 @@ from ml.context import Context
 from ml.datasets.loader import Split
 from ml.gate import budget, grouping, metrics, slices, statistics
 from ml.gate.budget import HoldoutSubset
-from ml.gate.lead import Lead, largest_loss, lead
+from ml.gate.lead import Lead, largest_loss, lead, succession_risk
 from ml.gate.metrics import Metric, PerSample
-from ml.gate.scores import Side
+from ml.gate.scores import EvaluatedModel
 from ml.gate.slices import Tolerance
 from ml.models import bundle, calibration, model
 
@@ -25,48 +25,50 @@ Mask = NDArray[np.bool_]
 _LATENCY_ROUNDS: Final = 20
 
 
-def alone(of: Side) -> dict[str, Any]:
+def challenger_figures(side: EvaluatedModel) -> dict[str, Any]:
     """What is told of a challenger with or without a champion."""
-    n, right = len(of.right), int(of.right.sum())
+    n, right = len(side.right), int(side.right.sum())
     return {
         "holdout": n,
         "challenger_accuracy": right / n if n else None,
         "challenger_interval": statistics.wilson(right, n),
-        "challenger_brier": float(of.answers.brier.mean()) if n else None,
-        "challenger_calibration": statistics.reliability(of.answers.probability, of.right),
-        "challenger_calibration_error": calibration.error(of.answers.probability, of.right, statistics.BINS),
-        "served": served(of),
+        "challenger_brier": float(side.answers.brier.mean()) if n else None,
+        "challenger_calibration": statistics.reliability(side.answers.probability, side.right),
+        "challenger_calibration_error": calibration.error(side.answers.probability, side.right, statistics.BINS),
+        "served": serving_cost(side),
     }
 
 
-def classes_alone(of: Side) -> list[dict[str, Any]]:
+def class_rows(side: EvaluatedModel) -> list[dict[str, Any]]:
     """A row a class, where there is no champion."""
     return [
         {
             "kind": "class",
             "name": str(name),
-            "samples": int((of.truth == name).sum()),
-            "challenger": round(float(of.right[of.truth == name].mean()), 4),
+            "samples": int((side.truth == name).sum()),
+            "challenger": round(float(side.right[side.truth == name].mean()), 4),
         }
-        for name in np.unique(of.truth)
+        for name in np.unique(side.truth)
     ]
 
 
-def served(of: Side) -> dict[str, float]:
+def serving_cost(side: EvaluatedModel) -> dict[str, float]:
     """Bytes of what answers, and milliseconds of one image on one core, by the variant that a service runs."""
-    info, variant = of.model.info, of.model.variant
-    single = model.load(of.folder, threads=1, variant=variant, runtime=of.model.runtime.name)
+    info, variant = side.model.info, side.model.variant
+    single = model.load(side.folder, threads=1, variant=variant, runtime=side.model.runtime.name)
     image = np.zeros((1, info.image_size, info.image_size, info.channels), np.uint8)
     seconds = []
     for _ in range(_LATENCY_ROUNDS):
-        started = time.perf_counter()
+        start = time.perf_counter()
         single.predict(image)
-        seconds.append(time.perf_counter() - started)
-    size = sum((of.folder / name).stat().st_size for name in bundle.FILES[variant])
+        seconds.append(time.perf_counter() - start)
+    size = sum((side.folder / name).stat().st_size for name in bundle.FILES[variant])
     return {"bytes": size, "milliseconds": round(1000 * float(np.median(seconds)), 3)}
 
 
-def against(ctx: Context, challenger: Side, champion: Side, best: Side, dataset: str) -> dict[str, Any]:
+def paired_figures(
+    ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel, best: EvaluatedModel, dataset: str
+) -> dict[str, Any]:
     """The paired figures; see `ml.gate.policy` for what follows from them.
 
     Args:
@@ -76,7 +78,7 @@ def against(ctx: Context, challenger: Side, champion: Side, best: Side, dataset:
     comparison = statistics.compare(champion.right, challenger.right, settings.seed)
     n, old_right = len(champion.right), int(champion.right.sum())
     before, after = ((s.answers.probability, s.right) for s in (champion, challenger))
-    rise, surely = statistics.calibration_rise(before, after, settings.seed)
+    rise, rise_least = statistics.calibration_rise(before, after, settings.seed)
     classes = len(challenger.holdout.classes)
     tolerance = Tolerance(settings.gate_margin, settings.gate_group_margin, classes, settings.gate_alpha)
     return asdict(comparison) | {
@@ -85,45 +87,46 @@ def against(ctx: Context, challenger: Side, champion: Side, best: Side, dataset:
         "champion_calibration": statistics.reliability(*before),
         "champion_calibration_error": calibration.error(*before, statistics.BINS),
         "calibration_rise": rise,
-        "calibration_rise_least": surely,
-        "groups": slices.judge(grouping.groups(ctx, challenger, champion, dataset), tolerance),
+        "calibration_rise_least": rise_least,
+        "groups": slices.evaluate_groups(grouping.groups(ctx, challenger, champion, dataset), tolerance),
         "new_classes": sorted(challenger.classes - champion.classes),
         "new_class_answers": _new_classes(challenger, champion),
         "lost_classes": sorted(champion.classes - challenger.classes),
         "lead": asdict(_lead(ctx, challenger, champion, np.ones(n, np.bool_))),
-        "incumbents": [_incumbent(ctx, challenger, of, role) for of, role in _incumbents(champion, best)],
+        "incumbents": [_incumbent(ctx, challenger, other, role) for other, role in _incumbents(champion, best)],
         "best_so_far": _best(ctx, champion, best).version,
-        "budget": _budgeted(ctx, challenger, champion, best),
+        "budget": _budget_figures(ctx, challenger, champion, best),
     }
 
 
-def _incumbents(champion: Side, best: Side) -> list[tuple[Side, str]]:
+def _incumbents(champion: EvaluatedModel, best: EvaluatedModel) -> list[tuple[EvaluatedModel, str]]:
     incumbents = [(champion, "champion")]
     return incumbents if best.version == champion.version else [*incumbents, (best, "best so far")]
 
 
-def _incumbent(ctx: Context, challenger: Side, other: Side, role: str) -> dict[str, Any]:
+def _incumbent(ctx: Context, challenger: EvaluatedModel, other: EvaluatedModel, role: str) -> dict[str, Any]:
     """The lead over a model on the classes that it knows: what it could not answer is no loss to anybody."""
     return {"version": other.version, "role": role} | asdict(_lead(ctx, challenger, other, _known(challenger, other)))
 
 
-def _known(challenger: Side, other: Side) -> Mask:
+def _known(challenger: EvaluatedModel, other: EvaluatedModel) -> Mask:
     return np.isin(challenger.truth, sorted(other.classes))
 
 
-def _lead(ctx: Context, challenger: Side, other: Side, among: Mask) -> Lead:
+def _lead(ctx: Context, challenger: EvaluatedModel, other: EvaluatedModel, among: Mask) -> Lead:
     brier = (other.answers.brier - challenger.answers.brier)[among]
     return lead(_per_sample(ctx, challenger, other, among), brier, ctx.settings.gate_risk)
 
 
-def _best(ctx: Context, champion: Side, best: Side) -> Side:
+def _best(ctx: Context, champion: EvaluatedModel, best: EvaluatedModel) -> EvaluatedModel:
     """The best so far, until the champion is surely better: were it replaced sooner, small losses could add up."""
     if best.version == champion.version:
         return champion
-    return champion if _lead(ctx, champion, best, _known(champion, best)).metric_least > 0 else best
+    per_sample = _per_sample(ctx, champion, best, _known(champion, best))
+    return champion if lead(per_sample, None, succession_risk(ctx.settings.gate_risk)).metric_least > 0 else best
 
 
-def _new_classes(challenger: Side, champion: Side) -> dict[str, float]:
+def _new_classes(challenger: EvaluatedModel, champion: EvaluatedModel) -> dict[str, float]:
     """How the challenger does on classes that the champion does not know.
 
     Returns:
@@ -143,27 +146,26 @@ def _new_classes(challenger: Side, champion: Side) -> dict[str, float]:
     }
 
 
-def _budgeted(ctx: Context, challenger: Side, champion: Side, best: Side) -> dict[str, Any]:
-    """The test of rule `proven`, and the margin that holds whatever verdicts have told: which part, which level."""
-    settings, past, wanted = (
-        ctx.settings,
-        holdout_comparisons.all_comparisons(ctx.engine),
-        ctx.settings.gate_improvement,
-    )
-    number, proven = len(past) + 1, settings.gate_rule == "proven"
-    share, then = (
-        budget.early_share(k, settings.gate_alpha) if proven else budget.even_share(settings.gate_alpha)
+def _budget_figures(
+    ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel, best: EvaluatedModel
+) -> dict[str, Any]:
+    """The test of rule `proven` and the margin that holds whatever verdicts revealed: which subset, which level."""
+    settings, improvement = ctx.settings, ctx.settings.gate_improvement
+    past = holdout_comparisons.all_comparisons(ctx.engine)
+    number, is_proven_rule = len(past) + 1, settings.gate_rule == "proven"
+    share, next_share = (
+        budget.early_share(k, settings.gate_alpha) if is_proven_rule else budget.even_share(settings.gate_alpha)
         for k in (number, number + 1)
     )
-    incumbents = [of for of, _ in _incumbents(champion, best)]
-    before = _looked_at(ctx, challenger.holdout)
+    incumbents = [side for side, _ in _incumbents(champion, best)]
+    decisions_before = _decisions_before(ctx, challenger.holdout)
     relevant = _relevant(ctx, challenger, incumbents)
-    possible = parts(before[relevant], past, settings.gate_min_holdout)
-    chosen = budget.choose(share, possible)
+    subsets = holdout_subsets(decisions_before[relevant], past, settings.gate_min_holdout)
+    chosen = budget.choose(share, subsets)
     level = budget.level(share, chosen)
-    on = before >= chosen.after
-    differ = float((champion.right != challenger.right)[on].mean())
-    lacking = budget.fresh_needed(then, possible, wanted, differ)
+    mask = decisions_before >= chosen.after
+    disagreement = float((champion.right != challenger.right)[mask].mean())
+    shortfall = budget.fresh_needed(next_share, subsets, improvement, disagreement)
     return {
         "number": number,
         "after": chosen.after,
@@ -173,24 +175,26 @@ def _budgeted(ctx: Context, challenger: Side, champion: Side, best: Side) -> dic
         "alpha": settings.gate_alpha,
         "level": level,
         "metric": settings.gate_metric,
-        "metric_words": Metric(settings.gate_metric, {}).words,
-        "gain": asdict(_gain(ctx, challenger, champion, on)),
-        "disagreement": differ,
-        "detectable": min(1.0, budget.detectable(level, chosen.samples, differ)),
-        "wanted": wanted,
-        "fresh_needed": lacking,
-        "labels_needed": math.ceil(lacking / settings.holdout_share),
-    } | _stated(ctx, challenger, incumbents, on & relevant, level)
+        "metric_words": Metric(settings.gate_metric, {}).description,
+        "gain": asdict(_gain(ctx, challenger, champion, mask)),
+        "disagreement": disagreement,
+        "detectable": min(1.0, budget.detectable(level, chosen.samples, disagreement)),
+        "wanted": improvement,
+        "fresh_needed": shortfall,
+        "labels_needed": math.ceil(shortfall / settings.holdout_share),
+    } | _stated_margin(ctx, challenger, incumbents, mask & relevant, level)
 
 
-def _relevant(ctx: Context, challenger: Side, incumbents: Sequence[Side]) -> Mask:
+def _relevant(ctx: Context, challenger: EvaluatedModel, incumbents: Sequence[EvaluatedModel]) -> Mask:
     """Samples that the metric looks at, of classes that every incumbent knows."""
     counted = _per_sample(ctx, challenger, incumbents[0], np.ones(len(challenger.right), np.bool_)).counted
     relevant: Mask = np.logical_and.reduce([counted, *(_known(challenger, other) for other in incumbents)])
     return relevant
 
 
-def _stated(ctx: Context, challenger: Side, incumbents: Sequence[Side], on: Mask, level: float) -> dict[str, Any]:
+def _stated_margin(
+    ctx: Context, challenger: EvaluatedModel, incumbents: Sequence[EvaluatedModel], mask: Mask, level: float
+) -> dict[str, Any]:
     """The margin by which the challenger may be worse whatever was done with the verdicts, and labels for a smaller.
 
     The labels are as many as would bring it to the margin that is set, as if the width went with the root of the
@@ -198,12 +202,12 @@ def _stated(ctx: Context, challenger: Side, incumbents: Sequence[Side], on: Mask
     """
     margin, worst, lacking = ctx.settings.gate_margin, 0.0, 0.0
     for other in incumbents:
-        of = _per_sample(ctx, challenger, other, on)
-        loss = largest_loss(of, level)
+        gains = _per_sample(ctx, challenger, other, mask)
+        loss = largest_loss(gains, level)
         worst = max(worst, loss)
-        if loss > margin and len(of.differences):
-            width = loss + float(of.differences.mean())
-            lacking = max(lacking, len(of.differences) * ((width / margin) ** 2 - 1))
+        if loss > margin and len(gains.differences):
+            width = loss + float(gains.differences.mean())
+            lacking = max(lacking, len(gains.differences) * ((width / margin) ** 2 - 1))
     return {
         "stated_margin": max(margin, worst),
         "labels_for_margin": math.ceil(lacking / ctx.settings.holdout_share),
@@ -217,50 +221,52 @@ def samples_to_exclude(incumbents: Sequence[Mapping[str, Any]], margin: float) -
     """
     lacking = [0.0]
     for row in incumbents:
-        for of in ("metric", "brier"):
-            if row[of] is not None:
-                lacking.append(row["samples"] * (((row[of] - row[f"{of}_least"]) / margin) ** 2 - 1))
+        for kind in ("metric", "brier"):
+            if row[kind] is not None:
+                lacking.append(row["samples"] * (((row[kind] - row[f"{kind}_least"]) / margin) ** 2 - 1))
     return math.ceil(max(lacking))
 
 
-def _looked_at(ctx: Context, holdout: Split) -> NDArray[np.int64]:
+def _decisions_before(ctx: Context, holdout: Split) -> NDArray[np.int64]:
     """How many decisions had been made when each sample came, or a near duplicate of it, ``int64[N]``."""
-    known = holdout_comparisons.before(ctx.engine, sorted(set(holdout.drop_ids)))
+    known_decisions = holdout_comparisons.before(ctx.engine, sorted(set(holdout.drop_ids)))
     # A drop that is unknown by now counts as old: it might have been seen.
-    before = np.asarray([known.get(drop, 0) for drop in holdout.drop_ids], np.int64)
+    decisions_before = np.asarray([known_decisions.get(drop, 0) for drop in holdout.drop_ids], np.int64)
     _, group = np.unique(grouping.column(ctx, holdout, "group_id").astype(np.str_), return_inverse=True)
     first = np.full(group.max(initial=-1) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(first, group, before)
+    np.minimum.at(first, group, decisions_before)
     return first[group]
 
 
-def parts(before: NDArray[np.int64], past: Sequence[HoldoutComparison], least: int) -> list[HoldoutSubset]:
+def holdout_subsets(
+    decisions_before: NDArray[np.int64], past: Sequence[HoldoutComparison], min_samples: int
+) -> list[HoldoutSubset]:
     """All samples, and those that came after each decision that was not a plain rejection, where they are enough.
 
     Args:
-        before: how many decisions had been made when each sample came, ``int64[N]``.
+        decisions_before: how many decisions had been made when each sample came, ``int64[N]``.
         past: the decisions, the oldest first.
-        least: samples without which nothing is decided.
+        min_samples: samples without which nothing is decided.
     """
-    possible = [HoldoutSubset(0, len(before), _verdicts(past))]
-    for look in past:
-        if look.event and (fresh := int((before >= look.number).sum())) >= least:
-            possible.append(HoldoutSubset(look.number, fresh, _verdicts(past[look.number :])))
-    return possible
+    subsets = [HoldoutSubset(0, len(decisions_before), _verdicts(past))]
+    for comparison in past:
+        if comparison.event and (fresh := int((decisions_before >= comparison.number).sum())) >= min_samples:
+            subsets.append(HoldoutSubset(comparison.number, fresh, _verdicts(past[comparison.number :])))
+    return subsets
 
 
-def _verdicts(of: Sequence[HoldoutComparison]) -> tuple[int, ...]:
-    outcomes = [look.outcome for look in of]
+def _verdicts(comparisons: Sequence[HoldoutComparison]) -> tuple[int, ...]:
+    outcomes = [comparison.outcome for comparison in comparisons]
     return tuple(outcomes.count(outcome) for outcome in OUTCOMES)
 
 
-def _gain(ctx: Context, challenger: Side, champion: Side, on: NDArray[np.bool_]) -> metrics.Gain:
+def _gain(ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel, mask: NDArray[np.bool_]) -> metrics.Gain:
     metric, classes = _metric(ctx), challenger.holdout.classes
-    was, now = (s.positions[on] for s in (champion, challenger))
-    return metrics.gain(metric, challenger.holdout.labels[on], was, now, classes, ctx.settings.seed)
+    was, now = (s.positions[mask] for s in (champion, challenger))
+    return metrics.gain(metric, challenger.holdout.labels[mask], was, now, classes, ctx.settings.seed)
 
 
-def _per_sample(ctx: Context, challenger: Side, other: Side, among: Mask) -> PerSample:
+def _per_sample(ctx: Context, challenger: EvaluatedModel, other: EvaluatedModel, among: Mask) -> PerSample:
     """The metric's differences on some of the samples only: macro-F1 and its weights depend on which these are."""
     classes = challenger.holdout.classes
     was, now = (s.positions[among] for s in (other, challenger))

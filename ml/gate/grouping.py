@@ -12,7 +12,7 @@ from ml.context import Context
 from ml.datasets import loader
 from ml.datasets.loader import Split
 from ml.gate import corruptions, slices
-from ml.gate.scores import Side
+from ml.gate.scores import EvaluatedModel
 from ml.gate.slices import Group
 from ml.gate.statistics import Right
 from ml.training.data import novelty
@@ -21,7 +21,7 @@ _TRAFFIC: Final = 1000
 """Logged answers from which the mix of classes in them is worth knowing."""
 
 
-def groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> list[Group]:
+def groups(ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel, dataset: str) -> list[Group]:
     """All groups that both models are compared on."""
     holdout, before, after = challenger.holdout, champion.right, challenger.right
     newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
@@ -32,22 +32,22 @@ def groups(ctx: Context, challenger: Side, champion: Side, dataset: str) -> list
     ]
     if len(newest) > 1:
         compared += slices.group("drop", drop_names, before, after)
-    if (known := ctx.registry.tags(champion.version).get("dataset_version")) is not None:
-        new = novelty.is_new(ctx, holdout, dataset, known)
-        if new.any() and not new.all():
-            compared += slices.group("age", np.where(new, "new", "old"), before, after)
-    return compared + _corrupted(ctx, challenger, champion)
+    if (champion_dataset := ctx.registry.tags(champion.version).get("dataset_version")) is not None:
+        is_new = novelty.is_new(ctx, holdout, dataset, champion_dataset)
+        if is_new.any() and not is_new.all():
+            compared += slices.group("age", np.where(is_new, "new", "old"), before, after)
+    return compared + _corruption_groups(ctx, challenger, champion)
 
 
 def column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:
     """A column of the segments' indexes, in the order of the split."""
     tables = [loader.columns(ctx, s, ("sha256", "split", name)) for s in dict.fromkeys(holdout.segment_ids)]
-    every = pa.concat_tables(tables).filter(pc.field("split") == "holdout")
-    known = dict(zip(every["sha256"].to_pylist(), every[name].to_pylist(), strict=True))
-    return np.asarray([known[digest] for digest in holdout.sha256])
+    table = pa.concat_tables(tables).filter(pc.field("split") == "holdout")
+    by_digest = dict(zip(table["sha256"].to_pylist(), table[name].to_pylist(), strict=True))
+    return np.asarray([by_digest[digest] for digest in holdout.sha256])
 
 
-def _traffic(ctx: Context, champion: Side) -> dict[str, float]:
+def _traffic(ctx: Context, champion: EvaluatedModel) -> dict[str, float]:
     """Shares of the classes, as they are called now, in what the champion answered; empty where that is too little."""
     answers = predictions.by_label(ctx.engine, champion.version)
     if (total := sum(answers.values())) < _TRAFFIC:
@@ -58,25 +58,27 @@ def _traffic(ctx: Context, champion: Side) -> dict[str, float]:
     return shares
 
 
-def _corrupted(ctx: Context, challenger: Side, champion: Side) -> list[Group]:
+def _corruption_groups(ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel) -> list[Group]:
     """Both models on the same few holdout images, corrupted at each model's own input size."""
     n, settings = len(challenger.right), ctx.settings
     count = min(settings.gate_corrupted, n)
     if not count:
         return []
     chosen = np.sort(np.random.default_rng(settings.seed).choice(n, count, replace=False))
-    judged = settings.gate_corruptions == "veto"
+    has_veto = settings.gate_corruptions == "veto"
     return [
-        Group("corruption", name, before, after, 1.0, judged)
+        Group("corruption", name, before, after, 1.0, has_veto)
         for (name, before), (_, after) in zip(
-            _answered(champion, chosen, settings.seed), _answered(challenger, chosen, settings.seed), strict=True
+            _corrupted_answers(champion, chosen, settings.seed),
+            _corrupted_answers(challenger, chosen, settings.seed),
+            strict=True,
         )
     ]
 
 
-def _answered(of: Side, chosen: NDArray[np.int64], seed: int) -> list[tuple[str, Right]]:
-    truth = of.truth[chosen]
+def _corrupted_answers(side: EvaluatedModel, chosen: NDArray[np.int64], seed: int) -> list[tuple[str, Right]]:
+    truth = side.truth[chosen]
     return [
-        (name, of.names[of.model.predict(images).argmax(1)] == truth)
-        for name, images in corruptions.corrupted(of.holdout.images[chosen], seed)
+        (name, side.names[side.model.predict(images).argmax(1)] == truth)
+        for name, images in corruptions.corrupted(side.holdout.images[chosen], seed)
     ]

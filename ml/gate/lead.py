@@ -20,6 +20,7 @@ BRIER_BOUND: Final = 1.0
 """Two models' Brier scores of a sample seldom differ by more; where they do, that is the bound."""
 BRIER_RISK: Final = 0.2
 """Of the risk that is taken with the metric."""
+_SUCCESSION: Final = 3
 
 
 @dataclass(frozen=True)
@@ -50,32 +51,42 @@ class Lead:
         return self.metric_least > -margin and (self.brier_least is None or self.brier_least > -margin)
 
 
-def lead(of: PerSample, brier: NDArray[np.floating] | None, risk: float) -> Lead:
+def lead(gains: PerSample, brier: NDArray[np.floating] | None, risk: float) -> Lead:
     """Compare two models on some samples.
 
     Args:
-        of: the metric's differences on these samples.
+        gains: the metric's differences on these samples.
         brier: the other model's Brier score minus the challenger's, ``float[N]``, of the same; None: not known.
         risk: chance that a challenger that is worse by more than a margin passes for one that is not, by the metric.
             Without a Brier score a fifth of it, since then one test bears it all.
     """
-    if not len(of.differences):
+    if not len(gains.differences):
         return Lead(0, 0.0, 0.0, None, None)
-    metric = Differences.of(of.differences, of.bound)
+    metric = Differences.from_samples(gains.differences, gains.bound)
     strict = float(-ndtri(BRIER_RISK * risk))
     if brier is None:
         return Lead(metric.samples, metric.mean, betting.usual_bound(metric, strict), None, None)
-    score = Differences.of(brier[of.counted] * of.weights, BRIER_BOUND)
+    score = Differences.from_samples(brier[gains.counted] * gains.weights, BRIER_BOUND)
     usual = betting.usual_bound(metric, float(-ndtri(risk)))
     return Lead(metric.samples, metric.mean, usual, score.mean, betting.usual_bound(score, strict))
 
 
-def largest_loss(of: PerSample, level: float) -> float:
+def succession_risk(risk: float) -> float:
+    """The risk to pass to `lead`, without a Brier score, when it is asked whether a champion is the best so far.
+
+    Three times the risk of a promotion is taken: the champion was promoted, so it was ahead on these samples before. In
+    the simulated year the longest wait for a promotion falls by two nights, and no year does harm
+    (docs/decisions/0028).
+    """
+    return min(0.5, _SUCCESSION * risk) / BRIER_RISK
+
+
+def largest_loss(gains: PerSample, level: float) -> float:
     """By how much the challenger may be worse by the metric; it is worse than that with probability `level` at most.
 
     Holds for any number of samples and any level, however small; for macro-F1, which is no mean, for many samples. With
     no sample all may be lost.
     """
-    if not len(of.differences):
-        return of.bound
-    return max(0.0, -betting.lower_bound(Differences.of(of.differences, of.bound), level))
+    if not len(gains.differences):
+        return gains.bound
+    return max(0.0, -betting.lower_bound(Differences.from_samples(gains.differences, gains.bound), level))

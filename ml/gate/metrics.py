@@ -28,10 +28,10 @@ class Metric:
     costs: Mapping[str, Mapping[str, float]]
 
     @property
-    def words(self) -> str:
-        kind, _, of = self.name.partition(":")
-        known = {"accuracy": "accuracy", "macro_f1": "macro-F1", "cost": "mean cost"}
-        return known.get(kind, f"recall of {of}")
+    def description(self) -> str:
+        kind, _, class_name = self.name.partition(":")
+        names = {"accuracy": "accuracy", "macro_f1": "macro-F1", "cost": "mean cost"}
+        return names.get(kind, f"recall of {class_name}")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def gain(
     Raises:
         InvalidInputError: the metric names a class that does not exist.
     """
-    kind, _, of = metric.name.partition(":")
+    kind, _, class_name = metric.name.partition(":")
     if kind == "recall":
-        return _exact(truth == _position(of, classes), truth, champion, challenger)
+        return _exact(truth == _position(class_name, classes), truth, champion, challenger)
     if kind == "accuracy":
         return _exact(np.ones(len(truth), np.bool_), truth, champion, challenger)
     if kind == "cost":
@@ -96,18 +96,18 @@ def per_sample(
     Raises:
         InvalidInputError: the metric names a class that does not exist.
     """
-    kind, _, of = metric.name.partition(":")
-    every = np.ones(len(truth), np.bool_)
+    kind, _, class_name = metric.name.partition(":")
+    all_samples = np.ones(len(truth), np.bool_)
     if kind == "macro_f1":
         differences = _f1_influence(truth, challenger, len(classes)) - _f1_influence(truth, champion, len(classes))
         support = np.bincount(truth, minlength=len(classes))
         weights = len(truth) / (np.count_nonzero(support) * support[truth])
-        return PerSample(every, differences, 1.0, weights)
+        return PerSample(all_samples, differences, 1.0, weights)
     if kind == "cost":
         table = _costs(metric.costs, classes)
         differences = (table[truth, champion] - table[truth, challenger]) / np.ptp(table)
-        return PerSample(every, differences, 1.0, np.ones(len(truth)))
-    counted = truth == _position(of, classes) if kind == "recall" else every
+        return PerSample(all_samples, differences, 1.0, np.ones(len(truth)))
+    counted = truth == _position(class_name, classes) if kind == "recall" else all_samples
     hits, hits_before = ((answers == truth)[counted].astype(np.float64) for answers in (challenger, champion))
     return PerSample(counted, hits - hits_before, 1.0, np.ones(len(hits)))
 
@@ -127,19 +127,19 @@ def _f1_influence(truth: Labels, answers: Labels, classes: int) -> NDArray[np.fl
     f1 = np.where(present, 2 * hit / total, 0.0)
     scale = np.where(present, len(truth) / (np.count_nonzero(present) * total), 0.0)
     values = 2.0 * (truth == answers) * scale[truth] - f1[truth] * scale[truth]
-    heard = answers >= 0
-    values[heard] -= f1[answers[heard]] * scale[answers[heard]]
+    has_class = answers >= 0
+    values[has_class] -= f1[answers[has_class]] * scale[answers[has_class]]
     mean: NDArray[np.float64] = values + f1[present].mean()
     return mean
 
 
-def _exact(of: NDArray[np.bool_], truth: Labels, champion: Labels, challenger: Labels) -> Gain:
-    if not of.any():
+def _exact(counted: NDArray[np.bool_], truth: Labels, champion: Labels, challenger: Labels) -> Gain:
+    if not counted.any():
         return Gain(0.0, 0.0, 0.0, 1.0)
-    before, after = (champion == truth)[of], (challenger == truth)[of]
+    before, after = (champion == truth)[counted], (challenger == truth)[counted]
     better, worse = int((after & ~before).sum()), int((before & ~after).sum())
     was, now = float(before.mean()), float(after.mean())
-    return Gain(was, now, (better - worse) / int(of.sum()), statistics.mcnemar(better, worse))
+    return Gain(was, now, (better - worse) / int(counted.sum()), statistics.mcnemar(better, worse))
 
 
 def _by_sum(before: NDArray[np.float64], after: NDArray[np.float64], seed: int) -> Gain:
@@ -163,14 +163,22 @@ def _by_f1(truth: Labels, champion: Labels, challenger: Labels, classes: int, se
     answered = np.bincount(same[same >= 0], minlength=classes)
     names = np.arange(classes)
     hits_a, hits_b = ((x == t)[:, None] & (t[:, None] == names) for x in (a, b))
-    said_a, said_b = (x[:, None] == names for x in (a, b))
+    predicted_a, predicted_b = (x[:, None] == names for x in (a, b))
     at_least = 0
     for swapped in _choices(len(t), seed):
         # float32 counts are exact, and its matrix product is the fast one.
-        kept = (~swapped).astype(np.float32)
-        moved = swapped.astype(np.float32)
-        first = _f1(hit + kept @ hits_a + moved @ hits_b, answered + kept @ said_a + moved @ said_b, support)
-        second = _f1(hit + kept @ hits_b + moved @ hits_a, answered + kept @ said_b + moved @ said_a, support)
+        unswapped = (~swapped).astype(np.float32)
+        swapped_weights = swapped.astype(np.float32)
+        first = _f1(
+            hit + unswapped @ hits_a + swapped_weights @ hits_b,
+            answered + unswapped @ predicted_a + swapped_weights @ predicted_b,
+            support,
+        )
+        second = _f1(
+            hit + unswapped @ hits_b + swapped_weights @ hits_a,
+            answered + unswapped @ predicted_b + swapped_weights @ predicted_a,
+            support,
+        )
         at_least += int((second - first >= now - was - 1e-9).sum())
     return Gain(was, now, now - was, (1 + at_least) / (1 + _ROUNDS))
 

@@ -34,7 +34,7 @@ class Policy:
     review_hours: float = 24.0
 
     @classmethod
-    def of(cls, settings: Settings) -> "Policy":
+    def from_settings(cls, settings: Settings) -> "Policy":
         return cls(**{name: getattr(settings, f"gate_{name}") for name in cls.__dataclass_fields__})
 
 
@@ -60,7 +60,7 @@ def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, A
     if over := over_budget(figures, policy):
         return Ruling("reject", f"{over}; {accuracy_line}")
     ruling = Ruling("promote", f"first model: {accuracy_line}; always naming the commonest class gives {commonest:.1%}")
-    return _asked(ruling, {}, policy)
+    return _with_review(ruling, {}, policy)
 
 
 def against_champion(figures: Mapping[str, Any], policy: Policy) -> Ruling:
@@ -76,7 +76,7 @@ def _better(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling
     if not _ahead(figures):
         return Ruling("reject", f"not better: {compared}")
     if (doubt := too_uncertain(figures, policy)) is None:
-        return _asked(Ruling("promote", f"{compared}; {_at_worst(figures)}"), figures, policy)
+        return _with_review(Ruling("promote", f"{compared}; {_at_worst(figures)}"), figures, policy)
     return Ruling("reject" if policy.review == "never" else "needs_person", f"{doubt}: {compared}")
 
 
@@ -88,7 +88,7 @@ def _proven(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling
     if better and p_value <= spent["level"]:
         if doubt := _behind_the_best(figures, policy):
             return Ruling("reject", f"{doubt}: {compared}")
-        return _asked(Ruling("promote", compared), figures, policy)
+        return _with_review(Ruling("promote", compared), figures, policy)
     if not (better and p_value <= policy.alpha):
         return Ruling("reject", f"not provably better: {compared}")
     reason = f"better, but not beyond what chance does in so many decisions (level {spent['level']:.2g}): {compared}"
@@ -117,10 +117,10 @@ def too_uncertain(figures: Mapping[str, Any], policy: Policy) -> str | None:
 
 def _uncertain(row: Mapping[str, Any], policy: Policy, mean: float, least: float, worse: str, by: str) -> str:
     if mean <= -policy.margin:
-        return f"{worse} {_named(row)} by {points(-mean)}{by}"
+        return f"{worse} {_model_name(row)} by {points(-mean)}{by}"
     return (
-        f"{row['samples']} samples cannot exclude that {worse} {_named(row)} by more than {points(policy.margin)}{by} "
-        f"(it may be {points(-least)})"
+        f"{row['samples']} samples cannot exclude that {worse} {_model_name(row)} "
+        f"by more than {points(policy.margin)}{by} (it may be {points(-least)})"
     )
 
 
@@ -128,7 +128,7 @@ def _behind_the_best(figures: Mapping[str, Any], policy: Policy) -> str | None:
     """Better than the champion, but perhaps not than one before it: small losses must not add up."""
     for row in figures["incumbents"]:
         if row["role"] != "champion" and row["metric_least"] <= -policy.margin:
-            return f"it may be worse than {_named(row)} by {points(-row['metric_least'])}"
+            return f"it may be worse than {_model_name(row)} by {points(-row['metric_least'])}"
     return None
 
 
@@ -160,19 +160,19 @@ def doubts(figures: Mapping[str, Any]) -> list[str]:
 
 def _new_classes(figures: Mapping[str, Any]) -> list[str]:
     """How the new classes are known, and how many of them stay unknown."""
-    of, names = figures["new_class_answers"], figures["new_classes"]
+    counts, names = figures["new_class_answers"], figures["new_classes"]
     if not names:
         return []
-    which, stay, have = (
+    subject, stay, have = (
         (f"new class {names[0]}", "stays", "has") if len(names) == 1 else (f"{len(names)} new classes", "stay", "have")
     )
-    if not of["samples"]:
-        return [f"the {which} {have} no holdout samples yet"]
-    answers = f"{of['right']} of {of['samples']} samples right"
-    if of["unknown"] == of["sampled"]:
-        return [f"the {which} {stay} unknown, {answers}"]
-    unknown = f", but {of['unknown']} of {of['sampled']} stay unknown" if of["unknown"] else ""
-    return [f"the {which}: {answers}{unknown}"]
+    if not counts["samples"]:
+        return [f"the {subject} {have} no holdout samples yet"]
+    answers = f"{counts['right']} of {counts['samples']} samples right"
+    if counts["unknown"] == counts["sampled"]:
+        return [f"the {subject} {stay} unknown, {answers}"]
+    unknown = f", but {counts['unknown']} of {counts['sampled']} stay unknown" if counts["unknown"] else ""
+    return [f"the {subject}: {answers}{unknown}"]
 
 
 def _weaker_when_corrupted(figures: Mapping[str, Any], policy: Policy) -> list[str]:
@@ -223,12 +223,16 @@ def _at_worst(figures: Mapping[str, Any]) -> str:
     """How far it may be behind the models that it was compared with, at most."""
     row = min(figures["incumbents"], key=lambda row: row["metric_least"])
     if not row["samples"]:
-        return f"no sample is of a class that {_named(row)} knows"
+        return f"no sample is of a class that {_model_name(row)} knows"
     least = row["metric_least"]
-    return f"at worst {points(-least)} behind {_named(row)}" if least < 0 else f"ahead of {_named(row)} even at worst"
+    return (
+        f"at worst {points(-least)} behind {_model_name(row)}"
+        if least < 0
+        else f"ahead of {_model_name(row)} even at worst"
+    )
 
 
-def _named(row: Mapping[str, Any]) -> str:
+def _model_name(row: Mapping[str, Any]) -> str:
     return f"the champion (v{row['version']})" if row["role"] == "champion" else f"the best so far (v{row['version']})"
 
 
@@ -238,7 +242,7 @@ def points(share: float) -> str:
     return f"{number} point{'' if number == '1' else 's'}"
 
 
-def _asked(promotion: Ruling, figures: Mapping[str, Any], policy: Policy) -> Ruling:
+def _with_review(promotion: Ruling, figures: Mapping[str, Any], policy: Policy) -> Ruling:
     """The promotion, or a question to a person; `figures` are empty where there is no champion."""
     doubtful = doubts(figures) if figures else []
     if policy.corruptions == "ask" and figures and (weaker := _corrupted(figures)):

@@ -44,27 +44,27 @@ def render(decision: Decision) -> str:
 
 
 def _sides(decision: Decision) -> list[tuple[str, str, float, Any]]:
-    """Side, words, accuracy and interval of the champion, if there is one, and the challenger."""
+    """EvaluatedModel, words, accuracy and interval of the champion, if there is one, and the challenger."""
     figures = decision.statistics
-    named = (
+    titles = (
         ("champion", f"now: version {decision.champion_version}"),
         ("challenger", f"new: version {decision.model_version}"),
     )
     return [
-        (side, words, figures[f"{side}_accuracy"], figures[f"{side}_interval"])
-        for side, words in named
+        (side, title, figures[f"{side}_accuracy"], figures[f"{side}_interval"])
+        for side, title in titles
         if figures.get(f"{side}_accuracy") is not None
     ]
 
 
 def _by_kind(groups: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]], int]]:
     """Heading, rows with the worst first, and how many rows are left out."""
-    found = []
+    sections = []
     for kind, heading in _KINDS.items():
         rows = sorted((row for row in groups if row["kind"] == kind), key=_badness)
         if rows:
-            found.append((heading, rows[:_MOST_ROWS], max(0, len(rows) - _MOST_ROWS)))
-    return found
+            sections.append((heading, rows[:_MOST_ROWS], max(0, len(rows) - _MOST_ROWS)))
+    return sections
 
 
 def _badness(row: dict[str, Any]) -> tuple[int, float]:

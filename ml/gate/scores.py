@@ -44,7 +44,7 @@ class HoldoutPredictions:
 
 
 @dataclass(frozen=True)
-class Side:
+class EvaluatedModel:
     """A model, the bundle's folder it came from, and its answers on `holdout`, which is at its own input size.
 
     Attributes:
@@ -88,7 +88,7 @@ def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
     return variants.load_proven(folder, settings.probe_tolerance, 2, variant, runtime), folder
 
 
-def side(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -> Side:
+def evaluate(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -> EvaluatedModel:
     """Score a model, as `load_model` gives it, on the holdout of a dataset version.
 
     A model that was trained before a class was renamed still says the old name, and is right; a class that it never
@@ -101,7 +101,7 @@ def side(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -
     truth = np.asarray(holdout.classes, np.str_)[holdout.labels]
     answers = _answers(ctx, _Scored(version, judge, names), holdout, truth)
     classes = frozenset(names.tolist()) & set(manifest.classes)
-    return Side(version, judge, folder, names, classes, holdout, answers, truth == answers.labels)
+    return EvaluatedModel(version, judge, folder, names, classes, holdout, answers, truth == answers.labels)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class _Scored:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _StoredScores:
     """What is kept of a segment's holdout samples; arrays in the same order.
 
     Attributes:
@@ -138,8 +138,8 @@ class _Kept:
         """Neither the names of classes nor the samples' labels have changed since."""
         if not np.array_equal(self.names, scored.names):
             return False
-        known = zip(self.sha256.tolist(), self.truth.tolist(), strict=True)
-        return all(truth.get(digest, label) == label for digest, label in known)
+        stored_labels = zip(self.sha256.tolist(), self.truth.tolist(), strict=True)
+        return all(truth.get(digest, label) == label for digest, label in stored_labels)
 
 
 def _answers(ctx: Context, scored: _Scored, holdout: Split, truth: NDArray[np.str_]) -> HoldoutPredictions:
@@ -149,8 +149,8 @@ def _answers(ctx: Context, scored: _Scored, holdout: Split, truth: NDArray[np.st
         return HoldoutPredictions(np.empty(0, np.str_), np.empty(0, np.float32), np.empty(0, np.float32))
     position = {digest: i for i, digest in enumerate(np.concatenate([p.sha256 for p in parts]).tolist())}
     order = np.asarray([position[digest] for digest in holdout.sha256], np.int64)
-    every = (np.concatenate([getattr(p, name) for p in parts])[order] for name in ("label", "probability", "brier"))
-    return HoldoutPredictions(*every)
+    columns = (np.concatenate([getattr(p, name) for p in parts])[order] for name in ("label", "probability", "brier"))
+    return HoldoutPredictions(*columns)
 
 
 def _stored_keys(ctx: Context, version: int) -> dict[str, str]:
@@ -161,10 +161,12 @@ def _stored_keys(ctx: Context, version: int) -> dict[str, str]:
         return dict(rows.all())
 
 
-def _segment(ctx: Context, scored: _Scored, segment: str, stored: str | None, truth: Mapping[str, str]) -> _Kept:
+def _segment(
+    ctx: Context, scored: _Scored, segment: str, stored: str | None, truth: Mapping[str, str]
+) -> _StoredScores:
     key = scored.key(ctx, segment)
-    if stored == key and (before := _kept(ctx, key)) is not None and before.fits(scored, truth):
-        return before
+    if stored == key and (stored_scores := _read_scores(ctx, key)) is not None and stored_scores.fits(scored, truth):
+        return stored_scores
     info = scored.model.info
     rows = loader.index(ctx, segment)
     positions = [i for i, r in enumerate(rows) if r["split"] == "holdout"]
@@ -174,9 +176,9 @@ def _segment(ctx: Context, scored: _Scored, segment: str, stored: str | None, tr
     digests = np.asarray([rows[i]["sha256"] for i in positions], np.str_)
     labels = np.asarray([truth.get(d, rows[i]["label"]) for d, i in zip(digests, positions, strict=True)], np.str_)
     answered, brier = scored.names[probabilities.argmax(1)], brier_scores(probabilities, scored.names, labels)
-    kept = _Kept(scored.names, digests, labels, answered, probabilities.max(1), brier)
-    _keep(ctx, key, scored.version, segment, kept)
-    return kept
+    segment_scores = _StoredScores(scored.names, digests, labels, answered, probabilities.max(1), brier)
+    _write_scores(ctx, key, scored.version, segment, segment_scores)
+    return segment_scores
 
 
 def brier_scores(
@@ -189,28 +191,28 @@ def brier_scores(
     classes, output = np.unique(names, return_inverse=True)
     merged = np.zeros((len(probabilities), len(classes)), np.float64)
     np.add.at(merged.T, output, probabilities.T)
-    known = np.isin(truth, classes)
-    given = np.zeros(len(truth))
-    given[known] = merged[known, np.searchsorted(classes, truth[known])]
-    result: NDArray[np.float32] = ((merged**2).sum(1) - 2 * given + 1).astype(np.float32)
+    has_class = np.isin(truth, classes)
+    label_probability = np.zeros(len(truth))
+    label_probability[has_class] = merged[has_class, np.searchsorted(classes, truth[has_class])]
+    result: NDArray[np.float32] = ((merged**2).sum(1) - 2 * label_probability + 1).astype(np.float32)
     return result
 
 
-def _kept(ctx: Context, key: str) -> _Kept | None:
+def _read_scores(ctx: Context, key: str) -> _StoredScores | None:
     """HoldoutPredictions of before; None where they are lost or lack a Brier score, since they can be given anew."""
     try:
         with np.load(io.BytesIO(ctx.store.get(key)), allow_pickle=False) as stored:
-            return _Kept(**{name: stored[name] for name in _Kept.__dataclass_fields__})
+            return _StoredScores(**{name: stored[name] for name in _StoredScores.__dataclass_fields__})
     except (NotFoundError, BadZipFile, ValueError, KeyError, EOFError) as error:
         log.warning("%s is scored anew: %r", key, error)
         return None
 
 
-def _keep(ctx: Context, key: str, version: int, segment: str, kept: _Kept) -> None:
+def _write_scores(ctx: Context, key: str, version: int, segment: str, segment_scores: _StoredScores) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **vars(kept))
+    np.savez(buffer, **vars(segment_scores))
     ctx.store.put(key, buffer.getvalue())
-    of = {"model_version": version, "segment_id": segment}
+    key_columns = {"model_version": version, "segment_id": segment}
     with transaction(ctx.engine) as connection:
-        row = insert(scores).values(of | {"object_key": key})
-        connection.execute(row.on_conflict_do_update(index_elements=list(of), set_={"object_key": key}))
+        row = insert(scores).values(key_columns | {"object_key": key})
+        connection.execute(row.on_conflict_do_update(index_elements=list(key_columns), set_={"object_key": key}))

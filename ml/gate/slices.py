@@ -65,7 +65,7 @@ class Tolerance:
         chance = 1 / max(1, self.classes)
         return min(2 * chance, (1 + chance) / 2)
 
-    def of(self, group: Group) -> float:
+    def allowed_loss(self, group: Group) -> float:
         """What a group may lose; but never more than half of what the champion got right there."""
         accuracy = float(group.champion.mean())
         return min(max(self.group_margin, self.margin / max(group.weight, 1e-9)), _HALF * accuracy)
@@ -83,13 +83,13 @@ def group(
     Args:
         weights: of groups in the traffic; a group weighs its share of the samples at least.
     """
-    each, known = np.asarray(names, np.str_), weights or {}
+    sample_names, traffic = np.asarray(names, np.str_), weights or {}
     groups = []
-    for name in np.unique(each):
+    for name in np.unique(sample_names):
         if name:
-            of = each == name
-            weight = max(float(of.mean()), known.get(str(name), 0.0))
-            groups.append(Group(kind, str(name), champion[of], challenger[of], weight))
+            mask = sample_names == name
+            weight = max(float(mask.mean()), traffic.get(str(name), 0.0))
+            groups.append(Group(kind, str(name), champion[mask], challenger[mask], weight))
     return groups
 
 
@@ -99,14 +99,14 @@ def bands(brightness: NDArray[np.float64]) -> NDArray[np.str_]:
     return np.where(brightness <= low, "dark", np.where(brightness <= high, "medium", "bright")).astype(np.str_)
 
 
-def judge(groups: Sequence[Group], tolerance: Tolerance) -> list[dict[str, Any]]:
+def evaluate_groups(groups: Sequence[Group], tolerance: Tolerance) -> list[dict[str, Any]]:
     """A row a group: samples, accuracies, what it may lose, p that it lost no more, and a finding.
 
     The finding is ``worse`` where it lost more than it may and that is proven, with Holm's correction over all
     groups that are judged; ``unclear`` where it seems so; ``fine`` else; ``useless`` where the champion was of no use
     before. Groups that are only reported are judged by the same measure, each by itself.
     """
-    measured = [_measured(g, tolerance, len(groups)) for g in groups]
+    measured = [_test_group(g, tolerance, len(groups)) for g in groups]
     counted = [i for i, g in enumerate(groups) if g.judged and g.champion.mean() >= tolerance.useful]
     fallen = dict(zip(counted, statistics.holm([measured[i][1] for i in counted], tolerance.alpha), strict=True))
     return [
@@ -115,26 +115,26 @@ def judge(groups: Sequence[Group], tolerance: Tolerance) -> list[dict[str, Any]]
     ]
 
 
-def _measured(of: Group, tolerance: Tolerance, groups: int) -> tuple[float, float]:
+def _test_group(part: Group, tolerance: Tolerance, groups: int) -> tuple[float, float]:
     """What it may lose, and p that it lost no more."""
-    allowed = tolerance.of(of)
-    lost = Differences.of(of.champion.astype(np.float64) - of.challenger)
-    return allowed, betting.p_value(lost, allowed, tolerance.alpha / groups)
+    allowed = tolerance.allowed_loss(part)
+    losses = Differences.from_samples(part.champion.astype(np.float64) - part.challenger)
+    return allowed, betting.p_value(losses, allowed, tolerance.alpha / groups)
 
 
-def _row(of: Group, allowed: float, p_value: float, fell: bool, tolerance: Tolerance) -> dict[str, Any]:
-    was, now = float(of.champion.mean()), float(of.challenger.mean())
-    lost = Differences.of(of.champion.astype(np.float64) - of.challenger)
-    doubtful = len(of.champion) >= _FEW and betting.score(lost, allowed) >= _DOUBT
-    finding = "worse" if fell else "unclear" if doubtful else "fine"
+def _row(part: Group, allowed: float, p_value: float, is_worse: bool, tolerance: Tolerance) -> dict[str, Any]:
+    was, now = float(part.champion.mean()), float(part.challenger.mean())
+    losses = Differences.from_samples(part.champion.astype(np.float64) - part.challenger)
+    doubtful = len(part.champion) >= _FEW and betting.score(losses, allowed) >= _DOUBT
+    finding = "worse" if is_worse else "unclear" if doubtful else "fine"
     return {
-        "kind": of.kind,
-        "name": of.name,
-        "samples": len(of.champion),
+        "kind": part.kind,
+        "name": part.name,
+        "samples": len(part.champion),
         "champion": round(was, 4),
         "challenger": round(now, 4),
         "tolerated": round(allowed, 4),
         "p_worse": round(p_value, 5),
         "finding": finding if was >= tolerance.useful else "useless",
-        "judged": of.judged,
+        "judged": part.judged,
     }

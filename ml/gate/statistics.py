@@ -70,8 +70,8 @@ def paired_bootstrap(better: int, worse: int, samples: int, seed: int, rounds: i
     them is one multinomial draw.
     """
     shares = [better / samples, worse / samples, 1 - (better + worse) / samples]
-    drawn = np.random.default_rng(seed).multinomial(samples, shares, rounds)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / samples, [0.025, 0.975])
+    resamples = np.random.default_rng(seed).multinomial(samples, shares, rounds)
+    low, high = np.quantile((resamples[:, 0] - resamples[:, 1]) / samples, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -93,14 +93,14 @@ def reliability(probability: NDArray[np.float32], right: Right) -> list[dict[str
         probability: of the answer given, ``float32[N]``.
         right: whether that answer is right, ``bool[N]``.
     """
-    of = np.minimum((probability * BINS).astype(int), BINS - 1)
+    bin_index = np.minimum((probability * BINS).astype(int), BINS - 1)
     return [
         {
-            "samples": int((of == b).sum()),
-            "confidence": float(probability[of == b].mean()),
-            "accuracy": float(right[of == b].mean()),
+            "samples": int((bin_index == b).sum()),
+            "confidence": float(probability[bin_index == b].mean()),
+            "accuracy": float(right[bin_index == b].mean()),
         }
-        for b in np.unique(of)
+        for b in np.unique(bin_index)
     ]
 
 
@@ -113,9 +113,9 @@ def calibration_rise(
     """How much larger the challenger's calibration error is, and the 5 % quantile of that by a paired bootstrap."""
     generator, n = np.random.default_rng(seed), len(champion[1])
     observed = calibration.error(*challenger, BINS) - calibration.error(*champion, BINS)
-    drawn = []
+    differences = []
     for _ in range(rounds):
         i = generator.integers(0, n, n)
         after, before = (calibration.error(p[i], r[i], BINS) for p, r in (challenger, champion))
-        drawn.append(after - before)
-    return observed, float(np.quantile(drawn, 0.05))
+        differences.append(after - before)
+    return observed, float(np.quantile(differences, 0.05))

@@ -1,6 +1,6 @@
-"""What a picture is like, in numbers. Small pictures are measured many at once, at a fifth of the time.
+"""Measures images: size, brightness, sharpness, hashes. Images of one size are measured together, five times as fast.
 
-Every number is a function of its picture alone, whatever it is measured together with.
+The features of an image depend on that image alone, not on the batch it is measured in.
 """
 
 import hashlib
@@ -14,22 +14,22 @@ from PIL import Image
 
 from ml.imaging import perceptual_hash
 
-_STRIP: Final = 1_000_000  # pixels measured at once, so that memory follows the picture and not a multiple of it
+_STRIP: Final = 1_000_000  # pixels measured at once, so that intermediate arrays stay small
 _LEVELS: Final = np.arange(256) / 255
-_DIGITS: Final = 6  # kept, so that it does not show in which order sums were made
+_DIGITS: Final = 6  # results are rounded, so that they do not depend on the order of summation
 
 Pixels = NDArray[np.uint8]
-Numbers = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Features:
-    """Measurements of a decoded image, of the kind drift is looked for in.
+    """Measurements of a decoded image, used by drift checks and expectation suites.
 
     Brightness and contrast are mean and deviation of the grey image in 0..1, sharpness the variance
-    of its Laplacian, entropy that of its histogram in bits (0..8); `grey` says that all colour
+    of its Laplacian, entropy that of its histogram in bits (0..8); `grey` is true if all colour
     channels are equal; `fingerprint` is the SHA-256 of the decoded pixels, the same for
-    every lossless encoding of the same picture; `phash_high` and `phash_low` are the halves of its
+    every lossless encoding of the same image; `phash_high` and `phash_low` are the halves of its
     perceptual hash.
     """
 
@@ -49,58 +49,56 @@ class Features:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """What is kept of a decoded picture until it is measured: its grey levels, and the small one that is hashed."""
+    """What `measure` needs of a decoded image: its grey levels, and a thumbnail for the perceptual hash."""
 
     format: str
     mode: str
     grey: bool
     fingerprint: str
     levels: Pixels
-    small: Pixels
+    thumbnail: Pixels
 
 
-def sight(image: Image.Image, kind: str, mode: str) -> DecodedImage:
-    """Of a picture in mode ``RGB``; `kind` and `mode` are those of its file."""
+def prepare(image: Image.Image, file_format: str, file_mode: str) -> DecodedImage:
+    """Prepare an image in mode ``RGB`` for `measure`; `file_format` and `file_mode` are those of the file."""
     array = np.asarray(image)
     grey = image.convert("L")
     levels = np.asarray(grey)
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     digest.update(array.data)
-    small = (
-        levels if grey.size == (perceptual_hash.SIDE, perceptual_hash.SIDE) else np.asarray(perceptual_hash.small(grey))
-    )
-    return DecodedImage(kind, mode, _is_grey(array), digest.hexdigest(), levels, small)
+    is_thumbnail = grey.size == (perceptual_hash.SIDE, perceptual_hash.SIDE)
+    thumbnail = levels if is_thumbnail else np.asarray(perceptual_hash.downscale(grey))
+    return DecodedImage(file_format, file_mode, _is_grey(array), digest.hexdigest(), levels, thumbnail)
 
 
-def measure(sights: Sequence[DecodedImage]) -> list[Features]:
-    """Features of each, in order."""
-    found: dict[int, Features] = {}
+def measure(images: Sequence[DecodedImage]) -> list[Features]:
+    """Measure each image; the result is in order."""
+    features: dict[int, Features] = {}
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i, one in enumerate(sights):
-        by_shape.setdefault(one.levels.shape, []).append(i)
-    for numbers in by_shape.values():
-        found.update(zip(numbers, _measured([sights[i] for i in numbers]), strict=True))
-    return [found[i] for i in range(len(sights))]
+    for i, image in enumerate(images):
+        by_shape.setdefault(image.levels.shape, []).append(i)
+    for indices in by_shape.values():
+        features.update(zip(indices, _measure_same_size([images[i] for i in indices]), strict=True))
+    return [features[i] for i in range(len(images))]
 
 
-def _measured(alike: Sequence[DecodedImage]) -> Iterator[Features]:
-    """Of pictures of one size."""
-    stack = np.stack([one.levels for one in alike]) if len(alike) > 1 else alike[0].levels[None]
-    hashes = perceptual_hash.phashes(np.stack([one.small for one in alike]))
-    numbers = [n.round(_DIGITS).tolist() for n in (*_of_histogram(stack), _sharpness(stack))]
-    height, width = alike[0].levels.shape
-    for one, (high, low), mean, deviation, entropy, sharpness in zip(alike, hashes.tolist(), *numbers, strict=True):
+def _measure_same_size(images: Sequence[DecodedImage]) -> Iterator[Features]:
+    stack = np.stack([image.levels for image in images]) if len(images) > 1 else images[0].levels[None]
+    hashes = perceptual_hash.phashes(np.stack([image.thumbnail for image in images]))
+    values = [v.round(_DIGITS).tolist() for v in (*_histogram_features(stack), _sharpness(stack))]
+    height, width = images[0].levels.shape
+    for image, (high, low), mean, deviation, entropy, sharpness in zip(images, hashes.tolist(), *values, strict=True):
         yield Features(
             width=width,
             height=height,
-            format=one.format,
-            mode=one.mode,
-            grey=one.grey,
+            format=image.format,
+            mode=image.mode,
+            grey=image.grey,
             brightness=mean,
             contrast=deviation,
             sharpness=sharpness,
             entropy=entropy,
-            fingerprint=one.fingerprint,
+            fingerprint=image.fingerprint,
             phash_high=high,
             phash_low=low,
         )
@@ -109,12 +107,12 @@ def _measured(alike: Sequence[DecodedImage]) -> Iterator[Features]:
 def _is_grey(array: Pixels) -> bool:
     red, green, blue = array[..., 0], array[..., 1], array[..., 2]
     if not red[0, 0] == green[0, 0] == blue[0, 0]:
-        return False  # most colour pictures need no further look
+        return False  # decides most colour images without reading all pixels
     return bool((red == green).all() and (green == blue).all())
 
 
-def _of_histogram(stack: Pixels) -> tuple[Numbers, Numbers, Numbers]:
-    """Mean and deviation in 0..1, entropy in bits, of ``uint8[n, height, width]``."""
+def _histogram_features(stack: Pixels) -> tuple[Floats, Floats, Floats]:
+    """Mean and deviation in 0..1, and entropy in bits, of ``uint8[n, height, width]``."""
     n = len(stack)
     flat, counts = stack.reshape(n, -1), np.zeros(n * 256, np.int64)
     shift, step = 256 * np.arange(n, dtype=np.int32)[:, None], max(1, _STRIP // n)
@@ -127,8 +125,8 @@ def _of_histogram(stack: Pixels) -> tuple[Numbers, Numbers, Numbers]:
     return mean, deviation, entropy
 
 
-def _sharpness(stack: Pixels) -> Numbers:
-    """Variance of the Laplacian of ``uint8[n, height, width]`` whose edges are continued, levels as 0..1."""
+def _sharpness(stack: Pixels) -> Floats:
+    """Variance of the Laplacian of ``uint8[n, height, width]``, with replicated edges and levels scaled to 0..1."""
     n, height, width = stack.shape
     step = max(1, _STRIP // (n * width))
     total, squares = np.zeros(n), np.zeros(n)
@@ -145,5 +143,5 @@ def _sharpness(stack: Pixels) -> Numbers:
         total += values.sum(1)
         squares += np.einsum("ij,ij->i", values, values)
     pixels = height * width
-    variance: Numbers = (squares / pixels - (total / pixels) ** 2) / 255**2
+    variance: Floats = (squares / pixels - (total / pixels) ** 2) / 255**2
     return variance.clip(0)

@@ -1,7 +1,7 @@
-"""Decode and resize: the one way in training and in serving. No torch.
+"""Decodes and resizes images, identically in training and in serving. Does not need torch.
 
-Bytes are hostile until proven otherwise: size is checked before decoding, pixel count after the
-header and before the pixels, and only the formats listed here are ever tried.
+Input is untrusted: its size is checked before decoding, the pixel count after the header and before
+the pixels, and only the formats in `FORMATS` are tried.
 """
 
 import io
@@ -17,7 +17,7 @@ from ml.imaging import colour, features, headers
 from ml.imaging.features import DecodedImage, Features
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-"""What may be decoded; Pillow tries no other plug-in."""
+"""The formats that are decoded; Pillow tries no other plug-in."""
 
 Pixels = NDArray[np.uint8]
 
@@ -32,7 +32,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """What a model sees of an image: ``uint8[size, size, channels]``, and the sides of what was sent, in pixels."""
+    """A model's input ``uint8[size, size, channels]``, with the width and height of the original image in pixels."""
 
     pixels: Pixels
     width: int
@@ -40,7 +40,7 @@ class ModelInput:
 
 
 def open_image(data: bytes, limits: Limits, draft_side: int | None = None) -> Image.Image:
-    """Decoded pixels, upright, in mode ``RGB``; the first frame of an animation.
+    """Decode to upright pixels in mode ``RGB``; of an animation, the first frame.
 
     Args:
         data: the encoded image.
@@ -50,11 +50,11 @@ def open_image(data: bytes, limits: Limits, draft_side: int | None = None) -> Im
     Raises:
         ImageRejectedError: empty, too large, not an image of a known format, or broken.
     """
-    return _decoded(_identify(data, limits), draft_side)
+    return _load(_open_header(data, limits), draft_side)
 
 
 def to_array(image: Image.Image, size: int, channels: int) -> Pixels:
-    """The model's input: ``uint8[size, size, channels]``, aspect ratio kept, centre cropped.
+    """Resize to a model's input ``uint8[size, size, channels]``: aspect ratio preserved, centre cropped.
 
     Args:
         image: as `open_image` returns it.
@@ -69,34 +69,34 @@ def to_array(image: Image.Image, size: int, channels: int) -> Pixels:
 
 
 def decode(data: bytes, size: int, channels: int, limits: Limits) -> Pixels:
-    """Encoded bytes to the model's input in one go; see `open_image` and `to_array`."""
+    """Decode encoded bytes to a model's input; see `open_image` and `to_array`."""
     return decode_input(data, size, channels, limits).pixels
 
 
 def decode_input(data: bytes, size: int, channels: int, limits: Limits) -> ModelInput:
-    """As `decode`, with the sides of what was sent."""
-    header = _identify(data, limits)
-    sides = header.size  # before the decoder scales it down
-    return ModelInput(to_array(_decoded(header, draft_side=size), size, channels), *sides)
+    """As `decode`, with the original width and height."""
+    header = _open_header(data, limits)
+    original_size = header.size  # before the decoder scales it down
+    return ModelInput(to_array(_load(header, draft_side=size), size, channels), *original_size)
 
 
-def sight(data: bytes, limits: Limits) -> DecodedImage:
-    """Decode fully and keep what is measured; see `ml.imaging.features`.
+def decode_for_features(data: bytes, limits: Limits) -> DecodedImage:
+    """Decode at full size, for `ml.imaging.features.measure`.
 
     Raises:
         ImageRejectedError: as `open_image`.
     """
-    header = _identify(data, limits)
-    kind, mode = header.format or "", header.mode
-    return features.sight(_decoded(header), kind, mode)
+    header = _open_header(data, limits)
+    file_format, file_mode = header.format or "", header.mode
+    return features.prepare(_load(header), file_format, file_mode)
 
 
 def inspect(data: bytes, limits: Limits) -> Features:
-    """Decode fully and measure; raises as `open_image`."""
-    return features.measure([sight(data, limits)])[0]
+    """Decode at full size and measure; raises as `open_image`."""
+    return features.measure([decode_for_features(data, limits)])[0]
 
 
-def _identify(data: bytes, limits: Limits) -> Image.Image:
+def _open_header(data: bytes, limits: Limits) -> Image.Image:
     if not data:
         raise ImageRejectedError("empty", "the file is empty (0 bytes)")
     if len(data) > limits.max_bytes:
@@ -105,25 +105,25 @@ def _identify(data: bytes, limits: Limits) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        words = f"not an image of a known format ({', '.join(FORMATS)}){headers.advice(data)}"
-        raise ImageRejectedError("not_an_image", words) from error
+        message = f"not an image of a known format ({', '.join(FORMATS)}){headers.conversion_hint(data)}"
+        raise ImageRejectedError("not_an_image", message) from error
     except Image.DecompressionBombError as error:
         raise ImageRejectedError("too_many_pixels", f"at most {limits.max_pixels} pixels are accepted") from error
     except Exception as error:
         raise ImageRejectedError("broken", f"the image's header is broken: {error}") from error
-    headers.refuse_large(image.width, image.height, limits.max_pixels)
+    headers.check_pixel_count(image.width, image.height, limits.max_pixels)
     return image
 
 
-def _decoded(image: Image.Image, draft_side: int | None = None) -> Image.Image:
+def _load(image: Image.Image, draft_side: int | None = None) -> Image.Image:
     try:
         if draft_side is not None:
             image.draft(None, (draft_side, draft_side))
         image.load()
-        return colour.as_rgb(colour.upright(image))
+        return colour.to_rgb(colour.apply_orientation(image))
     except ImageRejectedError:
         raise
     except MemoryError as error:
         raise ImageRejectedError("too_much_memory", "decoding the image takes more memory than it may") from error
-    except Exception as error:  # decoders fed hostile bytes raise anything: TypeError, struct.error, …
+    except Exception as error:  # decoders can raise anything on hostile bytes: TypeError, struct.error, …
         raise ImageRejectedError("broken", f"the image's data is broken or cut off: {error}") from error

@@ -1,4 +1,4 @@
-"""Bounds of a process that decodes what nobody trusts: no credentials, little memory, little time."""
+"""Limits of a process that decodes untrusted images: no credentials, bounded memory and processor time."""
 
 import contextlib
 import os
@@ -12,30 +12,30 @@ _PASSED_ON: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYST
 
 
 def memory_for(max_pixels: int) -> int:
-    """Bytes that are enough for the largest image."""
+    """Bytes of memory that suffice for the largest image."""
     return _MEMORY[0] + _MEMORY[1] * max_pixels
 
 
 def environment() -> dict[str, str]:
-    """The little that such a process is told; what it must not know is left out."""
+    """Environment variables of such a process; credentials are left out."""
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        # What reserves memory for each thread would reach the bound with nothing in it.
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        # Memory reserved for each thread would count against the limit without being used.
         "MALLOC_ARENA_MAX": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
 
 
-def bind(memory: int) -> None:
-    """Bound this process: `memory` in bytes, no core file, no file written."""
+def limit_memory(memory: int) -> None:
+    """Limit this process to `memory` bytes, and forbid it core dumps and written files."""
     from PIL import AvifImagePlugin
 
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process a core already
-    for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # systems differ in what they let be bound
-            resource.setrlimit(kind, (most, most))
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one process already runs per core
+    for kind, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
+        with contextlib.suppress(ValueError, OSError):  # not every system supports every limit
+            resource.setrlimit(kind, (limit, limit))
 
 
-def allow(seconds: float) -> None:
-    """End this process after so much processor time from now, even in the middle of C code; 0: never."""
+def limit_cpu_time(seconds: float) -> None:
+    """Kill this process after `seconds` of processor time from now, even in the middle of C code; 0 lifts the limit."""
     signal.setitimer(signal.ITIMER_PROF, seconds)

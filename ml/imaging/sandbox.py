@@ -1,7 +1,7 @@
-"""Decodes images in processes of their own, so that an image can at worst end one of those.
+"""Decodes images in separate processes, so that a hostile image can at worst crash one of those.
 
-Plain subprocesses and not `multiprocessing`: that forks what has threads, imports the caller's main
-module again, or is refused where the caller is a daemon.
+Plain subprocesses and not `multiprocessing`, which forks a process that has threads, imports the caller's
+main module again, or fails where the caller is a daemon.
 """
 
 import contextlib
@@ -23,23 +23,23 @@ from ml.errors import UnavailableError
 from ml.imaging import process_limits, sandbox_process
 from ml.imaging.images import Limits
 
-_MOST: Final = 4  # processes a task; Airflow runs several tasks on one machine
-_PIPE: Final = 1 << 20  # bytes on their way to a process: a batch of small images as a whole
-_SECONDS: Final = 10.0  # of processor time an image; 40 megapixels take about one
+_MAX_PROCESSES: Final = 4  # per task; Airflow runs several tasks on one machine
+_PIPE_SIZE: Final = 1 << 20  # bytes; holds a whole batch of small images
+_SECONDS: Final = 10.0  # of processor time per image; 40 megapixels take about one
 
-Answer = dict[str, Any]
-"""The features of an image (`ml.imaging.features.Features`), or `problem`: why it has none."""
+DecodeResult = dict[str, Any]
+"""The features of an image (`ml.imaging.features.Features`), or `problem`: why it could not be decoded."""
 
 
-class Decoders:
-    """A few decoding processes; use it in a `with` statement, which starts one and ends them all.
+class DecoderPool:
+    """A pool of decoding processes. Use it in a `with` statement: that starts the first process and stops all.
 
     Args:
-        limits: of an image.
+        limits: of each image.
         seconds: processor time that one image may take.
-        memory: bytes a process may have; None: enough for the largest image.
-        processes: at most so many; None: as many as there are cores.
-        program: what a process runs, in place of `ml.imaging.sandbox_process`.
+        memory: bytes a process may use; None: enough for the largest image.
+        processes: the largest number of processes; None: as many as there are cores.
+        program: arguments of the Python interpreter, in place of `ml.imaging.sandbox_process`.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class Decoders:
         processes: int | None = None,
         program: Sequence[str] = ("-m", sandbox_process.__name__),
     ) -> None:
-        processes = min(_MOST, processes or _cores())
+        processes = min(_MAX_PROCESSES, processes or _cores())
         self._seconds = seconds
-        bound = memory or process_limits.memory_for(limits.max_pixels)
-        arguments = [str(v) for v in (limits.max_bytes, limits.max_pixels, bound, seconds)]
+        max_memory = memory or process_limits.memory_for(limits.max_pixels)
+        arguments = [str(v) for v in (limits.max_bytes, limits.max_pixels, max_memory, seconds)]
         self._command = [sys.executable, "-P", "-W", "ignore", *program, *arguments]
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._threads = ThreadPoolExecutor(processes, "decoding")
 
     def __enter__(self) -> Self:
-        self._idle.put(_Process(self._command))  # it starts while the first images are fetched
+        self._idle.put(_Process(self._command))  # starts while the first images are fetched
         return self
 
     def __exit__(
@@ -67,43 +67,43 @@ class Decoders:
     ) -> None:
         self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
-            self._idle.get().end()
+            self._idle.get().close()
 
-    def submit(self, batch: Sequence[bytes]) -> "Future[list[Answer]]":
-        """Decode and measure; the answers come in order.
+    def submit(self, batch: Sequence[bytes]) -> "Future[list[DecodeResult]]":
+        """Decode and measure a batch; the future holds the results in order.
 
-        Raises (the future):
+        Raises (from the future):
             UnavailableError: the decoding processes do not start on this machine.
         """
-        return self._threads.submit(self._answers, batch)
+        return self._threads.submit(self._decode, batch)
 
-    def _answers(self, batch: Sequence[bytes]) -> list[Answer]:
-        answers, _ = self._ask(batch)
-        return answers if answers is not None else [self._alone(data) for data in batch]
+    def _decode(self, batch: Sequence[bytes]) -> list[DecodeResult]:
+        results, _ = self._send(batch)
+        return results if results is not None else [self._decode_single(data) for data in batch]
 
-    def _alone(self, data: bytes) -> Answer:
-        """An image of a batch that ended its process: to blame is only what does so again, alone."""
-        answers, status = self._ask([data])
-        if answers is not None:
-            return answers[0]
+    def _decode_single(self, data: bytes) -> DecodeResult:
+        """Retry an image of a batch that killed its process; only the image that does so again is at fault."""
+        results, status = self._send([data])
+        if results is not None:
+            return results[0]
         if -status == signal.SIGPROF:
             return {"problem": f"decoding the image takes more than {self._seconds:g} s of processor time"}
         return {"problem": f"decoding the image ends the decoder (status {status})"}
 
-    def _ask(self, batch: Sequence[bytes]) -> tuple[list[Answer] | None, int]:
-        """The answers, or None and the exit status of the process that gave none."""
+    def _send(self, batch: Sequence[bytes]) -> tuple[list[DecodeResult] | None, int]:
+        """The results, or None and the exit status of the process that died."""
         try:
             process = self._idle.get_nowait()
         except Empty:
             process = _Process(self._command)
-        if (answers := process.ask(batch)) is None:
-            return None, process.end()
+        if (results := process.decode(batch)) is None:
+            return None, process.close()
         self._idle.put(process)
-        return answers, 0
+        return results, 0
 
 
 class _Process:
-    """One decoding process; what it needs to know comes with its command, what it must not know is left out."""
+    """One decoding process; it gets its settings on the command line, and no credentials."""
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
@@ -113,36 +113,36 @@ class _Process:
             env=process_limits.environment(),
             start_new_session=True,
         )
-        self._incoming = cast("IO[bytes]", self._process.stdin)
-        with contextlib.suppress(AttributeError, OSError):  # Linux, and as much as an unprivileged user may have
-            fcntl.fcntl(self._incoming, fcntl.F_SETPIPE_SZ, _PIPE)
-        self._outgoing = cast("IO[bytes]", self._process.stdout)
-        self._greeted = False
+        self._stdin = cast("IO[bytes]", self._process.stdin)
+        with contextlib.suppress(AttributeError, OSError):  # Linux only, up to the limit for unprivileged users
+            fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        self._stdout = cast("IO[bytes]", self._process.stdout)
+        self._ready = False
 
-    def ask(self, batch: Sequence[bytes]) -> list[Answer] | None:
-        """The answers to a batch; None if the process ended over it.
+    def decode(self, batch: Sequence[bytes]) -> list[DecodeResult] | None:
+        """The results of a batch; None if the process died.
 
         Raises:
-            UnavailableError: the process did not even start.
+            UnavailableError: the process did not start.
         """
-        if not self._greeted and self._outgoing.readline() != sandbox_process.READY:
-            status = self.end()
+        if not self._ready and self._stdout.readline() != sandbox_process.READY:
+            status = self.close()
             raise UnavailableError(f"a decoding process does not start (status {status}); its standard error says why")
-        self._greeted = True
+        self._ready = True
         try:
-            self._incoming.write(struct.pack(f"<{len(batch) + 1}I", len(batch), *map(len, batch)))
-            self._incoming.writelines(batch)
-            self._incoming.flush()
+            self._stdin.write(struct.pack(f"<{len(batch) + 1}I", len(batch), *map(len, batch)))
+            self._stdin.writelines(batch)
+            self._stdin.flush()
         except OSError:
             return None
-        line = self._outgoing.readline()
-        return cast("list[Answer]", orjson.loads(line)) if line.endswith(b"\n") else None
+        line = self._stdout.readline()
+        return cast("list[DecodeResult]", orjson.loads(line)) if line.endswith(b"\n") else None
 
-    def end(self) -> int:
-        """End it, if it has not, and forget it; returns the exit status, negative for a signal."""
+    def close(self) -> int:
+        """Stop the process and return its exit status, negative for a signal."""
         with contextlib.suppress(OSError):
-            self._incoming.close()  # which it takes as the end of its work
-        self._outgoing.close()
+            self._stdin.close()  # the process exits at the end of its input
+        self._stdout.close()
         return self._process.wait()
 
 

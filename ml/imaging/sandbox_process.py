@@ -1,8 +1,8 @@
-"""The process that decodes: no credentials, little memory, little time; what happens to it happens to nobody else.
+"""The decoding process: without credentials, with bounded memory and processor time.
 
 Started by `ml.imaging.sandbox`. Reads batches from its standard input and writes a line of JSON for
-each: a list of `ml.imaging.features.Features` or ``{"problem": words}``. Ends when its input ends, so it cannot
-outlive who started it.
+each: a list of `ml.imaging.features.Features` or ``{"problem": message}``. Exits when its input ends, so it cannot
+outlive its parent.
 """
 
 import os
@@ -20,25 +20,25 @@ from ml.imaging.images import Limits
 
 READY = b"ready\n"
 _BUFFER = 1 << 18
-_HELD = 1_000_000  # pixels that wait to be measured
+_MAX_PENDING_PIXELS = 1_000_000  # of decoded images that are not yet measured
 
 
 def main(arguments: list[str]) -> None:
-    """`arguments`: most bytes and pixels of an image, bytes of memory, seconds of processor time an image."""
+    """`arguments`: maximal bytes and pixels of an image, bytes of memory, seconds of processor time per image."""
     limits = Limits(int(arguments[0]), int(arguments[1]))
-    process_limits.bind(int(arguments[2]))
+    process_limits.limit_memory(int(arguments[2]))
     incoming, outgoing = os.fdopen(sys.stdin.fileno(), "rb", _BUFFER), sys.stdout.buffer
     outgoing.write(READY)
     outgoing.flush()
-    while batch := _read(incoming):
-        answers = list(_answers(batch, limits, float(arguments[3])))
-        process_limits.allow(0)  # only once a batch: the clock is a system call
-        outgoing.write(orjson.dumps(answers) + b"\n")
+    while batch := _read_batch(incoming):
+        results = list(_process_batch(batch, limits, float(arguments[3])))
+        process_limits.limit_cpu_time(0)  # once per batch, because it is a system call
+        outgoing.write(orjson.dumps(results) + b"\n")
         outgoing.flush()
 
 
-def _read(incoming: IO[bytes]) -> list[bytes]:
-    """A batch: their number, their sizes, the images; empty at the end of the input."""
+def _read_batch(incoming: IO[bytes]) -> list[bytes]:
+    """A batch is encoded as the number of images, their sizes and their bytes; empty at the end of the input."""
     count = incoming.read(4)
     if len(count) < 4:
         return []
@@ -46,34 +46,34 @@ def _read(incoming: IO[bytes]) -> list[bytes]:
     return [incoming.read(size) for size in sizes]
 
 
-def _answers(batch: list[bytes], limits: Limits, seconds: float) -> Iterator[object]:
-    """In order. What was seen of small pictures waits until it is measured together."""
-    waiting: list[object] = []
-    held = 0
+def _process_batch(batch: list[bytes], limits: Limits, seconds: float) -> Iterator[object]:
+    """Results in order. Decoded images are collected, so that small ones are measured together."""
+    pending: list[object] = []
+    pending_pixels = 0
     for data in batch:
-        seen = _bounded(lambda data=data: images.sight(data, limits), seconds)  # type: ignore[misc]
-        waiting.append(seen)
-        held += seen.levels.size if isinstance(seen, DecodedImage) else 0
-        if held > _HELD:
-            yield from _measured(waiting, seconds)
-            waiting, held = [], 0
-    yield from _measured(waiting, seconds)
+        decoded = _run_limited(lambda data=data: images.decode_for_features(data, limits), seconds)  # type: ignore[misc]
+        pending.append(decoded)
+        pending_pixels += decoded.levels.size if isinstance(decoded, DecodedImage) else 0
+        if pending_pixels > _MAX_PENDING_PIXELS:
+            yield from _measure(pending, seconds)
+            pending, pending_pixels = [], 0
+    yield from _measure(pending, seconds)
 
 
-def _measured(waiting: list[object], seconds: float) -> Iterator[object]:
-    decoded = [image for image in waiting if isinstance(image, DecodedImage)]
-    measured = _bounded(lambda: features.measure(decoded), seconds)
-    if not isinstance(measured, list):  # not enough memory for them together, or for the only one
-        measured = [_bounded(lambda one=one: features.measure([one])[0], seconds) for one in decoded]  # type: ignore[misc]
-    answers = iter(measured)
-    return (next(answers) if isinstance(image, DecodedImage) else image for image in waiting)
+def _measure(pending: list[object], seconds: float) -> Iterator[object]:
+    decoded = [image for image in pending if isinstance(image, DecodedImage)]
+    measured = _run_limited(lambda: features.measure(decoded), seconds)
+    if not isinstance(measured, list):  # not enough memory to measure them together, or for the only one
+        measured = [_run_limited(lambda image=image: features.measure([image])[0], seconds) for image in decoded]  # type: ignore[misc]
+    results = iter(measured)
+    return (next(results) if isinstance(image, DecodedImage) else image for image in pending)
 
 
-def _bounded(work: Callable[[], object], seconds: float) -> object:
-    """What comes of the work, or what is wrong with the image; so much processor time counts anew from here."""
-    process_limits.allow(seconds)
+def _run_limited(function: Callable[[], object], seconds: float) -> object:
+    """The result of `function`, or a problem with the image; `seconds` of processor time are counted from here."""
+    process_limits.limit_cpu_time(seconds)
     try:
-        return work()
+        return function()
     except ImageRejectedError as error:
         return {"problem": str(error).replace("\0", "")}
     except MemoryError:

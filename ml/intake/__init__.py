@@ -1,1 +1,1 @@
-"""From a drop in the bucket to rows that are judged: find, claim, inspect, validate."""
+"""Intake of a drop up to validated rows: find, claim, inspect, validate."""

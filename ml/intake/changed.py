@@ -1,4 +1,4 @@
-"""Drops that were changed after they were accepted: nothing of it is in the data, and nobody may believe that it is."""
+"""Reports drops that were changed after they were accepted: such changes are not in the data."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -13,30 +13,30 @@ from ml.errors import NotFoundError
 from ml.intake import listing
 from ml.intake.find import READY
 
-_SHOWN: Final = 3
+_MAX_NAMES: Final = 3  # in a message
 
 
 def report(ctx: Context) -> list[str]:
-    """What was changed in accepted drops since the last report, in words, a drop each; kept as the drop's reason.
+    """One message per accepted drop that changed since the last report; it is also stored as the drop's reason.
 
-    Files that were added or replaced count; removed ones do not, since an accepted drop may be deleted.
-    A drop whose marker was set anew is left to the next ingest.
+    Added and replaced files count; removed ones do not, since an accepted drop may be deleted. A drop whose
+    marker was set again is left to the next ingest.
 
     Raises:
         UnavailableError: a server does not answer.
     """
-    found = []
-    for drop in _accepted(ctx):
-        words = _changes(ctx, drop)
-        if words and words != drop["reason"]:
+    messages = []
+    for drop in _accepted_drops(ctx):
+        message = _changes(ctx, drop)
+        if message and message != drop["reason"]:
             with transaction(ctx.engine) as connection:
-                connection.execute(update(drops).where(drops.c.id == drop["id"]).values(reason=words))
-            found.append(f"{drop['prefix']} {words}")
-    return found
+                connection.execute(update(drops).where(drops.c.id == drop["id"]).values(reason=message))
+            messages.append(f"{drop['prefix']} {message}")
+    return messages
 
 
-def _accepted(ctx: Context) -> list[dict[str, Any]]:
-    """The newest of each folder, within retention."""
+def _accepted_drops(ctx: Context) -> list[dict[str, Any]]:
+    """Folders whose newest drop within retention is accepted."""
     since = datetime.now(UTC) - timedelta(days=ctx.settings.retention_days)
     newest = select(drops).ext(distinct_on(drops.c.prefix)).order_by(drops.c.prefix, drops.c.found_at.desc())
     with transaction(ctx.engine) as connection:
@@ -47,16 +47,16 @@ def _accepted(ctx: Context) -> list[dict[str, Any]]:
 def _changes(ctx: Context, drop: dict[str, Any]) -> str | None:
     if ctx.labels.exists(drop["prefix"] + READY):
         return None
-    now = listing.of(ctx, drop["prefix"], None)
+    current = listing.list_prefix(ctx, drop["prefix"], None)
     try:
         frozen = listing.read(ctx, drop["id"])
     except NotFoundError:
         return None
-    more = sorted(f.key for f in set(now.files) - set(frozen.files))
-    if not more:
+    changed_keys = sorted(f.key for f in set(current.files) - set(frozen.files))
+    if not changed_keys:
         return None
-    names = ", ".join(more[:_SHOWN]) + (", …" if len(more) > _SHOWN else "")
+    names = ", ".join(changed_keys[:_MAX_NAMES]) + (", …" if len(changed_keys) > _MAX_NAMES else "")
     return (
-        f"was changed after it was accepted: {len(more)} files were added or replaced ({names}) and are not in the "
-        f"data; set {READY} again to ingest them"
+        f"was changed after it was accepted: {len(changed_keys)} files were added or replaced ({names}) and are not in "
+        f"the data; set {READY} again to ingest them"
     )

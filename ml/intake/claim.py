@@ -1,4 +1,4 @@
-"""Claims a ready drop: freezes its listing, gives it its id, opens its cycle; and acknowledges it at the end."""
+"""Claims a ready drop (freezes its listing, assigns its id, opens its cycle) and acknowledges it at the end."""
 
 import logging
 import time
@@ -15,15 +15,15 @@ from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.intake import entries, listing, reading, staging_tars
 from ml.intake.find import INGESTED, READY, REJECTED
 from ml.intake.listing import Listing
-from ml.intake.reading import NOTHING, Drop
+from ml.intake.reading import EMPTY_DROP, Drop
 
 log = logging.getLogger(__name__)
 
 
 def claim(ctx: Context, prefix: str) -> str | None:
-    """The drop's id, or None if there is nothing left to do for it.
+    """The drop's id, or None if nothing is left to do for it.
 
-    The id is a hash of what the drop holds, so whoever claims the same content gets the same id, and
+    The id is a hash of the drop's content, so claiming the same content again gives the same id, and
     content that was finished before is only acknowledged. A drop that cannot be read at all is
     rejected here, with the reason.
 
@@ -32,7 +32,7 @@ def claim(ctx: Context, prefix: str) -> str | None:
 
     Raises:
         InvalidInputError: the drop has no marker.
-        ConflictError: the drop is changing right now; try again.
+        ConflictError: the drop is being changed; try again.
     """
     started = time.monotonic()
     prefix = prefix.rstrip("/") + "/"
@@ -42,10 +42,10 @@ def claim(ctx: Context, prefix: str) -> str | None:
         raise InvalidInputError(
             f"`{prefix}` has no marker: upload an empty object `{prefix}{READY}` when the drop is complete"
         ) from error
-    frozen = listing.take(ctx, prefix)
+    frozen = listing.list_drop(ctx, prefix)
     drop_id = frozen.drop_id
-    problem = _frozen(ctx, frozen)
-    # A store that tells no time for the marker costs the wait before the claim, which nobody can know then.
+    problem = _freeze(ctx, frozen)
+    # Without a time of the marker the wait before the claim is unknown and counts as 0.
     status = drops.begin(ctx.engine, drop_id, prefix, frozen.digest, marker.modified or datetime.now(UTC))
     if status != "claimed":
         acknowledge(ctx, drop_id)
@@ -58,76 +58,78 @@ def claim(ctx: Context, prefix: str) -> str | None:
     return drop_id
 
 
-def reject(ctx: Context, drop_id: str, reason: str, aside: Sequence[Mapping[str, Any]] = (), **columns: Any) -> None:
-    """End the drop as rejected: row, cycle and quarantine rows in one transaction, then the marker."""
+def reject(
+    ctx: Context, drop_id: str, reason: str, quarantined: Sequence[Mapping[str, Any]] = (), **columns: Any
+) -> None:
+    """Reject the drop: its row, cycle and quarantine rows in one transaction, then the marker."""
     with transaction(ctx.engine) as connection:
         if drops.locked_status(connection, drop_id) == "claimed":
             drops.finish(connection, drop_id, "rejected", reason=reason, **columns)
-            drops.put_in_quarantine(connection, drop_id, aside)
+            drops.put_in_quarantine(connection, drop_id, quarantined)
             drops.stop_cycle(connection, drop_id, "stopped", reason)
     log.warning("drop %s rejected: %s", drop_id, reason)
     acknowledge(ctx, drop_id)
 
 
-def acknowledge(ctx: Context, drop_id: str, seen: Listing | None = None) -> None:
-    """Replace the markers of a finished drop by the one that tells its fate.
+def acknowledge(ctx: Context, drop_id: str, current: Listing | None = None) -> None:
+    """Replace the marker of a finished drop by the one for its status.
 
-    A drop that was added to or changed while this one was handled stays ready: it is a new drop, not yet
-    seen. What is changed without a new marker after that is found by `ml.monitoring.maintain`.
+    If files were added or changed meanwhile, the folder stays ready: it is a new drop. Changes after that,
+    without a new marker, are reported by `ml.intake.changed`.
 
     Args:
         ctx: the context.
         drop_id: the drop.
-        seen: what the drop held a moment ago; good as long as nobody has set the marker anew.
+        current: a recent listing of the drop; used unless the marker has been set again since.
     """
     row = drops.get(ctx.engine, drop_id)
     staging_tars.discard(ctx, drop_id)
-    keep = ("images", "accepted", "quarantined", "duplicates", "reason", "dataset_version", "report_key")
-    body = {"drop_id": drop_id, "status": row["status"], **{name: row[name] for name in keep}}
-    fate, other = (INGESTED, REJECTED) if row["status"] == "accepted" else (REJECTED, INGESTED)
-    ctx.labels.put(row["prefix"] + fate, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
-    ctx.labels.delete([row["prefix"] + other])
+    columns = ("images", "accepted", "quarantined", "duplicates", "reason", "dataset_version", "report_key")
+    body = {"drop_id": drop_id, "status": row["status"], **{name: row[name] for name in columns}}
+    marker_name, obsolete_name = (INGESTED, REJECTED) if row["status"] == "accepted" else (REJECTED, INGESTED)
+    ctx.labels.put(row["prefix"] + marker_name, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
+    ctx.labels.delete([row["prefix"] + obsolete_name])
     try:
         marker = ctx.labels.info(row["prefix"] + READY)
-        now = seen if seen and marker.modified == row["ready_at"] else listing.take(ctx, row["prefix"])
+        latest = current if current and marker.modified == row["ready_at"] else listing.list_drop(ctx, row["prefix"])
     except NotFoundError:
         return
-    if now.drop_id == drop_id or _is_part(now, listing.read(ctx, drop_id)):
+    if latest.drop_id == drop_id or _is_subset(latest, listing.read(ctx, drop_id)):
         ctx.labels.delete([row["prefix"] + READY])
 
 
-def _is_part(now: Listing, frozen: Listing) -> bool:
-    """Whether nothing came to the drop or changed in it. What did is logged: a store may have told it by mistake."""
-    fresh = sorted(set(now.files) - set(frozen.files))
-    if now.hint == frozen.hint and not fresh:
+def _is_subset(current: Listing, frozen: Listing) -> bool:
+    """Whether no file was added or changed since the claim. Changes are logged: a store may report some by mistake."""
+    new_files = sorted(set(current.files) - set(frozen.files))
+    if current.hint == frozen.hint and not new_files:
         return True
-    shown = ", ".join(f"`{f.key}` ({f.size} bytes, ETag {f.etag!r})" for f in fresh[:3]) or "none"
+    examples = ", ".join(f"`{f.key}` ({f.size} bytes, ETag {f.etag!r})" for f in new_files[:3]) or "none"
     log.warning(
-        "%s changed since it was claimed as drop %s, so it is claimed anew: format %s, now %s; new or changed files: "
+        "%s changed since it was claimed as drop %s, so it is claimed again: format %s, now %s; new or changed files: "
         "%d, such as %s",
-        *(now.prefix, frozen.drop_id, frozen.hint, now.hint, len(fresh), shown),
+        *(current.prefix, frozen.drop_id, frozen.hint, current.hint, len(new_files), examples),
     )
     return False
 
 
-def _frozen(ctx: Context, found: Listing) -> str | None:
-    """Keep what the drop holds, before its row says so, and once only; returns why it cannot be used, if so."""
+def _freeze(ctx: Context, frozen: Listing) -> str | None:
+    """Save the listing and entries once, before the drop's row is written; returns why it cannot be used, if so."""
     try:
-        return entries.head(ctx, found.drop_id).problem
+        return entries.head(ctx, frozen.drop_id).problem
     except NotFoundError:
-        listing.save(ctx, found)
-    drop, problem = _read(ctx, found)
-    entries.save(ctx, found, drop, problem)
+        listing.save(ctx, frozen)
+    drop, problem = _read(ctx, frozen)
+    entries.save(ctx, frozen, drop, problem)
     return problem
 
 
-def _read(ctx: Context, found: Listing) -> tuple[Drop, str | None]:
-    if not found.files:
-        return NOTHING, "the drop is empty: its marker is there, but no file"
+def _read(ctx: Context, frozen: Listing) -> tuple[Drop, str | None]:
+    if not frozen.files:
+        return EMPTY_DROP, "the drop is empty: its marker is there, but no file"
     try:
-        drop = reading.take(ctx, found)
+        drop = reading.read_drop(ctx, frozen)
     except InvalidInputError as error:
-        return NOTHING, str(error)
+        return EMPTY_DROP, str(error)
     except NotFoundError as error:
-        raise ConflictError(f"the drop is changing while it is claimed: {error}; it is tried again") from error
+        raise ConflictError(f"the drop is changing while it is claimed: {error}; it will be tried again") from error
     return drop, None if drop.entries else "the drop holds no image files"

@@ -1,4 +1,4 @@
-"""A drop judged before it is uploaded: the same steps on a bucket that is a folder of this machine."""
+"""Validates a drop before its upload: the steps of intake, with local folders as buckets."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ml.catalog import existing_samples as stored
+from ml.catalog import existing_samples
 from ml.context import Context
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.intake import entries, history, inspect, judgement, label_agreement, listing, reading, upload
@@ -22,7 +22,7 @@ OnImages = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class DryRun:
-    """What would become of a drop; `rejected` says why all of it would be, `left_out` what could not be asked."""
+    """The expected outcome of a drop; `rejected` holds reasons to reject it, `left_out` which checks were skipped."""
 
     format: str | None
     images: int = 0
@@ -35,11 +35,11 @@ class DryRun:
     left_out: str | None = None
 
 
-class Folder(ObjectStore):
-    """Objects that are local files: those given, and below `root` those that are put. No server knows of it."""
+class LocalStore(ObjectStore):
+    """An object store on local files: `files` by key, and stored objects below `root`."""
 
     def __init__(self, bucket: str, root: Path, files: dict[str, Path]) -> None:
-        self.bucket, self._fast = bucket, None
+        self.bucket, self._bulk_reader = bucket, None
         self._root, self._files = root, files
 
     def put(self, key: str, data: bytes, content_type: str = "") -> None:
@@ -68,7 +68,7 @@ class Folder(ObjectStore):
         yield from (self.info(key) for key in sorted(self._files) if key.startswith(prefix))
 
     def copy(self, source: str, target: str, source_bucket: str | None = None) -> None:
-        raise UnavailableError(f"nothing is copied in a rehearsal: {source_bucket} {source} {target}")
+        raise UnavailableError(f"objects cannot be copied in a dry run: {source} of {source_bucket} to {target}")
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -80,69 +80,69 @@ class Folder(ObjectStore):
         return self._files[key]
 
 
-def rehearse(ctx: Context, path: Path, on_images: OnImages) -> DryRun:
-    """Judge a folder or archive as it would be judged after its upload; nothing is sent or stored.
+def run(ctx: Context, path: Path, on_images: OnImages) -> DryRun:
+    """Validate a folder or archive as after its upload; nothing is uploaded or stored.
 
-    Labels, classes and figures of the data are asked of the catalog; where it does not answer, they are
-    left out, and the result says so.
+    Labels, classes and figures of the stored samples are read from the catalog; if it does not answer, the
+    checks that need them are skipped, and the result says so.
 
     Args:
-        on_images: hears how many images were looked at, of how many.
+        on_images: called with the number of inspected images and their total.
 
     Raises:
-        InvalidInputError: there is nothing at `path`, or a suite cannot be used.
+        InvalidInputError: `path` does not exist, or a suite cannot be used.
     """
-    with _local(ctx, path) as (here, frozen):
+    with _local(ctx, path) as (local, frozen):
         try:
-            drop = reading.take(here, frozen)
+            drop = reading.read_drop(local, frozen)
         except InvalidInputError as error:
             return DryRun(None, rejected=[str(error)])
         if not drop.entries:
             return DryRun(drop.format, rejected=["the drop holds no image files"])
-        entries.save(here, frozen, drop)
-        past, champion, left_out = _asked(ctx)
-        known = partial(stored.labels, ctx.engine) if past else _nothing
-        done = 0
-        for chunk in range(inspect.chunk_count(here, frozen.drop_id)):
-            done += inspect.inspect_chunk(here, frozen.drop_id, chunk, known)
-            on_images(done, len(drop.entries))
-        made = judgement.judge(here, frozen.drop_id, past or History(), lambda _: champion)
-    fates = made.fates
+        entries.save(local, frozen, drop)
+        past, champion, left_out = _read_catalog(ctx)
+        find_labels = partial(existing_samples.labels, ctx.engine) if past else _no_labels
+        inspected = 0
+        for chunk in range(inspect.chunk_count(local, frozen.drop_id)):
+            inspected += inspect.inspect_chunk(local, frozen.drop_id, chunk, find_labels)
+            on_images(inspected, len(drop.entries))
+        verdict = judgement.evaluate(local, frozen.drop_id, past or History(), lambda _: champion)
+    rows = verdict.rows
     return DryRun(
         format=drop.format,
-        images=len(fates),
-        good=fates.count("good"),
-        duplicates=fates.count("duplicate"),
-        quarantined={r["key"]: r["reasons"] for r in fates.rows("bad", "key")},
-        figures=made.figures,
-        warnings=made.warnings,
-        rejected=made.against,
+        images=len(rows),
+        good=rows.count("good"),
+        duplicates=rows.count("duplicate"),
+        quarantined={r["key"]: r["reasons"] for r in rows.rows("bad", "key")},
+        figures=verdict.figures,
+        warnings=verdict.warnings,
+        rejected=verdict.rejection_reasons,
         left_out=left_out,
     )
 
 
 @contextmanager
 def _local(ctx: Context, path: Path) -> Iterator[tuple[Context, listing.Listing]]:
-    """The context with folders of this machine as buckets, and what would be the drop's listing."""
+    """The context with local folders as buckets, and the listing that the drop would have."""
     with upload.prepare(path, "rehearsal") as prepared, tempfile.TemporaryDirectory() as scratch:
         prefix = f"{ctx.settings.drops_prefix}{prepared.name}/"
-        labels = Folder("local", Path(scratch), {prefix + key: file for key, file in prepared.files.items()})
-        here = replace(ctx, labels=labels, store=Folder("scratch", Path(scratch), {}))
-        yield here, listing.of(here, prefix, None)
+        labels = LocalStore("local", Path(scratch), {prefix + key: file for key, file in prepared.files.items()})
+        local = replace(ctx, labels=labels, store=LocalStore("scratch", Path(scratch), {}))
+        yield local, listing.list_prefix(local, prefix, None)
 
 
-def _nothing(hashes: Sequence[str]) -> dict[str, str]:
+def _no_labels(hashes: Sequence[str]) -> dict[str, str]:
     del hashes
     return {}
 
 
-def _asked(ctx: Context) -> tuple[History | None, Model | None, str | None]:
-    """History and champion, and why not."""
+def _read_catalog(ctx: Context) -> tuple[History | None, Model | None, str | None]:
+    """History and champion, and why one of them is missing."""
     try:
         past = history.read(ctx.engine)
     except UnavailableError as error:
         return None, None, str(error)
     try:
-        return past, label_agreement.champion(ctx), None
+        return past, label_agreement.load_champion(ctx), None
     except UnavailableError as error:
         return past, None, f"labels are not compared with the live model: {error}"

@@ -1,7 +1,7 @@
-"""A drop's entries, frozen when it was claimed: a table that changes later changes nothing.
+"""A drop's entries, frozen when it is claimed: later changes of its labels file have no effect.
 
-They are kept in pages, one for each task that inspects, and a head that says what there is; the head
-comes last, so that either everything is there or nothing counts.
+They are stored in pages, one per inspection task, with a head that describes them. The head is written
+last, so that entries are either complete or absent.
 """
 
 import io
@@ -37,25 +37,25 @@ FIELDS = [
     ("others", pa.list_(pa.struct(ANNOTATION))),
     ("subject", pa.string()),
     ("size", pa.int64()),  # null: the drop has no such file
-    ("archive", pa.string()),  # and where in it, see `archives.ArchiveMember`; null: an object of its own
+    ("archive", pa.string()),  # position as in `archives.ArchiveMember`; null: the file is an object
     ("offset", pa.int64()),
     ("span", pa.int64()),
 ]
 _SCHEMA: Final = pa.schema(FIELDS)
-_LEAST: Final = 8192  # bytes a small image counts as in a page: that much it costs to ask for it
+_MIN_COST: Final = 8192  # bytes that a small image counts as in a page, for the cost of its request
 
 
 @dataclass(frozen=True)
 class Head:
-    """Of the frozen entries.
+    """Describes the frozen entries.
 
     Attributes:
         prefix: the drop's folder.
-        format: the name of the format it was read as.
-        problem: why the drop cannot be used at all, if it cannot.
-        count: entries.
-        pages: how many pages they are on.
-        archives: ETags of the archives that images are in, by key.
+        format: the name of the drop's format.
+        problem: why the whole drop cannot be used, if so.
+        count: the number of entries.
+        pages: the number of pages.
+        archives: ETags of the archives that hold images, by key.
     """
 
     prefix: str
@@ -75,25 +75,25 @@ def page_key(drop_id: str, page: int) -> str:
 
 
 def save(ctx: Context, listing: Listing, drop: Drop, problem: str | None = None) -> None:
-    """Keep the entries; `problem` says why the drop cannot be used at all."""
+    """Store the entries; `problem` says why the whole drop cannot be used."""
     drop_id = listing.drop_id
     pages = list(_pages(drop, ctx.settings.inspect_bytes))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: ctx.store.put(page_key(drop_id, n), _parquet(drop, pages[n])), range(len(pages))))
-    inside = {place.archive for place in drop.places.values()}
+    archive_keys = {member.archive for member in drop.archive_members.values()}
     head = Head(
         listing.prefix,
         drop.format,
         problem,
         len(drop.entries),
         len(pages),
-        {f.key: f.etag for f in listing.files if f.key in inside},
+        {f.key: f.etag for f in listing.files if f.key in archive_keys},
     )
     ctx.store.put(key(drop_id), orjson.dumps(head), "application/json")
 
 
 def head(ctx: Context, drop_id: str) -> Head:
-    """What there is.
+    """Read the head.
 
     Raises:
         NotFoundError: the drop was never claimed.
@@ -123,7 +123,7 @@ def read(ctx: Context, drop_id: str, page: int) -> list[dict[str, Any]]:
 
 
 def _values(column: pa.ChunkedArray) -> Sequence[Any]:
-    """Of a column; most drops say nothing in half of them, and nothing takes as long to convert as something."""
+    """The values of a column. Empty columns, about half of those of most drops, skip the slow conversion."""
     if column.null_count == len(column):
         return [None] * len(column)
     if pa.types.is_list(column.type) and not len(column.combine_chunks().flatten()):
@@ -132,35 +132,35 @@ def _values(column: pa.ChunkedArray) -> Sequence[Any]:
     return values
 
 
-def _pages(drop: Drop, most: int) -> Iterator[Sequence[Entry]]:
-    """Pages of nearly equal cost, of about `most` bytes of images each."""
-    costs = [max(_LEAST, drop.sizes.get(e.key, 0)) for e in drop.entries]
+def _pages(drop: Drop, target_bytes: int) -> Iterator[Sequence[Entry]]:
+    """Pages of nearly equal cost, of about `target_bytes` of images each."""
+    costs = [max(_MIN_COST, drop.sizes.get(e.key, 0)) for e in drop.entries]
     total = sum(costs)
     if not total:
         return
-    share = total / -(-total // most)
-    start, spent = 0, 0
+    page_cost = total / -(-total // target_bytes)
+    start, cost_so_far = 0, 0
     for i, cost in enumerate(costs, 1):
-        spent += cost
-        if spent >= share or i == len(costs):
+        cost_so_far += cost
+        if cost_so_far >= page_cost or i == len(costs):
             yield drop.entries[start:i]
-            start, spent = i, 0
+            start, cost_so_far = i, 0
 
 
 def _parquet(drop: Drop, page: Sequence[Entry]) -> bytes:
-    placed = [drop.places.get(e.key) for e in page]
+    members = [drop.archive_members.get(e.key) for e in page]
     columns = {name: [getattr(e, name) for e in page] for name in vars(page[0]) if name not in ("others", "problem")}
     columns["others"] = [[vars(o) for o in e.others] for e in page]
-    columns["problem"] = [_problem(e, p, drop) for e, p in zip(page, placed, strict=True)]
+    columns["problem"] = [_problem(e, m, drop) for e, m in zip(page, members, strict=True)]
     columns["size"] = [drop.sizes.get(e.key) for e in page]
     for name in ("archive", "offset", "span"):
-        columns[name] = [getattr(p, name) if p else None for p in placed]
+        columns[name] = [getattr(m, name) if m else None for m in members]
     buffer = io.BytesIO()
     pq.write_table(pa.table([pa.array(columns[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA), buffer)
     return buffer.getvalue()
 
 
-def _problem(entry: Entry, place: ArchiveMember | None, drop: Drop) -> str | None:
-    if problem := entry.problem or (place.problem if place else None):
+def _problem(entry: Entry, member: ArchiveMember | None, drop: Drop) -> str | None:
+    if problem := entry.problem or (member.problem if member else None):
         return problem
     return None if entry.key in drop.sizes else "its name is too long, or holds a NUL character"

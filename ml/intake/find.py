@@ -1,4 +1,4 @@
-"""Which drops in the bucket are ready. Level-triggered: ask again and the same drops are named."""
+"""Finds the ready drops in the bucket. Level-triggered: a drop is found again until it is acknowledged."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MARKERS = frozenset({READY, INGESTED, REJECTED})
 
 @dataclass(frozen=True)
 class ReadyDrop:
-    """A drop whose marker is there; `prefix` ends in ``/``."""
+    """A drop with a ready marker; `prefix` ends in ``/``."""
 
     prefix: str
     ready_at: datetime
@@ -25,13 +25,13 @@ class ReadyDrop:
 def find_ready(ctx: Context) -> list[ReadyDrop]:
     """All ready drops, the longest waiting first.
 
-    One listing of the folders plus one small request a folder; accepted drops leave the bucket when
-    their retention ends, so the cost follows recent drops.
+    Costs one listing of the folders plus one small request per folder; accepted drops leave the bucket when
+    their retention ends, so the cost depends on recent drops only.
     """
     folders = [o.key for o in ctx.labels.list(ctx.settings.drops_prefix, recursive=False) if o.key.endswith("/")]
     with ThreadPoolExecutor(16) as pool:
-        found = pool.map(lambda prefix: _ready(ctx, prefix), folders)
-    return sorted((d for d in found if d), key=lambda d: d.ready_at)
+        ready = pool.map(lambda prefix: _ready(ctx, prefix), folders)
+    return sorted((d for d in ready if d), key=lambda d: d.ready_at)
 
 
 def _ready(ctx: Context, prefix: str) -> ReadyDrop | None:

@@ -1,7 +1,7 @@
-"""What a drop is compared with: the data as it stands, and the figures of the drops accepted before.
+"""What a drop is compared with: the stored samples, and the figures of previously accepted drops.
 
-Reading it costs the same for ten thousand samples and for ten million: figures come from the newest
-`DROPS` results of drops, label shares from at most `PAGES` pages of the table of samples.
+Reading it takes the same time for ten thousand samples and for ten million: figures come from the newest
+`DROPS` drops, label shares from at most `PAGES` pages of the table `samples`.
 """
 
 import statistics
@@ -19,23 +19,23 @@ from ml.catalog.tables import samples
 from ml.intake import quarantine_store
 
 DROPS = 50
-PAGES = 500  # of 8 KiB, some 20 samples each
-ENOUGH_IMAGES = 50
-ENOUGH_IMAGES_A_CLASS = 5
-ENOUGH_DROPS = 3
-LEAST_DEVIATION = 0.02  # of brightness: drops that were all alike must not make every other one look strange
+PAGES = 500  # of 8 KiB, about 20 samples each
+MIN_IMAGES = 50
+MIN_IMAGES_PER_CLASS = 5
+MIN_DROPS = 3
+MIN_DEVIATION = 0.02  # of brightness, so that small deviations of uniform drops do not look like outliers
 
 
 @dataclass(frozen=True)
 class History:
-    """Empty (as made without arguments) where there is no catalog, or nothing in it.
+    """The default values are those of an empty catalog.
 
     Attributes:
         classes: of the newest dataset version.
-        shares: label to its share of the stored samples.
-        drops: the figures of the drops accepted last.
-        class_map: classes that were renamed or merged, to what they are called now.
-        released: a person released what the drop holds, and with it any class.
+        shares: share of the stored samples by label.
+        drops: figures of the newest accepted drops.
+        class_map: the current class by former name, for classes that were renamed or merged.
+        released: the drop was released from quarantine, which allows it any class.
     """
 
     classes: frozenset[str] = frozenset()
@@ -46,7 +46,7 @@ class History:
 
 
 def read(engine: Engine, prefix: str | None = None) -> History:
-    """The history as the catalog has it now, for the drop at `prefix`.
+    """Read the current history from the catalog, for the drop at `prefix`.
 
     Raises:
         UnavailableError: the catalog does not answer.
@@ -61,13 +61,13 @@ def read(engine: Engine, prefix: str | None = None) -> History:
         )
 
 
-def compare(past: History, images: int, labels: Counter[str], brightness: float | None) -> dict[str, float | None]:
-    """The figures of `drop.yml` that need a history; None where there is too little of it, or of the drop.
+def compare(reference: History, images: int, labels: Counter[str], brightness: float | None) -> dict[str, float | None]:
+    """The figures of `drop.yml` that need a history; None where the history or the drop is too small.
 
     Args:
-        images: all images of the drop.
-        labels: how many good new images bear each label.
-        brightness: their mean.
+        images: the number of all images of the drop.
+        labels: the number of good new images by label.
+        brightness: their mean brightness.
 
     Returns:
         `class_shift`: total variation distance of the drop's label shares from the stored ones, 0 to 1.
@@ -77,35 +77,35 @@ def compare(past: History, images: int, labels: Counter[str], brightness: float 
     """
     total = sum(labels.values())
     return {
-        "class_shift": _class_shift(past.shares, labels, total),
-        "unknown_share": sum(n for c, n in labels.items() if c not in past.classes) / total
-        if past.classes and total
+        "class_shift": _class_shift(reference.shares, labels, total),
+        "unknown_share": sum(n for c, n in labels.items() if c not in reference.classes) / total
+        if reference.classes and total
         else None,
-        "size_ratio": _size_ratio([d["images"] for d in past.drops if d.get("images")], images),
+        "size_ratio": _size_ratio([d["images"] for d in reference.drops if d.get("images")], images),
         "brightness_shift": _brightness_shift(
-            [d["brightness"] for d in past.drops if d.get("brightness") is not None], brightness
+            [d["brightness"] for d in reference.drops if d.get("brightness") is not None], brightness
         ),
     }
 
 
 def _class_shift(shares: Mapping[str, float], labels: Counter[str], total: int) -> float | None:
-    if not shares or total < max(ENOUGH_IMAGES, ENOUGH_IMAGES_A_CLASS * len(shares)):
+    if not shares or total < max(MIN_IMAGES, MIN_IMAGES_PER_CLASS * len(shares)):
         return None
     return sum(abs(shares.get(c, 0.0) - labels[c] / total) for c in {*shares, *labels}) / 2
 
 
 def _size_ratio(sizes: list[int], images: int) -> float | None:
-    return images / statistics.median(sizes) if len(sizes) >= ENOUGH_DROPS else None
+    return images / statistics.median(sizes) if len(sizes) >= MIN_DROPS else None
 
 
-def _brightness_shift(past: list[float], brightness: float | None) -> float | None:
-    if brightness is None or len(past) < ENOUGH_DROPS:
+def _brightness_shift(previous: list[float], brightness: float | None) -> float | None:
+    if brightness is None or len(previous) < MIN_DROPS:
         return None
-    return (brightness - statistics.fmean(past)) / max(LEAST_DEVIATION, statistics.stdev(past))
+    return (brightness - statistics.fmean(previous)) / max(MIN_DEVIATION, statistics.stdev(previous))
 
 
 def _shares(connection: Connection) -> dict[str, float]:
-    """Exact for a table of up to `PAGES` pages, else from as many pages, chosen by chance but always the same."""
+    """Exact for a table of up to `PAGES` pages, else from that many pages, sampled with a fixed seed."""
     pages = connection.execute(text("select pg_relation_size('samples') / current_setting('block_size')::int")).scalar()
     percent = min(100.0, 100 * PAGES / max(1, pages or 0))
     table = samples if percent == 100 else samples.tablesample(func.system(percent), seed=text("1"))

@@ -1,4 +1,4 @@
-"""Looks at every image of a drop: fetched, hashed, decoded, measured. Chunks are independent tasks."""
+"""Inspects every image of a drop: fetches, hashes, decodes and measures it. Chunks are independent tasks."""
 
 import io
 from collections import deque
@@ -15,18 +15,17 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml.catalog import cycles
-from ml.catalog import existing_samples as stored
+from ml.catalog import cycles, existing_samples
 from ml.context import Context
 from ml.errors import NotFoundError
 from ml.imaging.images import Limits
-from ml.imaging.sandbox import Answer, Decoders
+from ml.imaging.sandbox import DecodeResult, DecoderPool
 from ml.intake import entries, fetching, staging_tars
-from ml.intake.fetching import Fetched
+from ml.intake.fetching import FetchedBatch
 from ml.intake.staging_tars import StagingTar
 
-Known = Callable[[Sequence[str]], dict[str, str]]
-"""SHA-256s to the labels of those that are stored."""
+LabelLookup = Callable[[Sequence[str]], dict[str, str]]
+"""Returns the labels of the stored samples among some SHA-256s, by SHA-256."""
 
 SCHEMA = pa.schema(
     [
@@ -46,17 +45,17 @@ SCHEMA = pa.schema(
         ("phash_high", pa.int32()),
         ("phash_low", pa.int32()),
         ("chunk", pa.int32()),
-        ("known", pa.string()),  # the label of the sample that it is already, if it is one
-        ("packed", pa.int64()),  # where in the chunk's pack its member is; null: it is not sound
+        ("known", pa.string()),  # the label of the stored sample with the same bytes, if any
+        ("packed", pa.int64()),  # offset of its member in the chunk's staging tar; null: the image is unusable
     ]
 )
-_PIECE = 64  # images sent to a decoder at once
-_GROUP = 4096  # rows written together: each time costs as much as hundreds of rows
-_SMALL = 8192  # bytes of an image that takes longer to fetch than to decode, so that one decoder keeps up
+_DECODE_BATCH = 64  # images sent to a decoder at once
+_ROW_GROUP = 4096  # rows written together; each group costs as much as hundreds of rows
+_SMALL_IMAGE = 8192  # bytes; smaller images take longer to fetch than to decode, so one decoder is enough
 
 
 def chunk_count(ctx: Context, drop_id: str) -> int:
-    """How many chunks `inspect_chunk` must be called for."""
+    """The number of chunks that `inspect_chunk` must be called for."""
     return entries.head(ctx, drop_id).pages
 
 
@@ -64,69 +63,69 @@ def chunk_key(drop_id: str, chunk: int) -> str:
     return f"drops/{drop_id}/inspected/{chunk:06}.parquet"
 
 
-def inspect_chunk(ctx: Context, drop_id: str, chunk: int, known: Known | None = None) -> int:
-    """Inspect one chunk and write its rows (`SCHEMA`) to the store; returns how many.
+def inspect_chunk(ctx: Context, drop_id: str, chunk: int, find_labels: LabelLookup | None = None) -> int:
+    """Inspect one chunk and write its rows (`SCHEMA`) to the store; returns their number.
 
-    What is wrong with an image stands in its row's `problem`; it never ends the task.
+    A defect of an image is recorded in its row's `problem`; it never fails the task.
 
     Args:
-        known: of a rehearsal, which has no cycle either that would be told how long it took; by default the catalog.
+        find_labels: replaces the catalog in a dry run, which has no cycle to record the duration in either.
 
     Raises:
         UnavailableError: the object store or the catalog failed; the chunk is inspected again on retry.
     """
     limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
-    with cycles.stage(ctx.engine, drop_id, "inspect") if known is None else nullcontext():
-        head, chosen = entries.head(ctx, drop_id), entries.read(ctx, drop_id, chunk)
-        _check_archives(ctx, head, chosen)
+    with cycles.stage(ctx.engine, drop_id, "inspect") if find_labels is None else nullcontext():
+        head, rows = entries.head(ctx, drop_id), entries.read(ctx, drop_id, chunk)
+        _check_archives(ctx, head, rows)
         with TemporaryDirectory() as folder:
-            buffer, pack = io.BytesIO(), StagingTar(Path(folder) / "pack.tar")
+            buffer, staging_tar = io.BytesIO(), StagingTar(Path(folder) / "staging.tar")
             with (
-                Decoders(limits, processes=_processes(chosen)) as decoders,
-                ThreadPoolExecutor(1, "asking") as asking,
+                DecoderPool(limits, processes=_process_count(rows)) as decoders,
+                ThreadPoolExecutor(1, "catalog") as catalog_pool,
             ):
-                ask: Known = known or partial(stored.labels, ctx.engine)
-                batches = fetching.batches(ctx, head.prefix, chosen, limits)
-                looked_at = _looked_at(batches, decoders, lambda hashes: asking.submit(ask, hashes))
-                _write(buffer, _packed(pack, chunk, looked_at))
-            pack.close()
-            if pack.size:
-                ctx.store.put_file(staging_tars.key(drop_id, chunk), pack.path, "application/x-tar")
+                lookup: LabelLookup = find_labels or partial(existing_samples.labels, ctx.engine)
+                batches = fetching.batches(ctx, head.prefix, rows, limits)
+                decoded = _decode_batches(batches, decoders, lambda hashes: catalog_pool.submit(lookup, hashes))
+                _write(buffer, _stage(staging_tar, chunk, decoded))
+            staging_tar.close()
+            if staging_tar.size:
+                ctx.store.put_file(staging_tars.key(drop_id, chunk), staging_tar.path, "application/x-tar")
         ctx.store.put(chunk_key(drop_id, chunk), buffer.getvalue())
-    return len(chosen)
+    return len(rows)
 
 
 def _check_archives(ctx: Context, head: entries.Head, rows: Sequence[dict[str, Any]]) -> None:
-    """An archive that was replaced since the claim holds other images elsewhere."""
+    """Mark rows of archives that were replaced since the claim, where the frozen positions are no longer valid."""
     for archive in sorted({row["archive"] for row in rows if row["archive"]}):
         try:
-            same = ctx.labels.info(head.prefix + archive).etag == head.archives[archive]
+            unchanged = ctx.labels.info(head.prefix + archive).etag == head.archives[archive]
         except NotFoundError:
-            same = False
+            unchanged = False
         for row in rows:
-            if row["archive"] == archive and not same:
+            if row["archive"] == archive and not unchanged:
                 row["problem"] = row["problem"] or f"`{archive}` was replaced or removed after the drop was claimed"
 
 
-def _processes(rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """How many decoders are worth their start; None: one a core."""
-    return 1 if sum(row["size"] or 0 for row in rows) < _SMALL * len(rows) else None
+def _process_count(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """The number of decoders that is worth starting; None: one per core."""
+    return 1 if sum(row["size"] or 0 for row in rows) < _SMALL_IMAGE * len(rows) else None
 
 
-def _packed(
-    pack: StagingTar, chunk: int, looked_at: Iterable[Iterable[tuple[dict[str, Any], bytes | None]]]
+def _stage(
+    staging_tar: StagingTar, chunk: int, decoded: Iterable[Iterable[tuple[dict[str, Any], bytes | None]]]
 ) -> Iterator[dict[str, Any]]:
-    """The rows, whole, while what is sound goes into the pack."""
-    for row, data in chain.from_iterable(looked_at):
+    """Yield the completed rows, and append usable images to the staging tar."""
+    for row, data in chain.from_iterable(decoded):
         row |= {"chunk": chunk, "packed": None}
         if data and row["problem"] is None:
-            row["packed"] = pack.add(row["sha256"], row["format"], data)
+            row["packed"] = staging_tar.add(row["sha256"], row["format"], data)
         yield row
 
 
 def _write(buffer: IO[bytes], rows: Iterator[dict[str, Any]]) -> None:
     with pq.ParquetWriter(buffer, SCHEMA) as writer:
-        while group := list(islice(rows, _GROUP)):
+        while group := list(islice(rows, _ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, SCHEMA))
 
 
@@ -144,35 +143,37 @@ def read_rows(ctx: Context, drop_id: str) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A batch under way: what the decoders see in its images, and which of them are stored already."""
+class _PendingBatch:
+    """A batch in progress: the decoders' results for its images, and the labels of those that are stored already."""
 
-    batch: Fetched
-    pieces: "list[Future[list[Answer]]]"
-    known: "Future[dict[str, str]]"
+    batch: FetchedBatch
+    results: "list[Future[list[DecodeResult]]]"
+    labels: "Future[dict[str, str]]"
 
 
-def _looked_at(
-    fetched: Iterable[Fetched], decoders: Decoders, ask: "Callable[[list[str]], Future[dict[str, str]]]"
+def _decode_batches(
+    batches: Iterable[FetchedBatch], decoders: DecoderPool, find_labels: "Callable[[list[str]], Future[dict[str, str]]]"
 ) -> Iterator[list[tuple[dict[str, Any], bytes | None]]]:
-    """The rows of each batch with their bytes, while the decoders work on the next ones and others are fetched."""
-    under_way: deque[_Work] = deque()
-    for batch in fetched:
+    """The rows of each batch with their bytes, while the next batch is decoded and the one after it is fetched."""
+    pending: deque[_PendingBatch] = deque()
+    for batch in batches:
         data = list(batch.images.values())
-        pieces = [decoders.submit(data[i : i + _PIECE]) for i in range(0, len(data), _PIECE)]
-        under_way.append(_Work(batch, pieces, ask(sorted({batch.rows[i]["sha256"] for i in batch.images}))))
-        if len(under_way) > 1:
-            yield _rows(under_way.popleft())
-    while under_way:
-        yield _rows(under_way.popleft())
+        results = [decoders.submit(data[i : i + _DECODE_BATCH]) for i in range(0, len(data), _DECODE_BATCH)]
+        pending.append(
+            _PendingBatch(batch, results, find_labels(sorted({batch.rows[i]["sha256"] for i in batch.images})))
+        )
+        if len(pending) > 1:
+            yield _rows(pending.popleft())
+    while pending:
+        yield _rows(pending.popleft())
 
 
-def _rows(work: _Work) -> list[tuple[dict[str, Any], bytes | None]]:
-    batch, known = work.batch, work.known.result()
-    answers = (answer for piece in work.pieces for answer in piece.result())
-    for i, answer in zip(batch.images, answers, strict=True):
+def _rows(pending: _PendingBatch) -> list[tuple[dict[str, Any], bytes | None]]:
+    batch, labels = pending.batch, pending.labels.result()
+    results = (result for future in pending.results for result in future.result())
+    for i, result in zip(batch.images, results, strict=True):
         row = batch.rows[i]
         batch.rows[i] = (
-            row | answer | {"problem": row["problem"] or answer.get("problem"), "known": known.get(row["sha256"])}
+            row | result | {"problem": row["problem"] or result.get("problem"), "known": labels.get(row["sha256"])}
         )
     return [(row, batch.images.get(i)) for i, row in enumerate(batch.rows)]

@@ -1,4 +1,4 @@
-"""What the suites say of an inspected drop: each row, and the drop as a whole against history. Writes nothing."""
+"""Validates an inspected drop: each row, and the drop as a whole against history. Writes nothing."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -22,160 +22,163 @@ from ml.validation.suites import KEY, SuiteResult
 if TYPE_CHECKING:
     import pandas as pd
 
-Champion = Callable[[Context], Model | None]
+LoadChampion = Callable[[Context], Model | None]
 
-_NESTED: Final = "others"  # what more annotators said: no expectation is about it
+_NESTED: Final = "others"  # further annotations; no expectation uses them
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What the suites say of a drop's rows (`by_row`) and of its `figures` (`whole`)."""
+class DropVerdict:
+    """The suites' results for a drop's rows (`images_result`) and for its `figures` (`drop_result`)."""
 
-    fates: RowVerdicts
+    rows: RowVerdicts
     figures: dict[str, Any]
-    by_row: SuiteResult
-    whole: SuiteResult
+    images_result: SuiteResult
+    drop_result: SuiteResult
 
     @property
-    def against(self) -> list[str]:
-        """Why the drop must be rejected; empty if it need not be."""
-        return [*self.whole.words, *self.by_row.overall]
+    def rejection_reasons(self) -> list[str]:
+        """Why the drop must be rejected; empty if it is accepted."""
+        return [*self.drop_result.messages, *self.images_result.overall]
 
     @property
     def warnings(self) -> list[str]:
-        return [*self.whole.warnings, *self.by_row.warnings]
+        return [*self.drop_result.warnings, *self.images_result.warnings]
 
 
-def judge(ctx: Context, drop_id: str, past: History, champion: Champion) -> Judgement:
-    """Judge an inspected drop.
+def evaluate(ctx: Context, drop_id: str, past: History, load_champion: LoadChampion) -> DropVerdict:
+    """Validate an inspected drop.
 
     Args:
-        champion: gives the model that the labels are compared with, if there is one.
+        past: what the drop is compared with.
+        load_champion: returns the model that labels are compared with, if there is one.
 
     Raises:
         NotFoundError: a chunk was not inspected.
         InvalidInputError: a suite in the expectations folder cannot be used.
     """
-    table = _table(ctx, drop_id, past)
+    table = _read_table(ctx, drop_id, past)
     suite = ctx.settings.expectations / "images.yml"
-    by_row = suites.judge(suite, _frame(ctx, table, past, suites.columns(suite)))
-    fates = _sorted(table, by_row)
-    figures = {"format": entries.head(ctx, drop_id).format, **_figures(ctx, drop_id, fates, past, champion)}
-    whole = suites.judge(ctx.settings.expectations / "drop.yml", suites.one_row(figures))
-    return Judgement(fates, figures, by_row, whole)
+    images_result = suites.validate(suite, _frame(ctx, table, past, suites.columns(suite)))
+    rows = _to_verdicts(table, images_result)
+    figures = {"format": entries.head(ctx, drop_id).format, **_figures(ctx, drop_id, rows, past, load_champion)}
+    drop_result = suites.validate(ctx.settings.expectations / "drop.yml", suites.single_row_frame(figures))
+    return DropVerdict(rows, figures, images_result, drop_result)
 
 
-def _table(ctx: Context, drop_id: str, past: History) -> pa.Table:
-    """The inspected rows under today's class names."""
+def _read_table(ctx: Context, drop_id: str, past: History) -> pa.Table:
+    """The inspected rows, with current class names."""
     try:
         table = inspect.read_rows(ctx, drop_id)
     except NotFoundError as error:
-        raise NotFoundError(f"drop {drop_id} is not wholly inspected: {error}") from error
+        raise NotFoundError(f"drop {drop_id} is not fully inspected: {error}") from error
     if past.class_map:
         labels = pa.array([renamed(name, past.class_map) for name in table["label"].to_pylist()], pa.string())
         table = table.set_column(table.column_names.index("label"), "label", labels)
     return table
 
 
-def _frame(ctx: Context, table: pa.Table, past: History, wanted: Set[str] | None) -> "pd.DataFrame":
-    """What `images.yml` judges; all-empty columns as objects: GX can match no pattern against all-NaN floats.
+def _frame(ctx: Context, table: pa.Table, past: History, suite_columns: Set[str] | None) -> "pd.DataFrame":
+    """The frame that `images.yml` validates; empty columns are objects, since GX cannot match patterns against NaN.
 
     Args:
-        wanted: columns that the suite is about, so that memory holds no others; None: all.
+        suite_columns: columns that the suite uses, to save memory; None: all.
     """
     keys, labels, hashes = (table[name].to_pylist() for name in (KEY, "label", "sha256"))
     conflict = row_verdicts.conflicts(keys, labels, hashes)
-    chosen = [n for n in table.column_names if n != _NESTED and (wanted is None or n in wanted | {KEY})]
-    frame = table.select(chosen).to_pandas()
+    names = [n for n in table.column_names if n != _NESTED and (suite_columns is None or n in suite_columns | {KEY})]
+    frame = table.select(names).to_pandas()
     frame["aspect"] = pc.divide(table["width"].cast(pa.float64()), table["height"].cast(pa.float64())).to_pandas()
     frame["conflict"] = conflict
     frame["class_problem"] = _class_problems(ctx, labels, past)
     empty = [name for name in frame.columns if frame[name].isna().all()]
-    made: pd.DataFrame = frame.astype(dict.fromkeys(empty, object))
-    made[empty] = None
-    return made
+    result: pd.DataFrame = frame.astype(dict.fromkeys(empty, object))
+    result[empty] = None
+    return result
 
 
 def _class_problems(ctx: Context, labels: Sequence[str | None], past: History) -> list[str | None]:
     policy = ctx.settings.new_classes
     if policy == "accept" or not past.classes or past.released:
         return [None] * len(labels)
-    words = {"hold": "waits for approval", "reject": "is not allowed"}[policy]
-    new = {
-        label: f"class {label} is new and {words} (setting `new_classes`)"
+    consequence = {"hold": "waits for approval", "reject": "is not allowed"}[policy]
+    problems = {
+        label: f"class {label} is new and {consequence} (setting `new_classes`)"
         for label in set(labels)
         if label and label not in past.classes
     }
-    return [new.get(label) if label else None for label in labels]
+    return [problems.get(label) if label else None for label in labels]
 
 
-def _sorted(table: pa.Table, verdict: SuiteResult) -> RowVerdicts:
-    fate: list[RowVerdict] = []
+def _to_verdicts(table: pa.Table, images_result: SuiteResult) -> RowVerdicts:
+    verdicts: list[RowVerdict] = []
     reasons: dict[int, list[str]] = {}
     first: dict[str, int] = {}
     twins: dict[int, list[int]] = {}
     columns = [table[name].to_pylist() for name in (KEY, "sha256", "label", "problem")]
-    unread, stored = table["fingerprint"].is_null().to_pylist(), table["known"].is_valid().to_pylist()
+    undecoded, stored = table["fingerprint"].is_null().to_pylist(), table["known"].is_valid().to_pylist()
     for i, (key, digest, label, problem) in enumerate(zip(*columns, strict=True)):
-        if against := verdict.reasons.get(key) or _unusable(label, problem, unread=unread[i]):
-            reasons[i] = against
-            fate.append("bad")
+        if row_reasons := images_result.reasons.get(key) or _unusable(label, problem, undecoded=undecoded[i]):
+            reasons[i] = row_reasons
+            verdicts.append("bad")
         elif stored[i]:
-            fate.append("duplicate")
+            verdicts.append("duplicate")
         elif digest in first:
             twins.setdefault(first[digest], []).append(i)
-            fate.append("duplicate")
+            verdicts.append("duplicate")
         else:
             first[digest] = i
-            fate.append("good")
-    return RowVerdicts(_together(table, twins), fate, reasons)
+            verdicts.append("good")
+    return RowVerdicts(_merge_twins(table, twins), verdicts, reasons)
 
 
-def _together(table: pa.Table, twins: Mapping[int, Sequence[int]]) -> pa.Table:
-    """What is said of further copies of an image is said of the first; marks them as twins.
+def _merge_twins(table: pa.Table, twins: Mapping[int, Sequence[int]]) -> pa.Table:
+    """Mark further copies of an image as twins, and add their annotations to the first copy.
 
     Args:
-        twins: place of the first copy to the places of the others.
+        twins: indices of the further copies, by index of the first copy.
     """
-    further = {i for copies in twins.values() for i in copies}
-    table = table.append_column("twin", pa.array([i in further for i in range(len(table))], pa.bool_()))
+    twin_indices = {i for copies in twins.values() for i in copies}
+    table = table.append_column("twin", pa.array([i in twin_indices for i in range(len(table))], pa.bool_()))
     if not twins:
         return table
-    said = table.select([name for name, _ in entries.ANNOTATION]).to_pylist()
-    others = table[_NESTED].to_pylist()
+    annotations = table.select([name for name, _ in entries.ANNOTATION]).to_pylist()
+    further = table[_NESTED].to_pylist()
     for i, copies in twins.items():
-        others[i] = [*(others[i] or ()), *(told for c in copies for told in (said[c], *(others[c] or ())))]
-    at = table.column_names.index(_NESTED)
-    return table.set_column(at, _NESTED, pa.array(others, table.schema.field(_NESTED).type))
+        further[i] = [*(further[i] or ()), *(a for c in copies for a in (annotations[c], *(further[c] or ())))]
+    position = table.column_names.index(_NESTED)
+    return table.set_column(position, _NESTED, pa.array(further, table.schema.field(_NESTED).type))
 
 
-def _unusable(label: str | None, problem: str | None, *, unread: bool) -> list[str]:
-    """What no suite can allow, however it is edited."""
-    if unread:
+def _unusable(label: str | None, problem: str | None, *, undecoded: bool) -> list[str]:
+    """Reasons that make a row unusable whatever the suite says."""
+    if undecoded:
         return [problem or "it could not be decoded"]
     return [] if label else ["it has no label"]
 
 
-def _figures(ctx: Context, drop_id: str, fates: RowVerdicts, past: History, champion: Champion) -> dict[str, Any]:
-    """The one row that `drop.yml` judges."""
-    good, duplicates = fates.count("good"), fates.count("duplicate")
-    table = fates.table.filter(pa.array([f == "good" for f in fates.fate], pa.bool_()))
+def _figures(
+    ctx: Context, drop_id: str, rows: RowVerdicts, past: History, load_champion: LoadChampion
+) -> dict[str, Any]:
+    """The row that `drop.yml` validates."""
+    good, duplicates = rows.count("good"), rows.count("duplicate")
+    table = rows.table.filter(pa.array([v == "good" for v in rows.verdicts], pa.bool_()))
     counts = Counter(table["label"].to_pylist())
     brightness = pc.mean(table["brightness"]).as_py()
     return {
-        "images": len(fates),
-        "good_share": (good + duplicates) / len(fates) if len(fates) else None,
-        "duplicate_share": duplicates / len(fates) if len(fates) else None,
+        "images": len(rows),
+        "good_share": (good + duplicates) / len(rows) if len(rows) else None,
+        "duplicate_share": duplicates / len(rows) if len(rows) else None,
         "classes": len(counts),
         "largest_class_share": max(counts.values()) / good if good else None,
         "brightness": brightness,
-        "label_agreement": _agreement(ctx, drop_id, table, champion),
-        **history.compare(past, len(fates), counts, brightness),
+        "label_agreement": _agreement(ctx, drop_id, table, load_champion),
+        **history.compare(past, len(rows), counts, brightness),
     }
 
 
-def _agreement(ctx: Context, drop_id: str, good: pa.Table, champion: Champion) -> float | None:
-    if len(good) < label_agreement.ENOUGH or (model := champion(ctx)) is None:
+def _agreement(ctx: Context, drop_id: str, good: pa.Table, load_champion: LoadChampion) -> float | None:
+    if len(good) < label_agreement.MIN_IMAGES or (model := load_champion(ctx)) is None:
         return None
 
     def fetch(rows: Sequence[dict[str, Any]]) -> list[bytes]:

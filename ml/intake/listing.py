@@ -1,4 +1,4 @@
-"""The frozen listing: what a drop held when it became ready. It names the drop and everything read later."""
+"""The frozen listing: the files of a drop when it was claimed. It determines the drop's id and what is read later."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from ml.errors import IntegrityError
 from ml.intake.find import MARKERS, READY
 from ml.storage.object_store import ObjectInfo, ObjectStore
 
-_FOLDERS: Final = 64
+_MAX_FOLDERS: Final = 64  # that are listed in parallel
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Keys are relative to `prefix`; `hint` is the format that the marker names, if it does."""
+    """Keys are relative to `prefix`; `hint` is the format that the marker names, if any."""
 
     prefix: str
     files: tuple[ObjectInfo, ...]
@@ -28,7 +28,7 @@ class Listing:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over prefix and every file's name, size and ETag."""
+        """SHA-256 over prefix, hint and every file's name, size and ETag."""
         rows = [[f.key, f.size, f.etag] for f in self.files]
         return hashlib.sha256(orjson.dumps([self.prefix, self.hint, rows])).hexdigest()
 
@@ -37,45 +37,45 @@ class Listing:
         return f"d-{self.digest[:16]}"
 
 
-def take(ctx: Context, prefix: str) -> Listing:
-    """What the bucket holds below `prefix` now, markers left out.
+def list_drop(ctx: Context, prefix: str) -> Listing:
+    """The current files of a ready drop, without markers.
 
     Raises:
         NotFoundError: there is no marker.
     """
-    return of(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
+    return list_prefix(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
 
 
-def of(ctx: Context, prefix: str, hint: str | None) -> Listing:
-    """As `take`, whether there is a marker or not. Of too large a drop, as many files as show that it is."""
-    most = ctx.settings.max_drop_images + 1
-    found = ((o.key.removeprefix(prefix), o) for o in _objects(ctx.labels, prefix, most) if not o.key.endswith("/"))
-    files = (ObjectInfo(key, o.size, o.etag, None) for key, o in found if key not in MARKERS)
-    return Listing(prefix, tuple(islice(files, most)), hint)
+def list_prefix(ctx: Context, prefix: str, hint: str | None) -> Listing:
+    """As `list_drop`, with or without a marker. Stops after one file more than a drop may have."""
+    limit = ctx.settings.max_drop_images + 1
+    objects = ((o.key.removeprefix(prefix), o) for o in _objects(ctx.labels, prefix, limit) if not o.key.endswith("/"))
+    files = (ObjectInfo(key, o.size, o.etag, None) for key, o in objects if key not in MARKERS)
+    return Listing(prefix, tuple(islice(files, limit)), hint)
 
 
-def _objects(store: ObjectStore, prefix: str, most: int) -> Iterable[ObjectInfo]:
-    """In key order. A few folders are listed side by side: an answer of a thousand keys takes its time."""
-    enough = most + len(MARKERS)
-    top = list(islice(store.list(prefix, recursive=False), enough))
+def _objects(store: ObjectStore, prefix: str, limit: int) -> Iterable[ObjectInfo]:
+    """Objects in key order. A few folders are listed in parallel: a page of a thousand keys is slow."""
+    max_objects = limit + len(MARKERS)
+    top = list(islice(store.list(prefix, recursive=False), max_objects))
     folders = [o.key for o in top if o.key.endswith("/")]
-    if len(folders) > _FOLDERS:
+    if len(folders) > _MAX_FOLDERS:
         return store.list(prefix)
     with ThreadPoolExecutor(4) as pool:
-        inside = pool.map(lambda folder: list(islice(store.list(folder), enough)), folders)
-        return sorted([*top, *(o for part in inside for o in part)], key=lambda o: o.key)
+        folder_objects = pool.map(lambda folder: list(islice(store.list(folder), max_objects)), folders)
+        return sorted([*top, *(o for objects in folder_objects for o in objects)], key=lambda o: o.key)
 
 
 def _hint(marker: bytes) -> str | None:
-    """The format that the marker names; anything else in it is nobody's business."""
+    """The format that the marker names; any other content is ignored."""
     if not marker.strip():
         return None
     try:
         body = orjson.loads(marker)
     except orjson.JSONDecodeError:
         return None
-    named = body.get("format") if isinstance(body, dict) else None
-    return str(named) if named is not None else None
+    format_name = body.get("format") if isinstance(body, dict) else None
+    return str(format_name) if format_name is not None else None
 
 
 def key(drop_id: str) -> str:
@@ -92,7 +92,7 @@ def save(ctx: Context, listing: Listing) -> None:
 
 
 def read(ctx: Context, drop_id: str) -> Listing:
-    """The listing that was saved.
+    """The saved listing.
 
     Raises:
         NotFoundError: the drop was never claimed.

@@ -1,4 +1,4 @@
-"""Everything that waits to be ingested: ready drops, and claimed ones whose ingest was interrupted."""
+"""Claims all drops that wait for intake: ready ones, and claimed ones whose intake was interrupted."""
 
 import logging
 import math
@@ -15,11 +15,11 @@ from ml.intake.inspect import chunk_count
 log = logging.getLogger(__name__)
 
 
-def claim_all(ctx: Context, prefix: str | None = None, most: int | None = None) -> list[dict[str, Any]]:
-    """Claim the drop at `prefix`, or every ready one and take up what was begun; ``{"drop_id", "chunks"}`` each.
+def claim_all(ctx: Context, prefix: str | None = None, limit: int | None = None) -> list[dict[str, Any]]:
+    """Claim the drop at `prefix`, or every ready one and resume interrupted ones; ``{"drop_id", "chunks"}`` each.
 
     Args:
-        most: so many drops at the most; the others stay as they are, for the next time.
+        limit: the largest number of drops; the remaining ones are left for the next call.
 
     Raises:
         InvalidInputError: `prefix` has no marker.
@@ -27,30 +27,30 @@ def claim_all(ctx: Context, prefix: str | None = None, most: int | None = None) 
     if prefix is not None:
         claimed = [claim(ctx, prefix if prefix.endswith("/") else f"{prefix}/")]
     else:
-        claimed = [_claim_or_leave(ctx, drop.prefix) for drop in find_ready(ctx)[:most]]
+        claimed = [_try_claim(ctx, drop.prefix) for drop in find_ready(ctx)[:limit]]
         claimed += drops.unfinished(ctx.engine)
-    ids = list(dict.fromkeys(d for d in claimed if d))[:most]
+    ids = list(dict.fromkeys(d for d in claimed if d))[:limit]
     return [{"drop_id": d, "chunks": chunk_count(ctx, d)} for d in ids]
 
 
-def _claim_or_leave(ctx: Context, prefix: str) -> str | None:
-    """A drop that is changing, or that another process finished since it was found, keeps no other drop waiting."""
+def _try_claim(ctx: Context, prefix: str) -> str | None:
+    """Skip a drop that is changing, or that another process finished since it was found, so that it blocks no other."""
     try:
         return claim(ctx, prefix)
     except (ConflictError, InvalidInputError) as error:
-        log.warning("%s is left for the next time: %s", prefix, error)
+        log.warning("drop %s is not claimed now: %s; it will be tried again", prefix, error)
         return None
 
 
-def bundles(claimed: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The chunks of all drops as pieces of work, ``{"drop_id", "chunks": [...]}``: one chunk each where that fits.
+def chunk_batches(claimed: Sequence[Mapping[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Batches of chunks of one drop each, ``{"drop_id", "chunks": [...]}``; of one chunk where `limit` allows that.
 
     Args:
-        claimed: what `claim_all` gave, no more than `most`.
-        most: so many pieces at the most.
+        claimed: the result of `claim_all`, at most `limit` drops.
+        limit: the largest number of batches.
     """
     size, largest = 1, max((drop["chunks"] for drop in claimed), default=1)
-    while size < largest and sum(math.ceil(drop["chunks"] / size) for drop in claimed) > most:
+    while size < largest and sum(math.ceil(drop["chunks"] / size) for drop in claimed) > limit:
         size += 1
     return [
         {"drop_id": drop["drop_id"], "chunks": list(range(start, min(start + size, drop["chunks"])))}

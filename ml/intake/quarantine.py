@@ -1,4 +1,4 @@
-"""Bad images are kept, with their reasons, where a person can look at them."""
+"""Copies rejected images of a drop to the quarantine, where a person can review them."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -9,36 +9,36 @@ from ml.context import Context
 from ml.errors import NotFoundError, UnavailableError
 from ml.intake import source
 
-_LARGEST: Final = 100_000_000  # bytes of an archive's member
+_MAX_BYTES: Final = 100_000_000  # bytes of an archive member
 
 
-def hold(ctx: Context, prefix: str, drop_id: str, bad: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Copy the bad images of a drop aside; returns the rows to insert (key, label, sha256, reasons, object_key).
+def copy_images(ctx: Context, prefix: str, drop_id: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copy the images to the quarantine; returns the rows to insert (key, label, sha256, reasons, object_key).
 
-    The bytes are copied because drops leave the bucket when their retention ends.
+    They are copied because drops are deleted from the bucket when their retention ends.
     """
 
     def copy(row: dict[str, Any]) -> str | None:
-        target = _target(drop_id, row["key"])
+        target = _object_key(drop_id, row["key"])
         try:
             if row["size"] is None or row.get("archive"):
-                return target if _unpack(ctx, prefix, row, target) else None
+                return target if _extract(ctx, prefix, row, target) else None
             ctx.store.copy(prefix + row["key"], target, source_bucket=ctx.labels.bucket)
         except NotFoundError:
             return None
         return target
 
     with ThreadPoolExecutor(8) as pool:
-        kept = list(pool.map(copy, bad))
+        targets = list(pool.map(copy, rows))
     return [
         {name: row[name] for name in ("key", "label", "sha256", "reasons")} | {"object_key": target}
-        for row, target in zip(bad, kept, strict=True)
+        for row, target in zip(rows, targets, strict=True)
     ]
 
 
-def _unpack(ctx: Context, prefix: str, row: dict[str, Any], target: str) -> bool:
-    """Store a member of an archive by itself; a file that does not exist and one too large to hold are not."""
-    if row["size"] is None or row["size"] > _LARGEST:
+def _extract(ctx: Context, prefix: str, row: dict[str, Any], target: str) -> bool:
+    """Store an archive member as an object; returns False for a missing file and for one that is too large."""
+    if row["size"] is None or row["size"] > _MAX_BYTES:
         return False
     (data,) = source.images(ctx, prefix, [row])
     if isinstance(data, UnavailableError):
@@ -48,8 +48,8 @@ def _unpack(ctx: Context, prefix: str, row: dict[str, Any], target: str) -> bool
     return isinstance(data, bytes)
 
 
-def _target(drop_id: str, key: str) -> str:
-    """A key of our own making: the uploaded one may hold anything."""
+def _object_key(drop_id: str, key: str) -> str:
+    """A generated key: the uploaded one may contain anything."""
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     suffix = PurePosixPath(key).suffix[:10]
     return f"quarantine/{drop_id}/{digest}{suffix if suffix[1:].isalnum() else ''}"

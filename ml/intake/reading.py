@@ -1,4 +1,4 @@
-"""Reads what a drop says of its images, in whichever format it says it."""
+"""Reads the entries of a drop in any supported format."""
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -18,59 +18,59 @@ _KEY_BYTES: Final = 1024  # S3's limit; only the name of a file that does not ex
 
 @dataclass(frozen=True)
 class Drop:
-    """What a drop holds: the format's name, its entries, the sizes of its files, and which are in archives."""
+    """The content of a drop: its format, its entries, the sizes of its files, and those of them in archives, by key."""
 
     format: str
     entries: Sequence[Entry]
     sizes: Mapping[str, int]
-    places: Mapping[str, ArchiveMember]
+    archive_members: Mapping[str, ArchiveMember]
 
 
-NOTHING: Final = Drop("none", (), {}, {})
+EMPTY_DROP: Final = Drop("none", (), {}, {})
 
 
-def take(ctx: Context, listing: Listing) -> Drop:
+def read_drop(ctx: Context, listing: Listing) -> Drop:
     """Read the drop.
 
     Raises:
         InvalidInputError: no format fits, its table or an archive cannot be read, or there are too many images.
-        NotFoundError: the table was removed meanwhile.
-        ConflictError: the table was replaced meanwhile; list the drop again.
+        NotFoundError: the table was removed since the drop was listed.
+        ConflictError: the table was replaced since then; list the drop again.
     """
-    most = ctx.settings.max_drop_images
-    _check_size("files", len(listing.files), most)
-    wide, places = archives.expand(listing, partial(source.opened, ctx.labels, listing.prefix))
-    _check_size("images", len(wide.files), most)
-    get = cache(_reader(ctx, listing, places))  # several formats may look into the same file
-    name = formats.detect(wide, get)
-    found: list[Entry] = formats.read(name, wide, get)
-    _check_size("images", len(found), most)
-    unique = list({e.key: e for e in map(_storable, reversed(found))}.values())[::-1]
-    return Drop(name, unique, {f.key: f.size for f in wide.files}, places)
+    limit = ctx.settings.max_drop_images
+    _check_size("files", len(listing.files), limit)
+    expanded, members = archives.expand(listing, partial(source.open_object, ctx.labels, listing.prefix))
+    _check_size("images", len(expanded.files), limit)
+    get = cache(_reader(ctx, listing, members))  # several formats may read the same file
+    name = formats.detect(expanded, get)
+    all_entries: list[Entry] = formats.read(name, expanded, get)
+    _check_size("images", len(all_entries), limit)
+    unique = list({e.key: e for e in map(_storable, reversed(all_entries))}.values())[::-1]
+    return Drop(name, unique, {f.key: f.size for f in expanded.files}, members)
 
 
-def _check_size(what: str, count: int, most: int) -> None:
-    if count > most:
+def _check_size(what: str, count: int, limit: int) -> None:
+    if count > limit:
         raise InvalidInputError(
-            f"the drop holds more than {most} {what}, as many as `EVERGREEN_MAX_DROP_IMAGES` allows; upload it in parts"
+            f"the drop holds more than {limit} {what}, the limit in `EVERGREEN_MAX_DROP_IMAGES`; upload it in parts"
         )
 
 
-def _reader(ctx: Context, listing: Listing, places: Mapping[str, ArchiveMember]) -> Callable[[str], bytes]:
+def _reader(ctx: Context, listing: Listing, members: Mapping[str, ArchiveMember]) -> Callable[[str], bytes]:
     etags = {f.key: f.etag for f in listing.files}
 
     def get(name: str) -> bytes:
-        place = places.get(name)
-        stored = place.archive if place else name
-        if stored not in etags:
+        member = members.get(name)
+        object_name = member.archive if member else name
+        if object_name not in etags:
             raise InvalidInputError(f"the drop has no `{name}`, which its format needs")
-        row = {"key": name} | ({n: getattr(place, n) for n in ArchiveMember.__slots__} if place else {})
+        row = {"key": name} | ({n: getattr(member, n) for n in ArchiveMember.__slots__} if member else {})
         (data,) = source.images(ctx, listing.prefix, [row])
         if isinstance(data, Exception):
             raise data
-        if ctx.labels.info(listing.prefix + stored).etag != etags[stored]:
+        if ctx.labels.info(listing.prefix + object_name).etag != etags[object_name]:
             raise ConflictError(
-                f"`{listing.prefix}{stored}` was replaced while the drop was claimed; it is tried again"
+                f"`{listing.prefix}{object_name}` was replaced while the drop was claimed; it will be tried again"
             )
         return data
 
@@ -78,11 +78,11 @@ def _reader(ctx: Context, listing: Listing, places: Mapping[str, ArchiveMember])
 
 
 def _storable(entry: Entry) -> Entry:
-    """The entry in a form that Postgres, Parquet and S3 can all hold; classes spelt alike on every system."""
+    """The entry in a form that Postgres, Parquet and S3 can all store, with labels in Unicode normal form C."""
     if _is_plain(entry):
         return entry
     name = entry.key.replace("\0", "\ufffd").encode()[:_KEY_BYTES].decode(errors="ignore")
-    kept = replace(
+    cleaned = replace(
         entry,
         key=name,
         annotator=_clean(entry.annotator),
@@ -94,16 +94,16 @@ def _storable(entry: Entry) -> Entry:
         ),
     )
     if entry.label is None or "\0" not in entry.label:
-        return replace(kept, label=unicodedata.normalize("NFC", entry.label) if entry.label else None)
-    return replace(kept, label=None, problem=entry.problem or "the label holds a NUL character")
+        return replace(cleaned, label=unicodedata.normalize("NFC", entry.label) if entry.label else None)
+    return replace(cleaned, label=None, problem=entry.problem or "the label holds a NUL character")
 
 
 def _is_plain(entry: Entry) -> bool:
-    """Nothing to be done to it; true of nearly all."""
-    told = entry.key + (entry.label or "")
+    """Whether the entry is storable as it is; true of nearly all."""
+    content = entry.key + (entry.label or "")
     return (
-        told.isascii()
-        and "\0" not in told
+        content.isascii()
+        and "\0" not in content
         and len(entry.key) <= _KEY_BYTES
         and entry.label != ""
         and not (entry.annotator or entry.subject or entry.others)

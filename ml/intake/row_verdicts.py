@@ -1,4 +1,4 @@
-"""What validation found out about each row of a drop, kept for acceptance."""
+"""The verdict of validation on each row of a drop, stored for acceptance."""
 
 import io
 import tempfile
@@ -19,42 +19,42 @@ RowVerdict = Literal["good", "duplicate", "bad"]
 ROW_VERDICTS: Final[tuple[RowVerdict, ...]] = ("good", "duplicate", "bad")
 SCHEMA = pa.schema(
     [
-        ("fate", pa.string()),  # the first column, so that a group of rows tells it without being read
+        ("fate", pa.string()),  # first, so that it can be read from the statistics of a row group
         *inspect.SCHEMA,
-        ("twin", pa.bool_()),  # a further copy of an image of the same drop
+        ("twin", pa.bool_()),  # a duplicate of an earlier image of the same drop
         ("reasons", pa.string()),
     ]
 )
-_JUDGED_BY: Final = frozenset({"problem", "mode", "sharpness", "entropy", "known", "twin", "fate", "reasons"})
-_PAGE = 5000
+_VALIDATION_ONLY: Final = frozenset({"problem", "mode", "sharpness", "entropy", "known", "twin", "fate", "reasons"})
+_PAGE_ROWS = 5000
 
 
 @dataclass(frozen=True)
 class RowVerdicts:
-    """What becomes of each row of a drop, held by column: a drop may have very many.
+    """The verdicts on all rows of a drop, as columns: a drop may have very many rows.
 
     Attributes:
         table: `inspect.SCHEMA`, with `twin` as in `SCHEMA`.
-        fate: ``good``, ``duplicate`` or ``bad``, for each row.
-        reasons: of the bad rows, by their place in the table.
+        verdicts: ``good``, ``duplicate`` or ``bad``, for each row.
+        reasons: of the bad rows, by index.
     """
 
     table: pa.Table
-    fate: Sequence[RowVerdict]
+    verdicts: Sequence[RowVerdict]
     reasons: Mapping[int, list[str]]
 
     def __len__(self) -> int:
-        return len(self.fate)
+        return len(self.verdicts)
 
-    def count(self, fate: RowVerdict) -> int:
-        return sum(f == fate for f in self.fate)
+    def count(self, verdict: RowVerdict) -> int:
+        return sum(v == verdict for v in self.verdicts)
 
-    def rows(self, fate: RowVerdict, *columns: str) -> list[dict[str, Any]]:
-        """Some columns of the rows that have this fate; with `reasons`, if they are bad."""
-        chosen = [i for i, f in enumerate(self.fate) if f == fate]
-        rows: list[dict[str, Any]] = self.table.select(list(columns)).take(pa.array(chosen, pa.int64())).to_pylist()
-        if fate == "bad":
-            rows = [row | {"reasons": self.reasons[i]} for i, row in zip(chosen, rows, strict=True)]
+    def rows(self, verdict: RowVerdict, *columns: str) -> list[dict[str, Any]]:
+        """Some columns of the rows with this verdict; for bad rows also `reasons`."""
+        indices = [i for i, v in enumerate(self.verdicts) if v == verdict]
+        rows: list[dict[str, Any]] = self.table.select(list(columns)).take(pa.array(indices, pa.int64())).to_pylist()
+        if verdict == "bad":
+            rows = [row | {"reasons": self.reasons[i]} for i, row in zip(indices, rows, strict=True)]
         return rows
 
 
@@ -62,17 +62,17 @@ def key(drop_id: str) -> str:
     return f"drops/{drop_id}/validated.parquet"
 
 
-def save(ctx: Context, drop_id: str, fates: RowVerdicts) -> None:
-    """Keep the rows, sorted by fate, so that each fate is read page by page."""
+def save(ctx: Context, drop_id: str, rows: RowVerdicts) -> None:
+    """Store the rows, sorted by verdict, so that those of one verdict can be read page by page."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, SCHEMA) as writer:
-        for fate in ROW_VERDICTS:
-            chosen = [i for i, f in enumerate(fates.fate) if f == fate]
-            table = fates.table.take(pa.array(chosen, pa.int64()))
-            reasons = [orjson.dumps(fates.reasons.get(i, [])).decode() for i in chosen]
+        for verdict in ROW_VERDICTS:
+            indices = [i for i, v in enumerate(rows.verdicts) if v == verdict]
+            table = rows.table.take(pa.array(indices, pa.int64()))
+            reasons = [orjson.dumps(rows.reasons.get(i, [])).decode() for i in indices]
             table = table.append_column("reasons", pa.array(reasons, pa.string()))
-            table = table.append_column("fate", pa.repeat(fate, len(chosen))).select(SCHEMA.names)
-            if fate == "duplicate":
+            table = table.append_column("fate", pa.repeat(verdict, len(indices))).select(SCHEMA.names)
+            if verdict == "duplicate":
                 table = table.sort_by("sha256")
             for start, end in _pages(table["sha256"].to_pylist()):
                 writer.write_table(table.slice(start, end - start), row_group_size=end - start)
@@ -80,10 +80,10 @@ def save(ctx: Context, drop_id: str, fates: RowVerdicts) -> None:
 
 
 def _pages(hashes: Sequence[str | None]) -> Iterator[tuple[int, int]]:
-    """From and to of pages that keep together what follows upon one another with the same bytes."""
+    """Start and end of pages; consecutive rows with the same bytes stay on one page."""
     start = 0
     while start < len(hashes):
-        end = min(start + _PAGE, len(hashes))
+        end = min(start + _PAGE_ROWS, len(hashes))
         while end < len(hashes) and hashes[end] == hashes[end - 1] is not None:
             end += 1
         yield start, end
@@ -91,37 +91,37 @@ def _pages(hashes: Sequence[str | None]) -> Iterator[tuple[int, int]]:
 
 
 class StoredRowVerdicts:
-    """The kept rows; memory holds a page of them."""
+    """The stored rows; memory holds one page of them."""
 
     def __init__(self, file: pq.ParquetFile) -> None:
         self._file = file
         groups = range(file.metadata.num_row_groups)
-        self._fates = [file.metadata.row_group(g).column(0).statistics.min for g in groups]
+        self._verdict_by_group = [file.metadata.row_group(g).column(0).statistics.min for g in groups]
 
-    def count(self, fate: RowVerdict) -> int:
-        return sum(self._file.metadata.row_group(g).num_rows for g in self._groups(fate))
+    def count(self, verdict: RowVerdict) -> int:
+        return sum(self._file.metadata.row_group(g).num_rows for g in self._groups(verdict))
 
-    def columns(self, fate: RowVerdict, names: Sequence[str]) -> pa.Table:
-        """Some columns of all rows."""
-        return self._file.read_row_groups(self._groups(fate), columns=list(names))
+    def columns(self, verdict: RowVerdict, names: Sequence[str]) -> pa.Table:
+        """Some columns of all rows with this verdict."""
+        return self._file.read_row_groups(self._groups(verdict), columns=list(names))
 
-    def pages(self, fate: RowVerdict) -> Iterator[list[dict[str, Any]]]:
-        """Rows as dicts by the names of `SCHEMA`; of good ones without what was measured for validation only."""
-        names = [n for n in SCHEMA.names if fate != "good" or n not in _JUDGED_BY]
-        for group in self._groups(fate):
+    def pages(self, verdict: RowVerdict) -> Iterator[list[dict[str, Any]]]:
+        """Pages of rows as dicts by the names of `SCHEMA`; good rows lack the columns that only validation uses."""
+        names = [n for n in SCHEMA.names if verdict != "good" or n not in _VALIDATION_ONLY]
+        for group in self._groups(verdict):
             rows = self._file.read_row_group(group, columns=names).to_pylist()
-            if fate == "bad":
+            if verdict == "bad":
                 for row in rows:
                     row["reasons"] = orjson.loads(row["reasons"])
             yield rows
 
-    def _groups(self, fate: RowVerdict) -> list[int]:
-        return [g for g, found in enumerate(self._fates) if found == fate]
+    def _groups(self, verdict: RowVerdict) -> list[int]:
+        return [g for g, v in enumerate(self._verdict_by_group) if v == verdict]
 
 
 @contextmanager
-def opened(ctx: Context, drop_id: str) -> Iterator[StoredRowVerdicts]:
-    """Raises NotFoundError for a drop that was not validated."""
+def open_stored(ctx: Context, drop_id: str) -> Iterator[StoredRowVerdicts]:
+    """Open the stored rows; raises NotFoundError if the drop was not validated."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "validated.parquet"
         ctx.store.get_file(key(drop_id), path)
@@ -130,22 +130,23 @@ def opened(ctx: Context, drop_id: str) -> Iterator[StoredRowVerdicts]:
 
 
 def conflicts(keys: Sequence[str], labels: Sequence[str | None], hashes: Sequence[str | None]) -> list[str | None]:
-    """Words for each row whose bytes bear another label in the same drop: all of them are put aside.
+    """A reason for each row whose bytes have another label elsewhere in the same drop, which quarantines all of them.
 
-    Another label than a stored sample has is no fault: it is one more annotation, see `ml.datasets.labels`.
+    A label that differs from that of a stored sample is not an error but a further annotation, see
+    `ml.datasets.labels`.
     """
     first: dict[str, str] = {}
-    told = [(label, digest) for label, digest in zip(labels, hashes, strict=True) if label and digest]
-    contested = {digest for label, digest in told if first.setdefault(digest, label) != label}
+    labelled = [(label, digest) for label, digest in zip(labels, hashes, strict=True) if label and digest]
+    contested = {digest for label, digest in labelled if first.setdefault(digest, label) != label}
     if not contested:
         return [None] * len(keys)
-    same: dict[str, list[int]] = {}
+    rows_by_digest: dict[str, list[int]] = {}
     for i, digest in enumerate(hashes):
         if digest in contested and labels[i]:
-            same.setdefault(digest, []).append(i)
-    words: list[str | None] = [None] * len(keys)
-    for rows in same.values():
+            rows_by_digest.setdefault(digest, []).append(i)
+    reasons: list[str | None] = [None] * len(keys)
+    for rows in rows_by_digest.values():
         for i in rows:
             if (other := next((o for o in rows if labels[o] != labels[i]), None)) is not None:
-                words[i] = f"the same image is labelled {labels[i]} here and {labels[other]} in {keys[other]}"
-    return words
+                reasons[i] = f"the same image is labelled {labels[i]} here and {labels[other]} in {keys[other]}"
+    return reasons

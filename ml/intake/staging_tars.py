@@ -1,7 +1,7 @@
-"""The sound images of a chunk, kept at inspection as the tar that segments are cut from at acceptance.
+"""The usable images of a chunk, stored as a tar at inspection; acceptance builds segments from it.
 
-What was inspected is what is accepted, whatever happens to the drop meanwhile; and the drop's
-objects, of which each costs a request, are read once.
+So the accepted bytes are those that were inspected, even if the drop changes meanwhile, and the drop's objects,
+each of which costs a request, are read once.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,17 +15,17 @@ from ml.storage.range_reads import ByteRange
 
 
 class StagingTar:
-    """A pack that grows in a file."""
+    """A tar that is written to a local file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
         self._file: IO[bytes] = path.open("wb")
 
-    def add(self, sha256: str, kind: str, data: bytes) -> int:
-        """Where the member of the image begins."""
+    def add(self, sha256: str, image_format: str, data: bytes) -> int:
+        """Append an image; returns the offset of its member."""
         start = self.size
-        self.size += self._file.write(tar_members.encode(sha256, kind, data))
+        self.size += self._file.write(tar_members.encode(sha256, image_format, data))
         return start
 
     def close(self) -> None:
@@ -37,24 +37,24 @@ def key(drop_id: str, chunk: int) -> str:
 
 
 def discard(ctx: Context, drop_id: str) -> None:
-    """A drop that is finished needs them no more."""
+    """Delete the tars of a finished drop."""
     if keys := [o.key for o in ctx.store.list(f"drops/{drop_id}/packs/")]:
         ctx.store.delete(keys)
 
 
 def read(ctx: Context, drop_id: str, rows: Iterable[dict[str, Any]]) -> Iterator[memoryview]:
-    """The member (`members.encode`) of each sound row, in order; memory holds some 32 MB of them.
+    """The tar member (`tar_members.encode`) of each usable row, in order; memory holds about 32 MB of them.
 
     Raises:
-        NotFoundError: the pack is gone; inspect the chunk again.
+        NotFoundError: the tar does not exist; inspect the chunk again.
         UnavailableError: the object store failed.
     """
-    name = cache(lambda chunk: key(drop_id, chunk))
+    tar_key = cache(lambda chunk: key(drop_id, chunk))
     return range_reads.stream(
-        ctx.store, (ByteRange(name(r["chunk"]), r["packed"], tar_members.span(r["bytes"])) for r in rows)
+        ctx.store, (ByteRange(tar_key(r["chunk"]), r["packed"], tar_members.member_size(r["bytes"])) for r in rows)
     )
 
 
 def image(member: memoryview, size: int) -> bytes:
-    """The encoded image in a member."""
+    """The encoded image of a member."""
     return bytes(member[tar_members.HEADER : tar_members.HEADER + size])

@@ -1,4 +1,4 @@
-"""Uploads a drop as a user would: the files, then the marker. Begun again, it sends only what is missing."""
+"""Uploads a drop: the files, then the marker. An interrupted upload resumes with the missing files."""
 
 import hashlib
 import re
@@ -19,7 +19,7 @@ from typing import IO
 from ml.context import Context
 from ml.errors import InvalidInputError
 from ml.intake import archives, formats, source
-from ml.intake.archives import ArchiveMember, wrapping
+from ml.intake.archives import ArchiveMember, common_folder
 from ml.intake.find import READY
 from ml.intake.formats.entry import Entry, is_hidden
 from ml.intake.listing import Listing
@@ -30,7 +30,7 @@ OnFile = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Upload:
-    """What is about to be sent: local files by their key in the drop, and what they will be read as."""
+    """A prepared upload: local files by their key in the drop, and the entries that will be read from them."""
 
     name: str
     files: dict[str, Path]
@@ -39,12 +39,12 @@ class Upload:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Files a class, by name."""
+        """Number of files per class."""
         return dict(sorted(Counter(e.label for e in self.entries if e.label and not e.problem).items()))
 
     @property
     def problems(self) -> dict[str, str]:
-        """What could not be used, by file, and why; what is wrong with the images themselves shows later."""
+        """Why entries cannot be used, by file; defects of the images themselves are found at inspection."""
         return {e.key: e.problem for e in self.entries if e.problem}
 
     @property
@@ -54,54 +54,54 @@ class Upload:
 
 @contextmanager
 def prepare(path: Path, name: str | None = None) -> Iterator[Upload]:
-    """The files of a folder or of a tar of one, and the format they will be read as.
+    """Prepare the files of a folder, tar or zip, and read their entries.
 
     Raises:
-        InvalidInputError: nothing there, a name that is no folder name, or no format that fits.
+        InvalidInputError: there are no files, `name` is not a folder name, or no format fits.
     """
     name = name or path.name.split(".")[0]
     if not re.fullmatch(r"[\w][\w.-]{0,99}", name):
         raise InvalidInputError(f"`--name` must be letters, digits, dots, dashes and underscores; received {name!r}")
     with TemporaryDirectory() as folder:
-        root = path if path.is_dir() else _unpacked(path, Path(folder))
+        root = path if path.is_dir() else _unpack(path, Path(folder))
         files = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*")) if p.is_file()}
         files = {key: p for key, p in files.items() if not is_hidden(key)}
         if not files:
             raise InvalidInputError(f"{path} holds no files")
         listing = Listing(name, tuple(ObjectInfo(key, p.stat().st_size, "", None) for key, p in files.items()))
-        wide, places = archives.expand(listing, lambda info: files[info.key].open("rb"))
-        get = cache(lambda key: _inside(files, places[key]) if key in places else files[key].read_bytes())
-        found = formats.detect(wide, get)
-        yield Upload(name, files, found, tuple(formats.read(found, wide, get)))
+        expanded, members = archives.expand(listing, lambda info: files[info.key].open("rb"))
+        get = cache(lambda key: _read_member(files, members[key]) if key in members else files[key].read_bytes())
+        format_name = formats.detect(expanded, get)
+        yield Upload(name, files, format_name, tuple(formats.read(format_name, expanded, get)))
 
 
 def send(ctx: Context, upload: Upload, on_file: OnFile, *, ready: bool = True) -> str:
-    """Send what the bucket has not got yet (by size and MD5), then the marker; returns the drop's prefix.
+    """Upload the files that the bucket lacks (by size and MD5), then the marker; returns the drop's prefix.
 
-    `on_file` hears the bytes of each file that is done.
+    `on_file` is called with the size of each finished file.
     """
     prefix = f"{ctx.settings.drops_prefix}{upload.name}/"
-    there = {o.key: o for o in ctx.labels.list(prefix)}
+    existing = {o.key: o for o in ctx.labels.list(prefix)}
 
-    def one(item: tuple[str, Path]) -> None:
+    def send_file(item: tuple[str, Path]) -> None:
         key, path = item
-        known = there.get(prefix + key)
+        uploaded = existing.get(prefix + key)
         size = path.stat().st_size
-        if known is None or known.size != size or known.etag != _md5(path):
+        if uploaded is None or uploaded.size != size or uploaded.etag != _md5(path):
             ctx.labels.put_file(prefix + key, path)
         on_file(size)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, upload.files.items()))
+        list(pool.map(send_file, upload.files.items()))
     if ready:
         ctx.labels.put(prefix + READY, b"")
     return prefix
 
 
-def _inside(files: dict[str, Path], place: ArchiveMember) -> bytes:
-    with files[place.archive].open("rb") as file:
-        file.seek(place.offset)
-        return source.member(file.read(place.span), place.archive, place.size)
+def _read_member(files: dict[str, Path], member: ArchiveMember) -> bytes:
+    with files[member.archive].open("rb") as file:
+        file.seek(member.offset)
+        return source.member(file.read(member.span), member.archive, member.size)
 
 
 def _md5(path: Path) -> str:
@@ -109,7 +109,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _unpacked(path: Path, folder: Path) -> Path:
+def _unpack(path: Path, folder: Path) -> Path:
     if not path.exists():
         raise InvalidInputError(f"{path} does not exist; give a folder, or a tar or zip of one")
     try:
@@ -122,7 +122,7 @@ def _unpacked(path: Path, folder: Path) -> Path:
     return _single_folder(folder)
 
 
-# Only regular files are taken, so no link can lead out. `extractall` with its filter came with Python 3.11.4.
+# Only regular files are extracted, so no link can lead out. The filter of `extractall` needs Python 3.11.4.
 def _untar(path: Path, folder: Path) -> None:
     with tarfile.open(path) as archive:
         for member in archive:
@@ -142,12 +142,12 @@ def _unzip(path: Path, folder: Path) -> None:
 def _write(path: Path, folder: Path, name: str, content: IO[bytes]) -> None:
     target = (folder / name).resolve()
     if not target.is_relative_to(folder.resolve()):
-        raise InvalidInputError(f"{path} names a file outside itself: {name!r}")
+        raise InvalidInputError(f"{path} contains a file name that leads outside: {name!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         shutil.copyfileobj(content, file)
 
 
 def _single_folder(folder: Path) -> Path:
-    """A tar of one folder that holds everything else is that folder."""
-    return folder / wrapping(p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())
+    """The folder that holds all files, if there is just one; else `folder` itself."""
+    return folder / common_folder(p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())

@@ -1,4 +1,4 @@
-"""Judges a drop: row by row (bad ones go to quarantine), and as a whole (or it is rejected); keeps every result."""
+"""Validates a drop row by row (bad rows are quarantined) and as a whole (a bad drop is rejected)."""
 
 import logging
 from collections import Counter
@@ -12,18 +12,18 @@ from ml.context import Context
 from ml.errors import IntegrityError
 from ml.intake import entries, history, label_agreement, quarantine, row_verdicts
 from ml.intake.claim import reject
-from ml.intake.judgement import Judgement, judge
+from ml.intake.judgement import DropVerdict, evaluate
 from ml.validation import data_docs
 from ml.validation.suites import KEY, SuiteResult
 
 log = logging.getLogger(__name__)
 
-_WHERE = ("size", "archive", "offset", "span")
+_POSITION = ("size", "archive", "offset", "span")
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What became of a drop in validation; `good`, `duplicates`, `bad` count its images."""
+    """The outcome of a drop's validation; `good`, `duplicates`, `bad` count its images."""
 
     drop_id: str
     accepted: bool
@@ -35,9 +35,9 @@ class Validation:
 
 
 def validate(ctx: Context, drop_id: str) -> Validation:
-    """Judge every row and the drop, keep the report, reject the drop if it must be.
+    """Validate every row and the drop, store the report, and reject the drop if it fails.
 
-    Runs again harmlessly; a drop that is finished keeps its fate.
+    Idempotent; the status of a finished drop does not change.
 
     Raises:
         NotFoundError: a chunk was not inspected.
@@ -46,29 +46,31 @@ def validate(ctx: Context, drop_id: str) -> Validation:
     """
     row = drops.get(ctx.engine, drop_id)
     if row["status"] != "claimed":
-        return _finished(row)
+        return _from_row(row)
     head = entries.head(ctx, drop_id)
-    if problem := head.problem:  # its claim was killed before it could say so
+    if problem := head.problem:  # the claim was killed before it rejected the drop
         reject(ctx, drop_id, problem)
-        return _finished(drops.get(ctx.engine, drop_id))
+        return _from_row(drops.get(ctx.engine, drop_id))
     with cycles.stage(ctx.engine, drop_id, "validate"):
-        found = judge(ctx, drop_id, history.read(ctx.engine, row["prefix"]), label_agreement.champion)
-        row_verdicts.save(ctx, drop_id, found.fates)
-        _keep(ctx, row, found)
-    fates, reason = found.fates, "; ".join(found.against) or None
-    good, duplicates, bad = (fates.count(name) for name in ("good", "duplicate", "bad"))
+        verdict = evaluate(ctx, drop_id, history.read(ctx.engine, row["prefix"]), label_agreement.load_champion)
+        row_verdicts.save(ctx, drop_id, verdict.rows)
+        _save_report(ctx, row, verdict)
+    rows, reason = verdict.rows, "; ".join(verdict.rejection_reasons) or None
+    good, duplicates, bad = (rows.count(name) for name in ("good", "duplicate", "bad"))
     if reason:
-        counts = {"images": len(fates), "quarantined": bad, "duplicates": duplicates}
-        aside = quarantine.hold(ctx, row["prefix"], drop_id, fates.rows("bad", KEY, "label", "sha256", *_WHERE))
-        reject(ctx, drop_id, reason, aside, report_key=data_docs.key(drop_id), format=head.format, **counts)
-    return Validation(drop_id, reason is None, reason, len(fates), good, duplicates, bad)
+        counts = {"images": len(rows), "quarantined": bad, "duplicates": duplicates}
+        quarantined = quarantine.copy_images(
+            ctx, row["prefix"], drop_id, rows.rows("bad", KEY, "label", "sha256", *_POSITION)
+        )
+        reject(ctx, drop_id, reason, quarantined, report_key=data_docs.key(drop_id), format=head.format, **counts)
+    return Validation(drop_id, reason is None, reason, len(rows), good, duplicates, bad)
 
 
 def report_key(drop_id: str) -> str:
     return f"drops/{drop_id}/report.json"
 
 
-def _finished(row: dict[str, Any]) -> Validation:
+def _from_row(row: dict[str, Any]) -> Validation:
     return Validation(
         row["id"],
         row["status"] == "accepted",
@@ -80,34 +82,36 @@ def _finished(row: dict[str, Any]) -> Validation:
     )
 
 
-def _keep(ctx: Context, row: dict[str, Any], found: Judgement) -> None:
-    """The report for programs, the page for people, the row that later drops are compared with."""
+def _save_report(ctx: Context, row: dict[str, Any], verdict: DropVerdict) -> None:
+    """Store the JSON report, the Data Docs page, and the row that later drops are compared with."""
     drop_id, page = row["id"], data_docs.key(row["id"])
-    aside = [(r[KEY], r["reasons"]) for r in found.fates.rows("bad", KEY)]
-    ctx.store.put(report_key(drop_id), _report(drop_id, found, dict(aside)), "application/json")
-    data_docs.publish(ctx, page, _page(row, found, aside))
-    validations.keep(
+    quarantined = [(r[KEY], r["reasons"]) for r in verdict.rows.rows("bad", KEY)]
+    ctx.store.put(report_key(drop_id), _report(drop_id, verdict, dict(quarantined)), "application/json")
+    data_docs.publish(ctx, page, _page(row, verdict, quarantined))
+    validations.record(
         ctx.engine,
         "drop",
         drop_id,
-        failures=found.against,
-        warnings=found.warnings,
-        figures=found.figures,
+        failures=verdict.rejection_reasons,
+        warnings=verdict.warnings,
+        figures=verdict.figures,
         report_key=page,
     )
     log.info("drop %s: data docs at %s", drop_id, data_docs.url(ctx.settings, page))
 
 
-def _report(drop_id: str, found: Judgement, quarantined: dict[str, list[str]]) -> bytes:
+def _report(drop_id: str, verdict: DropVerdict, quarantined: dict[str, list[str]]) -> bytes:
     body = {
         "drop_id": drop_id,
-        "figures": found.figures,
-        "classes": Counter(r["label"] for r in found.fates.rows("good", "label")),
-        "rejected_because": found.against,
-        "warnings": found.warnings,
+        "figures": verdict.figures,
+        "classes": Counter(r["label"] for r in verdict.rows.rows("good", "label")),
+        "rejected_because": verdict.rejection_reasons,
+        "warnings": verdict.warnings,
         "quarantined": quarantined,
-        "failed_expectations": [*found.whole.failed, *found.by_row.failed],
-        "results": {name: _told(v) for name, v in (("drop", found.whole), ("images", found.by_row))},
+        "failed_expectations": [*verdict.drop_result.failed, *verdict.images_result.failed],
+        "results": {
+            name: _outcomes(v) for name, v in (("drop", verdict.drop_result), ("images", verdict.images_result))
+        },
     }
     try:
         return orjson.dumps(body, option=orjson.OPT_INDENT_2, default=str)
@@ -115,8 +119,8 @@ def _report(drop_id: str, found: Judgement, quarantined: dict[str, list[str]]) -
         raise IntegrityError(f"the report of drop {drop_id} cannot be written as JSON: {error}") from error
 
 
-def _told(verdict: SuiteResult) -> list[dict[str, Any]]:
-    """Every expectation with its outcome, those that held too; the files stand under `failed_expectations`."""
+def _outcomes(result: SuiteResult) -> list[dict[str, Any]]:
+    """Every expectation with its outcome; the files of failed ones are listed under `failed_expectations`."""
     counts = ("element_count", "unexpected_count", "missing_count", "observed_value")
     return [
         {
@@ -125,18 +129,18 @@ def _told(verdict: SuiteResult) -> list[dict[str, Any]]:
             "success": bool(outcome.success),
             **{name: outcome.result[name] for name in counts if name in outcome.result},
         }
-        for outcome in verdict.result.results
+        for outcome in result.result.results
     ]
 
 
-def _page(row: dict[str, Any], found: Judgement, aside: list[tuple[str, list[str]]]) -> str:
-    good, duplicates = found.fates.count("good"), found.fates.count("duplicate")
-    if found.against:
-        outcome = ("bad", f"Rejected: {'; '.join(found.against)}")
-    elif found.warnings:
-        outcome = ("warn", f"Accepted, with a warning: {'; '.join(found.warnings)}")
+def _page(row: dict[str, Any], verdict: DropVerdict, quarantined: list[tuple[str, list[str]]]) -> str:
+    good, duplicates = verdict.rows.count("good"), verdict.rows.count("duplicate")
+    if verdict.rejection_reasons:
+        outcome = ("bad", f"Rejected: {'; '.join(verdict.rejection_reasons)}")
+    elif verdict.warnings:
+        outcome = ("warn", f"Accepted, with a warning: {'; '.join(verdict.warnings)}")
     else:
         outcome = ("good", "The drop meets every expectation of a drop.")
-    told = {"good": good, "duplicates": duplicates, "put aside": len(aside)} | found.figures
-    verdicts = [("The drop as a whole", found.whole), ("Each image", found.by_row)]
-    return data_docs.page(f"Drop {row['prefix']}", row["id"], outcome, verdicts, told, aside)
+    figures = {"good": good, "duplicates": duplicates, "put aside": len(quarantined)} | verdict.figures
+    results = [("The drop as a whole", verdict.drop_result), ("Each image", verdict.images_result)]
+    return data_docs.render(f"Drop {row['prefix']}", row["id"], outcome, results, figures, quarantined)

@@ -1,16 +1,16 @@
-"""The bundle: everything the service needs to answer, as plain files. Never a pickle.
+"""The model bundle: everything the service needs to predict, as plain files without pickles.
 
 Layout of a bundle folder:
 
 - ``bundle.json``: `BundleInfo`, with the SHA-256 of every other file. Its own SHA-256 is the
-  bundle's digest, so the digest fixes every byte.
+  bundle's digest, so the digest covers every byte.
 - ``model.onnx``: input ``images`` ``uint8[N, size, size, channels]`` (scaling and normalisation are
   in the graph), output ``logits`` ``float32[N, classes]``.
 - ``probes.npz``: ``images`` ``uint8[P, size, size, channels]`` and ``probabilities``
-  ``float32[P, classes]`` that the model gave when it was made.
-- ``model-int8.onnx``, ``probes-int8.npz``: likewise in 8-bit integers, where that loses little accuracy.
+  ``float32[P, classes]`` that the model predicted when the bundle was written.
+- ``model-int8.onnx``, ``probes-int8.npz``: likewise in 8-bit integers, if that loses little accuracy.
 - ``probes-bf16.npz``: of ``model.onnx`` computed in bfloat16, likewise.
-- ``features.npz``: how the training set's features are spread (`ml.models.ood`), where the graph has the second
+- ``features.npz``: statistics of the training set's features (`ml.models.ood`), if the graph has the second
   output ``features`` ``float32[N, D]``.
 - ``weights.safetensors``: the trained weights, for the next warm start; the service ignores it.
 """
@@ -40,10 +40,10 @@ INT8_PROBES: Final = "probes-int8.npz"
 BF16_PROBES: Final = "probes-bf16.npz"
 SERVED: Final = (MODEL, PROBES)
 SPEEDS: Final = "speeds.json"
-"""What a host measured of a fetched bundle (`ml.models.variants`); no part of it."""
+"""Speeds measured on a host (`ml.models.variants`); kept beside the bundle, not part of it."""
 
 Variant = Literal["fp32", "bf16", "int8"]
-Wish = Literal["auto", "fp32", "bf16", "int8"]
+VariantSetting = Literal["auto", "fp32", "bf16", "int8"]
 FILES: Final[dict[Variant, tuple[str, str]]] = {
     "fp32": SERVED,
     "bf16": (MODEL, BF16_PROBES),
@@ -53,7 +53,7 @@ FILES: Final[dict[Variant, tuple[str, str]]] = {
 
 
 class Reduced(BaseModel):
-    """How a variant of less precision compares with fp32, measured when it was made."""
+    """How a reduced-precision variant compares with fp32, measured when it was built."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,7 +66,7 @@ class Reduced(BaseModel):
 
 
 class BundleInfo(BaseModel):
-    """What `bundle.json` says."""
+    """The content of `bundle.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -92,8 +92,8 @@ class BundleInfo(BaseModel):
 
     def reduced(self) -> dict[Variant, Reduced]:
         """The variants beside fp32."""
-        found: dict[Variant, Reduced | None] = {"bf16": self.bf16, "int8": self.int8}
-        return {name: report for name, report in found.items() if report}
+        reports: dict[Variant, Reduced | None] = {"bf16": self.bf16, "int8": self.int8}
+        return {name: report for name, report in reports.items() if report}
 
 
 def digest(data: bytes) -> str:
@@ -111,20 +111,22 @@ def write(folder: Path, info: BundleInfo) -> str:
 def fetch(
     store: ObjectStore, prefix: str, expected_digest: str, folder: Path, names: Iterable[str] | None = None
 ) -> BundleInfo:
-    """Download a bundle's info and the files `names`, by default what answers, each proven by checksum.
+    """Download a bundle's info and the files `names`, by default those for serving, and verify their checksums.
 
-    A file that is already in `folder` with the right bytes is not downloaded again.
+    Files that are in `folder` already with the right checksum are not downloaded again.
 
     Raises:
-        IntegrityError: any byte differs from what `expected_digest` promises.
+        IntegrityError: a checksum does not match `expected_digest`.
         NotFoundError, UnavailableError: from the object store.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = _fetch_one(store, prefix, INFO, expected_digest, folder)
     info = parse(data)
     if names is None:
-        known = (FEATURES,) if FEATURES in info.files else ()
-        names = dict.fromkeys((*SERVED, *known, *(name for variant in info.reduced() for name in FILES[variant])))
+        detector_files = (FEATURES,) if FEATURES in info.files else ()
+        names = dict.fromkeys(
+            (*SERVED, *detector_files, *(name for variant in info.reduced() for name in FILES[variant]))
+        )
     for name in names:
         if name not in info.files:
             raise NotFoundError(f"the bundle at {prefix} has no file `{name}`; it has {sorted(info.files)}")

@@ -1,4 +1,4 @@
-"""How far a model's confidence is from its accuracy."""
+"""Calibration error of a model."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +8,10 @@ def error(probability: NDArray[np.float32], right: NDArray[np.bool_], bins: int)
     """Expected calibration error, averaged over samples; 0 for none (Naeini et al., AAAI 2015).
 
     Args:
-        probability: of the answer given, ``float32[N]``.
-        right: whether that answer is right, ``bool[N]``.
-        bins: of equal width.
+        probability: of the predicted class, ``float32[N]``.
+        right: whether the prediction is right, ``bool[N]``.
+        bins: number of bins of equal width.
     """
-    of = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = np.bincount(of, probability.astype(np.float64) - right, minlength=bins)
+    bin_index = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_index, probability.astype(np.float64) - right, minlength=bins)
     return float(np.abs(gaps).sum() / len(right)) if len(right) else 0.0

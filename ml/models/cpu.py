@@ -1,7 +1,7 @@
-"""Which vector instructions the libraries may use on this processor, as far as that can be known.
+"""Which vector instructions the libraries may use on this processor.
 
-Linux names them in /proc/cpuinfo; elsewhere only the architecture is known. Variables of the environment keep libraries
-from using some, which is how tests stand in for older processors: ``ONEDNN_MAX_CPU_ISA`` (oneDNN, inside PyTorch and
+Linux lists them in /proc/cpuinfo; elsewhere only the architecture is known. Environment variables keep libraries from
+using some of them, which is how tests emulate older processors: ``ONEDNN_MAX_CPU_ISA`` (oneDNN, inside PyTorch and
 inside OpenVINO), ``OV_CPU_MAX_ISA`` (what OpenVINO says it is capable of), ``ATEN_CPU_CAPABILITY`` (PyTorch's own
 kernels). ONNX Runtime has no such variable.
 """
@@ -39,7 +39,7 @@ _ALLOWED: Final[dict[str, frozenset[str]]] = {
     "AVX512_CORE_BF16": _BF16,
     "AVX512_CORE_FP16": _BF16,
 }
-"""What a limit leaves of `_X86`; a value that is not here limits nothing, as the libraries take it."""
+"""The subset of `_X86` that a limit allows; unknown values limit nothing, as in the libraries."""
 _LEVELS: Final = (
     ("amx", "amx_int8"),
     ("avx512_bf16", "avx512_bf16"),
@@ -52,39 +52,39 @@ _LEVELS: Final = (
     ("arm_dotprod", "asimddp"),
     ("arm_neon", "asimd"),
 )
-"""Levels and the feature that makes each, the best first: each has kernels of its own for integers or bf16."""
+"""Levels and the feature that defines each, best first; each has its own integer or bf16 kernels."""
 
 
 def features(library: Library) -> frozenset[str]:
-    """Those of this processor that this library may use here, by the names of the Linux kernel."""
-    found = _of_processor()
+    """The processor features that this library may use here, by their Linux kernel names."""
+    supported = _processor_features()
     for value in _limits(library).values():
-        found -= frozenset(_X86) - _ALLOWED[value.upper()]
-    return found
+        supported -= frozenset(_X86) - _ALLOWED[value.upper()]
+    return supported
 
 
 def level(library: Library) -> str:
-    """The best set of instructions that this library may use here; the architecture where none is known."""
-    found = features(library)
-    return next((name for name, mark in _LEVELS if mark in found), platform.machine().lower() or "unknown")
+    """The best instruction set that this library may use here; the architecture if none is known."""
+    supported = features(library)
+    return next((name for name, mark in _LEVELS if mark in supported), platform.machine().lower() or "unknown")
 
 
-def described() -> str:
-    """The processor's features for a report, and the variables that keep libraries from using them."""
-    has = _of_processor()
-    told = " ".join(name for name in (*_X86, *_ARM) if name in has) or f"{platform.machine()}, features unknown"
+def describe() -> str:
+    """The processor's features for a report, and the environment variables that limit them."""
+    supported = _processor_features()
+    names = " ".join(name for name in (*_X86, *_ARM) if name in supported) or f"{platform.machine()}, features unknown"
     limits = {variable: value for library in _LIMITS for variable, value in _limits(library).items()}
-    return ", limited by ".join([told, " ".join(f"{k}={v}" for k, v in sorted(limits.items()))] if limits else [told])
+    return ", limited by ".join([names, " ".join(f"{k}={v}" for k, v in sorted(limits.items()))] if limits else [names])
 
 
 def _limits(library: Library) -> dict[str, str]:
-    """The variables that limit it now."""
+    """The environment variables that currently limit the library."""
     values = {variable: os.environ.get(variable, "") for variable in _LIMITS[library]}
     return {variable: value for variable, value in values.items() if value.upper() in _ALLOWED}
 
 
 @cache
-def _of_processor() -> frozenset[str]:
+def _processor_features() -> frozenset[str]:
     try:
         text = _CPUINFO.read_text()
     except OSError:

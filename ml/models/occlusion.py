@@ -60,25 +60,27 @@ def sensitivity(predict: Predict, pixels: Pixels, label: int) -> NDArray[np.floa
     grey = pixels.mean(axis=(0, 1)).astype(np.uint8)
     for number, (y, x) in enumerate((y, x) for y in starts for x in starts):
         covered[number, y : y + side, x : x + side] = grey
-    whole = np.log(predict(pixels[np.newaxis])[0, label] + _LEAST)
-    found = np.concatenate([predict(covered[n : n + _BATCH])[:, label] for n in range(0, len(covered), _BATCH)])
-    drops = whole - np.log(found + _LEAST)
-    heat: NDArray[np.float32] = np.maximum(drops, 0).reshape(GRID, GRID).astype(np.float32)
-    return heat
+    baseline = np.log(predict(pixels[np.newaxis])[0, label] + _LEAST)
+    covered_probabilities = np.concatenate(
+        [predict(covered[n : n + _BATCH])[:, label] for n in range(0, len(covered), _BATCH)]
+    )
+    drops = baseline - np.log(covered_probabilities + _LEAST)
+    heatmap: NDArray[np.float32] = np.maximum(drops, 0).reshape(GRID, GRID).astype(np.float32)
+    return heatmap
 
 
-def overlay(image: Image.Image, heat: NDArray[np.float32]) -> bytes:
+def overlay(image: Image.Image, heatmap: NDArray[np.float32]) -> bytes:
     """A PNG: the part of the image that the model saw, grey where nothing spoke for the label, red where most did."""
-    seen = ImageOps.fit(image.convert("RGB"), (_SHOWN, _SHOWN), Image.Resampling.BICUBIC)
-    scaled = heat / heat.max() if heat.max() > 0 else heat
-    mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(seen.size, Image.Resampling.BICUBIC)
+    base = ImageOps.fit(image.convert("RGB"), (_SHOWN, _SHOWN), Image.Resampling.BICUBIC)
+    scaled = heatmap / heatmap.max() if heatmap.max() > 0 else heatmap
+    mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(base.size, Image.Resampling.BICUBIC)
     strength = np.asarray(mask, np.float32)[..., np.newaxis] / 255
-    colour = np.asarray(seen, np.float32)
+    colour = np.asarray(base, np.float32)
     grey = colour.mean(axis=2, keepdims=True).repeat(3, axis=2)
     red = np.array([255, 40, 0], np.float32)
-    shown = (1 - strength) * (0.35 * colour + 0.65 * grey) + strength * (0.55 * colour + 0.45 * red)
+    blended = (1 - strength) * (0.35 * colour + 0.65 * grey) + strength * (0.55 * colour + 0.45 * red)
     buffer = io.BytesIO()
-    Image.fromarray(shown.round().astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray(blended.round().astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -93,7 +95,7 @@ def explain(folder: Path, by: tuple[str, str], data: bytes, label: str, limits: 
     """
     arguments = [str(folder), *by, label, str(limits.max_bytes), str(limits.max_pixels)]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-P", "-W", "ignore", "-m", "ml.models.occlusion", *arguments],
             input=data,
             capture_output=True,
@@ -108,12 +110,12 @@ def explain(folder: Path, by: tuple[str, str], data: bytes, label: str, limits: 
         raise ImageRejectedError("not_explained", "the picture could not be made") from error
     except subprocess.TimeoutExpired as error:
         raise ImageRejectedError("not_explained", f"the picture was not made within {_WAIT:g} s") from error
-    return done.stdout
+    return process.stdout
 
 
 def _main(folder: str, variant: str, runtime: str, label: str, max_bytes: str, max_pixels: str) -> int:
     os.nice(_NICE)  # people wait for predictions first
-    process_limits.allow(_WAIT)
+    process_limits.limit_cpu_time(_WAIT)
     from ml.models import model
 
     loaded = model.load(Path(folder), variant=cast("Variant", variant), runtime=runtime)
@@ -124,8 +126,8 @@ def _main(folder: str, variant: str, runtime: str, label: str, max_bytes: str, m
     except ImageRejectedError as error:
         sys.stdout.write(json.dumps({"code": error.code, "message": str(error)}))
         return _REJECTED
-    heat = sensitivity(loaded.predict, pixels, info.labels.index(label))
-    sys.stdout.buffer.write(overlay(image, heat))
+    heatmap = sensitivity(loaded.predict, pixels, info.labels.index(label))
+    sys.stdout.buffer.write(overlay(image, heatmap))
     return 0
 
 

@@ -46,17 +46,17 @@ class OODDetector:
     scale: float = 1.0
 
     @classmethod
-    def learned(cls, features: Features, labels: NDArray[np.int64], alike: Features) -> Self | None:
+    def fit(cls, features: Features, labels: NDArray[np.int64], heldout: Features) -> Self | None:
         """From features ``float32[N, D]`` and labels ``int64[N]`` of the training set.
 
         Args:
-            alike: features of images that were not trained on, by which distances are scaled.
+            heldout: features of images that were not trained on, by which distances are scaled.
 
         Returns:
             None where there are too few images to tell what is usual.
         """
         present = np.unique(labels)
-        if len(features) < 2 * len(present) or len(alike) < 1:
+        if len(features) < 2 * len(present) or len(heldout) < 1:
             return None
         unit = _unit(features)
         means = np.stack([unit[labels == c].mean(axis=0) for c in present])
@@ -68,19 +68,19 @@ class OODDetector:
         rest = float(max(values[:split].mean(), _LEAST))
         variances = np.maximum(values[split:], rest).astype(np.float32)
         plain = cls(means, np.ascontiguousarray(vectors[:, split:].T), variances, rest)
-        scale = float(np.quantile(plain.distances(alike), _FAR))
+        scale = float(np.quantile(plain.distances(heldout), _FAR))
         return cls(means, plain.directions, variances, rest, max(scale, _LEAST))
 
     def distances(self, features: Features) -> NDArray[np.float32]:
         """``float32[N]`` of ``float32[N, D]``: 1 is as far as one of a hundred familiar images is."""
         unit = _unit(features)
         # [N, C]: squared distances from each class's mean, in all directions and in the main ones.
-        whole = (unit**2).sum(axis=1, keepdims=True) - 2 * unit @ self.means.T + (self.means**2).sum(axis=1)
-        along = ((unit @ self.directions.T)[:, np.newaxis] - self._means_along) ** 2
-        other = np.maximum(whole - along.sum(axis=2), 0)
-        squared = (along / self.variances).sum(axis=2) + other / self.rest
-        found: NDArray[np.float32] = (np.sqrt(squared.min(axis=1)) / self.scale).astype(np.float32)
-        return found
+        total = (unit**2).sum(axis=1, keepdims=True) - 2 * unit @ self.means.T + (self.means**2).sum(axis=1)
+        components = ((unit @ self.directions.T)[:, np.newaxis] - self._means_along) ** 2
+        residual = np.maximum(total - components.sum(axis=2), 0)
+        squared = (components / self.variances).sum(axis=2) + residual / self.rest
+        result: NDArray[np.float32] = (np.sqrt(squared.min(axis=1)) / self.scale).astype(np.float32)
+        return result
 
     @cached_property
     def _means_along(self) -> Features:
@@ -110,13 +110,13 @@ class OODDetector:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 means, directions, variances, rest, scale = (arrays[name] for name in _NAMES)
-            made = cls(means, directions, variances, float(rest), float(scale))
-            finite = np.isfinite(made.distances(np.ones((1, means.shape[1]), np.float32))).all()
+            detector = cls(means, directions, variances, float(rest), float(scale))
+            finite = np.isfinite(detector.distances(np.ones((1, means.shape[1]), np.float32))).all()
         except (ValueError, KeyError, OSError, EOFError, IndexError, TypeError, BadZipFile) as error:
             raise IntegrityError(f"the features' statistics cannot be read: {error}") from error
-        if not finite or made.rest <= 0 or made.scale <= 0:
+        if not finite or detector.rest <= 0 or detector.scale <= 0:
             raise IntegrityError("the features' statistics give distances that are no numbers")
-        return made
+        return detector
 
 
 def _unit(features: Features) -> Features:

@@ -56,23 +56,23 @@ class Registry(RestRegistry):
         Args:
             description: Markdown, at most 5,000 characters.
         """
-        found = self.find(f"run_id = '{run_id}'")
-        if found:
-            return int(found[0].version)
-        with translated(f"registering `{self.name}` from run {run_id}"):
+        existing = self.find(f"run_id = '{run_id}'")
+        if existing:
+            return int(existing[0].version)
+        with translate_errors(f"registering `{self.name}` from run {run_id}"):
             self._ensure_model()
             uri = self._upload(run_id, folder)
             digest = bundle.digest((folder / bundle.INFO).read_bytes())
-            told = {DIGEST_TAG: digest, "dataset_version": info.dataset_version, **tags}
-            made = self.client.create_model_version(
-                self.name, uri, run_id, tags=told, description=description, await_creation_for=0
+            all_tags = {DIGEST_TAG: digest, "dataset_version": info.dataset_version, **tags}
+            created = self.client.create_model_version(
+                self.name, uri, run_id, tags=all_tags, description=description, await_creation_for=0
             )
-        return int(made.version)
+        return int(created.version)
 
     def find(self, condition: str = "") -> "list[ModelVersion]":
         """Versions of our model, the newest first; `condition` as in MLflow's search syntax."""
         query = f"name = '{self.name}'" + (f" and {condition}" if condition else "")
-        with translated(f"versions of `{self.name}`"):
+        with translate_errors(f"versions of `{self.name}`"):
             return list(self.client.search_model_versions(query, max_results=100, order_by=["version_number DESC"]))
 
     def run_url(self, run_id: str) -> str:
@@ -96,11 +96,11 @@ class Registry(RestRegistry):
         with tempfile.TemporaryDirectory() as temporary:
             target = Path(temporary) / "model"
             # MLflow keeps the folder's own name below `data/`, and `bundle` counts on it.
-            named = shutil.copytree(folder, Path(temporary) / BUNDLE_FOLDER)
+            bundle_folder = shutil.copytree(folder, Path(temporary) / BUNDLE_FOLDER)
             pyfunc.save_model(
                 path=str(target),
                 loader_module="ml.pyfunc",
-                data_path=str(named),
+                data_path=str(bundle_folder),
                 pip_requirements=["numpy", "onnxruntime", "pandas", "pillow", "pydantic"],
             )
             self.client.log_artifacts(run_id, str(target), "model")
@@ -109,7 +109,7 @@ class Registry(RestRegistry):
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Turns MLflow's errors into ours, with `what` was wanted in the message."""
     from mlflow.exceptions import MlflowException
 

@@ -41,10 +41,10 @@ class RestRegistry:
     def aliases(self) -> dict[str, int]:
         """Alias → version."""
         try:
-            found = self._call("GET", "registered-models/get", f"model `{self.name}`")
+            response = self._call("GET", "registered-models/get", f"model `{self.name}`")
         except NotFoundError:
             return {}
-        return {told["alias"]: int(told["version"]) for told in found["registered_model"].get("aliases", ())}
+        return {row["alias"]: int(row["version"]) for row in response["registered_model"].get("aliases", ())}
 
     def set_alias(self, name: str, version: int | None) -> None:
         """Point the alias at `version`; None removes it."""
@@ -55,7 +55,7 @@ class RestRegistry:
             self._call("POST", "registered-models/alias", what, alias=name, version=str(version))
 
     def tags(self, version: int) -> dict[str, str]:
-        found = self._of_version("get", version)["model_version"]
+        found = self._get_version("get", version)["model_version"]
         return {tag["key"]: tag["value"] for tag in found.get("tags", ())}
 
     def tag(self, version: int, tags: Mapping[str, object]) -> None:
@@ -66,13 +66,13 @@ class RestRegistry:
     def bundle(self, version: int) -> BundleLocation:
         """Raises NotFoundError for a version without a bundle."""
         digest = self.tags(version).get(DIGEST_TAG)
-        uri = self._of_version("get-download-uri", version)["artifact_uri"]
+        uri = self._get_version("get-download-uri", version)["artifact_uri"]
         scheme, _, path = uri.partition(":/")
         if scheme != "mlflow-artifacts" or digest is None:
             raise NotFoundError(f"version {version} of `{self.name}` has no bundle (stored at {uri}, digest {digest})")
         return BundleLocation(f"{self._settings.artifacts_prefix}/{path.strip('/')}/data/{BUNDLE_FOLDER}", digest)
 
-    def _of_version(self, call: str, version: int) -> dict[str, Any]:
+    def _get_version(self, call: str, version: int) -> dict[str, Any]:
         what = f"version {version} of `{self.name}`"
         return self._call("GET", f"model-versions/{call}", what, version=str(version))
 
@@ -81,18 +81,20 @@ class RestRegistry:
         url = f"{self._settings.mlflow_url.rstrip('/')}/api/2.0/mlflow/{path}"
         body: dict[str, Any] = {"params" if method == "GET" else "json": {"name": self.name, **fields}}
         try:
-            answer = httpx.request(method, url, timeout=_SECONDS, **body)
+            response = httpx.request(method, url, timeout=_SECONDS, **body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UnavailableError(
                 f"{what}: MLflow does not answer at {self._settings.mlflow_url}: {error!r}"
             ) from error
         try:
-            told = answer.json()
+            payload = response.json()
         except ValueError:
-            told = {}
-        if answer.status_code == 200 and isinstance(told, dict):
-            return told
-        code, message = (told.get("error_code"), told.get("message")) if isinstance(told, dict) else (None, None)
+            payload = {}
+        if response.status_code == 200 and isinstance(payload, dict):
+            return payload
+        code, message = (
+            (payload.get("error_code"), payload.get("message")) if isinstance(payload, dict) else (None, None)
+        )
         if code in _MISSING:
             raise NotFoundError(f"MLflow knows no {what}: {message}")
-        raise UnavailableError(f"{what}: MLflow answered {answer.status_code} {code or ''}: {message or ''}")
+        raise UnavailableError(f"{what}: MLflow answered {response.status_code} {code or ''}: {message or ''}")

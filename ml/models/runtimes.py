@@ -31,7 +31,7 @@ class Runtime(Protocol):
     def name(self) -> Name: ...
 
     @property
-    def takes(self) -> list[object]:
+    def signature(self) -> list[object]:
         """Name of the input, its sides and channels, and how many logits come out."""
 
     def logits(self, images: Pixels) -> Logits:
@@ -41,18 +41,18 @@ class Runtime(Protocol):
         """The same, and ``float32[N, D]`` features, None of a graph that does not give them."""
 
 
-def able(variant: Variant, wish: str = "auto") -> tuple[Name, ...]:
+def candidates(variant: Variant, runtime: str = "auto") -> tuple[Name, ...]:
     """Those that can run a variant, the one to try first in front.
 
     Args:
-        wish: `auto`, `onnxruntime` or `openvino`; none other is tried for what that one can run.
+        runtime: `auto`, `onnxruntime` or `openvino`; none other is tried for what that one can run.
     """
-    found: tuple[Name, ...] = _ABLE[variant]
-    wished = tuple(name for name in found if name == wish)
-    return wished if wish != "auto" else found[:1] if variant == "fp32" else found
+    names: tuple[Name, ...] = _CANDIDATES[variant]
+    matching = tuple(name for name in names if name == runtime)
+    return matching if runtime != "auto" else names[:1] if variant == "fp32" else names
 
 
-def place(name: Name) -> str:
+def describe(name: Name) -> str:
     """The runtime and the instruction sets it has here: where a proof or a speed was found, and where it holds."""
     return f"{name} on {cpu.level(name)}"
 
@@ -88,7 +88,7 @@ class OnnxRuntime:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (images, *_), (logits, *_) = self._session.get_inputs(), self._session.get_outputs()
-        self.takes: list[object] = [images.name, *images.shape[1:], logits.shape[-1]]
+        self.signature: list[object] = [images.name, *images.shape[1:], logits.shape[-1]]
 
     def logits(self, images: Pixels) -> Logits:
         return self.outputs(images)[0]
@@ -114,7 +114,7 @@ class OpenVino:
         images, logits = graph.input(0), graph.output(0)
         shape = images.get_partial_shape()
         dimensions = [d.get_length() if d.is_static else d.to_string() for d in [*shape, *logits.get_partial_shape()]]
-        self.takes: list[object] = [images.get_any_name(), *dimensions[1 : len(shape)], dimensions[-1]]
+        self.signature: list[object] = [images.get_any_name(), *dimensions[1 : len(shape)], dimensions[-1]]
         shape[0] = 1  # fixed shapes are the faster ones, and batches bring nothing here
         graph.reshape(shape)
         options = {
@@ -134,18 +134,18 @@ class OpenVino:
 
     def outputs(self, images: Pixels) -> Outputs:
         if len(images) == 1:
-            return self._one(images)
-        each = [images[i : i + 1] for i in range(len(images))]
+            return self._infer(images)
+        single_images = [images[i : i + 1] for i in range(len(images))]
         if self._threads == 1:
-            return _together([self._one(image) for image in each])
+            return _concatenate([self._infer(image) for image in single_images])
         with ThreadPoolExecutor(self._threads) as pool:
-            return _together(list(pool.map(self._one, each)))
+            return _concatenate(list(pool.map(self._infer, single_images)))
 
-    def _one(self, image: Pixels) -> Outputs:
+    def _infer(self, image: Pixels) -> Outputs:
         request = self._idle.get()
         try:
-            found = request.infer({0: image}, share_inputs=True)
-            return found[0], found[1] if len(found) > 1 else None
+            results = request.infer({0: image}, share_inputs=True)
+            return results[0], results[1] if len(results) > 1 else None
         finally:
             self._idle.put(request)
 
@@ -158,12 +158,12 @@ def _openvino() -> Any:
     return openvino
 
 
-def _together(parts: list[Outputs]) -> Outputs:
+def _concatenate(parts: list[Outputs]) -> Outputs:
     features = [f for _, f in parts if f is not None]
     return np.concatenate([logits for logits, _ in parts]), np.concatenate(features) if features else None
 
 
-_ABLE: Final[dict[Variant, tuple[Name, ...]]] = {
+_CANDIDATES: Final[dict[Variant, tuple[Name, ...]]] = {
     "fp32": ("onnxruntime", "openvino"),
     "bf16": ("openvino",),
     "int8": ("openvino", "onnxruntime"),

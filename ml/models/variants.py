@@ -23,10 +23,10 @@ from pydantic import Field, TypeAdapter
 from ml.errors import IntegrityError
 from ml.imaging.images import Pixels
 from ml.models import bundle, model, runtimes
-from ml.models.bundle import Variant, Wish
-from ml.models.model import Model, Standing
+from ml.models.bundle import Variant, VariantSetting
+from ml.models.model import Model, VariantStatus
 
-WORTH: Final = 1.1
+MIN_SPEEDUP: Final = 1.1
 """Times as fast as fp32 on this host, from which a variant is served without being asked for."""
 _ROUNDS: Final = 30
 _SECONDS: Final = 0.3
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def load_proven(
-    folder: Path, tolerance: float, threads: int = 1, variant: Wish = "auto", runtime: str = "auto"
+    folder: Path, tolerance: float, threads: int = 1, variant: VariantSetting = "auto", runtime: str = "auto"
 ) -> Model:
     """The model of a fetched bundle folder that should answer on this host, proven by its probes.
 
@@ -51,12 +51,12 @@ def load_proven(
     Raises:
         IntegrityError: as `model.load` and `model.check_probes`, of fp32.
     """
-    host = _Host(folder, tolerance, threads, runtime)
+    selector = _VariantSelector(folder, tolerance, threads, runtime)
     if variant == "auto":
-        chosen = host.fastest() or host.exact()
+        chosen = selector.fastest() or selector.fp32()
     else:
-        chosen = (host.proven(variant) if variant in host.reduced else None) or host.exact()
-    return replace(chosen, variants=host.standings(chosen, variant))
+        chosen = (selector.load_variant(variant) if variant in selector.reduced else None) or selector.fp32()
+    return replace(chosen, variants=selector.statuses(chosen, variant))
 
 
 def speedup(exact: Model, reduced: Model, image: Pixels, seconds: float) -> float:
@@ -81,68 +81,68 @@ def speedup(exact: Model, reduced: Model, image: Pixels, seconds: float) -> floa
     return best[0] / best[1]
 
 
-class _Host:
+class _VariantSelector:
     """A bundle on this host: what was tried of it, what was refused and how fast the rest is."""
 
     def __init__(self, folder: Path, tolerance: float, threads: int, runtime: str) -> None:
         self._folder, self._tolerance, self._threads, self._runtime = folder, tolerance, threads, runtime
         self._info = bundle.parse((folder / bundle.INFO).read_bytes())
         self.reduced = self._info.reduced()
-        self._exact: Model | None = None
+        self._fp32: Model | None = None
         self._refused: dict[Variant, str] = {}
-        self._speeds = self._known()
+        self._speeds = self._known_speeds()
 
     def fastest(self) -> Model | None:
         """The variant that is right and pays most; None: fp32 should answer.
 
         One whose speed is known is only tried if it would be the fastest; one whose speed is not, always.
         """
-        found, best = None, WORTH
+        best_model, best_speed = None, MIN_SPEEDUP
         for variant in sorted(self.reduced, key=lambda v: -self._speeds.get(v, math.inf)):
-            if self._speeds.get(variant, math.inf) < best or (loaded := self.proven(variant)) is None:
+            if self._speeds.get(variant, math.inf) < best_speed or (loaded := self.load_variant(variant)) is None:
                 continue
-            speed = self._speeds[variant] = self._speed(loaded)
-            if speed >= best:
-                found, best = loaded, speed
-        return found
+            speed = self._speeds[variant] = self._measure_speed(loaded)
+            if speed >= best_speed:
+                best_model, best_speed = loaded, speed
+        return best_model
 
-    def exact(self) -> Model:
+    def fp32(self) -> Model:
         """fp32, by ONNX Runtime where the one wished for does not do: it runs on every processor."""
-        if self._exact is None:
-            names = dict.fromkeys((*runtimes.able("fp32", self._runtime), "onnxruntime"))
-            self._exact = self._first("fp32", list(names))
-        return self._exact
+        if self._fp32 is None:
+            names = dict.fromkeys((*runtimes.candidates("fp32", self._runtime), "onnxruntime"))
+            self._fp32 = self._load_first("fp32", list(names))
+        return self._fp32
 
-    def proven(self, variant: Variant) -> Model | None:
+    def load_variant(self, variant: Variant) -> Model | None:
         """None: no runtime computes it rightly here."""
         try:
-            return self._first(variant, runtimes.able(variant, self._runtime))
+            return self._load_first(variant, runtimes.candidates(variant, self._runtime))
         except IntegrityError as error:
             self._refused[variant] = str(error)
             return None
 
-    def standings(self, chosen: Model, wish: Wish) -> tuple[Standing, ...]:
+    def statuses(self, chosen: Model, setting: VariantSetting) -> tuple[VariantStatus, ...]:
         """What became of each variant, for people."""
-        return tuple(self._standing(variant, chosen, wish) for variant in self._info.variants())
+        return tuple(self._status(variant, chosen, setting) for variant in self._info.variants())
 
-    def _standing(self, variant: Variant, chosen: Model, wish: Wish) -> Standing:
+    def _status(self, variant: Variant, chosen: Model, setting: VariantSetting) -> VariantStatus:
         speed = self._speeds.get(variant)
         proven_on = self.reduced[variant].proven_on if variant in self.reduced else self._info.proven_on
         if variant == chosen.variant:
-            return Standing(variant, "serving", "", speed, proven_on)
+            return VariantStatus(variant, "serving", "", speed, proven_on)
         if variant in self._refused:
-            return Standing(variant, "refused", self._refused[variant], speed, proven_on)
-        if wish != "auto":
-            reason = f"{wish} is asked for"
+            return VariantStatus(variant, "refused", self._refused[variant], speed, proven_on)
+        if setting != "auto":
+            reason = f"{setting} is asked for"
         elif speed is None:
             reason = f"{chosen.variant} is faster"
-        elif speed < WORTH:
-            reason = f"{speed:.2f} times as fast as fp32 here, {WORTH:g} is needed"
+        elif speed < MIN_SPEEDUP:
+            reason = f"{speed:.2f} times as fast as fp32 here, {MIN_SPEEDUP:g} is needed"
         else:
             reason = f"{speed:.2f} times as fast as fp32 here, {chosen.variant} is faster"
-        return Standing(variant, "available", reason, speed, proven_on)
+        return VariantStatus(variant, "available", reason, speed, proven_on)
 
-    def _first(self, variant: Variant, names: "tuple[runtimes.Name, ...] | list[runtimes.Name]") -> Model:
+    def _load_first(self, variant: Variant, names: "tuple[runtimes.Name, ...] | list[runtimes.Name]") -> Model:
         refused = []
         for name in names:
             try:
@@ -150,48 +150,50 @@ class _Host:
                 model.check_probes(loaded, self._folder, self._tolerance)
                 return loaded
             except IntegrityError as error:
-                refused.append(f"by {runtimes.place(name)}: {error}")
+                refused.append(f"by {runtimes.describe(name)}: {error}")
                 log.warning("%s does not answer on this host %s", variant, refused[-1])
         raise IntegrityError("; ".join(refused) or f"{self._runtime} does not compute {variant}")
 
-    def _known(self) -> dict[Variant, float]:
+    def _known_speeds(self) -> dict[Variant, float]:
         """Speeds of this host, of each variant by the first runtime that has one."""
         if not self.reduced:
             return {}
-        with _measured(self._folder) as measured:
-            found = {
+        with _speeds_file(self._folder) as measured:
+            speeds_by_variant = {
                 variant: [
                     speed
-                    for name in runtimes.able(variant, self._runtime)
-                    if (speed := self._at(variant, runtimes.place(name), measured)) is not None
+                    for name in runtimes.candidates(variant, self._runtime)
+                    if (speed := self._stored_speed(variant, runtimes.describe(name), measured)) is not None
                 ]
                 for variant in self.reduced
             }
-        return {variant: speeds[0] for variant, speeds in found.items() if speeds}
+        return {variant: speeds[0] for variant, speeds in speeds_by_variant.items() if speeds}
 
-    def _at(self, variant: Variant, place: str, measured: dict[str, float]) -> float | None:
+    def _stored_speed(self, variant: Variant, place: str, measured: dict[str, float]) -> float | None:
         report = self.reduced[variant]
         return report.speedup if report.measured_on == place else measured.get(f"{variant} by {place}")
 
-    def _speed(self, loaded: Model) -> float:
+    def _measure_speed(self, loaded: Model) -> float:
         """Measured by whichever worker of the host comes first."""
-        place = runtimes.place(loaded.runtime.name)
-        with _measured(self._folder) as measured:
-            known = self._at(loaded.variant, place, measured)
-            if known is None:
+        place = runtimes.describe(loaded.runtime.name)
+        with _speeds_file(self._folder) as measured:
+            speed = self._stored_speed(loaded.variant, place, measured)
+            if speed is None:
                 image = np.zeros((1, self._info.image_size, self._info.image_size, self._info.channels), np.uint8)
-                known = round(speedup(self._alone(self.exact()), self._alone(loaded), image, _SECONDS), 3)
-                measured[f"{loaded.variant} by {place}"] = known
-                log.info("%s by %s is %g times as fast as fp32", loaded.variant, place, known)
-        return known
+                speed = round(
+                    speedup(self._single_threaded(self.fp32()), self._single_threaded(loaded), image, _SECONDS), 3
+                )
+                measured[f"{loaded.variant} by {place}"] = speed
+                log.info("%s by %s is %g times as fast as fp32", loaded.variant, place, speed)
+        return speed
 
-    def _alone(self, loaded: Model) -> Model:
+    def _single_threaded(self, loaded: Model) -> Model:
         """On one thread, as the service computes."""
         return loaded if self._threads == 1 else model.load(self._folder, 1, loaded.variant, loaded.runtime.name)
 
 
 @contextmanager
-def _measured(folder: Path) -> Iterator[dict[str, float]]:
+def _speeds_file(folder: Path) -> Iterator[dict[str, float]]:
     """What was measured of the bundle on this host, to be added to; one process at a time.
 
     Where the folder cannot be written to, each process measures for itself.

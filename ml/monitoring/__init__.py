@@ -1,1 +1,1 @@
-"""The prediction log as material for the next round: shift, live quality, feedback, housekeeping."""
+"""Monitoring of the prediction log: drift, data quality, feedback collection, housekeeping."""

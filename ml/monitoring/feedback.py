@@ -1,4 +1,4 @@
-"""Labels that came back become a drop, which goes through intake like any other."""
+"""Collects feedback labels into a drop, which goes through intake like any other."""
 
 import csv
 import hashlib
@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, select, true, update
 
-from ml.catalog.accuracy import answer_to
+from ml.catalog.accuracy import prediction_for
 from ml.catalog.engine import advisory_lock, transaction
-from ml.catalog.feedback import settle_late
+from ml.catalog.feedback import apply_recent_waiting
 from ml.catalog.tables import drops, feedback
 from ml.context import Context
 from ml.errors import NotFoundError
@@ -19,16 +19,16 @@ from ml.intake.find import READY
 
 log = logging.getLogger(__name__)
 
-_MOST = 5000
-_LOOKED_AT = 20_000
+_MAX_ROWS = 5000
+_MAX_CANDIDATES = 20_000
 
 
 def collect_feedback(ctx: Context) -> str | None:
-    """Make one drop of the feedback not used yet; its prefix, or None when there is too little.
+    """Create a drop from the feedback not used yet; return its prefix, or None if there is too little.
 
-    The drop's name is a hash of the feedback in it and the rows are marked before anything is
-    uploaded, so a collector that is killed makes the same drop again: `_unfinished` finds it. A label
-    that is corrected later goes into another drop.
+    The drop is named by a hash of its feedback, and the rows are marked before the upload, so after a crash
+    the same drop is uploaded again (`_unfinished` finds it). A label that is corrected later goes into
+    another drop.
 
     Raises:
         UnavailableError: the catalog or the bucket does not answer.
@@ -37,13 +37,13 @@ def collect_feedback(ctx: Context) -> str | None:
         for prefix in _unfinished(ctx):
             _upload(ctx, prefix)
         with transaction(ctx.engine) as connection:
-            settle_late(connection)
+            apply_recent_waiting(connection)
             rows = _fresh(connection, ctx.settings.image_retention_days)
             if len(rows) < ctx.settings.feedback_min_labels:
                 return None
             ids = [row["id"] for row in rows]
-            told = "\n".join(f"{row['id']} {row['label']}" for row in rows)
-            name = hashlib.sha256(told.encode()).hexdigest()[:12]
+            content = "\n".join(f"{row['id']} {row['label']}" for row in rows)
+            name = hashlib.sha256(content.encode()).hexdigest()[:12]
             prefix = f"{ctx.settings.drops_prefix}feedback-{name}/"
             connection.execute(update(feedback).where(feedback.c.id.in_(ids)).values(drop_prefix=prefix))
         _upload(ctx, prefix)
@@ -51,48 +51,48 @@ def collect_feedback(ctx: Context) -> str | None:
 
 
 def _fresh(connection: Connection, image_days: int) -> list[dict[str, Any]]:
-    """Feedback that no drop has and whose image is still there, of the newest that no drop has."""
+    """Feedback that is not in a drop yet and whose image is still stored, newest first up to a limit."""
     horizon = datetime.now(UTC) - timedelta(days=image_days)
-    told = (
+    unused = (
         select(feedback)
         .where(feedback.c.drop_prefix.is_(None), feedback.c.predicted_at > horizon)
         .order_by(feedback.c.id.desc())
-        .limit(_LOOKED_AT)
+        .limit(_MAX_CANDIDATES)
     ).subquery()
-    answer = answer_to(told)
+    prediction = prediction_for(unused)
     query = (
-        select(told.c.id, told.c.label)
-        .select_from(told.join(answer, true()))
-        .where(answer.c.image_object.is_not(None))
-        .order_by(told.c.id)
-        .limit(_MOST)
+        select(unused.c.id, unused.c.label)
+        .select_from(unused.join(prediction, true()))
+        .where(prediction.c.image_object.is_not(None))
+        .order_by(unused.c.id)
+        .limit(_MAX_ROWS)
     )
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def _unfinished(ctx: Context) -> list[str]:
-    """Drops that were marked in the catalog but never became ready in the bucket; intake has not seen them."""
-    seen = exists().where(drops.c.prefix == feedback.c.drop_prefix)
+    """Prefixes marked in the catalog whose drops intake does not know and which have no marker in the bucket."""
+    known_to_intake = exists().where(drops.c.prefix == feedback.c.drop_prefix)
     with transaction(ctx.engine) as connection:
-        query = select(feedback.c.drop_prefix).where(feedback.c.drop_prefix.is_not(None), ~seen).distinct()
+        query = select(feedback.c.drop_prefix).where(feedback.c.drop_prefix.is_not(None), ~known_to_intake).distinct()
         prefixes = list(connection.execute(query).scalars())
     return [p for p in prefixes if not any(o.key[len(p) :].startswith("_") for o in ctx.labels.list(p))]
 
 
 def _upload(ctx: Context, prefix: str) -> None:
-    answer = answer_to(feedback)
+    prediction = prediction_for(feedback)
     with transaction(ctx.engine) as connection:
         rows = connection.execute(
-            select(feedback, answer.c.image_object, answer.c.image_offset, answer.c.image_size)
-            .select_from(feedback.join(answer, true()))
+            select(feedback, prediction.c.image_object, prediction.c.image_offset, prediction.c.image_size)
+            .select_from(feedback.join(prediction, true()))
             .where(feedback.c.drop_prefix == prefix)
             .order_by(feedback.c.id)
         ).mappings()
-        told = [dict(row) for row in rows]
+        feedback_rows = [dict(row) for row in rows]
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["file", "label", "annotator", "labelled_at"])
-    for row in told:
+    for row in feedback_rows:
         key = f"images/{row['prediction_id']}.img"
         try:
             data = ctx.store.get(row["image_object"], row["image_offset"], row["image_size"])

@@ -1,4 +1,4 @@
-"""Judges the prediction log by `expectations/predictions.yml`: is what drift is looked for in sound at all?"""
+"""Validates the prediction log with `expectations/predictions.yml`, so that drift is computed on valid data."""
 
 import logging
 from dataclasses import dataclass
@@ -17,13 +17,18 @@ from ml.validation.suites import KEY, SuiteResult
 
 log = logging.getLogger(__name__)
 
-_MOST: Final = 10_000  # rows judged, the newest
+_MAX_ROWS: Final = 10_000  # newest rows to validate
 _COLUMNS: Final = ("model_version", "label", "probability", "milliseconds", "width", "height", "brightness")
 
 
 @dataclass(frozen=True)
-class LogVerdict:
-    """`failures` in words; `news`: the look before found others or none, so people should hear of it."""
+class LogValidation:
+    """The result of a validation.
+
+    Attributes:
+        failures: messages of failed critical expectations.
+        news: whether they differ from those of the previous validation, so that an alert is due.
+    """
 
     predictions: int
     failures: tuple[str, ...]
@@ -31,10 +36,10 @@ class LogVerdict:
     report_key: str | None
 
 
-def judge(ctx: Context) -> LogVerdict:
-    """Judge the newest answers of the last `monitor_window_hours` and keep what was found.
+def validate_predictions(ctx: Context) -> LogValidation:
+    """Validate the newest predictions of the last `monitor_window_hours` and store the result.
 
-    Fewer than `monitor_min_predictions` are not judged.
+    Skipped if there are fewer than `monitor_min_predictions`.
 
     Raises:
         UnavailableError: the catalog or the bucket does not answer.
@@ -43,14 +48,14 @@ def judge(ctx: Context) -> LogVerdict:
     now = datetime.now(UTC)
     rows = _rows(ctx, now - timedelta(hours=ctx.settings.monitor_window_hours))
     if len(rows) < ctx.settings.monitor_min_predictions:
-        return LogVerdict(len(rows), (), news=False, report_key=None)
-    verdict = suites.judge(ctx.settings.expectations / "predictions.yml", _frame(ctx, rows))
-    failures = tuple(_in_words(f) for f in verdict.failed if f["severity"] == "critical")
+        return LogValidation(len(rows), (), news=False, report_key=None)
+    verdict = suites.validate(ctx.settings.expectations / "predictions.yml", _frame(ctx, rows))
+    failures = tuple(_describe(f) for f in verdict.failed if f["severity"] == "critical")
     figures = {"predictions": len(rows), "from": rows[-1]["at"].isoformat(), "to": rows[0]["at"].isoformat()}
     before = validations.newest(ctx.engine, "predictions")
     page = _publish(ctx, now, verdict, failures, figures) if failures or verdict.warnings else None
     broken = sorted(f"{f['type']} {f['column']}" for f in verdict.failed if f["severity"] == "critical")
-    validations.keep(
+    validations.record(
         ctx.engine,
         "predictions",
         now.isoformat(),
@@ -59,16 +64,16 @@ def judge(ctx: Context) -> LogVerdict:
         figures=figures | {"broken": broken},
         report_key=page,
     )
-    for words in (*failures, *verdict.warnings):
-        log.warning("prediction log: %s", words)
+    for message in (*failures, *verdict.warnings):
+        log.warning("prediction log: %s", message)
     news = bool(broken) and (before is None or before["figures"].get("broken") != broken)
-    return LogVerdict(len(rows), failures, news, page)
+    return LogValidation(len(rows), failures, news, page)
 
 
 def _rows(ctx: Context, start: datetime) -> list[RowMapping]:
     columns = [predictions.c[name] for name in ("id", "at", "image_object", *_COLUMNS)]
-    # Ids begin with the time; their index is there anyway.
-    query = select(*columns).where(predictions.c.at >= start).order_by(predictions.c.id.desc()).limit(_MOST)
+    # Ids are ordered by time, and their index exists already.
+    query = select(*columns).where(predictions.c.at >= start).order_by(predictions.c.id.desc()).limit(_MAX_ROWS)
     with transaction(ctx.engine) as connection:
         return list(connection.execute(query).mappings())
 
@@ -78,12 +83,12 @@ def _frame(ctx: Context, rows: list[RowMapping]) -> Any:
     import pandas as pd
 
     version, labels = _live(ctx)
-    every = ctx.settings.log_images == "all"
+    all_stored = ctx.settings.log_images == "all"
     frame = pd.DataFrame(
         [
             {KEY: str(row["id"]), **{name: row[name] for name in _COLUMNS}}
             | {"known_label": row["label"] in labels if row["model_version"] == version else None}
-            | {"image_stored": row["image_object"] is not None if every else None}
+            | {"image_stored": row["image_object"] is not None if all_stored else None}
             for row in rows
         ]
     )
@@ -100,9 +105,9 @@ def _live(ctx: Context) -> tuple[int | None, tuple[str, ...]]:
     return live["model_version"], info.labels
 
 
-def _in_words(failed: dict[str, Any]) -> str:
-    found, keys = failed["found"][0] if failed["found"] else failed["reason"], failed["keys"]
-    return f"{found} ({len(keys)} answers, such as {keys[0]})" if keys else str(found)
+def _describe(failed: dict[str, Any]) -> str:
+    message, keys = failed["found"][0] if failed["found"] else failed["reason"], failed["keys"]
+    return f"{message} ({len(keys)} answers, such as {keys[0]})" if keys else str(message)
 
 
 def _publish(
@@ -110,8 +115,8 @@ def _publish(
 ) -> str:
     subject = f"{now:%Y-%m-%dT%H%M%SZ}"
     page = data_docs.key(subject, "predictions")
-    words = "; ".join(failures or verdict.warnings)
-    outcome = ("bad", words) if failures else ("warn", words)
+    summary = "; ".join(failures or verdict.warnings)
+    outcome = ("bad", summary) if failures else ("warn", summary)
     title = f"Prediction log, {now:%Y-%m-%d %H:%M} UTC"
     rows: dict[str, list[str]] = {}
     for failed in verdict.failed:
@@ -119,6 +124,8 @@ def _publish(
             rows.setdefault(key, []).append(failed["reason"])
     verdicts = [("Each answer, and all of them", verdict)]
     data_docs.publish(
-        ctx, page, data_docs.page(title, subject, outcome, verdicts, figures, list(rows.items()), ("answers", "Answer"))
+        ctx,
+        page,
+        data_docs.render(title, subject, outcome, verdicts, figures, list(rows.items()), ("answers", "Answer")),
     )
     return page

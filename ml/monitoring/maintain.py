@@ -1,4 +1,4 @@
-"""Daily housekeeping: partitions of the prediction log, replicas that are gone, the local cache, erasures, segments."""
+"""Daily housekeeping: partitions of the prediction log, stopped replicas, the local cache, erasures, segments."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 _AHEAD = 7
 _UNUSED_DAYS = 30
-# Everyone who logs a prediction waits behind a lock that waits: rather give up and be tried again.
-_PATIENCE = "set local lock_timeout = '10s'"
+# A waiting lock request blocks all inserts of predictions: give up early and retry later.
+_LOCK_TIMEOUT = "set local lock_timeout = '10s'"
 
 
 def maintain(ctx: Context) -> dict[str, int]:
-    """Do all of it; counts by what was done. Runs again harmlessly, at any point.
+    """Run all housekeeping; return counts by task. Idempotent.
 
     Raises:
         UnavailableError: a server does not answer, or the prediction log is too busy to be locked.
@@ -32,77 +32,77 @@ def maintain(ctx: Context) -> dict[str, int]:
     image_horizon = max(horizon, today - timedelta(days=ctx.settings.image_retention_days))
     with advisory_lock(ctx.engine, "maintain"):
         with transaction(ctx.engine) as connection:
-            there, stray = _partitions(connection), _days_without_partition(connection)
-        wanted = {today + timedelta(days=d) for d in range(_AHEAD + 1)} | set(stray)
-        made = [_make(ctx, day) for day in sorted(wanted) if _name(day) not in there]
-        images = _delete_images(ctx, image_horizon)  # first: without rows nobody would know of them
-        dropped = [_drop(ctx, name) for name in [*there, *made] if name < _name(horizon)]
+            existing, days_in_default = _partitions(connection), _days_without_partition(connection)
+        days = {today + timedelta(days=d) for d in range(_AHEAD + 1)} | set(days_in_default)
+        created = [_create_partition(ctx, day) for day in sorted(days) if _partition_name(day) not in existing]
+        images = _delete_images(ctx, image_horizon)  # before the rows that refer to them are dropped
+        dropped = [_drop_partition(ctx, name) for name in [*existing, *created] if name < _partition_name(horizon)]
         with transaction(ctx.engine) as connection:
             connection.execute(delete(prediction_hours).where(prediction_hours.c.hour < horizon))
             connection.execute(delete(feedback_waiting).where(feedback_waiting.c.given_at < horizon))
-            gone = connection.execute(
+            removed_replicas = connection.execute(
                 delete(replicas).where(replicas.c.heartbeat_at < func.now() - text("interval '1 hour'"))
             ).rowcount
     return {
-        "partitions_made": len(made),
+        "partitions_made": len(created),
         "partitions_dropped": len(dropped),
         "image_objects_deleted": images,
-        "replicas_forgotten": gone,
+        "replicas_forgotten": removed_replicas,
         "cache_files_removed": _trim_cache(ctx),
         "erased_objects_deleted": erase.finish(ctx),
         "segments_compacted": compact.compact(ctx),
     }
 
 
-def _name(day: date) -> str:
+def _partition_name(day: date) -> str:
     return f"predictions_{day:%Y%m%d}"
 
 
 def _partitions(connection: Connection) -> list[str]:
-    found = connection.execute(
+    names = connection.execute(
         text(
             "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid "
             "where i.inhparent = 'predictions'::regclass and c.relname ~ '^predictions_[0-9]{8}$' order by 1"
         )
     )
-    return list(found.scalars())
+    return list(names.scalars())
 
 
 def _days_without_partition(connection: Connection) -> list[date]:
-    """Days whose rows the default partition took in, before anybody made theirs."""
-    found = connection.execute(text("select distinct (at at time zone 'UTC')::date from predictions_default"))
-    return list(found.scalars())
+    """Days that have rows in the default partition because their own did not exist."""
+    days = connection.execute(text("select distinct (at at time zone 'UTC')::date from predictions_default"))
+    return list(days.scalars())
 
 
-def _make(ctx: Context, day: date) -> str:
-    """A day's partition; rows of that day that the default partition took in move over, in one transaction."""
-    name, start, end = _name(day), f"{day} 00:00+00", f"{day + timedelta(days=1)} 00:00+00"
+def _create_partition(ctx: Context, day: date) -> str:
+    """Create the partition of a day and move its rows out of the default partition, in one transaction."""
+    name, start, end = _partition_name(day), f"{day} 00:00+00", f"{day + timedelta(days=1)} 00:00+00"
     with transaction(ctx.engine) as connection:
-        connection.execute(text(_PATIENCE))
+        connection.execute(text(_LOCK_TIMEOUT))
         connection.execute(text("lock table predictions in access exclusive mode"))
         connection.execute(text(f"create table {name} (like predictions including all)"))
-        within = f"at >= '{start}' and at < '{end}'"
-        # Names and dates are made above, nothing of it comes from outside.
-        taken = f"delete from predictions_default where {within} returning *"  # noqa: S608
-        move = f"with moved as ({taken}) insert into {name} select * from moved"  # noqa: S608
+        of_day = f"at >= '{start}' and at < '{end}'"
+        # Names and dates are built above, without external input.
+        deleted = f"delete from predictions_default where {of_day} returning *"  # noqa: S608
+        move = f"with moved as ({deleted}) insert into {name} select * from moved"  # noqa: S608
         connection.execute(text(move))
         connection.execute(
             text(f"alter table predictions attach partition {name} for values from ('{start}') to ('{end}')")
         )
-    log.info("made partition %s", name)
+    log.info("created partition %s", name)
     return name
 
 
-def _drop(ctx: Context, name: str) -> str:
+def _drop_partition(ctx: Context, name: str) -> str:
     with transaction(ctx.engine) as connection:
-        connection.execute(text(_PATIENCE))
+        connection.execute(text(_LOCK_TIMEOUT))
         connection.execute(text(f"drop table {name}"))
     log.info("dropped partition %s: past retention", name)
     return name
 
 
 def _delete_images(ctx: Context, horizon: date) -> int:
-    """Delete the tars of days before `horizon`; rows of a tar are of its day or later."""
+    """Delete the tars of days before `horizon`; a tar only has rows of its day or later."""
     deleted = 0
     for folder in _folders(ctx, "predictions/", 3):
         year, month, day = folder.strip("/").split("/")[1:]
@@ -121,9 +121,9 @@ def _folders(ctx: Context, prefix: str, depth: int) -> list[str]:
 
 
 def _trim_cache(ctx: Context) -> int:
-    """Remove cached files and bundles that nobody read for a month; they are fetched again if needed.
+    """Remove cached files and bundles not read for a month; they are downloaded again if needed.
 
-    Not the bundle that served last on this host: the service starts with it when no server answers.
+    Keeps the bundle served last on this host: the service starts with it while no server answers.
     """
     horizon = time.time() - _UNUSED_DAYS * 86_400
     bundles = ctx.settings.home / "bundles"

@@ -1,1 +1,1 @@
-"""From a decision to a model that answers everywhere, or everything as it was."""
+"""Releases: deploys the model of a decision to every replica, or rolls it back."""

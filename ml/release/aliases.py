@@ -1,4 +1,4 @@
-"""The registry's aliases follow the ledger; a registry that is away is caught up with later."""
+"""Updates the registry's aliases from the deployments; retried later if the registry is unavailable."""
 
 import logging
 from typing import Any
@@ -8,14 +8,14 @@ from ml.errors import NotFoundError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-LATER = "the registry does not answer, its aliases follow later"
+PENDING = "the registry does not answer, its aliases follow later"
 
 
-def follow(ctx: Context, deployment: dict[str, Any]) -> str | None:
-    """Let champion and previous name what this deployment put live; a note where that has to wait.
+def update(ctx: Context, deployment: dict[str, Any]) -> str | None:
+    """Set the aliases champion and previous for this deployment; return a note if that is deferred.
 
     Raises:
-        NotFoundError: the version is gone from the registry.
+        NotFoundError: the version was deleted from the registry.
     """
     champion, previous = deployment["model_version"], deployment["previous_version"]
     try:
@@ -23,24 +23,26 @@ def follow(ctx: Context, deployment: dict[str, Any]) -> str | None:
             try:
                 ctx.registry.set_alias("previous", previous)
             except NotFoundError as error:
-                log.warning("there will be nothing to roll back to: %s", error)
+                log.warning("the previous version cannot be rolled back to: %s", error)
         ctx.registry.set_alias("champion", champion)
         if ctx.registry.alias("challenger") == champion:
             ctx.registry.set_alias("challenger", None)
     except UnavailableError as error:
-        log.warning("version %s is live, %s: %s", champion, LATER, error)
-        return LATER
+        log.warning("version %s is live, %s: %s", champion, PENDING, error)
+        return PENDING
     return None
 
 
-def mend(ctx: Context, live: dict[str, Any]) -> None:
-    """Set back what a crash, an outage or a hand left different from the ledger."""
+def repair(ctx: Context, live: dict[str, Any]) -> None:
+    """Correct aliases that a crash, an outage or a manual change left different from the live deployment."""
     try:
         if ctx.registry.alias("champion") == live["model_version"]:
             return
-        log.warning("the registry disagrees with the ledger; champion is set to %s", live["model_version"])
-        follow(ctx, live)
+        log.warning(
+            "the alias champion differs from the live deployment; setting it to version %s", live["model_version"]
+        )
+        update(ctx, live)
     except NotFoundError as error:
-        log.warning("what is live was deleted from the registry, the next move replaces it: %s", error)
+        log.warning("the live version was deleted from the registry; the next deployment will replace it: %s", error)
     except UnavailableError as error:
-        log.warning("whether the registry agrees with the ledger is not known: %s", error)
+        log.warning("cannot compare the registry's aliases with the live deployment: %s", error)

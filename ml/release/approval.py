@@ -1,33 +1,33 @@
-"""From a person's answer to what follows from it, whoever took the answer down."""
+"""Applies approvals, however they were recorded: deploys approved models and closes rejected cycles."""
 
 from ml.catalog import approvals
 from ml.context import Context
 from ml.release.deploy import Deployment
-from ml.release.release import finish, release
+from ml.release.release import finish_open_cycles, release
 
 
-def carry_out(ctx: Context, decision_id: str) -> Deployment | None:
-    """Release what was approved, and end the cycles of what was rejected; None where nothing was released.
+def apply_approval(ctx: Context, decision_id: str) -> Deployment | None:
+    """Release the approved model, or finish the cycles of a rejected one; None if nothing was released.
 
-    Running again, or at once in two places, does it once.
+    Idempotent and safe to run concurrently.
 
     Raises:
-        NotFoundError: no such decision, or its version is gone from the registry.
-        ConflictError: another champion was made meanwhile, and no cycle is open to note it in.
+        NotFoundError: there is no such decision, or its version was deleted from the registry.
+        ConflictError: the champion changed meanwhile, and there is no open cycle to record that in.
         UnavailableError: a server does not answer.
     """
-    waiting = approvals.open_cycles(ctx.engine, decision_id)
-    done = [release(ctx, decision_id, cycle_id=cycle) for _, cycle in waiting]
-    return done[-1] if done else release(ctx, decision_id)
+    open_cycles = approvals.open_cycles(ctx.engine, decision_id)
+    deployments = [release(ctx, decision_id, cycle_id=cycle) for _, cycle in open_cycles]
+    return deployments[-1] if deployments else release(ctx, decision_id)
 
 
-def settle(ctx: Context) -> list[str]:
-    """Reject what waited for too long, carry out answers that nobody did, end what a trial left open; the decisions."""
+def process_pending(ctx: Context) -> list[str]:
+    """Reject expired decisions, apply answers not yet applied, finish open cycles; return the decisions applied."""
     approvals.expire(ctx.engine, ctx.settings.gate_review_hours)
-    ended = []
+    applied = []
     for decision, _ in approvals.open_cycles(ctx.engine):
-        if approvals.find(ctx.engine, decision) is not None and decision not in ended:
-            carry_out(ctx, decision)
-            ended.append(decision)
-    finish(ctx)
-    return ended
+        if approvals.find(ctx.engine, decision) is not None and decision not in applied:
+            apply_approval(ctx, decision)
+            applied.append(decision)
+    finish_open_cycles(ctx)
+    return applied

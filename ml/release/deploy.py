@@ -1,8 +1,8 @@
-"""Makes a model version the one that answers: wish, acknowledgements, live probes; or everything back.
+"""Deploys a model version: sets the desired deployment, waits for the replicas, probes the service, or rolls back.
 
-All movers (gate, operator, roll back, a trial that ended well) come through here, one at a time, under
-one lock that dies with its holder. The ledger (`deployments`) is the truth; the registry's aliases follow
-it, and `reconcile` mends what a crash or an outage left between the two.
+All deployments (by the gate, an operator, a rollback, a passed trial) go through here, one at a time, under an
+advisory lock that a killed process releases. The table `deployments` is authoritative; the registry's aliases
+follow it, and `reconcile` repairs differences after a crash or an outage.
 """
 
 import logging
@@ -27,15 +27,18 @@ log = logging.getLogger(__name__)
 
 _POLL = 0.05
 LOCK = "mover"
-ANY = -1
+ANY_CHAMPION = -1
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What came of it.
+    """The outcome of a deployment.
 
-    `status` is live, failed, trial while its model is only tried, or superseded when asked again later;
-    `seconds` from the wish to its fate, `acknowledged` to the last replica that runs it.
+    Attributes:
+        status: live, failed, trial, or superseded if a later deployment replaced it.
+        replicas: replicas that run it.
+        seconds: from the request to the final status.
+        acknowledged: seconds until the last replica had loaded it.
     """
 
     id: int
@@ -49,47 +52,47 @@ class Deployment:
     acknowledged: float | None = None
 
 
-def move(
-    ctx: Context, decision: Decision, expected_champion: int | None = ANY, strategy: Strategy = "direct"
+def deploy_decision(
+    ctx: Context, decision: Decision, expected_champion: int | None = ANY_CHAMPION, strategy: Strategy = "direct"
 ) -> Deployment:
-    """Deploy the decision's model version, or begin its trial, and let the aliases follow.
+    """Deploy the decision's model version, or start its trial, and update the aliases.
 
-    A decision is deployed once: asked again, after a crash or much later, the fate of that deployment is
-    told, so that it cannot undo what was moved since.
+    A decision is deployed once: later calls return the outcome of that deployment, so that a retry cannot
+    undo a later one.
 
     Args:
-        decision: is recorded first, if it is not yet.
-        expected_champion: the champion this decision was made against; `ANY` for operators, who also end
-            a trial that is going on.
-        strategy: where nothing is live yet it is direct, for there is nothing to compare with.
+        decision: recorded first if it is not stored yet.
+        expected_champion: the champion this decision was made against; `ANY_CHAMPION` for operators, who also
+            end a running trial.
+        strategy: direct is used if nothing is live yet, since there is nothing to compare with.
 
     Raises:
-        ConflictError: another champion has been made meanwhile, or is just being made or tried.
+        ConflictError: the champion changed meanwhile, or another deployment or trial is running.
         NotFoundError: the registry has no such version, or it has no bundle.
-        UnavailableError: a server does not answer; `reconcile` finishes or undoes what was begun.
+        UnavailableError: a server does not answer; `reconcile` completes or rolls back the deployment.
     """
     with advisory_lock(ctx.engine, LOCK):
         reconcile_locked(ctx)
-        live, known = deployments.live(ctx.engine), deployments.of_decision(ctx.engine, decision.id)
+        live, deployment = deployments.live(ctx.engine), deployments.of_decision(ctx.engine, decision.id)
         champion = live["model_version"] if live else None
-        by_operator = expected_champion == ANY
-        if known is None and champion == decision.model_version:
-            known = live
+        by_operator = expected_champion == ANY_CHAMPION
+        if deployment is None and champion == decision.model_version:
+            deployment = live
             if by_operator:
                 with transaction(ctx.engine) as connection:
                     _stop_trial(connection, decision)
-        if known is not None:
-            return as_deployment(known, running(ctx, known["id"]), 0.0)
-        if not by_operator and expected_champion not in (champion, now := ctx.registry.alias("champion")):
+        if deployment is not None:
+            return as_deployment(deployment, count_running(ctx, deployment["id"]), 0.0)
+        if not by_operator and expected_champion not in (champion, registry_champion := ctx.registry.alias("champion")):
             raise ConflictError(
-                f"the champion changed from {expected_champion} to {now} since decision {decision.id} was made; "
-                "train and decide again"
+                f"the champion changed from {expected_champion} to {registry_champion} since decision {decision.id} "
+                "was made; train and decide again"
             )
         return _deploy(ctx, decision, champion, strategy if live else "direct", by_operator=by_operator)
 
 
 def reconcile(ctx: Context) -> None:
-    """End what a killed mover left: a rolling deployment, or aliases that disagree with the ledger."""
+    """Recover from a killed deployer: conclude a rolling deployment, correct differing aliases."""
     with advisory_lock(ctx.engine, LOCK):
         reconcile_locked(ctx)
 
@@ -98,34 +101,34 @@ def reconcile_locked(ctx: Context) -> None:
     """`reconcile`, for callers that hold the lock."""
     rolling = deployments.rolling(ctx.engine)
     if rolling is not None:
-        log.warning("deployment %s was left rolling by a mover that died; concluding it", rolling["id"])
+        log.warning("deployment %s is still rolling, its process died; concluding it", rolling["id"])
         conclude(ctx, rolling["id"], time.monotonic())
     live = deployments.live(ctx.engine)
     if live is not None:
-        aliases.mend(ctx, live)
+        aliases.repair(ctx, live)
 
 
 def _deploy(
     ctx: Context, decision: Decision, champion: int | None, strategy: Strategy, *, by_operator: bool
 ) -> Deployment:
     started = time.monotonic()
-    place = _place(ctx, decision.model_version)
+    location = _bundle_location(ctx, decision.model_version)
     try:
         with transaction(ctx.engine) as connection:
             decisions.record(connection, decision)
             if by_operator:
                 _stop_trial(connection, decision)
-            elif (tried := deployments.on_trial(connection)) is not None:
+            elif (on_trial := deployments.on_trial(connection)) is not None:
                 raise ConflictError(
-                    f"version {tried['model_version']} is being tried; decide again when that has ended"
+                    f"version {on_trial['model_version']} is being tried; decide again when that has ended"
                 )
             deployment_id = deployments.begin(
                 connection,
                 model_version=decision.model_version,
                 previous_version=champion,
                 decision_id=decision.id,
-                bundle_prefix=place.prefix,
-                bundle_digest=place.digest,
+                bundle_prefix=location.prefix,
+                bundle_digest=location.digest,
                 strategy=strategy,
                 share=0 if strategy == "direct" else ctx.settings.trial_share,
                 status="rolling" if strategy == "direct" else "trial",
@@ -133,51 +136,53 @@ def _deploy(
     except ConstraintError as error:
         if deployments.ONE_OPEN not in str(error.orig):
             raise
-        raise ConflictError("another deployment has begun, though this mover held the lock; try again") from error
+        raise ConflictError("another deployment was started although this process held the lock; try again") from error
     if strategy == "direct":
         return conclude(ctx, deployment_id, started)
-    log.info("version %s is tried as a %s beside version %s", decision.model_version, strategy, champion)
+    log.info("version %s is on trial as a %s of version %s", decision.model_version, strategy, champion)
     with transaction(ctx.engine) as connection:
         row = deployments.on_trial(connection)
     if row is None or row["id"] != deployment_id:
-        raise EvergreenError(f"the trial of deployment {deployment_id} was ended without the lock")
+        raise EvergreenError(f"the trial of deployment {deployment_id} was ended by a process without the lock")
     return as_deployment(row, 0, time.monotonic() - started)
 
 
 def _stop_trial(connection: Connection, decision: Decision) -> None:
-    """An operator's word ends a trial, if one is going on."""
-    tried = deployments.on_trial(connection)
-    if tried is not None:
+    """End the running trial, if any: an operator's decision overrides it."""
+    on_trial = deployments.on_trial(connection)
+    if on_trial is not None:
         decisions.record(connection, decision)
-        words = f"stopped by {decision.actor}, who moved to version {decision.model_version}: {decision.reason}"
-        deployments.end(connection, tried["id"], "failed", words)
+        reason = f"stopped by {decision.actor}, who moved to version {decision.model_version}: {decision.reason}"
+        deployments.end(connection, on_trial["id"], "failed", reason)
 
 
 def conclude(ctx: Context, deployment_id: int, started: float) -> Deployment:
-    """Wait for the replicas, verify, and end the rolling deployment one way or the other; with the lock held."""
+    """Wait for the replicas, verify, and end the rolling deployment as live or failed; the caller holds the lock."""
     row = deployments.rolling(ctx.engine)
     if row is None or row["id"] != deployment_id:
-        raise EvergreenError(f"deployment {deployment_id} is not rolling any more; somebody ended it without the lock")
+        raise EvergreenError(
+            f"deployment {deployment_id} is not rolling any more; it was ended by a process without the lock"
+        )
     replicas, problem = _await_replicas(ctx, row)
     acknowledged = round(time.monotonic() - started, 3) if replicas else None
     notes = [row["reason"], None if replicas else "no replica was running; those that start will load it"]
     if problem is None and replicas:
-        problem = verify.problem_of(ctx, row)
+        problem = verify.find_problem(ctx, row)
     if problem is None:
         try:
-            notes.append(aliases.follow(ctx, row))
+            notes.append(aliases.update(ctx, row))
         except NotFoundError as error:
             problem = f"the registry lost it: {error}"
     reason = problem or "; ".join(note for note in notes if note) or None
     with transaction(ctx.engine) as connection:
-        # The wish of a failed one falls back to the newest live deployment by itself: the one before this.
+        # After a failure the desired deployment is the previous live one again.
         deployments.end(connection, deployment_id, "failed" if problem else "live", reason)
     if problem is None:
         log.info("version %s is live on %d replicas", row["model_version"], replicas)
     else:
         alerts.alert(ctx.settings, f"version {row['model_version']} could not be released and was undone", problem)
-    ended = row | {"status": "failed" if problem else "live", "reason": reason}
-    return as_deployment(ended, replicas, time.monotonic() - started, acknowledged)
+    final_row = row | {"status": "failed" if problem else "live", "reason": reason}
+    return as_deployment(final_row, replicas, time.monotonic() - started, acknowledged)
 
 
 def as_deployment(row: dict[str, Any], replicas: int, seconds: float, acknowledged: float | None = None) -> Deployment:
@@ -187,37 +192,41 @@ def as_deployment(row: dict[str, Any], replicas: int, seconds: float, acknowledg
     )
 
 
-def _place(ctx: Context, version: int) -> BundleLocation:
-    """Of the registry; while that is away, of the ledger, so that a way back never waits for it."""
+def _bundle_location(ctx: Context, version: int) -> BundleLocation:
+    """Location from the registry, or from an earlier deployment if it is down, so that rollbacks do not need it."""
     try:
         return ctx.registry.bundle(version)
     except UnavailableError:
-        known = deployments.of_version(ctx.engine, version)
-        if known is None:
+        deployment = deployments.of_version(ctx.engine, version)
+        if deployment is None:
             raise
-        return BundleLocation(known["bundle_prefix"], known["bundle_digest"])
+        return BundleLocation(deployment["bundle_prefix"], deployment["bundle_digest"])
 
 
 def _await_replicas(ctx: Context, deployment: dict[str, Any]) -> tuple[int, str | None]:
-    """How many run it, and what went wrong if not all live replicas do."""
+    """Return how many replicas run it, and the problem if not all live ones do."""
     deadline = time.monotonic() + ctx.settings.release_timeout
-    seen: set[str] = set()
+    responsive: set[str] = set()
     while True:
         live = deployments.live_replicas(ctx.engine, ctx.settings.heartbeat_seconds)
-        # One whose last beat is older than the wish may have died of something else.
-        seen |= {r["id"] for r in live if r["heartbeat_at"] > deployment["created_at"]}
-        if refused := [r for r in live if r["failed_deployment_id"] == deployment["id"]]:
-            return 0, f"replica {refused[0]['id']} refused it: {refused[0]['error']}"
+        # A replica whose last heartbeat is older than the deployment may have died for another reason.
+        responsive |= {r["id"] for r in live if r["heartbeat_at"] > deployment["created_at"]}
+        if failed := [r for r in live if r["failed_deployment_id"] == deployment["id"]]:
+            return 0, f"replica {failed[0]['id']} refused it: {failed[0]['error']}"
         waiting = [r["id"] for r in live if r["deployment_id"] != deployment["id"]]
         if not waiting:
-            vanished = f"all {len(seen)} replicas vanished while they were to load it" if seen and not live else None
-            return len(live), vanished
+            problem = (
+                f"all {len(responsive)} replicas vanished while they were to load it"
+                if responsive and not live
+                else None
+            )
+            return len(live), problem
         if time.monotonic() > deadline:
             return 0, f"{len(waiting)} of {len(live)} replicas did not load it within {ctx.settings.release_timeout} s"
         time.sleep(_POLL)
 
 
-def running(ctx: Context, deployment_id: int) -> int:
+def count_running(ctx: Context, deployment_id: int) -> int:
     """How many live replicas run a deployment."""
     live = deployments.live_replicas(ctx.engine, ctx.settings.heartbeat_seconds)
     return sum(r["deployment_id"] == deployment_id for r in live)

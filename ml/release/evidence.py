@@ -1,17 +1,17 @@
-"""What a trial shows: harm, or none, in errors, latency, confidence and accuracy.
+"""Statistical tests of a trial: whether the candidate is worse in errors, latency, confidence or accuracy.
 
-Looks are planned: after 50, 100, 200, … answers of the candidate, the last after as many as the setting
-`trial_answers` says. Each measure of each look is tested at alpha ÷ (looks × measures), so that a
-candidate that harms nothing is turned down with a chance of at most `trial_alpha`, however the measures and the
-looks depend on each other (Bonferroni). Harm is shown when a one-sided confidence bound lies beyond what is tolerated:
+Interim looks are planned after 50, 100, 200, … answers of the candidate, the last after `trial_answers`.
+Each measure of each look is tested at alpha ÷ (looks × measures), so a harmless candidate is rejected with
+probability at most `trial_alpha`, whatever the dependence between measures and looks (Bonferroni). Harm is
+shown when a one-sided confidence bound exceeds the tolerance:
 
 - shares (errors, accuracy of two groups, disagreement): Newcombe's hybrid score interval for a difference
   (Statistics in Medicine 17, 1998, method 10); Wilson's for a single one.
-- confidence: the difference of means, with normal quantiles; of a shadow that of pairs.
-- latency: distribution-free bounds of both medians by order statistics; of a shadow the mean log ratio of pairs.
-- accuracy of a shadow: the exact sign test (McNemar) on disagreements that feedback settled.
+- confidence: the difference of means, with normal quantiles; of a shadow, the mean difference of pairs.
+- latency: distribution-free bounds of both medians by order statistics; of a shadow, the mean log ratio of pairs.
+- accuracy of a shadow: the exact sign test (McNemar) on disagreements with feedback.
 
-Answers are taken as independent: a few clients who send much alike make the bounds too narrow.
+Answers are assumed independent: a few clients sending similar images make the bounds too narrow.
 """
 
 import math
@@ -25,25 +25,25 @@ MEASURES: Final = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One measure: what it says in words, and whether it shows harm."""
+    """The result of one measure: its description, and whether it shows harm; stored as JSON."""
 
     name: str
     words: str
     harm: bool
 
 
-def planned(answers: int) -> list[int]:
-    """Answers of the candidate at which to look: 50, 100, 200, … and `answers`."""
+def planned_looks(answers: int) -> list[int]:
+    """Numbers of answers at which interim looks are planned: 50, 100, 200, … and `answers`."""
     looks = []
-    at = FIRST_LOOK
-    while at < answers:
-        looks.append(at)
-        at *= 2
+    count = FIRST_LOOK
+    while count < answers:
+        looks.append(count)
+        count *= 2
     return [*looks, answers]
 
 
 def quantile(alpha: float, looks: int) -> float:
-    """The normal quantile of each test of a trial with so many looks."""
+    """The normal quantile for each test of a trial with this number of looks."""
     return NormalDist().inv_cdf(1 - alpha / (looks * MEASURES))
 
 
@@ -57,21 +57,21 @@ def wilson(hits: float, count: float, z: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def excess(name: str, candidate: tuple[float, float], live: tuple[float, float], z: float) -> Finding:
-    """Whether the candidate's share of something bad is higher. Each pair: how often, of how many."""
-    (bad, asked), (live_bad, live_asked) = candidate, live
-    shares = bad / asked if asked else 0.0, live_bad / live_asked if live_asked else 0.0
-    lower, _ = wilson(bad, asked, z)
-    _, upper = wilson(live_bad, live_asked, z)
+def rate_increase(name: str, candidate: tuple[float, float], live: tuple[float, float], z: float) -> Finding:
+    """Test whether the candidate's rate of a bad outcome is higher. Each pair: count of bad, total."""
+    (bad, total), (live_bad, live_total) = candidate, live
+    shares = bad / total if total else 0.0, live_bad / live_total if live_total else 0.0
+    lower, _ = wilson(bad, total, z)
+    _, upper = wilson(live_bad, live_total, z)
     difference = shares[0] - shares[1]
     bound = difference - math.hypot(shares[0] - lower, upper - shares[1])
-    harm = bool(asked) and bool(live_asked) and bound > 0
-    words = f"{name} {shares[0]:.2%} of {asked:.0f} against {shares[1]:.2%} of {live_asked:.0f}"
+    harm = bool(total) and bool(live_total) and bound > 0
+    words = f"{name} {shares[0]:.2%} of {total:.0f} against {shares[1]:.2%} of {live_total:.0f}"
     return Finding(name, words, harm)
 
 
-def at_most(name: str, hits: float, count: float, tolerated: float, z: float) -> Finding:
-    """Whether a share is above what is tolerated."""
+def rate_above(name: str, hits: float, count: float, tolerated: float, z: float) -> Finding:
+    """Test whether a rate is above the tolerance."""
     lower, _ = wilson(hits, count, z)
     share = hits / count if count else 0.0
     return Finding(
@@ -79,8 +79,10 @@ def at_most(name: str, hits: float, count: float, tolerated: float, z: float) ->
     )
 
 
-def drop(candidate: tuple[int, float, float], live: tuple[int, float, float], tolerated: float, z: float) -> Finding:
-    """Whether mean confidence fell further than is tolerated. Each triple: count, mean, variance."""
+def confidence_drop(
+    candidate: tuple[int, float, float], live: tuple[int, float, float], tolerated: float, z: float
+) -> Finding:
+    """Test whether mean confidence dropped by more than the tolerance. Each triple: count, mean, variance."""
     (n, mean, variance), (live_n, live_mean, live_variance) = candidate, live
     words = f"confidence {mean:.3f} against {live_mean:.3f}"
     if min(n, live_n) < 2:
@@ -90,7 +92,7 @@ def drop(candidate: tuple[int, float, float], live: tuple[int, float, float], to
 
 
 def mean_above(name: str, words: str, sums: tuple[float, float, float], tolerated: float, z: float) -> Finding:
-    """Whether the mean of paired differences is above what is tolerated. `sums`: count, sum, sum of squares."""
+    """Test whether the mean of paired differences is above the tolerance. `sums`: count, sum, sum of squares."""
     count, total, squares = sums
     if count < 2:
         return Finding(name, words, harm=False)
@@ -99,14 +101,14 @@ def mean_above(name: str, words: str, sums: tuple[float, float, float], tolerate
     return Finding(name, words, mean - z * math.sqrt(variance / count) > tolerated)
 
 
-def median_shares(count: int, z: float) -> tuple[float, float] | None:
-    """Quantiles of a sample that bound its population's median from both sides; None for too few."""
+def median_quantiles(count: int, z: float) -> tuple[float, float] | None:
+    """Sample quantiles that bound the population median from both sides; None for too few samples."""
     half = z / (2 * math.sqrt(count)) if count else 1.0
     return (0.5 - half, 0.5 + half) if half < 0.5 else None
 
 
-def slower(candidate: list[float], live: list[float], tolerated: float) -> Finding:
-    """Whether the candidate's median latency is more than `tolerated` times the live model's.
+def latency_increase(candidate: list[float], live: list[float], tolerated: float) -> Finding:
+    """Test whether the candidate's median latency is more than `tolerated` times the live model's.
 
     Args:
         candidate: lower bound, median in milliseconds.
@@ -117,7 +119,7 @@ def slower(candidate: list[float], live: list[float], tolerated: float) -> Findi
 
 
 def sign_test(live_right: int, candidate_right: int, z: float) -> Finding:
-    """Whether the candidate is wrong more often where the two differ (exact McNemar, one-sided)."""
+    """Test whether the candidate is wrong more often where both models differ (exact McNemar, one-sided)."""
     count = live_right + candidate_right
     tail = sum(math.comb(count, k) for k in range(live_right, count + 1)) / 2**count if count else 1.0
     words = (

@@ -1,4 +1,4 @@
-"""The release stage: a promote decision becomes a live model."""
+"""The release stage: deploys the model of a promote decision."""
 
 import logging
 
@@ -11,68 +11,67 @@ from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.errors import ConflictError
 from ml.release import trial
-from ml.release.deploy import Deployment, move
+from ml.release.deploy import Deployment, deploy_decision
 
 log = logging.getLogger(__name__)
 
 
 def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> Deployment | None:
-    """Deploy what a decision promotes, or a person approved; None for a decision that promotes nothing, or not yet.
+    """Deploy the model of a promoted or approved decision; None if it is rejected or still waits for approval.
 
-    Running again after a crash finishes or finds what was begun; running again later only tells what
-    became of it. A trial is begun, or looked at and perhaps ended, but not waited for. The outcome is noted
-    in the cycle.
+    Idempotent: after a crash it completes the deployment; later it returns the outcome. A trial is started or
+    advanced, not awaited. The outcome is recorded in the cycle.
 
     Raises:
-        NotFoundError: no such decision, or its version is gone from the registry.
-        ConflictError: the champion has changed since; with a cycle it is noted there instead.
+        NotFoundError: there is no such decision, or its version was deleted from the registry.
+        ConflictError: the champion changed meanwhile; with a cycle this is recorded there instead.
         UnavailableError: a server does not answer.
     """
     decision = decisions.get(ctx.engine, decision_id)
     reason = decision.reason
     if decision.verdict == "needs_person":
-        said = approvals.find(ctx.engine, decision_id)
-        if said is None:
+        approval = approvals.find(ctx.engine, decision_id)
+        if approval is None:
             return None
-        reason = f"{approvals.words(said)} ({decision.reason})"
-        if not said.approved and cycle_id is not None:
-            _finish(ctx, cycle_id, "reject", reason, live=False)
-        if not said.approved:
+        reason = f"{approvals.describe(approval)} ({decision.reason})"
+        if not approval.approved and cycle_id is not None:
+            _finish_cycle(ctx, cycle_id, "reject", reason, live=False)
+        if not approval.approved:
             return None
     if decision.verdict == "reject":
         return None
     if cycle_id is None:
-        return _move(ctx, decision)
+        return _deploy(ctx, decision)
     try:
         with cycles.stage(ctx.engine, cycle_id, "release"):
-            done = _move(ctx, decision)
+            deployment = _deploy(ctx, decision)
     except ConflictError as error:
-        _finish(ctx, cycle_id, "reject", str(error), live=False)
+        _finish_cycle(ctx, cycle_id, "reject", str(error), live=False)
         return None
-    if done.status == "trial":
-        return done
-    if done.status != "failed":  # superseded: it was live, then came another
-        _finish(ctx, cycle_id, "promote", reason, live=True)
+    if deployment.status == "trial":
+        return deployment
+    if deployment.status != "failed":  # a superseded deployment was live before
+        _finish_cycle(ctx, cycle_id, "promote", reason, live=True)
     else:
-        _finish(ctx, cycle_id, "reject", f"the release was undone: {done.reason}", live=False)
-    return done
+        _finish_cycle(ctx, cycle_id, "reject", f"the release was undone: {deployment.reason}", live=False)
+    return deployment
 
 
-def finish(ctx: Context) -> None:
-    """Look at the trial that is going on, if there is one, and note in their cycles what became of those before."""
-    trial.step(ctx)
-    for decision_id, cycle_id in cycles.deployed(ctx.engine):
+def finish_open_cycles(ctx: Context) -> None:
+    """Advance the running trial, if any, and finish open cycles whose deployment has ended."""
+    trial.advance(ctx)
+    for decision_id, cycle_id in cycles.with_ended_deployment(ctx.engine):
         release(ctx, decision_id, cycle_id=cycle_id)
 
 
-def _move(ctx: Context, decision: Decision) -> Deployment:
-    known = deployments.of_decision(ctx.engine, decision.id)
-    if known is not None and known["status"] == "trial":
-        trial.step(ctx)
-    return move(ctx, decision, decision.champion_version, ctx.settings.release_strategy)
+def _deploy(ctx: Context, decision: Decision) -> Deployment:
+    earlier = deployments.of_decision(ctx.engine, decision.id)
+    if earlier is not None and earlier["status"] == "trial":
+        trial.advance(ctx)
+    return deploy_decision(ctx, decision, decision.champion_version, ctx.settings.release_strategy)
 
 
-def _finish(ctx: Context, cycle_id: str, verdict: str, reason: str, *, live: bool) -> None:
+def _finish_cycle(ctx: Context, cycle_id: str, verdict: str, reason: str, *, live: bool) -> None:
     values = {
         "verdict": verdict,
         "reason": reason,

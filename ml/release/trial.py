@@ -1,8 +1,8 @@
-"""A trial: a challenger beside the live model, as a canary or as a shadow, until it shows harm or has answered enough.
+"""Trials: run a challenger as a canary or shadow until it shows harm or has answered enough requests.
 
-The row of a deployment on trial is the whole state, so that whoever looks may be killed at any time and
-anybody may look next: each worker of the service does, Airflow's sensor and `monitor` do. What ends
-well becomes a rolling deployment like any other.
+The row of the deployment on trial is the whole state, so any process can advance the trial and be killed at
+any time: each worker of the service does, as do Airflow's sensor and `monitor`. A passed trial becomes an
+ordinary rolling deployment.
 """
 
 import logging
@@ -24,164 +24,168 @@ from ml.release.evidence import Finding
 
 log = logging.getLogger(__name__)
 
-_DEATHS: Final = 2
-"""Workers that died holding the candidate, from which it is blamed; one may have died of something else."""
-_LOGGED: Final = 0.9
-"""Share of the counted answers that the prediction log must have before it is looked at."""
+_LOST_WORKERS: Final = 2
+"""Lost workers from which the candidate is blamed; a single one may have died for another reason."""
+_LOGGED_SHARE: Final = 0.9
+"""Share of the counted answers that must be in the prediction log before it is evaluated."""
 
 
-def step(ctx: Context, *, wait: bool = True) -> Deployment | None:
-    """Look at the trial that is going on, and end it if it is time; None where there is none.
+def advance(ctx: Context, *, wait: bool = True) -> Deployment | None:
+    """Evaluate the running trial and end it if it is due; None if there is none.
 
     Args:
-        wait: for a mover that is at work; otherwise this look is left out.
+        wait: whether to wait for a deployment in progress; if not, this evaluation is skipped.
 
     Raises:
-        UnavailableError: a server does not answer; the trial goes on.
+        UnavailableError: a server does not answer; the trial continues.
     """
     try:
         with advisory_lock(ctx.engine, deploy.LOCK, wait=wait):
             deploy.reconcile_locked(ctx)
             row = _on_trial(ctx)
-            return _look(ctx, row) if row else None
+            return _evaluate(ctx, row) if row else None
     except ConflictError:
         return None
 
 
 def wait(ctx: Context, deployment_id: int, pause: float, on_look: Callable[[str], None] = lambda _: None) -> Deployment:
-    """Look until the trial of a deployment has ended; its fate.
+    """Advance the trial of a deployment until it has ended; return the outcome.
 
     Raises:
-        NotFoundError: no such deployment.
+        NotFoundError: there is no such deployment.
         UnavailableError: a server does not answer.
     """
     while True:
-        step(ctx)
+        advance(ctx)
         row = deployments.get(ctx.engine, deployment_id)
         if row is None:
             raise NotFoundError(f"no deployment has the id {deployment_id}")
         if row["status"] not in ("trial", "rolling"):
-            return deploy.as_deployment(row, deploy.running(ctx, deployment_id), 0.0)
+            return deploy.as_deployment(row, deploy.count_running(ctx, deployment_id), 0.0)
         on_look(row["findings"].get("words", "replicas load the candidate"))
         time.sleep(pause)
 
 
-def _look(ctx: Context, row: dict[str, Any]) -> Deployment:
-    if problem := _trouble(ctx, row):
-        return _turn_down(ctx, row, problem, row["findings"])
+def _evaluate(ctx: Context, row: dict[str, Any]) -> Deployment:
+    if problem := _immediate_failure(ctx, row):
+        return _reject(ctx, row, problem, row["findings"])
     if row["trial_at"] is None:
         return _start(ctx, row)
-    counted = trials.tally(ctx.engine, row["id"])
-    answered, planned = int(counted["candidate_asked"]), evidence.planned(ctx.settings.trial_answers)
-    due = sum(answered >= at for at in planned)
-    over = row["age"] > 60 * ctx.settings.trial_minutes
-    findings = row["findings"] | {"answers": answered, "of": planned[-1], "skipped": int(counted["skipped"])}
-    if due > findings.get("look", 0) or over:
-        found = _find(ctx, row, counted, evidence.quantile(ctx.settings.trial_alpha, len(planned)))
-        if found is not None:
-            words = f"{row['strategy']} of {answered} answers: " + "; ".join(f.words for f in found)
-            findings |= {"look": due, "words": words, "measures": [vars(f) for f in found]}
-            if harm := [f.name for f in found if f.harm]:
-                return _turn_down(ctx, row, f"worse by {' and '.join(harm)} ({words})", findings)
-            if due == len(planned) or (over and answered >= evidence.FIRST_LOOK):
-                return _roll_out(ctx, row, f"no harm shown by the {words}", findings)
-        if over:
-            least = evidence.FIRST_LOOK
-            problem = (
-                f"{answered} answers within {ctx.settings.trial_minutes:g} minutes are too few, {least} are needed"
-            )
-            problem = problem if found is not None else "the prediction log does not have the trial's answers"
-            return _turn_down(ctx, row, problem, findings)
+    counted = trials.totals(ctx.engine, row["id"])
+    answer_count, planned = int(counted["candidate_asked"]), evidence.planned_looks(ctx.settings.trial_answers)
+    due = sum(answer_count >= at for at in planned)
+    timed_out = row["age"] > 60 * ctx.settings.trial_minutes
+    findings = row["findings"] | {"answers": answer_count, "of": planned[-1], "skipped": int(counted["skipped"])}
+    if due > findings.get("look", 0) or timed_out:
+        results = _measure(ctx, row, counted, evidence.quantile(ctx.settings.trial_alpha, len(planned)))
+        if results is not None:
+            summary = f"{row['strategy']} of {answer_count} answers: " + "; ".join(f.words for f in results)
+            findings |= {"look": due, "words": summary, "measures": [vars(f) for f in results]}
+            if harm := [f.name for f in results if f.harm]:
+                return _reject(ctx, row, f"worse by {' and '.join(harm)} ({summary})", findings)
+            if due == len(planned) or (timed_out and answer_count >= evidence.FIRST_LOOK):
+                return _roll_out(ctx, row, f"no harm shown by the {summary}", findings)
+        if timed_out:
+            minimum = evidence.FIRST_LOOK
+            minutes = ctx.settings.trial_minutes
+            problem = f"{answer_count} answers within {minutes:g} minutes are too few, {minimum} are needed"
+            if results is None:
+                problem = "the prediction log does not have the trial's answers"
+            return _reject(ctx, row, problem, findings)
     if findings != row["findings"]:
-        _keep(ctx, row, findings=findings)
+        _update(ctx, row, findings=findings)
     return deploy.as_deployment(row, 0, row["age"])
 
 
 def _start(ctx: Context, row: dict[str, Any]) -> Deployment:
-    """The trial counts from when every live replica holds the candidate."""
+    """Start counting once every live replica has loaded the candidate."""
     live = deployments.live_replicas(ctx.engine, ctx.settings.heartbeat_seconds)
     waiting = [r["id"] for r in live if r["candidate_deployment_id"] != row["id"]]
     if live and not waiting:
-        _keep(ctx, row, trial_at=func.now())
+        _update(ctx, row, trial_at=func.now())
     elif waiting and row["age"] > ctx.settings.release_timeout:
         problem = f"{len(waiting)} of {len(live)} replicas did not load it within {ctx.settings.release_timeout} s"
-        return _turn_down(ctx, row, problem, {})
+        return _reject(ctx, row, problem, {})
     elif row["age"] > 60 * ctx.settings.trial_minutes:
-        return _turn_down(ctx, row, "no replica was running to try it", {})
+        return _reject(ctx, row, "no replica was running to try it", {})
     return deploy.as_deployment(row, len(live) - len(waiting), row["age"])
 
 
-def _trouble(ctx: Context, row: dict[str, Any]) -> str | None:
-    """What ends a trial without any statistics."""
+def _immediate_failure(ctx: Context, row: dict[str, Any]) -> str | None:
+    """Return a problem that ends the trial without statistics: a failed load, or lost workers."""
     live = deployments.live_replicas(ctx.engine, ctx.settings.heartbeat_seconds)
-    if refused := [r for r in live if r["failed_deployment_id"] == row["id"]]:
-        return f"replica {refused[0]['id']} refused it: {refused[0]['error']}"
-    died = trials.died_with(ctx.engine, row["id"], ctx.settings.heartbeat_seconds)
-    return f"{died} workers died while they held it" if died >= _DEATHS else None
+    if failed := [r for r in live if r["failed_deployment_id"] == row["id"]]:
+        return f"replica {failed[0]['id']} refused it: {failed[0]['error']}"
+    lost = trials.count_lost_replicas(ctx.engine, row["id"], ctx.settings.heartbeat_seconds)
+    return f"{lost} workers died while they held it" if lost >= _LOST_WORKERS else None
 
 
-def _find(ctx: Context, row: dict[str, Any], counted: dict[str, float], z: float) -> list[Finding] | None:
-    """None: the prediction log does not have the answers yet."""
-    errors = evidence.excess(
+def _measure(ctx: Context, row: dict[str, Any], counted: dict[str, float], z: float) -> list[Finding] | None:
+    """Evaluate all measures; None if the prediction log does not have the answers yet."""
+    errors = evidence.rate_increase(
         "errors",
         (counted["candidate_errors"], counted["candidate_asked"]),
         (counted["live_errors"], counted["live_asked"]),
         z,
     )
-    measures = _of_shadow if row["strategy"] == "shadow" else _of_canary
-    others = measures(ctx, row, counted, z)
-    return None if others is None else [errors, *others]
+    measures = _measure_shadow if row["strategy"] == "shadow" else _measure_canary
+    measured = measures(ctx, row, counted, z)
+    return None if measured is None else [errors, *measured]
 
 
-def _of_canary(ctx: Context, row: dict[str, Any], counted: dict[str, float], z: float) -> list[Finding] | None:
+def _measure_canary(ctx: Context, row: dict[str, Any], counted: dict[str, float], z: float) -> list[Finding] | None:
     settings, engine, since = ctx.settings, ctx.engine, row["trial_at"]
     candidate, live = (row["model_version"], row["previous_version"])
-    told = [trials.answers(engine, version, since) for version in (candidate, live)]
-    if told[0].count < _LOGGED * (counted["candidate_asked"] - counted["candidate_errors"]):
+    summaries = [trials.confidence_summary(engine, version, since) for version in (candidate, live)]
+    if summaries[0].count < _LOGGED_SHARE * (counted["candidate_asked"] - counted["candidate_errors"]):
         return None
-    mine, theirs = ((a.count, a.confidence, a.variance) for a in told)
-    found = [evidence.drop(mine, theirs, settings.trial_confidence, z)]
-    bounds = [evidence.median_shares(a.count, z) for a in told]
+    candidate_summary, live_summary = ((a.count, a.confidence, a.variance) for a in summaries)
+    results = [evidence.confidence_drop(candidate_summary, live_summary, settings.trial_confidence, z)]
+    bounds = [evidence.median_quantiles(a.count, z) for a in summaries]
     if bounds[0] and bounds[1]:
-        low = trials.latency(engine, candidate, since, (bounds[0][0], 0.5))
-        high = trials.latency(engine, live, since, (bounds[1][1], 0.5))
-        found.append(evidence.slower(low, high, settings.trial_slowdown))
-    judged = [trials.judged(engine, version, since) for version in (candidate, live)]
-    if judged[0][0] and judged[1][0]:
-        wrong = [(count - right, count) for count, right in judged]
-        found.append(evidence.excess("wrong by feedback", wrong[0], wrong[1], z))
-    return found
+        low = trials.latency_quantiles(engine, candidate, since, (bounds[0][0], 0.5))
+        high = trials.latency_quantiles(engine, live, since, (bounds[1][1], 0.5))
+        results.append(evidence.latency_increase(low, high, settings.trial_slowdown))
+    feedback = [trials.feedback_counts(engine, version, since) for version in (candidate, live)]
+    if feedback[0][0] and feedback[1][0]:
+        wrong = [(count - right, count) for count, right in feedback]
+        results.append(evidence.rate_increase("wrong by feedback", wrong[0], wrong[1], z))
+    return results
 
 
-def _of_shadow(ctx: Context, row: dict[str, Any], counted: dict[str, float], z: float) -> list[Finding] | None:
+def _measure_shadow(ctx: Context, row: dict[str, Any], counted: dict[str, float], z: float) -> list[Finding] | None:
     settings, count = ctx.settings, counted["live_asked"]
-    ratio = f"{math.exp(counted['slower'] / count if count else 0):.2f} times the time of the live model"
-    lost = f"confidence lower by {counted['drop'] / count if count else 0:.3f}"
-    found = [
-        evidence.at_most("other labels", counted["disagreed"], count, settings.trial_disagreement, z),
+    latency_text = f"{math.exp(counted['slower'] / count if count else 0):.2f} times the time of the live model"
+    confidence_text = f"confidence lower by {counted['drop'] / count if count else 0:.3f}"
+    results = [
+        evidence.rate_above("other labels", counted["disagreed"], count, settings.trial_disagreement, z),
         evidence.mean_above(
-            "confidence", lost, (count, counted["drop"], counted["drop_squares"]), settings.trial_confidence, z
+            "confidence",
+            confidence_text,
+            (count, counted["drop"], counted["drop_squares"]),
+            settings.trial_confidence,
+            z,
         ),
         evidence.mean_above(
             "latency",
-            ratio,
+            latency_text,
             (count, counted["slower"], counted["slower_squares"]),
             math.log(settings.trial_slowdown),
             z,
         ),
     ]
-    live_right, candidate_right = trials.disputed(ctx.engine, row["id"])
+    live_right, candidate_right = trials.settled_disagreements(ctx.engine, row["id"])
     if live_right + candidate_right:
-        found.append(evidence.sign_test(live_right, candidate_right, z))
-    return found
+        results.append(evidence.sign_test(live_right, candidate_right, z))
+    return results
 
 
-def _roll_out(ctx: Context, row: dict[str, Any], words: str, findings: dict[str, Any]) -> Deployment:
-    _keep(ctx, row, status="rolling", reason=words, findings=findings)
+def _roll_out(ctx: Context, row: dict[str, Any], reason: str, findings: dict[str, Any]) -> Deployment:
+    _update(ctx, row, status="rolling", reason=reason, findings=findings)
     return deploy.conclude(ctx, row["id"], time.monotonic())
 
 
-def _turn_down(ctx: Context, row: dict[str, Any], problem: str, findings: dict[str, Any]) -> Deployment:
+def _reject(ctx: Context, row: dict[str, Any], problem: str, findings: dict[str, Any]) -> Deployment:
     with transaction(ctx.engine) as connection:
         deployments.change(connection, row["id"], findings=findings)
         deployments.end(connection, row["id"], "failed", problem)
@@ -189,13 +193,13 @@ def _turn_down(ctx: Context, row: dict[str, Any], problem: str, findings: dict[s
     return deploy.as_deployment(row | {"status": "failed", "reason": problem}, 0, row["age"])
 
 
-def _keep(ctx: Context, row: dict[str, Any], **columns: Any) -> None:
+def _update(ctx: Context, row: dict[str, Any], **columns: Any) -> None:
     with transaction(ctx.engine) as connection:
         deployments.change(connection, row["id"], **columns)
 
 
 def _on_trial(ctx: Context) -> dict[str, Any] | None:
-    """The row, and its `age`: seconds since the trial counts, or since it was made."""
+    """The row with its `age`: seconds since the trial started counting, or since it was created."""
     with transaction(ctx.engine) as connection:
         row = deployments.on_trial(connection)
         now = connection.execute(select(func.now())).scalar_one()

@@ -1,4 +1,4 @@
-"""Asks the live service the golden probes: the last check before a deployment counts."""
+"""Sends the golden probes to the live service: the last check before a deployment is marked live."""
 
 import io
 import time
@@ -16,20 +16,20 @@ from ml.models import bundle
 
 PROBE_HEADER = "X-Evergreen-Probe"
 PROBES = 4
-# The service rounds, and may run reduced precision; a wrong model is off by far more.
+# The service rounds and may use reduced precision; a wrong model differs by far more.
 TOLERANCE = 0.02
-PATIENCE = 30.0
-"""Seconds for a service that is overloaded, or whose worker just restarted, to answer at all."""
+TIMEOUT_SECONDS = 30.0
+"""Time for an overloaded or just restarted service to answer."""
 _PAUSE = 0.2
 _BUSY = (429, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is wrong; one that may `pass_` says nothing about the model, so the service is asked again."""
+    """A failed check; a `transient` one says nothing about the model, so the probe is repeated."""
 
-    words: str
-    pass_: bool = False
+    message: str
+    transient: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class _Probe:
     png: bytes
     version: int
     answers: tuple[tuple[str, float], ...]
-    """Label and probability, one pair for each variant of the model."""
+    """Expected label and probability, one pair per variant of the model."""
 
 
-def problem_of(ctx: Context, deployment: dict[str, Any]) -> str | None:
-    """What is wrong with the service's answers to the deployment's probes; None if nothing is.
+def find_problem(ctx: Context, deployment: dict[str, Any]) -> str | None:
+    """Return the problem with the service's answers to the deployment's probes; None if they are as expected.
 
-    Never raises for what the service or the bucket does: a deployment must always come to an end.
+    Does not raise for errors of the service or the bucket, so that a deployment always ends.
     """
     url = ctx.settings.service_url
     try:
@@ -52,14 +52,14 @@ def problem_of(ctx: Context, deployment: dict[str, Any]) -> str | None:
         return f"the bundle cannot be read: {error}"
     try:
         with httpx.Client(
-            base_url=url, timeout=PATIENCE, headers={PROBE_HEADER: "1", **ctx.settings.key_headers}
+            base_url=url, timeout=TIMEOUT_SECONDS, headers={PROBE_HEADER: "1", **ctx.settings.key_headers}
         ) as http:
-            deadline = time.monotonic() + PATIENCE
-            while (problem := _ask(http, probes)) and problem.pass_ and time.monotonic() < deadline:
+            deadline = time.monotonic() + TIMEOUT_SECONDS
+            while (problem := _send_probes(http, probes)) and problem.transient and time.monotonic() < deadline:
                 time.sleep(_PAUSE)
     except httpx.InvalidURL as error:
-        return f"`service_url` is no address: {error} (received {url!r})"
-    return problem.words if problem else None
+        return f"`service_url` is not a valid URL: {error} (received {url!r})"
+    return problem.message if problem else None
 
 
 def _probes(ctx: Context, deployment: dict[str, Any]) -> list[_Probe]:
@@ -68,30 +68,30 @@ def _probes(ctx: Context, deployment: dict[str, Any]) -> list[_Probe]:
     files = [probes for _, probes in bundle.FILES.values() if probes in info.files]
     recorded = [bundle.load_probes((folder / file).read_bytes()) for file in files]
     images, _ = recorded[0]
-    found = []
+    probes_to_send = []
     for position, image in enumerate(images[:PROBES]):
         rows = [expected[position] for _, expected in recorded]
         answers = tuple((info.labels[row.argmax()], float(row.max())) for row in rows)
-        found.append(_Probe(_png(image), deployment["model_version"], answers))
-    return found
+        probes_to_send.append(_Probe(_png(image), deployment["model_version"], answers))
+    return probes_to_send
 
 
-def _ask(http: httpx.Client, probes: Sequence[_Probe]) -> _Problem | None:
-    """The first problem."""
-    where = f"{http.base_url}v1/predict"
+def _send_probes(http: httpx.Client, probes: Sequence[_Probe]) -> _Problem | None:
+    """Return the first problem."""
+    url = f"{http.base_url}v1/predict"
     for probe in probes:
         try:
-            answer = http.post("/v1/predict", content=probe.png, headers={"content-type": "image/png"})
+            response = http.post("/v1/predict", content=probe.png, headers={"content-type": "image/png"})
         except httpx.HTTPError as error:
-            return _Problem(f"{http.base_url} does not answer probes: {error!r}", pass_=True)
-        if answer.status_code != 200:
-            busy = answer.status_code in _BUSY
-            return _Problem(f"{where} answers {answer.status_code} to a probe: {answer.text[:200]}", pass_=busy)
+            return _Problem(f"{http.base_url} does not answer probes: {error!r}", transient=True)
+        if response.status_code != 200:
+            busy = response.status_code in _BUSY
+            return _Problem(f"{url} answers {response.status_code} to a probe: {response.text[:200]}", transient=busy)
         try:
-            body = answer.json()
+            body = response.json()
             problem = _compare(probe, body["model_version"], body["label"], float(body["probability"]))
         except (ValueError, KeyError, TypeError):
-            return _Problem(f"{where} is no service of ours, it answers a probe with {answer.text[:200]!r}")
+            return _Problem(f"{url} is no service of ours, it answers a probe with {response.text[:200]!r}")
         if problem:
             return problem
     return None
@@ -99,10 +99,10 @@ def _ask(http: httpx.Client, probes: Sequence[_Probe]) -> _Problem | None:
 
 def _compare(probe: _Probe, version: int, label: str, probability: float) -> _Problem | None:
     if version != probe.version:
-        return _Problem(f"a probe was answered by version {version}, not {probe.version}", pass_=True)
-    # Written so that a NaN is off, too.
-    if not any(label == known and abs(probability - p) <= TOLERANCE for known, p in probe.answers):
-        expected = " or ".join(f"{known} ({p:.4f})" for known, p in probe.answers)
+        return _Problem(f"a probe was answered by version {version}, not {probe.version}", transient=True)
+    # Written so that NaN fails too.
+    if not any(label == expected_label and abs(probability - p) <= TOLERANCE for expected_label, p in probe.answers):
+        expected = " or ".join(f"{expected_label} ({p:.4f})" for expected_label, p in probe.answers)
         return _Problem(f"a probe was answered {label} ({probability:.4f}), expected {expected}")
     return None
 

@@ -1,4 +1,4 @@
-"""Listings of many objects. minio-py's own takes longer to build its objects than the server to answer."""
+"""Fast listings: minio-py's takes longer to build its result objects than the server takes to answer."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class ObjectInfo(NamedTuple):
-    """What a listing says about an object; ``key`` is the whole key, ``size`` in bytes.
+    """An object of a listing; ``key`` is the full key, ``size`` is in bytes.
 
-    A tuple, because a drop has tens of thousands and a dataclass takes four times as long to make.
+    A tuple, because a drop has tens of thousands and a dataclass takes four times as long to create.
     """
 
     key: str
@@ -25,55 +25,59 @@ class ObjectInfo(NamedTuple):
     modified: datetime | None
 
 
-def below(client: "Minio", bucket: str, prefix: str, *, recursive: bool = True) -> Iterator[ObjectInfo]:
+def list_objects(client: "Minio", bucket: str, prefix: str, *, recursive: bool = True) -> Iterator[ObjectInfo]:
     """All objects below `prefix` in key order; the next page is fetched while one is read.
 
-    Not recursive: the objects there and, with keys that end in ``/``, the folders, page by page.
+    If not recursive: the objects directly below it and the folders, whose keys end in ``/``, page by page.
 
     Raises:
-        UnavailableError: the server's answer is no listing; the client's errors are passed on.
+        UnavailableError: the server's answer is not a listing; errors of the client are passed on.
     """
 
     delimiter = "" if recursive else "/"
 
     def fetch(token: str | None) -> bytes:
         query = {"list-type": "2", "delimiter": delimiter, "encoding-type": "url", "max-keys": "1000", "prefix": prefix}
-        # The client's one way to sign and send a request and to tell errors apart, by that name since its version 7.
-        answer = client._execute("GET", bucket, query_params=query | ({"continuation-token": token} if token else {}))  # type: ignore[arg-type]
-        return bytes(answer.data)
+        # minio-py has no public method that signs and sends any request; this one has kept its name since version 7.
+        response = client._execute("GET", bucket, query_params=query | ({"continuation-token": token} if token else {}))  # type: ignore[arg-type]
+        return bytes(response.data)
 
     with ThreadPoolExecutor(1) as pool:
         page = pool.submit(fetch, None)
         while True:
-            root = _parsed(page.result(), bucket, prefix)
-            space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
-            token = root.findtext(f"{space}NextContinuationToken")
-            more = (root.findtext(f"{space}IsTruncated") or "").lower() == "true"
-            if more and not token:
-                raise UnavailableError(f"s3://{bucket}/{prefix}: the object store's listing breaks off")
-            if more:
+            root = _parse(page.result(), bucket, prefix)
+            namespace = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+            token = root.findtext(f"{namespace}NextContinuationToken")
+            truncated = (root.findtext(f"{namespace}IsTruncated") or "").lower() == "true"
+            if truncated and not token:
+                raise UnavailableError(
+                    f"s3://{bucket}/{prefix}: the object store's listing is truncated without a continuation token"
+                )
+            if truncated:
                 page = pool.submit(fetch, token)
-            encoded = root.findtext(f"{space}EncodingType") == "url"
-            yield from (_info(item, len(space), encoded) for item in root.iterfind(f"{space}Contents"))
-            for folder in root.iterfind(f"{space}CommonPrefixes/{space}Prefix"):
+            encoded = root.findtext(f"{namespace}EncodingType") == "url"
+            yield from (_object_info(item, len(namespace), encoded) for item in root.iterfind(f"{namespace}Contents"))
+            for folder in root.iterfind(f"{namespace}CommonPrefixes/{namespace}Prefix"):
                 yield ObjectInfo(unquote_plus(folder.text or "") if encoded else folder.text or "", 0, "", None)
-            if not more:
+            if not truncated:
                 return
 
 
-def _parsed(data: bytes, bucket: str, prefix: str) -> ElementTree.Element:
+def _parse(data: bytes, bucket: str, prefix: str) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(data)  # noqa: S314 - our own object store's answer
     except ElementTree.ParseError as error:
-        raise UnavailableError(f"s3://{bucket}/{prefix}: the object store answered nonsense: {error}") from error
+        raise UnavailableError(
+            f"s3://{bucket}/{prefix}: the object store's answer is not valid XML: {error}"
+        ) from error
 
 
-def _info(item: ElementTree.Element, space: int, encoded: bool) -> ObjectInfo:
-    told = {field.tag[space:]: field.text for field in item}
-    key, modified = told.get("Key") or "", told.get("LastModified")
+def _object_info(item: ElementTree.Element, namespace_length: int, encoded: bool) -> ObjectInfo:
+    fields = {field.tag[namespace_length:]: field.text for field in item}
+    key, modified = fields.get("Key") or "", fields.get("LastModified")
     return ObjectInfo(
         unquote_plus(key) if encoded else key,
-        int(told.get("Size") or 0),
-        (told.get("ETag") or "").strip('"'),
+        int(fields.get("Size") or 0),
+        (fields.get("ETag") or "").strip('"'),
         datetime.fromisoformat(modified) if modified else None,
     )

@@ -1,9 +1,8 @@
-"""The object store: one bucket, plain S3 calls, errors of our own.
+"""The object store: one bucket, basic S3 calls, and the errors of `ml.errors`.
 
-minio-py is the client because it was the fastest of the stable ones measured here; where many small
-objects are read, obstore helps (docs/decisions/0001).
-Only put, get, range, list, copy, delete and multipart are used: they behave alike on every S3
-server. Metadata and tags are never relied on.
+The client is minio-py, the fastest of the stable ones that were measured; many small objects are read
+with obstore (docs/decisions/0001). Only put, get, range, list, copy, delete and multipart are used: they
+behave alike on every S3 server. Metadata and tags are not used.
 """
 
 import io
@@ -23,18 +22,18 @@ from minio.helpers import MIN_PART_SIZE
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.settings import Settings
 from ml.storage import listing
-from ml.storage.bulk_reads import FastReads
+from ml.storage.bulk_reads import BulkReader
 from ml.storage.listing import ObjectInfo
 
 __all__ = ["ObjectInfo", "ObjectStore", "connect"]
 
-_SLICE = 8  # keys a thread reads before it is asked for the next: handing over costs as much as a small read
+_SLICE = 8  # keys read per call of a thread: a call costs as much as a small read
 _READERS = 8
-_MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "InvalidRange", "404"}
+_NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "InvalidRange", "404"}
 
 
-def readers() -> ThreadPoolExecutor:
-    """Threads for `ObjectStore.get_many`: their start takes as long as a few small reads."""
+def reader_pool() -> ThreadPoolExecutor:
+    """Threads for `ObjectStore.get_many`; starting them takes as long as a few small reads."""
     return ThreadPoolExecutor(_READERS, "reading")
 
 
@@ -45,24 +44,24 @@ class ObjectStore:
     server cannot be reached, refuses the credentials or fails.
     """
 
-    def __init__(self, client: Minio, bucket: str, fast: FastReads | None = None) -> None:
+    def __init__(self, client: Minio, bucket: str, bulk_reader: BulkReader | None = None) -> None:
         self._client = client
-        self._fast = fast
+        self._bulk_reader = bulk_reader
         self.bucket = bucket
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
-        """By one request: it is in memory anyway, and an upload in parts that is cut short leaves them behind."""
+        """Store in one request: an interrupted multipart upload would leave its parts behind."""
         size = max(len(data), MIN_PART_SIZE)
-        with _Translated(self.bucket, key):
+        with _TranslateErrors(self.bucket, key):
             self._client.put_object(self.bucket, key, io.BytesIO(data), len(data), content_type, part_size=size)
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
-        with _Translated(self.bucket, key):
+        with _TranslateErrors(self.bucket, key):
             self._client.fput_object(self.bucket, key, str(path), content_type)
 
     def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
-        """The object's bytes; with ``length``, only that many from ``offset``."""
-        with _Translated(self.bucket, key):
+        """The object's bytes; with ``length``, only that many from ``offset`` on."""
+        with _TranslateErrors(self.bucket, key):
             response = self._client.get_object(self.bucket, key, offset, length)
             try:
                 data: bytes = response.read()
@@ -72,29 +71,29 @@ class ObjectStore:
         return data
 
     def get_file(self, key: str, path: Path) -> None:
-        """Download to ``path``; the file appears whole or not at all."""
-        with _Translated(self.bucket, key):
+        """Download to ``path``; the file appears only when it is complete."""
+        with _TranslateErrors(self.bucket, key):
             self._client.fget_object(self.bucket, key, str(path))
 
     def get_many(
         self, keys: Iterable[str], pool: Executor | None = None
     ) -> Iterator[bytes | UnavailableError | NotFoundError]:
-        """Each key's bytes in order; an error stands in the place of the object that had it.
+        """Each object's bytes in order; an object that cannot be read yields its error instead.
 
         Args:
-            keys: all are asked for at once, before the first answer is taken.
-            pool: `readers()` of the caller's, who asks again and again.
+            keys: all are requested at once, before the first result is taken.
+            pool: a `reader_pool()` to reuse over several calls; None: a new one.
         """
-        wanted = tuple(keys)
-        size = max(1, min(_SLICE, len(wanted) // _READERS))
-        own = pool or readers()
-        slices = own.map(self._get_some, (wanted[i : i + size] for i in range(0, len(wanted), size)))
-        if own is not pool:
-            own.shutdown(wait=False)
+        all_keys = tuple(keys)
+        size = max(1, min(_SLICE, len(all_keys) // _READERS))
+        executor = pool or reader_pool()
+        slices = executor.map(self._get_slice, (all_keys[i : i + size] for i in range(0, len(all_keys), size)))
+        if executor is not pool:
+            executor.shutdown(wait=False)
         return chain.from_iterable(slices)
 
     def info(self, key: str) -> ObjectInfo:
-        with _Translated(self.bucket, key):
+        with _TranslateErrors(self.bucket, key):
             stat = self._client.stat_object(self.bucket, key)
         return ObjectInfo(key, stat.size or 0, (stat.etag or "").strip('"'), stat.last_modified)
 
@@ -106,71 +105,72 @@ class ObjectStore:
         return True
 
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
-        """Objects below ``prefix`` in key order; not recursive: folders too, ending in ``/``."""
-        with _Translated(self.bucket, prefix):
-            yield from listing.below(self._client, self.bucket, prefix, recursive=recursive)
+        """Objects below ``prefix`` in key order; if not recursive, also folders, whose keys end in ``/``."""
+        with _TranslateErrors(self.bucket, prefix):
+            yield from listing.list_objects(self._client, self.bucket, prefix, recursive=recursive)
 
     def copy(self, source: str, target: str, source_bucket: str | None = None) -> None:
-        with _Translated(self.bucket, source):
+        with _TranslateErrors(self.bucket, source):
             self._client.copy_object(self.bucket, target, CopySource(source_bucket or self.bucket, source))
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete; a key that is not there is no error."""
-        with _Translated(self.bucket, "delete"):
+        """Delete objects; a missing key is not an error."""
+        with _TranslateErrors(self.bucket, "delete"):
             for error in self._client.remove_objects(self.bucket, (DeleteObject(k) for k in keys)):
                 raise UnavailableError(f"cannot delete `{error.name}` from bucket `{self.bucket}`: {error.message}")
 
     def ensure_bucket(self) -> None:
-        with _Translated(self.bucket, ""):
+        with _TranslateErrors(self.bucket, ""):
             if not self._client.bucket_exists(self.bucket):
                 self._client.make_bucket(self.bucket)
 
-    def _get_some(self, keys: Sequence[str]) -> Sequence[bytes | UnavailableError | NotFoundError]:
+    def _get_slice(self, keys: Sequence[str]) -> Sequence[bytes | UnavailableError | NotFoundError]:
         return [self._get_or_error(key) for key in keys]
 
     def _get_or_error(self, key: str) -> bytes | UnavailableError | NotFoundError:
         try:
-            found = self._fast.get(key) if self._fast else None
-            return self.get(key) if found is None else found
+            data = self._bulk_reader.get(key) if self._bulk_reader else None
+            return self.get(key) if data is None else data
         except (UnavailableError, NotFoundError) as error:
             return error
 
 
-class _Translated:
-    """Turns the client's errors into ours, with the bucket and key in the message."""
+class _TranslateErrors:
+    """Converts the client's errors to those of `ml.errors`, with the bucket and key in the message."""
 
     def __init__(self, bucket: str, key: str) -> None:
-        self._where = f"s3://{bucket}/{key}"
+        self._url = f"s3://{bucket}/{key}"
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, S3Error):
-            if error.code in _MISSING:
-                raise NotFoundError(f"{self._where} does not exist") from error
-            raise UnavailableError(f"{self._where}: the object store answered {error.code}: {error.message}") from error
+            if error.code in _NOT_FOUND:
+                raise NotFoundError(f"{self._url} does not exist") from error
+            raise UnavailableError(f"{self._url}: the object store answered {error.code}: {error.message}") from error
         if isinstance(error, InvalidResponseError):
-            # Some servers answer a copy of what is not there with XML that the client does not take as such.
+            # Some servers answer the copy of a missing object with XML that the client does not recognize.
             if "404" in str(error):
-                raise NotFoundError(f"{self._where} does not exist") from error
+                raise NotFoundError(f"{self._url} does not exist") from error
             if "InvalidRange" in str(error):
-                raise NotFoundError(f"{self._where} ends before the part that was asked for") from error
-            raise UnavailableError(f"{self._where}: the object store answered nonsense: {error}") from error
-        if isinstance(error, ValueError):  # a `..` in the key, say: S3 would allow it, the client does not
-            raise NotFoundError(f"{self._where} cannot be asked for: {error}") from error
+                raise NotFoundError(f"{self._url} ends before the requested range") from error
+            raise UnavailableError(f"{self._url}: the object store's answer cannot be understood: {error}") from error
+        if isinstance(error, ValueError):  # such as `..` in the key, which S3 allows and the client does not
+            raise NotFoundError(f"{self._url} is not a valid key: {error}") from error
         if isinstance(error, urllib3.exceptions.HTTPError | OSError):
-            raise UnavailableError(f"{self._where}: the object store cannot be reached: {error}") from error
+            raise UnavailableError(f"{self._url}: the object store cannot be reached: {error}") from error
 
 
 def connect(settings: Settings, bucket: str, read_seconds: float = 60, tries: int = 4) -> ObjectStore:
-    """A bucket of the configured server; quick tries a call, then an ``UnavailableError``.
+    """A bucket of the configured server; a call is retried quickly, then raises ``UnavailableError``.
 
     Args:
-        read_seconds: without a byte from the server, until a try is given up.
+        read_seconds: read timeout of one try.
+        tries: of each call, the first included.
 
     Raises:
-        InvalidInputError: the endpoint is no address, or a credential is empty.
+        InvalidInputError: the endpoint is not an address, or a credential is empty.
     """
     url = urlsplit(settings.s3_endpoint)
     http = urllib3.PoolManager(
@@ -189,7 +189,7 @@ def connect(settings: Settings, bucket: str, read_seconds: float = 60, tries: in
         )
     except ValueError as error:
         raise InvalidInputError(
-            f"the S3 client cannot be made: {error}; check EVERGREEN_S3_ENDPOINT (received {settings.s3_endpoint!r}), "
-            "EVERGREEN_S3_ACCESS_KEY and EVERGREEN_S3_SECRET_KEY"
+            f"the S3 client cannot be created: {error}; check EVERGREEN_S3_ENDPOINT (received "
+            f"{settings.s3_endpoint!r}), EVERGREEN_S3_ACCESS_KEY and EVERGREEN_S3_SECRET_KEY"
         ) from error
-    return ObjectStore(client, bucket, FastReads(settings, bucket))
+    return ObjectStore(client, bucket, BulkReader(settings, bucket))

@@ -1,4 +1,4 @@
-"""Parts of large objects: what lies close together is asked for at once."""
+"""Reads byte ranges of large objects; ranges that lie close together are fetched in one request."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +8,8 @@ from typing import Final
 from ml.errors import NotFoundError, UnavailableError
 from ml.storage.object_store import ObjectStore
 
-_GAP: Final = 65_536  # bytes that are rather read than asked around
-_READ: Final = 32_000_000  # bytes read at once
+_MAX_GAP: Final = 65_536  # bytes; reading a smaller gap is cheaper than another request
+_MAX_READ: Final = 32_000_000  # bytes per request
 _THREADS: Final = 4
 
 
@@ -22,67 +22,68 @@ class ByteRange:
     length: int
 
 
-def read(store: ObjectStore, parts: Sequence[ByteRange]) -> Iterator[memoryview | UnavailableError | NotFoundError]:
-    """Each part's bytes, in order; an error stands in the place of one that has it.
+def read(store: ObjectStore, ranges: Sequence[ByteRange]) -> Iterator[memoryview | UnavailableError | NotFoundError]:
+    """The bytes of each range, in order; a range that cannot be read yields its error instead.
 
-    Memory holds all parts, so give it as many as may be held.
+    Memory holds all of them.
     """
-    found: dict[int, memoryview | UnavailableError | NotFoundError] = {}
+    results: dict[int, memoryview | UnavailableError | NotFoundError] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for piece in pool.map(lambda run: _run(store, parts, run), _runs(parts)):
-            found |= piece
-    return (found[i] for i in range(len(parts)))
+        for group_results in pool.map(lambda group: _read_group(store, ranges, group), _group(ranges)):
+            results |= group_results
+    return (results[i] for i in range(len(ranges)))
 
 
-def stream(store: ObjectStore, parts: Iterable[ByteRange]) -> Iterator[memoryview]:
-    """Each part's bytes, in order; memory holds some 32 MB of them, and at least one.
+def stream(store: ObjectStore, ranges: Iterable[ByteRange]) -> Iterator[memoryview]:
+    """The bytes of each range, in order; memory holds about 32 MB of them, and at least one.
 
     Raises:
-        NotFoundError: an object is gone.
+        NotFoundError: an object does not exist.
         UnavailableError: the object store failed.
     """
-    for batch in _batches(parts):
+    for batch in _batches(ranges):
         for data in read(store, batch):
             if isinstance(data, Exception):
                 raise data
             yield data
 
 
-def _batches(parts: Iterable[ByteRange]) -> Iterator[list[ByteRange]]:
+def _batches(ranges: Iterable[ByteRange]) -> Iterator[list[ByteRange]]:
     batch: list[ByteRange] = []
-    held = 0
-    for part in parts:
-        if batch and held + part.length > _READ:
+    batch_bytes = 0
+    for byte_range in ranges:
+        if batch and batch_bytes + byte_range.length > _MAX_READ:
             yield batch
-            batch, held = [], 0
-        batch.append(part)
-        held += part.length
+            batch, batch_bytes = [], 0
+        batch.append(byte_range)
+        batch_bytes += byte_range.length
     if batch:
         yield batch
 
 
-def _runs(parts: Sequence[ByteRange]) -> list[list[int]]:
-    runs: list[list[int]] = []
-    begin = end = 0
-    for i in sorted(range(len(parts)), key=lambda i: (parts[i].key, parts[i].offset)):
-        part = parts[i]
-        same = bool(runs) and parts[runs[-1][0]].key == part.key
-        if same and part.offset - end <= _GAP and part.offset + part.length - begin <= _READ:
-            runs[-1].append(i)
+def _group(ranges: Sequence[ByteRange]) -> list[list[int]]:
+    """Indices of the ranges that are fetched in one request."""
+    groups: list[list[int]] = []
+    start = end = 0
+    for i in sorted(range(len(ranges)), key=lambda i: (ranges[i].key, ranges[i].offset)):
+        current = ranges[i]
+        same_object = bool(groups) and ranges[groups[-1][0]].key == current.key
+        if same_object and current.offset - end <= _MAX_GAP and current.offset + current.length - start <= _MAX_READ:
+            groups[-1].append(i)
         else:
-            runs.append([i])
-            begin = end = part.offset
-        end = max(end, part.offset + part.length)
-    return runs
+            groups.append([i])
+            start = end = current.offset
+        end = max(end, current.offset + current.length)
+    return groups
 
 
-def _run(
-    store: ObjectStore, parts: Sequence[ByteRange], run: Sequence[int]
+def _read_group(
+    store: ObjectStore, ranges: Sequence[ByteRange], group: Sequence[int]
 ) -> dict[int, memoryview | UnavailableError | NotFoundError]:
-    key, begin = parts[run[0]].key, parts[run[0]].offset
-    end = max(parts[i].offset + parts[i].length for i in run)
+    key, start = ranges[group[0]].key, ranges[group[0]].offset
+    end = max(ranges[i].offset + ranges[i].length for i in group)
     try:
-        data = memoryview(store.get(key, begin, end - begin) if end > begin else b"")
+        data = memoryview(store.get(key, start, end - start) if end > start else b"")
     except (UnavailableError, NotFoundError) as error:
-        return dict.fromkeys(run, error)
-    return {i: data[parts[i].offset - begin : parts[i].offset - begin + parts[i].length] for i in run}
+        return dict.fromkeys(group, error)
+    return {i: data[ranges[i].offset - start : ranges[i].offset - start + ranges[i].length] for i in group}

@@ -24,20 +24,20 @@ from ml.training import due, export, quantise
 from ml.training.data.feed import Progress
 from ml.training.data.plan import Mode
 from ml.training.data.training_data import TrainingData, gather
-from ml.training.data.validate import judge
+from ml.training.data.validate import validate_training_set
 from ml.training.loop import checkpoint as checkpoints
 from ml.training.loop import recipe as recipes
 from ml.training.loop.checkpoint import Checkpoint
-from ml.training.loop.fit import Fitted, Stepped, fit, logits_of
-from ml.training.loop.placement import ALONE, Placement
+from ml.training.loop.fit import FitResult, OnStep, compute_logits, fit
+from ml.training.loop.placement import SINGLE_PROCESS, Placement
 from ml.training.loop.recipe import Recipe
 from ml.training.network import networks
 from ml.training.tracking import card, track
 from ml.training.tracking.lineage import code_version, environment
-from ml.training.tracking.record import RunFiles, evaluated
+from ml.training.tracking.record import RunFiles, evaluate
 
 _FIGURES: Final = ("samples", "accuracy_loss", "agreement", "speedup")
-"""Of a reduced variant, as metrics of the run."""
+"""Fields of a reduced variant's report that are logged as metrics of the run."""
 
 log = logging.getLogger(__name__)
 
@@ -59,45 +59,51 @@ def train(
     epochs: int | None = None,
     mode: Mode = "auto",
     progress: Progress | None = None,
-    place: Placement = ALONE,
+    place: Placement = SINGLE_PROCESS,
 ) -> TrainedModel:
-    """Train on a dataset version, log everything, register the challenger and note it in the cycle.
+    """Train on a dataset version, log the run, register the challenger and record it in the cycle.
 
-    A cycle that has its challenger already gets the same one back, and one that was killed goes on
-    from its last checkpoint, so a killed task may simply run again; the run it left behind is marked
-    as killed. Of processes that train together every one calls this; all but the leader only compute.
+    Idempotent: a cycle that already has a challenger returns it, and an interrupted training resumes from its last
+    checkpoint; the interrupted MLflow run is marked as killed. In distributed training every process calls this,
+    and all but the leader only compute.
 
-    A dataset version that cannot be trained on ends the cycle, with the reason.
+    A dataset version that cannot be trained on finishes the cycle with the reason.
 
     Raises:
-        ConflictError: the processes gathered different material.
+        ConflictError: the processes loaded different training data.
         InvalidInputError: the version breaks an expectation of `dataset.yml`, or has fewer than two classes with
             training samples.
         NotFoundError: no dataset version has this id.
         UnavailableError: a server does not answer.
     """
     version = versions.get(ctx, version_id)
-    done = place.told(_finished(ctx, cycle_id, version.id) if place.leads else None)
-    if not place.leads:
-        if done is None:
+    trained_model = place.broadcast(_finished(ctx, cycle_id, version.id) if place.is_leader else None)
+    if not place.is_leader:
+        if trained_model is None:
             _Training.prepare(ctx, version, cycle_id, mode, seed, epochs, place).fit(None)
-        return place.told(TrainedModel("", 0))
-    track.close_abandoned(ctx.registry, ctx.settings.experiment, cycle_id, done.run_id if done else None)
-    if done is None:
+        return place.broadcast(TrainedModel("", 0))
+    track.close_abandoned(
+        ctx.registry, ctx.settings.experiment, cycle_id, trained_model.run_id if trained_model else None
+    )
+    if trained_model is None:
         with cycles.stage(ctx.engine, cycle_id, "train"):
             training = _Training.prepare(ctx, version, cycle_id, mode, seed, epochs, place)
-            done = _run(ctx, training, progress)
+            trained_model = _run(ctx, training, progress)
         training.checkpoint.remove()
-    ctx.registry.set_alias("challenger", done.model_version)
+    ctx.registry.set_alias("challenger", trained_model.model_version)
     cycles.record(
-        ctx.engine, cycle_id, run_id=done.run_id, model_version=done.model_version, dataset_version=version.id
+        ctx.engine,
+        cycle_id,
+        run_id=trained_model.run_id,
+        model_version=trained_model.model_version,
+        dataset_version=version.id,
     )
-    return place.told(done)
+    return place.broadcast(trained_model)
 
 
 @dataclass(frozen=True)
 class _Training:
-    """All that determines the weights, and where it stands on disk."""
+    """Everything that determines the weights, and the checkpoint."""
 
     material: TrainingData
     recipe: Recipe
@@ -120,22 +126,22 @@ class _Training:
         chosen_seed = ctx.settings.seed if seed is None else seed
         material, code = _material(ctx, version, cycle_id, mode, chosen_seed, place), code_version()
         recipe = _recipe(ctx.settings, material, epochs, chosen_seed)
-        told = (cycle_id, code, vars(recipe), material.as_params(), version.id)
-        identity = hashlib.sha256(repr(told).encode() + material.plan.chosen.tobytes()).hexdigest()
-        if place.told(identity) != identity:
-            raise ConflictError("the processes of this training gathered different material: start it again")
-        checkpoint = checkpoints.of(ctx.settings, identity)
+        inputs = (cycle_id, code, vars(recipe), material.as_params(), version.id)
+        identity = hashlib.sha256(repr(inputs).encode() + material.plan.chosen.tobytes()).hexdigest()
+        if place.broadcast(identity) != identity:
+            raise ConflictError("the processes of this training loaded different training data: start it again")
+        checkpoint = checkpoints.open_checkpoint(ctx.settings, identity)
         return cls(material, recipe, cycle_id, code, checkpoint, place)
 
-    def fit(self, progress: Progress | None, stepped: Stepped | None = None) -> Fitted:
+    def fit(self, progress: Progress | None, on_step: OnStep | None = None) -> FitResult:
         material = self.material
         return fit(
             material.network(self.recipe.seed),
             material.chosen,
-            (material.judge.images, material.judge.labels),
+            (material.validation.images, material.validation.labels),
             self.recipe,
             progress,
-            stepped=stepped,
+            on_step=on_step,
             warm=material.warm is not None,
             teacher=material.teacher() if self.recipe.distillation else None,
             shares=material.shares,
@@ -148,22 +154,22 @@ def _material(
     ctx: Context, version: DatasetVersion, cycle_id: str, mode: Mode, seed: int, place: Placement
 ) -> TrainingData:
     try:
-        if place.leads:
-            judge(ctx, version)
+        if place.is_leader:
+            validate_training_set(ctx, version)
         return gather(ctx, version, mode, seed)
     except InvalidInputError as error:
-        due.give_up(ctx, cycle_id, str(error))
+        due.stop_cycle(ctx, cycle_id, str(error))
         raise
 
 
 def _finished(ctx: Context, cycle_id: str, version_id: str) -> TrainedModel | None:
-    found = ctx.registry.find(f"tag.cycle = '{cycle_id}'")
-    same = [v for v in found if v.tags.get("dataset_version") == version_id]
-    return TrainedModel(same[0].run_id or "", int(same[0].version)) if same else None
+    model_versions = ctx.registry.find(f"tag.cycle = '{cycle_id}'")
+    matching = [v for v in model_versions if v.tags.get("dataset_version") == version_id]
+    return TrainedModel(matching[0].run_id or "", int(matching[0].version)) if matching else None
 
 
 def _recipe(settings: Settings, material: TrainingData, epochs: int | None, seed: int) -> Recipe:
-    return recipes.of(
+    return recipes.from_settings(
         settings,
         len(material.plan.chosen),
         material.size,
@@ -177,35 +183,35 @@ def _recipe(settings: Settings, material: TrainingData, epochs: int | None, seed
 def _run(ctx: Context, training: _Training, progress: Progress | None) -> TrainedModel:
     material, recipe, cycle_id = training.material, training.recipe, training.cycle_id
     code, version = training.code, material.version
-    run = track.Run.begin(ctx.registry, ctx.settings.experiment, f"cycle {cycle_id}", _tags(training))
+    run = track.Run.start(ctx.registry, ctx.settings.experiment, f"cycle {cycle_id}", _tags(training))
 
-    def told(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        run.metrics(epoch, metrics)
+    def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        run.log_metrics(epoch, metrics)
         if progress:
             progress(epoch, epochs, metrics)
 
-    with run.ended(), tempfile.TemporaryDirectory() as folder:
+    with run.terminating(), tempfile.TemporaryDirectory() as folder:
         recipe_params = {f"recipe_{k}": v for k, v in vars(recipe).items()}
-        run.inputs(ctx, version, material.as_params() | recipe_params)
-        with run.watched():
-            fitted = training.fit(told, run.metrics)
-        logits = logits_of(fitted.network, material.judge.images)
+        run.log_inputs(ctx, version, material.as_params() | recipe_params)
+        with run.system_metrics():
+            fitted = training.fit(on_epoch, run.log_metrics)
+        logits = compute_logits(fitted.network, material.validation.images)
         info = _export(material, fitted, logits, recipe, run.id, code, Path(folder))
         info = _add_reduced(run, ctx.settings, material, Path(folder)) or info
-        record = RunFiles(material, recipe, fitted, info, evaluated(material, logits, info.temperature))
-        run.metrics(0, _summary(record))
-        run.artifacts(record.write)
-        past = material.plan.past
-        told_of = {"cycle": cycle_id, "refreshes": str(past.refreshes), "added": str(past.added)}
+        record = RunFiles(material, recipe, fitted, info, evaluate(material, logits, info.temperature))
+        run.log_metrics(0, _summary(record))
+        run.log_artifacts(record.write)
+        history = material.plan.history
+        model_tags = {"cycle": cycle_id, "refreshes": str(history.refreshes), "added": str(history.added)}
         description = card.short(record.card())
-        model_version = ctx.registry.register(run.id, Path(folder), info, told_of, description)
-        run.tag("version", str(model_version))
-        run.tag("mlflow.note.content", description)
+        model_version = ctx.registry.register(run.id, Path(folder), info, model_tags, description)
+        run.set_tag("version", str(model_version))
+        run.set_tag("mlflow.note.content", description)
     return TrainedModel(run.id, model_version)
 
 
 def _tags(training: _Training) -> dict[str, str]:
-    told = {
+    tags = {
         "cycle": training.cycle_id,
         "code_version": training.code,
         "dataset_version": training.material.version.id,
@@ -213,29 +219,29 @@ def _tags(training: _Training) -> dict[str, str]:
         "environment": bundle.digest(environment().encode())[:12],
     }
     revision = training.code.removesuffix("-dirty")
-    return told | ({} if revision.startswith("evergreen-") else {"mlflow.source.git.commit": revision})
+    return tags | ({} if revision.startswith("evergreen-") else {"mlflow.source.git.commit": revision})
 
 
 def _summary(record: RunFiles) -> dict[str, float]:
-    fitted, told = record.fitted, record.told
+    fitted, evaluation = record.fitted, record.evaluation
     best = {"best_epoch": fitted.best_epoch + 1.0, **fitted.best}
-    calibrated = {"calibrated_loss": told.loss, "calibration_error": told.calibration_error}
+    calibrated = {"calibrated_loss": evaluation.loss, "calibration_error": evaluation.calibration_error}
     start = {f"start_{k}": v for k, v in fitted.start.items()}
     return start | {f"final_{k}": v for k, v in (best | calibrated).items()}
 
 
 def _export(
-    material: TrainingData, fitted: Fitted, logits: Tensor, recipe: Recipe, run_id: str, code: str, folder: Path
+    material: TrainingData, fitted: FitResult, logits: Tensor, recipe: Recipe, run_id: str, code: str, folder: Path
 ) -> BundleInfo:
-    heat = export.temperature(logits, material.judge.labels)
-    confidence = torch.softmax(logits / heat, 1).amax(1).numpy()
+    temperature = export.temperature(logits, material.validation.labels)
+    confidence = torch.softmax(logits / temperature, 1).amax(1).numpy()
     counts = Counter(material.train.labels.tolist())
     info = BundleInfo(
         architecture=material.architecture,
         labels=material.version.classes,
         image_size=material.size,
         channels=material.channels,
-        temperature=heat,
+        temperature=temperature,
         dataset_version=material.version.id,
         run_id=run_id,
         code_version=code,
@@ -244,21 +250,21 @@ def _export(
         confidence_deciles=tuple(round(float(q), 5) for q in np.quantile(confidence, np.arange(0.1, 1.0, 0.1))),
         files={},
     )
-    export.export(fitted.network, info, material.judge.images, folder, material.chosen)
+    export.export(fitted.network, info, material.validation.images, folder, material.chosen)
     return bundle.parse((folder / bundle.INFO).read_bytes())
 
 
 def _add_reduced(run: track.Run, settings: Settings, material: TrainingData, folder: Path) -> BundleInfo | None:
-    """The bundle's info with INT8 and bf16, if they are wanted and good enough."""
-    wanted = settings.reduced if settings.reduced is not None else material.architecture != networks.SMALL_CNN
-    if not wanted:
+    """Add INT8 and bf16 if enabled and accurate enough; return the bundle's new info, or None if disabled."""
+    enabled = settings.reduced if settings.reduced is not None else material.architecture != networks.SMALL_CNN
+    if not enabled:
         return None
     images, _ = material.chosen
     calibration = images[:: max(1, len(images) // quantise.CALIBRATION)][: quantise.CALIBRATION]
-    judge = (material.judge.images, material.judge.labels)
+    judge = (material.validation.images, material.validation.labels)
     verdicts = quantise.add(folder, calibration, judge, settings.reduced_max_loss, settings.probe_tolerance)
     for variant in quantise.VARIANTS:
         verdict = verdicts.get(variant)
-        found = {f"{variant}_{name}": float(getattr(verdict.report, name)) for name in _FIGURES} if verdict else {}
-        run.metrics(0, found | {f"{variant}_kept": float(verdict is not None and verdict.kept)})
+        figures = {f"{variant}_{name}": float(getattr(verdict.report, name)) for name in _FIGURES} if verdict else {}
+        run.log_metrics(0, figures | {f"{variant}_kept": float(verdict is not None and verdict.accepted)})
     return bundle.parse((folder / bundle.INFO).read_bytes())

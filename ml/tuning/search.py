@@ -1,4 +1,4 @@
-"""Looks for a better recipe: trials on a dataset version's training split, judged by its validation split."""
+"""Hyperparameter search: trials train on a dataset version's training split and are scored on its validation split."""
 
 import logging
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from ml.catalog.engine import advisory_lock
 from ml.context import Context
 from ml.datasets import versions
 from ml.datasets.versions import DatasetVersion
@@ -26,20 +27,20 @@ log = logging.getLogger(__name__)
 
 _PARENT: Final = "parent_run"
 _RUN: Final = "run"
-_BEAT: Final = 20
+_HEARTBEAT_SECONDS: Final = 20
 
 OnEpoch = Callable[[int, int, int, float], None]
-"""Told trial, epoch, epochs and accuracy."""
+"""Called with trial, epoch, epochs and accuracy."""
 
 
 @dataclass(frozen=True)
 class BestRecipe:
-    """What came of a search.
+    """The result of a search.
 
     Attributes:
-        trials: number, state, accuracy, run and choices, the best first.
-        first: accuracy with the settings as they were.
-        file: the settings file with the best choices; None where nothing was better than the settings.
+        trials: number, state, accuracy, run and settings of each trial, the best first.
+        first: accuracy with the current settings.
+        file: the settings file with the best recipe; None if no trial beat the current settings.
     """
 
     study: str
@@ -60,28 +61,28 @@ def search(
     epochs: int | None = None,
     file: Path | None = None,
     progress: OnEpoch | None = None,
-    beat: int = _BEAT,
+    heartbeat: int = _HEARTBEAT_SECONDS,
 ) -> BestRecipe:
-    """Work on a study until it has so many trials; begun anew, or by others at the same time, it goes on.
+    """Run trials until the study has `trials` of them. Restarted calls and parallel workers continue the same study.
 
-    The first trial is of the settings as they are. Each is a full training from fresh weights, an MLflow
-    run below the study's; a trial that is worse than the median of the others at the same epoch is
-    stopped. The holdout is not looked at.
+    The first trial uses the current settings. Each trial is a full training from new weights, logged as a child of
+    the study's MLflow run; a trial below the median of the others at the same epoch is pruned. The holdout is not
+    used.
 
     Args:
         version_id: None for the newest dataset version.
-        trials: of the study in all, whoever does them; workers at work then finish theirs.
-        epochs: at most so many a trial; None: as the settings have it.
-        file: where the best choices go; `RECIPE_FILE` in the data folder by default, which every
-            training of this host reads from then on.
-        beat: seconds between signs of life; after three without one, a trial is given to another worker.
+        trials: total of the study over all workers; trials that are running then are finished.
+        epochs: maximum per trial; None: from the settings.
+        file: settings file for the best recipe; by default `RECIPE_FILE` in the data folder, which every later
+            training on this host reads.
+        heartbeat: seconds between heartbeats; after three missed ones another worker retries the trial.
 
     Raises:
         InvalidInputError: the version has no validation samples, or fewer than two classes.
         NotFoundError: no such dataset version, or none at all.
         UnavailableError: a server does not answer.
     """
-    study.quiet()
+    study.silence_optuna()
     version = _version(ctx, version_id)
     material = gather(ctx, version, "full", ctx.settings.seed)
     if not version.validation:
@@ -89,16 +90,22 @@ def search(
             f"dataset version {version.id[:12]} has no validation samples to judge recipes by: "
             "upload more labelled images"
         )
-    named = name or f"{ctx.settings.model_name}-{version.id[:12]}"
-    opened = study.opened(ctx, named, lambda made: _begin(ctx, made, version), lambda t: _left(ctx, t), beat)
-    if (told := opened.user_attrs["dataset_version"]) != version.id:
+    study_name = name or f"{ctx.settings.model_name}-{version.id[:12]}"
+    optuna_study = study.open_study(
+        ctx,
+        study_name,
+        lambda new_study: _start_study(ctx, new_study, version),
+        lambda t: _end_abandoned_run(ctx, t),
+        heartbeat,
+    )
+    if (study_version := optuna_study.user_attrs["dataset_version"]) != version.id:
         raise InvalidInputError(
-            f"study `{named}` is of dataset version {told[:12]}, not {version.id[:12]}: name another"
+            f"study `{study_name}` is of dataset version {study_version[:12]}, not {version.id[:12]}: name another"
         )
-    worker = _Worker(ctx, material, opened.user_attrs[_PARENT], epochs, progress)
-    while len(study.done(opened)) < trials:
-        opened.optimize(worker.tried, n_trials=1)
-    return _finished(ctx, opened, version, file or ctx.settings.home / RECIPE_FILE)
+    worker = _Worker(ctx, material, optuna_study.user_attrs[_PARENT], epochs, progress)
+    while len(study.finished_trials(optuna_study)) < trials:
+        optuna_study.optimize(worker.objective, n_trials=1)
+    return _report(ctx, optuna_study, version, file or ctx.settings.home / RECIPE_FILE)
 
 
 @dataclass(frozen=True)
@@ -109,25 +116,25 @@ class _Worker:
     epochs: int | None
     progress: OnEpoch | None
 
-    def tried(self, trial: Trial) -> float:
-        """Accuracy on the validation split of the weights that the trial would keep."""
+    def objective(self, trial: Trial) -> float:
+        """Train one trial; return the validation accuracy of its best weights."""
         ctx, material = self.ctx, self.material
-        settings = space.asked(trial, ctx.settings)
+        settings = space.suggest(trial, ctx.settings)
         samples = len(material.plan.chosen)
-        chosen = recipe.of(settings, samples, material.size, material.channels, epochs=self.epochs)
+        chosen = recipe.from_settings(settings, samples, material.size, material.channels, epochs=self.epochs)
         tags = {
             "mlflow.parentRunId": self.parent,
             "dataset_version": material.version.id,
             "code_version": code_version(),
         }
-        run = track.Run.begin(ctx.registry, ctx.settings.experiment, f"trial {trial.number}", tags)
+        run = track.Run.start(ctx.registry, ctx.settings.experiment, f"trial {trial.number}", tags)
         trial.set_user_attr(_RUN, run.id)
         best = -1.0
 
-        def told(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
             nonlocal best
             best = max(best, metrics["validation_accuracy"])
-            run.metrics(epoch, metrics)
+            run.log_metrics(epoch, metrics)
             if self.progress:
                 self.progress(trial.number, epoch, epochs, metrics["validation_accuracy"])
             trial.report(best, epoch)
@@ -135,24 +142,24 @@ class _Worker:
                 raise optuna.TrialPruned
 
         pruned = False
-        with run.ended():
+        with run.terminating():
             recipe_params = {f"recipe_{k}": v for k, v in vars(chosen).items()}
-            run.inputs(ctx, material.version, recipe_params | material.as_params())
+            run.log_inputs(ctx, material.version, recipe_params | material.as_params())
             try:
-                fitted = self._fit(chosen, told)
-                run.metrics(0, {f"final_{k}": v for k, v in fitted.items()})
+                fitted = self._fit(chosen, on_epoch)
+                run.log_metrics(0, {f"final_{k}": v for k, v in fitted.items()})
             except optuna.TrialPruned:
                 pruned = True
-            run.tag("pruned", str(pruned).lower())
+            run.set_tag("pruned", str(pruned).lower())
         if pruned:
             raise optuna.TrialPruned
         return fitted["validation_accuracy"]
 
-    def _fit(self, chosen: recipe.Recipe, told: Callable[[int, int, dict[str, float]], None]) -> dict[str, float]:
+    def _fit(self, chosen: recipe.Recipe, on_epoch: Callable[[int, int, dict[str, float]], None]) -> dict[str, float]:
         material = self.material
-        judge = (material.judge.images, material.judge.labels)
+        judge = (material.validation.images, material.validation.labels)
         network = material.network(chosen.seed)
-        return fit(network, material.chosen, judge, chosen, told, shares=material.shares).best
+        return fit(network, material.chosen, judge, chosen, on_epoch, shares=material.shares).best
 
 
 def _version(ctx: Context, version_id: str | None) -> DatasetVersion:
@@ -164,49 +171,53 @@ def _version(ctx: Context, version_id: str | None) -> DatasetVersion:
     return newest
 
 
-def _begin(ctx: Context, made: Study, version: DatasetVersion) -> None:
-    """The run that trials lie below, and the settings as they are as the first trial."""
-    tags = {"dataset_version": version.id, "code_version": code_version(), "study": made.study_name}
-    run = track.Run.begin(ctx.registry, ctx.settings.experiment, f"tune {made.study_name}", tags)
-    run.inputs(ctx, version, {"study": made.study_name})
-    made.set_user_attr(_PARENT, run.id)
-    made.set_user_attr("dataset_version", version.id)
-    made.enqueue_trial(space.current(ctx.settings), user_attrs={"first": True})
+def _start_study(ctx: Context, new_study: Study, version: DatasetVersion) -> None:
+    """Create the parent run and enqueue the current settings as the first trial."""
+    tags = {"dataset_version": version.id, "code_version": code_version(), "study": new_study.study_name}
+    run = track.Run.start(ctx.registry, ctx.settings.experiment, f"tune {new_study.study_name}", tags)
+    run.log_inputs(ctx, version, {"study": new_study.study_name})
+    new_study.set_user_attr(_PARENT, run.id)
+    new_study.set_user_attr("dataset_version", version.id)
+    new_study.enqueue_trial(space.current(ctx.settings), user_attrs={"first": True})
 
 
-def _left(ctx: Context, trial: FrozenTrial) -> None:
-    """The run of a worker that died."""
+def _end_abandoned_run(ctx: Context, trial: FrozenTrial) -> None:
+    """End the MLflow run of a trial whose worker died."""
     if (run_id := trial.user_attrs.get(_RUN)) is not None:
         track.Run(ctx.registry, run_id).end("KILLED")
 
 
-def _finished(ctx: Context, opened: Study, version: DatasetVersion, file: Path) -> BestRecipe:
-    every = opened.get_trials(deepcopy=False)
-    complete = [t for t in every if t.state == TrialState.COMPLETE and t.value is not None]
+def _report(ctx: Context, optuna_study: Study, version: DatasetVersion, file: Path) -> BestRecipe:
+    all_trials = optuna_study.get_trials(deepcopy=False)
+    complete = [t for t in all_trials if t.state == TrialState.COMPLETE and t.value is not None]
     first = next((t.value for t in complete if t.user_attrs.get("first")), None) or 0.0
-    best = opened.best_trial
+    best = optuna_study.best_trial
     better = best.value is not None and best.value > first
     if better:
-        source = f"study {opened.study_name} on dataset version {version.id[:12]}"
-        words = (
-            f"Best of {len(study.done(opened))} trials of {source}.\n"
+        source = f"study {optuna_study.study_name} on dataset version {version.id[:12]}"
+        comment = (
+            f"Best of {len(study.finished_trials(optuna_study))} trials of {source}.\n"
             f"Accuracy on its validation split: {best.value:.4f}, with the settings before: {first:.4f}."
         )
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f"{file.name}.part")
-        temporary.write_text(space.as_file(best.params, words))
+        temporary.write_text(space.as_file(best.params, comment))
         temporary.replace(file)
-    parent = track.Run(ctx.registry, opened.user_attrs[_PARENT])
-    for told, value in {"best_trial": best.number, **{f"best_{k}": v for k, v in best.params.items()}}.items():
-        parent.tag(told, str(value))  # a tag, not a parameter: a longer search may find another
-    parent.metrics(len(complete), {"best_validation_accuracy": best.value or 0.0, "first_validation_accuracy": first})
+    parent = track.Run(ctx.registry, optuna_study.user_attrs[_PARENT])
+    tags = {"best_trial": best.number, **{f"best_{name}": value for name, value in best.params.items()}}
+    with advisory_lock(ctx.engine, "tuning"):  # MLflow fails where two workers set a new tag at once
+        for name, value in tags.items():
+            parent.set_tag(name, str(value))  # a tag, not a parameter: a longer search may change it
+    parent.log_metrics(
+        len(complete), {"best_validation_accuracy": best.value or 0.0, "first_validation_accuracy": first}
+    )
     parent.flush()
     parent.end("FINISHED")
     return BestRecipe(
-        study=opened.study_name,
+        study=optuna_study.study_name,
         dataset_version=version.id,
         run_id=parent.id,
-        trials=[_row(t) for t in sorted(every, key=_rank)],
+        trials=[_row(t) for t in sorted(all_trials, key=_rank)],
         first=first,
         best=best.value or 0.0,
         file=file if better else None,

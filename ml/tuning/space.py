@@ -1,4 +1,4 @@
-"""What a search may change: settings of the recipe, each within bounds around what is known to work."""
+"""The search space: recipe settings, each within bounds around values known to work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ml.settings import PREFIX, Settings
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, even on the logarithm where it matters by which factor."""
+    """Numbers from `low` to `high`, sampled uniformly or, with `log`, log-uniformly."""
 
     low: float
     high: float
@@ -28,35 +28,35 @@ SPACE: Final[dict[str, Range | tuple[Any, ...]]] = {
     "mix": ("none", "mixup", "cutmix"),
     "ema": (0.0, 0.98, 0.995),
 }
-"""A name is a setting's; a tuple has its choices."""
+"""Setting name to its range, or to a tuple of choices."""
 
 
-def asked(trial: Trial, settings: Settings) -> Settings:
-    """The settings with a trial's choices."""
-    chosen = {name: _suggested(trial, name, wanted) for name, wanted in SPACE.items()}
+def suggest(trial: Trial, settings: Settings) -> Settings:
+    """The settings with the values that the trial suggests."""
+    chosen = {name: _suggest_value(trial, name, domain) for name, domain in SPACE.items()}
     return Settings.model_validate(settings.model_dump() | chosen)
 
 
-def _suggested(trial: Trial, name: str, wanted: Range | tuple[Any, ...]) -> Any:
-    if isinstance(wanted, Range):
-        return trial.suggest_float(name, wanted.low, wanted.high, log=wanted.log)
-    return trial.suggest_categorical(name, wanted)
+def _suggest_value(trial: Trial, name: str, domain: Range | tuple[Any, ...]) -> Any:
+    if isinstance(domain, Range):
+        return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+    return trial.suggest_categorical(name, domain)
 
 
 def current(settings: Settings) -> dict[str, Any]:
-    """The settings' own point in the space, or what of it lies inside."""
-    found = {name: getattr(settings, name) for name in SPACE}
-    return {name: value for name, value in found.items() if _holds(SPACE[name], value)}
+    """The current settings as a point of the search space, without values outside of it."""
+    values = {name: getattr(settings, name) for name in SPACE}
+    return {name: value for name, value in values.items() if _contains(SPACE[name], value)}
 
 
-def _holds(wanted: Range | tuple[Any, ...], value: Any) -> bool:
-    return wanted.low <= value <= wanted.high if isinstance(wanted, Range) else value in wanted
+def _contains(domain: Range | tuple[Any, ...], value: Any) -> bool:
+    return domain.low <= value <= domain.high if isinstance(domain, Range) else value in domain
 
 
 def as_file(values: Mapping[str, Any], comment: str) -> str:
-    """The choices as a settings file."""
+    """Format the values as a settings file."""
     lines = [f"# {line}" for line in comment.splitlines()]
     for name, value in values.items():
-        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-        lines.append(f"{PREFIX}{name.upper()}={shown}")
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        lines.append(f"{PREFIX}{name.upper()}={text}")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""A search's memory in Postgres, in a schema of its own, so that several workers share it and any of them may die."""
+"""Optuna study storage in a separate Postgres schema, shared by several workers, any of which may die."""
 
 import logging
 import warnings
@@ -24,29 +24,31 @@ _LOCK: Final = 7_318_002
 _RETRIES: Final = 2
 _UNPRUNED_TRIALS, _UNPRUNED_EPOCHS = 4, 2
 
-Left = Callable[[FrozenTrial], None]
-"""Told of a trial whose worker died."""
+OnAbandoned = Callable[[FrozenTrial], None]
+"""Called with a trial whose worker died."""
 
 
-def opened(ctx: Context, name: str, begin: Callable[[Study], None], left: Left, beat: int) -> Study:
-    """The study `name`, made if it is not there.
+def open_study(
+    ctx: Context, name: str, begin: Callable[[Study], None], on_abandoned: OnAbandoned, heartbeat: int
+) -> Study:
+    """Open the study `name`; it is created if it does not exist.
 
     Args:
-        begin: is called once in a study's life, by its first worker, before anyone else may look.
-        left: is called for a trial whose worker gave no sign for three beats; it is tried again.
-        beat: seconds between a worker's signs of life.
+        begin: called once per study by its first worker, before other workers can open it.
+        on_abandoned: called for a trial whose worker missed three heartbeats; the trial is retried.
+        heartbeat: seconds between a worker's heartbeats.
     """
     with transaction(ctx.engine) as connection:
-        # Workers that start together would make the same tables, and the first trial twice.
+        # Workers that start together would create the same tables, and the first trial twice.
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        with transaction(ctx.engine) as other:
-            other.execute(text(f"create schema if not exists {SCHEMA}"))
+        with transaction(ctx.engine) as schema_connection:
+            schema_connection.execute(text(f"create schema if not exists {SCHEMA}"))
         study = optuna.create_study(
-            storage=_storage(ctx, left, beat),
+            storage=_storage(ctx, on_abandoned, heartbeat),
             study_name=name,
             load_if_exists=True,
             direction="maximize",
-            # Workers do not wait for each other: a running trial counts as a bad one, so nobody tries its neighbour.
+            # Workers run in parallel: a running trial counts as a bad one, so that no worker samples near it.
             sampler=TPESampler(multivariate=True, group=True, constant_liar=True),
             pruner=MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_UNPRUNED_EPOCHS),
         )
@@ -55,29 +57,29 @@ def opened(ctx: Context, name: str, begin: Callable[[Study], None], left: Left, 
     return study
 
 
-def _storage(ctx: Context, left: Left, beat: int) -> RDBStorage:
+def _storage(ctx: Context, on_abandoned: OnAbandoned, heartbeat: int) -> RDBStorage:
     retry = RetryHeartbeatStaleTrialCallback(max_retry=_RETRIES)
 
-    def died(study: Study, trial: FrozenTrial) -> None:
-        log.warning("the worker of trial %d gave no sign of life; it is tried again", trial.number)
-        left(trial)
+    def on_stale(study: Study, trial: FrozenTrial) -> None:
+        log.warning("the worker of trial %d sent no heartbeat; the trial is retried", trial.number)
+        on_abandoned(trial)
         retry(study, trial)
 
     return RDBStorage(
         ctx.settings.database_url.get_secret_value(),
         engine_kwargs={"connect_args": {"options": f"-csearch_path={SCHEMA}"}, "pool_pre_ping": True},
-        heartbeat_interval=beat,
-        grace_period=3 * beat,
-        heartbeat_stale_trial_callback=died,
+        heartbeat_interval=heartbeat,
+        grace_period=3 * heartbeat,
+        heartbeat_stale_trial_callback=on_stale,
     )
 
 
-def done(study: Study) -> list[FrozenTrial]:
-    """Trials that told something: finished or pruned."""
+def finished_trials(study: Study) -> list[FrozenTrial]:
+    """Trials with a result: complete or pruned."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
-def quiet() -> None:
-    """Optuna's own words and its warnings that heartbeats are new: what a person wants to know, we say."""
+def silence_optuna() -> None:
+    """Silence Optuna's log and its warnings that heartbeats are experimental; the search reports progress."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)

@@ -1,4 +1,4 @@
-"""Many images in one request: each goes through the same line and the same log as one that is sent alone."""
+"""Many images in one request; each passes through the same queue and log as a single image."""
 
 import asyncio
 import logging
@@ -15,9 +15,9 @@ from serving.inference.predictor import PredictionRequest
 
 log = logging.getLogger(__name__)
 
-AT_ONCE: Final = 2
-"""Images of one batch in the line: one is computed, the next is there when it ends; others get their turn."""
-_PATIENCE: Final = 30.0
+MAX_CONCURRENT: Final = 2
+"""Images of one batch in the queue at a time: one is computed while the next waits, so other requests get a turn."""
+_QUEUE_SECONDS: Final = 30.0
 _FETCH_SECONDS: Final = 10.0
 
 
@@ -29,42 +29,47 @@ class Item:
     data: bytes | None
 
 
-async def answers(dependencies: Dependencies, items: Sequence[Item], common: PredictionRequest) -> list[dict[str, Any]]:
-    """`serving.api.schemas.BatchItem` of each, in order.
+async def predict_all(
+    dependencies: Dependencies, items: Sequence[Item], common: PredictionRequest
+) -> list[dict[str, Any]]:
+    """Predict each image; returns one `serving.api.schemas.BatchItem` per image, in order.
 
     Args:
-        common: what all have in common; its body is not looked at.
+        common: parameters that all images share; its body is ignored.
     """
-    turn = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(MAX_CONCURRENT)
 
-    async def one(number: int, item: Item) -> dict[str, Any]:
-        async with turn:
+    async def predict_one(number: int, item: Item) -> dict[str, Any]:
+        async with slots:
             try:
-                data = item.data if item.data is not None else await _fetched(dependencies, item.name)
+                data = item.data if item.data is not None else await _fetch(dependencies, item.name)
                 key = f"{common.client_key}/{number}" if common.client_key else None
-                question = replace(common, body=data, client_key=key, started=time.perf_counter())
-                found = await dependencies.inference.run_patiently(dependencies.predictor.predict, question, _PATIENCE)
-            except Exception as error:  # noqa: BLE001 - an image's error is its own
+
+                request = replace(common, body=data, client_key=key, started=time.perf_counter())
+                answer = await dependencies.inference.run_with_retries(
+                    dependencies.predictor.predict, request, _QUEUE_SECONDS
+                )
+            except Exception as error:  # noqa: BLE001 - one image's error must not fail the others
                 return {"name": item.name, "problem": _problem(error)}
-            return {"name": item.name, "answer": found}
+            return {"name": item.name, "answer": answer}
 
-    return await asyncio.gather(*(one(number, item) for number, item in enumerate(items)))
+    return await asyncio.gather(*(predict_one(number, item) for number, item in enumerate(items)))
 
 
-async def _fetched(dependencies: Dependencies, url: str) -> bytes:
+async def _fetch(dependencies: Dependencies, url: str) -> bytes:
     address = urlsplit(url)
     source, key = dependencies.sources.get(address.netloc), address.path.removeprefix("/")
     if address.scheme != "s3" or source is None or not key:
         raise ProblemError(
             422, "foreign_url", f"only s3://BUCKET/KEY of the buckets {', '.join(sorted(dependencies.sources))} is read"
         )
-    # One byte more than is accepted, so that what is too large is seen as such.
-    most = dependencies.settings.max_image_bytes + 1
-    return await dependencies.storage.run_within(_FETCH_SECONDS, source.get, key, 0, most)
+    # One byte more than is accepted, so that an image that is too large is recognised.
+    read_bytes = dependencies.settings.max_image_bytes + 1
+    return await dependencies.storage.run_within(_FETCH_SECONDS, source.get, key, 0, read_bytes)
 
 
 def _problem(error: Exception) -> dict[str, Any]:
-    """The same codes and words as of a request with this image alone."""
+    """The status, code and detail that `/v1/predict` would return for this image."""
     match error:
         case ProblemError():
             status, code, detail = error.status, error.code, str(error)

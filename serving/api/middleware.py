@@ -1,4 +1,4 @@
-"""What every request passes, whatever it asks for: an id, bounds, headers, a count, and no raw 500."""
+"""Middleware for every request: request id, limits, security headers, metrics, and problem responses for errors."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api import problems
 from serving.api.connection import close_if_over_share
-from serving.api.timeouts import Bounds, LateError
+from serving.api.timeouts import DeadlineError, RequestLimits
 from serving.auth.access import RATE_HEADERS
 from serving.errors import RETRY
 from serving.telemetry.logs import AccessLog, with_fields
@@ -23,8 +23,8 @@ FILES_PREFIX: Final = "/console/files/"
 FILES_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; sandbox"
 )
-"""Reports carry their styles with them and run nothing."""
-_SANE_ID: Final = re.compile(r"[\w.:-]{1,100}", re.ASCII)
+"""Reports have inline styles and no scripts."""
+_VALID_ID: Final = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 _CLOSED_EARLY: Final = 499
 
 _Headers = tuple[tuple[bytes, bytes], ...]
@@ -34,23 +34,23 @@ class RequestMiddleware:
     """Outermost middleware, plain ASGI: no task and no queue between it and the endpoint.
 
     Args:
-        app: what answers.
-        bounds: size is checked against the announced length, and again while the body is read.
+        app: the wrapped ASGI app.
+        limits: the body's size is checked against `Content-Length`, and again while the body is read.
         frame_ancestors: origins that may show the console in a frame.
     """
 
     def __init__(
-        self, app: ASGIApp, bounds: Bounds, metrics: Metrics, access_log: AccessLog, frame_ancestors: str
+        self, app: ASGIApp, limits: RequestLimits, metrics: Metrics, access_log: AccessLog, frame_ancestors: str
     ) -> None:
-        self._app, self._bounds, self._metrics, self._access_log = app, bounds, metrics, access_log
+        self._app, self._limits, self._metrics, self._access_log = app, limits, metrics, access_log
         policy = (
             "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline}; img-src 'self' data: blob:; "
             f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self' {frame_ancestors}"
         )
-        self._headers = _always(policy.format(inline="").strip())
-        self._files_headers = _always(f"{FILES_POLICY}; frame-ancestors 'self' {frame_ancestors}".strip())
+        self._headers = _security_headers(policy.format(inline="").strip())
+        self._files_headers = _security_headers(f"{FILES_POLICY}; frame-ancestors 'self' {frame_ancestors}".strip())
         # Swagger UI's page starts itself with an inline script.
-        self._docs_headers = _always(policy.format(inline=" 'unsafe-inline'").strip())
+        self._docs_headers = _security_headers(policy.format(inline=" 'unsafe-inline'").strip())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,39 +65,39 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 close_if_over_share(scope)
-                self._decorate(message, scope, request_id)
+                self._add_headers(message, scope, request_id)
             await send(message)
 
         try:
-            await self._inner(scope, receive, send_with_headers)
+            await self._call_app(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = _CLOSED_EARLY
-        except LateError as late:
-            more = RETRY if late.status == 503 else {"connection": "close"}
-            answer = problems.response(request_id, scope["path"], late.status, late.code, str(late), more)
-            await answer(scope, receive, send_with_headers)
+        except DeadlineError as error:
+            extra_headers = RETRY if error.status == 503 else {"connection": "close"}
+            response = problems.response(request_id, scope["path"], error.status, error.code, str(error), extra_headers)
+            await response(scope, receive, send_with_headers)
         except Exception:
-            told = (request_id, scope["method"], scope["path"])
-            log.exception("request %s: %s %s failed", *told, extra=with_fields(request_id=request_id))
+            values = (request_id, scope["method"], scope["path"])
+            log.exception("request %s: %s %s failed", *values, extra=with_fields(request_id=request_id))
             if status:
                 raise
             detail = f"an error of the service itself; its log has it under request id {request_id}"
-            answer = problems.response(request_id, scope["path"], 500, "internal", detail)
-            await answer(scope, receive, send_with_headers)
+            response = problems.response(request_id, scope["path"], 500, "internal", detail)
+            await response(scope, receive, send_with_headers)
         finally:
             self._count(scope, status, time.perf_counter() - started)
 
-    async def _inner(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = _header(scope, b"content-length") or b"0"
-        if length.isdigit() and (len(length) > 18 or int(length) > self._bounds.max_bytes):
-            detail = f"the body is {length[:30].decode()} bytes, at most {self._bounds.max_bytes} are accepted"
-            answer = problems.response(scope["request_id"], scope["path"], 413, "content_too_large", detail)
-            await answer(scope, receive, send)
+        if length.isdigit() and (len(length) > 18 or int(length) > self._limits.max_bytes):
+            detail = f"the body is {length[:30].decode()} bytes, at most {self._limits.max_bytes} are accepted"
+            response = problems.response(scope["request_id"], scope["path"], 413, "content_too_large", detail)
+            await response(scope, receive, send)
             return
-        await self._bounds.call(self._app, scope, receive, send)
+        await self._limits.call(self._app, scope, receive, send)
 
-    def _decorate(self, message: Message, scope: Scope, request_id: str) -> None:
-        """Adds to the raw headers at once: looking each one up first costs more than all the rest here."""
+    def _add_headers(self, message: Message, scope: Scope, request_id: str) -> None:
+        """Appends to the raw header list: looking up each header first would cost more than everything else here."""
         headers = [*message.get("headers", ()), *self._headers_of(scope["path"])]
         headers.append((b"x-request-id", request_id.encode("latin-1")))
         headers.extend(scope.get(RATE_HEADERS, ()))
@@ -118,12 +118,12 @@ class RequestMiddleware:
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         caller = scope.get("state", {}).get("caller")
-        self._access_log.note(
+        self._access_log.record(
             status, seconds, request_id=scope["request_id"], method=method, route=route, caller=caller
         )
 
 
-def _always(policy: str) -> _Headers:
+def _security_headers(policy: str) -> _Headers:
     return (
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
@@ -142,13 +142,13 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's own, if it is harmless, so that one id follows a request through every log."""
-    given = (_header(scope, b"x-request-id") or b"").decode("latin-1")
-    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    """The caller's `X-Request-ID` if it is well-formed, so that one id identifies the request in every log."""
+    sent = (_header(scope, b"x-request-id") or b"").decode("latin-1")
+    return sent if _VALID_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
 def _route(scope: Scope) -> str:
-    """The route's template: paths as sent would make a new time series each."""
+    """The route's template: raw paths would create a time series each."""
     route: Any = scope.get("route")
     path = getattr(route, "path", None)
     if path:

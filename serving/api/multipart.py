@@ -10,7 +10,7 @@ from serving.errors import ProblemError
 
 FORM: Final = "multipart/form-data"
 _RAW: Final = ("application/octet-stream", "")
-_OTHER_PARTS: Final = 63
+_MAX_OTHER_PARTS: Final = 63
 _BOUNDARY: Final = re.compile(r"multipart/form-data; ?boundary=([\w'()+,./:=?-]{1,70})", re.ASCII)
 _FILE_HEAD: Final = re.compile(
     rb'Content-Disposition: form-data; name="file"(?:; filename="[^"\\\r\n]*")?\r\n(?:Content-Type: [^\r\n]*\r\n)?\r\n',
@@ -23,16 +23,16 @@ def image_bytes(body: bytes, content_type: str) -> bytes:
     """The encoded image.
 
     Args:
-        body: the whole body, its size checked already.
-        content_type: the header as sent; empty counts as a raw image.
+        body: the whole body; its size was checked before.
+        content_type: the header as sent; empty means a raw image.
 
     Raises:
         ProblemError: 415 for another content type, 400 for a broken form, 422 for one without a `file`.
     """
     media = content_type.partition(";")[0].strip().lower()
     if media == FORM:
-        only = _only_part(body, content_type)
-        return files(body, content_type, 1)[0][1] if only is None else only
+        single = _single_part(body, content_type)
+        return files(body, content_type, 1)[0][1] if single is None else single
     if media.startswith("image/") or media in _RAW:
         return body
     raise ProblemError(
@@ -43,44 +43,44 @@ def image_bytes(body: bytes, content_type: str) -> bytes:
     )
 
 
-def _only_part(body: bytes, content_type: str) -> bytes | None:
-    """The image of a form that is this one part, as nearly all are; None: the slower parser is to tell."""
-    if not (given := _BOUNDARY.fullmatch(content_type)):
+def _single_part(body: bytes, content_type: str) -> bytes | None:
+    """The image of a form with a single part, the usual case; None where the full parser is needed."""
+    if not (boundary := _BOUNDARY.fullmatch(content_type)):
         return None
-    mark = b"\r\n--" + given[1].encode()
-    head = _FILE_HEAD.match(body, len(mark))
-    end = body.find(mark, head.end()) if head else -1
-    if not head or not body.startswith(mark[2:] + b"\r\n") or end < 0 or body[end + len(mark) :] not in _ENDS:
+    delimiter = b"\r\n--" + boundary[1].encode()
+    head = _FILE_HEAD.match(body, len(delimiter))
+    end = body.find(delimiter, head.end()) if head else -1
+    if not head or not body.startswith(delimiter[2:] + b"\r\n") or end < 0 or body[end + len(delimiter) :] not in _ENDS:
         return None
     return body[head.end() : end]
 
 
-def files(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes]]:
-    """Name and bytes of the parts `file` of a form, in order; at most `most` of them.
+def files(body: bytes, content_type: str, max_files: int) -> list[tuple[str, bytes]]:
+    """Name and bytes of the parts `file` of a form, in order; at max_files `max_files` of them.
 
     Raises:
         ProblemError: 400 for a broken form or one of more parts, 422 for one without a `file`.
     """
-    found: list[tuple[str, bytes]] = []
+    parts_found: list[tuple[str, bytes]] = []
     parts = 0
 
     def count() -> None:
         nonlocal parts
         parts += 1
-        if parts > most + _OTHER_PARTS:
-            raise FormParserError(f"more than {most + _OTHER_PARTS} parts")
+        if parts > max_files + _MAX_OTHER_PARTS:
+            raise FormParserError(f"more than {max_files + _MAX_OTHER_PARTS} parts")
 
     def on_file(file: File) -> None:
         count()
         if file.field_name == b"file":
             file.file_object.seek(0)
-            found.append(((file.file_name or b"").decode("utf-8", "replace"), file.file_object.read()))
+            parts_found.append(((file.file_name or b"").decode("utf-8", "replace"), file.file_object.read()))
 
     def on_field(field: Field) -> None:
-        # A part without a filename is a field to the parser; some clients send images so.
+        # The parser treats a part without a filename as a field; some clients send images that way.
         count()
         if field.field_name == b"file":
-            found.append(("", field.value or b""))
+            parts_found.append(("", field.value or b""))
 
     limits = {"MAX_MEMORY_FILE_SIZE": len(body) + 1, "MAX_FIELD_SIZE": len(body) + 1}
     try:
@@ -89,6 +89,6 @@ def files(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes]]:
         parser.finalize()
     except (FormParserError, ValueError, AssertionError) as error:
         raise ProblemError(400, "broken_form", f"the multipart form cannot be read: {error}") from error
-    if not found:
+    if not parts_found:
         raise ProblemError(422, "no_file", "the form has no part named `file`, or is cut off before its end")
-    return found[:most]
+    return parts_found[:max_files]

@@ -1,4 +1,4 @@
-"""What OpenAPI says of all routes alike: the problem's schema, keys, and what bounds and keys answer."""
+"""Completes the OpenAPI document for all routes: the problem schema, API keys, and the responses of limits and keys."""
 
 from typing import Any, Final
 
@@ -12,10 +12,10 @@ _KEYS: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key; `evergreen keys create` makes one."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
 }
-_BESIDE: Final = (schemas.Problem, InferRequest)
-"""Models that no route takes or returns as such."""
+_EXTRA_MODELS: Final = (schemas.Problem, InferRequest)
+"""Models that are not the declared body or response of any route."""
 
-_BOUNDS: Final = schemas.problems(
+_LIMITS: Final = schemas.problems(
     _408="The body did not come in time.", _413="The body is too large.", _503="No answer in time; see `Retry-After`."
 )
 _JSON: Final = schemas.problems(_400="The body is no JSON.")
@@ -28,12 +28,12 @@ _GUARDED: Final = schemas.problems(
 
 
 def complete(app: FastAPI, *, keyless: bool) -> None:
-    """Let the app's document say it too.
+    """Make the app's OpenAPI document include the shared schemas, security schemes and responses.
 
     Args:
-        keyless: some callers need no key.
+        keyless: callers on the loopback interface need no key.
     """
-    make = app.openapi
+    generate = app.openapi
     roles = {
         (route.path, method.lower()): route.role
         for route in app.routes
@@ -41,30 +41,30 @@ def complete(app: FastAPI, *, keyless: bool) -> None:
         for method in route.methods
     }
 
-    def completed() -> dict[str, Any]:
+    def openapi() -> dict[str, Any]:
         if app.openapi_schema:
             return app.openapi_schema
-        document = make()
+        document = generate()
         components = document.setdefault("components", {})
-        for model in _BESIDE:
-            told = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            components.setdefault("schemas", {}).update({**told.pop("$defs", {}), model.__name__: told})
+        for model in _EXTRA_MODELS:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            components.setdefault("schemas", {}).update({**schema.pop("$defs", {}), model.__name__: schema})
         components["securitySchemes"] = _KEYS
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 _complete(operation, roles.get((path, method)), keyless=keyless)
         return document
 
-    app.openapi = completed  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _complete(operation: dict[str, Any], role: str | None, *, keyless: bool) -> None:
     body = operation.get("requestBody", {})
-    more = (_BOUNDS if body else {}) | (_JSON if "application/json" in body.get("content", {}) else {})
+    extra = (_LIMITS if body else {}) | (_JSON if "application/json" in body.get("content", {}) else {})
     responses = operation["responses"]
-    for status, told in (more | (_GUARDED if role else {})).items():
-        responses.setdefault(str(status), told)
-    if "application/json" in responses.get("422", {}).get("content", {}):  # what FastAPI adds by itself
+    for status, response in (extra | (_GUARDED if role else {})).items():
+        responses.setdefault(str(status), response)
+    if "application/json" in responses.get("422", {}).get("content", {}):  # added by FastAPI
         responses["422"] = _INVALID[422]
     if role:
         operation["security"] = [{name: []} for name in _KEYS] + ([{}] if keyless else [])

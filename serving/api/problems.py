@@ -1,4 +1,4 @@
-"""Errors on the wire: `application/problem+json` (RFC 9457), each with a code and the request's id."""
+"""Error responses: `application/problem+json` (RFC 9457), each with a code and the request's id."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
@@ -32,7 +32,7 @@ def response(
     code: str,
     detail: str,
     headers: Mapping[str, str] | None = None,
-    **more: object,
+    **members: object,
 ) -> Response:
     body = {
         "type": f"urn:evergreen:problem:{code}",
@@ -44,27 +44,27 @@ def response(
         "request_id": request_id,
     }
     if path.startswith(OPEN_INFERENCE):
-        body["error"] = detail  # where that protocol's clients look
-    # A path or a field may hold lone surrogates, which JSON cannot: they are replaced, not raised.
-    data = orjson.dumps(_clean(body | more), default=str)
+        body["error"] = detail  # where clients of the Open Inference Protocol look
+    # A path or a field may hold lone surrogates, which JSON cannot encode: they are replaced.
+    data = orjson.dumps(_clean(body | members), default=str)
     return Response(data, status, dict(headers or {}), MEDIA_TYPE)
 
 
-def of(
-    request: Request, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: object
+def problem_for(
+    request: Request, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **members: object
 ) -> Response:
-    """The problem as this request's answer."""
-    return response(request.scope.get("request_id", ""), request.url.path, status, code, detail, headers, **more)
+    """The problem as a response to this request."""
+    return response(request.scope.get("request_id", ""), request.url.path, status, code, detail, headers, **members)
 
 
 def install(app: FastAPI) -> None:
-    """Handlers for every kind of error an endpoint may raise; a kind not named here becomes a 500 at the edge."""
+    """Register a handler for each type of error that an endpoint may raise; others become a 500 in the middleware."""
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
 
 
-async def answer(request: Request, error: Exception) -> Response:
-    """As the app answers an error of an endpoint; raises it where it is none of the request's."""
+async def handle_error(request: Request, error: Exception) -> Response:
+    """The response to an endpoint's error, as the app's handlers give it; raises an error that has no handler."""
     handler = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), None)
     if handler is None:
         raise error
@@ -74,21 +74,21 @@ async def answer(request: Request, error: Exception) -> Response:
 async def _problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, ProblemError):
         raise error
-    return of(request, error.status, error.code, str(error), error.headers)
+    return problem_for(request, error.status, error.code, str(error), error.headers)
 
 
 async def _evergreen(request: Request, error: Exception) -> Response:
     if isinstance(error, ImageRejectedError):
-        return of(request, 422, error.code, str(error))
+        return problem_for(request, 422, error.code, str(error))
     if isinstance(error, InvalidInputError):
-        return of(request, 422, "invalid", str(error))
+        return problem_for(request, 422, "invalid", str(error))
     if isinstance(error, NotFoundError):
-        return of(request, 404, "not_found", str(error))
+        return problem_for(request, 404, "not_found", str(error))
     if isinstance(error, ConflictError):
-        return of(request, 409, "conflict", str(error))
+        return problem_for(request, 409, "conflict", str(error))
     if isinstance(error, UnavailableError):
-        # The words may name inner addresses: they belong in the log, not in the answer.
-        return of(request, 503, "unavailable", "a part behind the service does not answer; try again", RETRY)
+        # The message may contain internal addresses: it belongs in the log, not in the response.
+        return problem_for(request, 503, "unavailable", "a part behind the service does not answer; try again", RETRY)
     raise error
 
 
@@ -97,14 +97,14 @@ async def _validation(request: Request, error: Exception) -> Response:
         raise error
     errors = [{"where": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()[:20]]
     detail = "; ".join(f"`{e['where']}`: {e['message']}" for e in errors)
-    return of(request, 422, "invalid", detail, errors=errors)
+    return problem_for(request, 422, "invalid", detail, errors=errors)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     code = _CODES.get(error.status_code, "http")
-    return of(request, error.status_code, code, str(error.detail), error.headers)
+    return problem_for(request, error.status_code, code, str(error.detail), error.headers)
 
 
 _HANDLERS: Final[dict[type[Exception], Callable[[Request, Exception], Coroutine[Any, Any, Response]]]] = {

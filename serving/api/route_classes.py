@@ -1,7 +1,7 @@
-"""Classes of routes: what a route needs of its caller, and whether FastAPI's own handler runs for it.
+"""Route classes: the role a route requires, and whether FastAPI's request handling is skipped.
 
-A router says what its routes need: ``APIRouter(route_class=needs("predict"))``. The caller's name is then in
-``request.state.caller``: the key's, or None for a program on this machine that needs no key.
+A router sets the role of its routes: ``APIRouter(route_class=requires_role("predict"))``. The caller's name is then in
+``request.state.caller``: the key's name, or None for a local program that requires_role no key.
 """
 
 from collections.abc import Callable, Coroutine
@@ -15,24 +15,26 @@ from serving.auth.access import BEARER, AccessControl, Role
 
 
 class RawRoute(APIRoute):
-    """Of an endpoint that takes the request alone; FastAPI's own handler costs as much as all the rest of the way."""
+    """A route whose endpoint takes only the request. FastAPI's handler would double the time spent per request."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The endpoint itself.
 
         Raises:
-            TypeError: it has dependencies or parameters, which would be passed over.
+            TypeError: it has dependencies or parameters, which would be ignored.
         """
-        needed = self.dependant
-        told = (needed.dependencies, needed.path_params, needed.query_params, needed.header_params)
-        if any((*told, needed.cookie_params, needed.body_params)):
-            raise TypeError(f"{self.path} is direct: it takes the request alone, without dependencies and parameters")
+        declared = self.dependant
+        params = (declared.dependencies, declared.path_params, declared.query_params, declared.header_params)
+        if any((*params, declared.cookie_params, declared.body_params)):
+            raise TypeError(
+                f"{self.path} is a raw route: its endpoint must take only the request, no dependencies or parameters"
+            )
         endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
         return endpoint
 
 
 class GuardedRoute(APIRoute):
-    """A route that needs a role; asked before the body is read and before parameters are looked at."""
+    """A route that requires a role, checked before the body is read and parameters are parsed."""
 
     role: ClassVar[Role]
     challenge: ClassVar[str]
@@ -46,22 +48,22 @@ class GuardedRoute(APIRoute):
             access: AccessControl = request.app.state.dependencies.access
             request.state.caller = access.authorize(request.scope, role, challenge)
             if seconds is not None:
-                timeouts.allow(request.scope, seconds)
+                timeouts.extend_answer_timeout(request.scope, seconds)
             return await handle(request)
 
         return guarded
 
 
-def needs(
-    role: Role, challenge: str = BEARER, seconds: float | None = None, *, direct: bool = False
+def requires_role(
+    role: Role, challenge: str = BEARER, seconds: float | None = None, *, raw: bool = False
 ) -> type[GuardedRoute]:
-    """The route class of a router whose routes need the role.
+    """The route class of a router whose routes require the role.
 
     Args:
-        role: what a caller's key must be for.
-        challenge: how a refusal asks for a key; `BASIC` lets a browser ask the person before it.
-        seconds: how long an answer may take where that is longer than `answer_seconds`.
-        direct: call the endpoint at once; see `serving.api.raw_route`.
+        role: the role that the caller's key must have.
+        challenge: `WWW-Authenticate` of a 401 response; `BASIC` makes a browser show its login dialog.
+        seconds: answer timeout, where it must be longer than the setting `answer_seconds`.
+        raw: use `RawRoute`.
     """
-    bases = (GuardedRoute, RawRoute) if direct else (GuardedRoute,)
+    bases = (GuardedRoute, RawRoute) if raw else (GuardedRoute,)
     return type("GuardedRoute", bases, {"role": role, "challenge": challenge, "seconds": seconds})

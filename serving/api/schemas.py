@@ -1,4 +1,4 @@
-"""What goes over the wire, as OpenAPI tells it."""
+"""Request and response models of the REST API."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
@@ -34,7 +34,7 @@ class Answer(BaseModel):
     milliseconds: float = Field(description="From the request's arrival to its answer.", examples=[6.2])
 
 
-_NAMED_ONCE: Final[list[JsonValue]] = [
+_ONE_ID: Final[list[JsonValue]] = [
     {"required": [name], "properties": {name: {"type": "string"}}} for name in ("prediction_id", "client_key")
 ]
 _UUID7: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
@@ -73,7 +73,7 @@ class BatchAnswer(BaseModel):
 class Feedback(BaseModel):
     """What a prediction should have said."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"oneOf": _NAMED_ONCE})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"oneOf": _ONE_ID})
 
     prediction_id: UUID | None = Field(
         None, description="As /v1/predict returned it.", examples=[_ID], json_schema_extra={"pattern": _UUID7}
@@ -91,7 +91,7 @@ class Feedback(BaseModel):
 
     @field_validator("prediction_id")
     @classmethod
-    def _made_here(cls, value: UUID | None) -> UUID | None:
+    def _is_uuid7(cls, value: UUID | None) -> UUID | None:
         if value and not is_uuid7(value):
             raise ValueError(f"`{value}` is no UUIDv7: use the `id` that /v1/predict returned")
         return value
@@ -111,7 +111,7 @@ class Feedback(BaseModel):
         return value.replace("\0", "") if value else value
 
     @model_validator(mode="after")
-    def _one_name(self) -> Self:
+    def _exactly_one_id(self) -> Self:
         if (self.prediction_id is None) == (self.client_key is None):
             raise ValueError("name the prediction by `prediction_id` or by `client_key`, one of the two")
         return self
@@ -175,7 +175,7 @@ class LiveAccuracy(BaseModel):
     accuracy: float = Field(examples=[0.9417])
 
 
-_REASONED: Final[list[JsonValue]] = [
+_REASON_IF_REJECTED: Final[list[JsonValue]] = [
     {"properties": {"approved": {"const": True}}},
     {"required": ["reason"], "properties": {"reason": {"pattern": r"\S"}}},
 ]
@@ -184,7 +184,7 @@ _REASONED: Final[list[JsonValue]] = [
 class DecisionAnswer(BaseModel):
     """A person's yes or no to a decision of the gate."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _REASONED})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _REASON_IF_REJECTED})
 
     approved: bool = Field(examples=[True])
     actor: str = Field(min_length=1, max_length=100, description="Who says so; is kept.", examples=["ann"])
@@ -267,7 +267,7 @@ def problems(**by_status: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _said(value: str) -> str:
+def _printable_text(value: str) -> str:
     stripped = value.strip()
     if not stripped or not stripped.isprintable():
         raise ValueError("must hold printable characters, and not only white space")
@@ -277,12 +277,12 @@ def _said(value: str) -> str:
 Name = Annotated[
     str,
     Field(min_length=1, max_length=100, description="Who says so; is kept.", examples=["ann"]),
-    AfterValidator(_said),
+    AfterValidator(_printable_text),
 ]
 Why = Annotated[
     str,
     Field(min_length=1, max_length=2000, description="Is kept.", examples=["worse on photos at night"]),
-    AfterValidator(_said),
+    AfterValidator(_printable_text),
 ]
 Version = Annotated[int, Field(ge=1, le=2**31 - 1, examples=[4])]
 

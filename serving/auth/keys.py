@@ -1,8 +1,8 @@
-"""The keys that this worker knows: checked in memory, brought up to date beside the requests.
+"""API keys in memory, updated from Postgres in the background.
 
-A thread asks Postgres every second whether a key changed. What it learnt is kept in
-`<home>/keys.json` (hashes, no keys), so that a worker checks keys while Postgres is away, from its
-start on; a key that is revoked meanwhile stays good on it until Postgres is back.
+A thread polls Postgres every second for changed keys. The keys' hashes are saved in `<home>/keys.json`,
+so that a worker can check keys while Postgres is unavailable, even when it starts; a key that is
+revoked meanwhile stays valid on it until Postgres is back.
 """
 
 import hashlib
@@ -30,96 +30,96 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "keys.json"
 POLL_SECONDS: Final = 1.0
-LONGEST_WAIT: Final = 5.0
-USE_SECONDS: Final = 60.0
+MAX_POLL_SECONDS: Final = 5.0
+STORE_USE_SECONDS: Final = 60.0
 
 
 class KeyRing:
-    """The known keys; replacing them is one assignment.
+    """The valid keys; replacing them is one assignment.
 
     Attributes:
-        used: when each key was last used, by id, since somebody last took this away to keep it.
+        last_used: when each key was last used, by id, since these times were last stored.
     """
 
     def __init__(self) -> None:
         self._by_id: Mapping[str, StoredKey] | None = None
-        self.used: dict[str, float] = {}
+        self.last_used: dict[str, float] = {}
 
-    def put(self, keys: Iterable[StoredKey]) -> None:
+    def replace(self, keys: Iterable[StoredKey]) -> None:
         self._by_id = {key.id: key for key in keys}
 
     @property
-    def filled(self) -> bool:
-        """Whether it was ever learnt which keys there are."""
+    def loaded(self) -> bool:
+        """Whether keys were loaded."""
         return self._by_id is not None
 
     def find(self, presented: str) -> StoredKey | None:
-        """The good key that this is, or None."""
-        found = (self._by_id or {}).get(presented[4:16])
-        if found is None:
+        """The valid key that was presented, or None."""
+        stored_key = (self._by_id or {}).get(presented[4:16])
+        if stored_key is None:
             return None
         digest = hashlib.sha256(presented.encode("utf-8", "replace")).hexdigest()
-        if not hmac.compare_digest(digest, found.sha256):
+        if not hmac.compare_digest(digest, stored_key.sha256):
             return None
         now = time.time()
-        if found.expires_at is not None and found.expires_at <= now:
+        if stored_key.expires_at is not None and stored_key.expires_at <= now:
             return None
-        self.used[found.id] = now
-        return found
+        self.last_used[stored_key.id] = now
+        return stored_key
 
 
 class KeySync(PeriodicThread):
-    """Fills the ring: at once from disk, then from Postgres whenever a key changed."""
+    """Loads the key ring: at start from disk, then from Postgres whenever a key changed."""
 
-    def __init__(self, ring: KeyRing, engine: Engine, home: Path) -> None:
+    def __init__(self, key_ring: KeyRing, engine: Engine, home: Path) -> None:
         super().__init__("key-sync", 0.0)
-        self._ring, self._engine, self._path = ring, engine, home / FILE
+        self._key_ring, self._engine, self._path = key_ring, engine, home / FILE
         self._revision: tuple[int, Any] | None = None
-        self._noted_at = time.monotonic()
-        self._away = False
+        self._stored_at = time.monotonic()
+        self._disconnected = False
 
     def start(self) -> None:
-        """Raises nothing for a file that is missing or damaged: then Postgres has to tell."""
+        """Load the file and start the thread; without a usable file, keys are loaded from Postgres."""
         try:
-            self._ring.put(_parse(self._path.read_bytes()))
+            self._key_ring.replace(_parse(self._path.read_bytes()))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError, EvergreenError) as error:
-            log.warning("%s cannot be used, so keys are known once the catalog answers: %s", self._path, error)
+            log.warning("%s cannot be read, so keys cannot be checked until the catalog answers: %s", self._path, error)
         super().start()
 
     def tick(self) -> None:
         try:
             self.refresh()
         except (EvergreenError, SQLAlchemyError, psycopg2.Error, OSError) as error:
-            if not self._away:
-                log.warning("keys are checked as they were last known: %s", error)
-            self._away = True
-            self.period = min(LONGEST_WAIT, 2 * self.period or POLL_SECONDS)
+            if not self._disconnected:
+                log.warning("the catalog does not answer; keys are checked as last loaded: %s", error)
+            self._disconnected = True
+            self.period = min(MAX_POLL_SECONDS, 2 * self.period or POLL_SECONDS)
         else:
-            self._away, self.period = False, POLL_SECONDS
+            self._disconnected, self.period = False, POLL_SECONDS
 
     def refresh(self) -> None:
-        """Learn what changed, and tell when keys were used.
+        """Load changed keys, and store when keys were last used.
 
         Raises:
             UnavailableError: the catalog does not answer; nothing changed.
-            OSError: the file cannot be written; the ring has the keys all the same.
+            OSError: the file cannot be written; the key_ring has the keys nevertheless.
         """
         with transaction(self._engine) as connection:
             revision = api_keys.revision(connection)
-            keys = api_keys.known(connection) if revision != self._revision else None
-            self._note_use(connection)
+            keys = api_keys.active_keys(connection) if revision != self._revision else None
+            self._store_last_used(connection)
         if keys is not None:
-            self._ring.put(keys)
+            self._key_ring.replace(keys)
             self._revision = revision
             _write(self._path, keys)
 
-    def _note_use(self, connection: Any) -> None:
-        if self._ring.used and time.monotonic() - self._noted_at >= USE_SECONDS:
-            used, self._ring.used = self._ring.used, {}
-            api_keys.note_use(connection, used)
-            self._noted_at = time.monotonic()
+    def _store_last_used(self, connection: Any) -> None:
+        if self._key_ring.last_used and time.monotonic() - self._stored_at >= STORE_USE_SECONDS:
+            last_used, self._key_ring.last_used = self._key_ring.last_used, {}
+            api_keys.record_use(connection, last_used)
+            self._stored_at = time.monotonic()
 
 
 def _parse(data: bytes) -> list[StoredKey]:
@@ -133,7 +133,7 @@ def _parse(data: bytes) -> list[StoredKey]:
 
 
 def _write(path: Path, keys: Iterable[StoredKey]) -> None:
-    """Whole or not at all, for the owner only; workers of one host write the same."""
+    """Write atomically, readable by the owner only; all workers of a host write the same content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)

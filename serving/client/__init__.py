@@ -1,16 +1,16 @@
-"""The Python client of the service, synchronous and asynchronous: typed answers, and another try where that helps.
+"""The Python client of the service, synchronous and asynchronous, with typed answers and retries.
 
     with Client("http://127.0.0.1:8000", key="evg_…") as client:
         answer = client.predict(Path("cat.jpg").read_bytes())
         client.feedback("cat", prediction_id=answer.id)
 
-`AsyncClient` has the same methods to be awaited. Everything asked here may be asked twice: what is tried again
-after a lost answer is at most logged twice.
+`AsyncClient` has the same methods as coroutines. Every request is safe to retry: at worst a prediction is logged
+twice.
 """
 
 from serving.client.answers import (
     Decision,
-    Kept,
+    FeedbackOutcome,
     Model,
     Prediction,
     RefusedError,
@@ -24,7 +24,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Decision",
-    "Kept",
+    "FeedbackOutcome",
     "Model",
     "Prediction",
     "RefusedError",

@@ -1,4 +1,4 @@
-"""What the service says, as its client hands it on; fields that a newer service adds are in `raw`."""
+"""The client's types of the service's responses; fields that a newer service adds are in `raw`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,24 +6,24 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
-from serving.client.retry import PASSING
+from serving.client.retry import RETRYABLE
 
 if TYPE_CHECKING:
     import httpx
 
 
-Kept = Literal["new", "known", "waiting"]
-_KEPT: Final[dict[int, Kept]] = {201: "new", 200: "known", 202: "waiting"}
+FeedbackOutcome = Literal["new", "known", "waiting"]
+_OUTCOMES: Final[dict[int, FeedbackOutcome]] = {201: "new", 200: "known", 202: "waiting"}
 
 
 class ServiceError(Exception):
-    """An answer that is not the one asked for.
+    """An error response, or none.
 
     Attributes:
-        status: of HTTP; 0 where no answer came.
-        code: the problem's, short and stable.
-        request_id: finds the request in the service's log.
-        retry_after: seconds after which the service wants to be asked again.
+        status: the HTTP status; 0 without a response.
+        code: the problem's code, short and stable.
+        request_id: identifies the request in the service's log.
+        retry_after: seconds after which to try again, from `Retry-After`.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class ServiceError(Exception):
 
 
 class RefusedError(ServiceError):
-    """The service will not take this request, however often it comes."""
+    """The service rejected the request; retrying does not help."""
 
 
 class UnreachableError(ServiceError):
-    """The service does not answer, or cannot now."""
+    """The service does not answer, or is unavailable."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Prediction:
         id: UUIDv7, for feedback.
         top: the likeliest labels, `label` the first.
         milliseconds: from the request's arrival to the answer, in the service.
-        rejected: why the answer is not to be relied on, None if it is.
+        rejected: why the answer was rejected as unreliable, None if it was not.
         raw: the whole answer.
     """
 
@@ -99,7 +99,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Decision:
-    """A person's answer to a decision, as it is kept."""
+    """A person's answer to a decision, as stored."""
 
     decision_id: str
     approved: bool
@@ -107,12 +107,12 @@ class Decision:
     reason: str
 
 
-def read_prediction(answer: "httpx.Response") -> Prediction:
-    return prediction_of(answer.json())
+def read_prediction(response: "httpx.Response") -> Prediction:
+    return parse_prediction(response.json())
 
 
-def prediction_of(body: Mapping[str, Any]) -> Prediction:
-    """Raises ValueError, KeyError or TypeError for what is no prediction."""
+def parse_prediction(body: Mapping[str, Any]) -> Prediction:
+    """Raises ValueError, KeyError or TypeError if the body is not a prediction."""
     return Prediction(
         id=UUID(body["id"]),
         model_version=body["model_version"],
@@ -125,31 +125,31 @@ def prediction_of(body: Mapping[str, Any]) -> Prediction:
     )
 
 
-def read_batch(answer: "httpx.Response") -> list[Prediction | ServiceError]:
+def read_batch(response: "httpx.Response") -> list[Prediction | ServiceError]:
     return [
-        prediction_of(item["answer"]) if item.get("answer") else _error_of(item["problem"])
-        for item in answer.json()["results"]
+        parse_prediction(item["answer"]) if item.get("answer") else _error_from_problem(item["problem"])
+        for item in response.json()["results"]
     ]
 
 
-def read_object(answer: "httpx.Response") -> Mapping[str, Any]:
-    body: Mapping[str, Any] = answer.json()
+def read_object(response: "httpx.Response") -> Mapping[str, Any]:
+    body: Mapping[str, Any] = response.json()
     if not isinstance(body, dict):
-        raise ValueError("no object")
+        raise ValueError("not a JSON object")
     return body
 
 
-def read_png(answer: "httpx.Response") -> bytes:
-    if not answer.content.startswith(b"\x89PNG"):
-        raise ValueError("no PNG")
-    return answer.content
+def read_png(response: "httpx.Response") -> bytes:
+    if not response.content.startswith(b"\x89PNG"):
+        raise ValueError("not a PNG")
+    return response.content
 
 
-def read_model(answer: "httpx.Response") -> Model:
-    body = answer.json()
+def read_model(response: "httpx.Response") -> Model:
+    body = response.json()
     names = ("version", "image_size", "channels", "architecture", "variant", "digest", "replica")
     since = datetime.fromisoformat(body["since"])
-    variants = tuple(_variant(one) for one in body.get("variants", ()))  # services of before name none
+    variants = tuple(_variant(variant) for variant in body.get("variants", ()))  # older services have none
     plain = {name: body[name] for name in names}
     return Model(**plain, labels=tuple(body["labels"]), variants=variants, since=since, raw=body)
 
@@ -159,35 +159,35 @@ def _variant(body: Mapping[str, Any]) -> Variant:
     return Variant(body["variant"], body["status"], body["reason"], body["speedup"], proven_on)
 
 
-def read_feedback(answer: "httpx.Response") -> Kept:
-    if not answer.json()["label"]:
+def read_feedback(response: "httpx.Response") -> FeedbackOutcome:
+    if not response.json()["label"]:
         raise ValueError("no label")
-    return _KEPT[answer.status_code]
+    return _OUTCOMES[response.status_code]
 
 
-def read_decision(answer: "httpx.Response") -> Decision:
-    body = answer.json()
+def read_decision(response: "httpx.Response") -> Decision:
+    body = response.json()
     return Decision(body["decision_id"], body["approved"], body["actor"], body["reason"])
 
 
-def problem_of(answer: "httpx.Response", retry_after: float | None) -> ServiceError:
-    """The error that an answer tells of."""
-    status = answer.status_code
+def error_from_response(response: "httpx.Response", retry_after: float | None) -> ServiceError:
+    """The error of an error response."""
+    status = response.status_code
     try:
-        body = answer.json()
+        body = response.json()
         detail, code, request_id = str(body["detail"]), str(body.get("code", "http")), body.get("request_id")
     except (ValueError, KeyError, TypeError):
-        detail, code, request_id = answer.text[:200], "strange", None
-    return _kind(status)(f"{status} {code}: {detail}", status, code, request_id, retry_after)
+        detail, code, request_id = response.text[:200], "strange", None
+    return _error_class(status)(f"{status} {code}: {detail}", status, code, request_id, retry_after)
 
 
-def _error_of(problem: Mapping[str, Any]) -> ServiceError:
-    """Of one image of many."""
+def _error_from_problem(problem: Mapping[str, Any]) -> ServiceError:
+    """The error of one image of a batch."""
     status, code = problem["status"], problem["code"]
-    return _kind(status)(f"{status} {code}: {problem['detail']}", status, code)
+    return _error_class(status)(f"{status} {code}: {problem['detail']}", status, code)
 
 
-def _kind(status: int) -> type[ServiceError]:
-    if status in PASSING:
+def _error_class(status: int) -> type[ServiceError]:
+    if status in RETRYABLE:
         return UnreachableError
     return RefusedError if 400 <= status < 500 else ServiceError

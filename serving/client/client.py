@@ -1,4 +1,4 @@
-"""The two clients: what they ask is described once, each sends it in its own way."""
+"""The two clients: requests are built once, and sent by either."""
 
 import asyncio
 import time
@@ -11,12 +11,12 @@ import httpx
 
 from serving.client.answers import (
     Decision,
-    Kept,
+    FeedbackOutcome,
     Model,
     Prediction,
     ServiceError,
     UnreachableError,
-    problem_of,
+    error_from_response,
     read_batch,
     read_decision,
     read_feedback,
@@ -25,7 +25,7 @@ from serving.client.answers import (
     read_png,
     read_prediction,
 )
-from serving.client.retry import PASSING, Retry, seconds_of
+from serving.client.retry import RETRYABLE, Retry, seconds_of
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ _TIMEOUT: Final = 30.0
 
 
 @dataclass(frozen=True)
-class _Ask(Generic[T]):
-    """One request, and how its answer is read."""
+class _Request(Generic[T]):
+    """A request, and the function that parses its response."""
 
     method: str
     path: str
@@ -42,82 +42,84 @@ class _Ask(Generic[T]):
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _predict(image: bytes, top: int, client_key: str | None, logged: bool) -> _Ask[Prediction]:
+def _predict(image: bytes, top: int, client_key: str | None, logged: bool) -> _Request[Prediction]:
     headers = {"content-type": "application/octet-stream"}
     headers |= {"x-client-key": client_key} if client_key else {}
     headers |= {} if logged else {"x-evergreen-probe": "1"}
     options = {"content": image, "headers": headers, "params": {"top": top}}
-    return _Ask("POST", "/v1/predict", read_prediction, options)
+    return _Request("POST", "/v1/predict", read_prediction, options)
 
 
-def _predict_batch(images: Sequence[bytes], top: int, client_key: str | None) -> _Ask[list[Prediction | ServiceError]]:
+def _predict_batch(
+    images: Sequence[bytes], top: int, client_key: str | None
+) -> _Request[list[Prediction | ServiceError]]:
     files = [("file", (f"{number}", image)) for number, image in enumerate(images)]
     headers = {"x-client-key": client_key} if client_key else {}
     options = {"files": files, "headers": headers, "params": {"top": top}}
-    return _Ask("POST", "/v1/predict/batch", read_batch, options)
+    return _Request("POST", "/v1/predict/batch", read_batch, options)
 
 
-def _logged(prediction_id: object) -> _Ask[Mapping[str, Any]]:
-    return _Ask("GET", f"/v1/predictions/{prediction_id}", read_object)
+def _logged(prediction_id: object) -> _Request[Mapping[str, Any]]:
+    return _Request("GET", f"/v1/predictions/{prediction_id}", read_object)
 
 
-def _explanation(prediction_id: object, label: str | None) -> _Ask[bytes]:
+def _explanation(prediction_id: object, label: str | None) -> _Request[bytes]:
     options = {"params": {"label": label}} if label else {}
-    return _Ask("GET", f"/v1/predictions/{prediction_id}/explanation", read_png, options)
+    return _Request("GET", f"/v1/predictions/{prediction_id}/explanation", read_png, options)
 
 
-def _feedback(label: str, of: Mapping[str, object], source: str, comment: str | None) -> _Ask[Kept]:
+def _feedback(label: str, of: Mapping[str, object], source: str, comment: str | None) -> _Request[FeedbackOutcome]:
     named = {name: str(value) for name, value in of.items() if value is not None}
     body = {**named, "label": label, "source": source, "comment": comment}
-    return _Ask("POST", "/v1/feedback", read_feedback, {"json": body})
+    return _Request("POST", "/v1/feedback", read_feedback, {"json": body})
 
 
-def _model() -> _Ask[Model]:
-    return _Ask("GET", "/v1/model", read_model)
+def _model() -> _Request[Model]:
+    return _Request("GET", "/v1/model", read_model)
 
 
-def _decide(decision_id: str, approved: bool, actor: str, reason: str) -> _Ask[Decision]:
+def _decide(decision_id: str, approved: bool, actor: str, reason: str) -> _Request[Decision]:
     body = {"approved": approved, "actor": actor, "reason": reason}
-    return _Ask("POST", f"/v1/decisions/{decision_id}/approval", read_decision, {"json": body})
+    return _Request("POST", f"/v1/decisions/{decision_id}/approval", read_decision, {"json": body})
 
 
 @dataclass
-class _Tries:
-    """How often one request was tried, and when it may be tried again."""
+class _Attempts:
+    """The attempts of one request, and when the next one is due."""
 
     retry: Retry
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     count: int = 0
 
     def wait_after(self, error: ServiceError) -> float:
-        """Seconds until the next try.
+        """Seconds until the next attempt.
 
         Raises:
-            ServiceError: there is none: the error is not one that passes, or patience has ended.
+            ServiceError: there is none: the error is not retryable, or all attempts were made.
         """
         self.count += 1
-        asked = error.retry_after
-        if error.status in PASSING:
-            wait = self.retry.wait(self.count, asked, time.monotonic() - self.began)
+        retry_after = error.retry_after
+        if error.status in RETRYABLE:
+            wait = self.retry.wait(self.count, retry_after, time.monotonic() - self.started)
             if wait is not None:
                 return wait
         raise error
 
 
-def _read(ask: _Ask[T], answer: httpx.Response) -> T:
-    """Raises ServiceError: it is not the answer that was asked for."""
-    if not answer.is_success:
-        raise problem_of(answer, seconds_of(answer.headers.get("retry-after")))
+def _read(request: _Request[T], response: httpx.Response) -> T:
+    """Raises ServiceError for an error response, or one that cannot be parsed."""
+    if not response.is_success:
+        raise error_from_response(response, seconds_of(response.headers.get("retry-after")))
     try:
-        return ask.read(answer)
+        return request.read(response)
     except (ValueError, KeyError, TypeError) as error:
-        told = answer.text[:200]
+        text = response.text[:200]
         raise ServiceError(
-            f"what answers there is no service of ours: {told!r}", answer.status_code, "strange"
+            f"this is not a response of the prediction service: {text!r}", response.status_code, "strange"
         ) from error
 
 
-def _lost(url: httpx.URL | str, error: httpx.HTTPError) -> UnreachableError:
+def _unreachable(url: httpx.URL | str, error: httpx.HTTPError) -> UnreachableError:
     return UnreachableError(f"the service at {url} does not answer: {error or type(error).__name__}", 0, "unreachable")
 
 
@@ -127,19 +129,19 @@ def _settings(url: str, key: str | None, timeout: float) -> dict[str, Any]:
 
 
 class Client:
-    """Asks and waits. Its connections may be used by several threads.
+    """The synchronous client; may be used by several threads.
 
     Args:
         url: scheme, host, port of the service.
         key: an API key; None on the service's own machine where it needs none.
-        timeout: seconds for one try to connect, and to send or hear something.
-        retry: how often what may pass is tried again.
+        timeout: seconds for one attempt to connect, to send and to receive.
+        retry: when to retry temporary errors.
         transport: for tests.
 
     Raises:
-        RefusedError: by all methods: the service will not take it; `code` and the message say why.
-        UnreachableError: by all methods: no answer, or the service cannot answer now, after all tries.
-        ServiceError: by all methods: it failed, or something else answers there. Base of the two above.
+        RefusedError: by all methods: the service rejected the request; `code` and the message say why.
+        UnreachableError: by all methods: the service did not answer or was unavailable in all attempts.
+        ServiceError: by all methods: the service failed, or it is another one. Base of the two above.
     """
 
     def __init__(
@@ -168,7 +170,7 @@ class Client:
     def predict_batch(
         self, images: Sequence[bytes], *, top: int = 5, client_key: str | None = None
     ) -> list[Prediction | ServiceError]:
-        """What many images show, in their order; the error in the place of one that cannot be answered.
+        """What many images show, in their order; for an image that cannot be answered, its error.
 
         Args:
             client_key: the images' own keys are this and `/0`, `/1`, … after it.
@@ -176,11 +178,11 @@ class Client:
         return self._send(_predict_batch(images, top, client_key))
 
     def logged(self, prediction_id: object) -> Mapping[str, Any]:
-        """A prediction as the log has it, with the feedback that it got."""
+        """A prediction from the log, with its feedback."""
         return self._send(_logged(prediction_id))
 
     def explanation(self, prediction_id: object, *, label: str | None = None) -> bytes:
-        """What in the image speaks for its label, or for another one: a PNG."""
+        """A PNG that shows which parts of the image support its label, or another one."""
         return self._send(_explanation(prediction_id, label))
 
     def feedback(
@@ -191,12 +193,11 @@ class Client:
         client_key: str | None = None,
         source: str = "user",
         comment: str | None = None,
-    ) -> Kept:
+    ) -> FeedbackOutcome:
         """Say what a prediction should have been, by its id or by your own.
 
         Returns:
-            Whether the opinion is new, known (this source had spoken before; its last word counts), or waiting to be
-            stored by the service itself.
+            Whether the feedback is new, known (it replaces earlier feedback of this source), or waiting to be stored.
         """
         of = {"prediction_id": prediction_id, "client_key": client_key}
         return self._send(_feedback(label, of, source, comment))
@@ -209,19 +210,19 @@ class Client:
         """A person's answer to a decision of the gate that needs one."""
         return self._send(_decide(decision_id, approved, actor, reason))
 
-    def _send(self, ask: _Ask[T]) -> T:
-        tries = _Tries(self._retry)
+    def _send(self, request: _Request[T]) -> T:
+        attempts = _Attempts(self._retry)
         while True:
             try:
-                return _read(ask, self._try(ask))
+                return _read(request, self._send_once(request))
             except ServiceError as error:
-                time.sleep(tries.wait_after(error))
+                time.sleep(attempts.wait_after(error))
 
-    def _try(self, ask: _Ask[T]) -> httpx.Response:
+    def _send_once(self, request: _Request[T]) -> httpx.Response:
         try:
-            return self._http.request(ask.method, ask.path, **ask.options)
+            return self._http.request(request.method, request.path, **request.options)
         except httpx.HTTPError as error:
-            raise _lost(self._http.base_url, error) from error
+            raise _unreachable(self._http.base_url, error) from error
 
     def close(self) -> None:
         self._http.close()
@@ -234,7 +235,7 @@ class Client:
 
 
 class AsyncClient:
-    """As `Client`, with every method to be awaited."""
+    """As `Client`, with every method a coroutine."""
 
     def __init__(
         self,
@@ -276,7 +277,7 @@ class AsyncClient:
         client_key: str | None = None,
         source: str = "user",
         comment: str | None = None,
-    ) -> Kept:
+    ) -> FeedbackOutcome:
         """As `Client.feedback`."""
         of = {"prediction_id": prediction_id, "client_key": client_key}
         return await self._send(_feedback(label, of, source, comment))
@@ -289,19 +290,19 @@ class AsyncClient:
         """As `Client.decide`."""
         return await self._send(_decide(decision_id, approved, actor, reason))
 
-    async def _send(self, ask: _Ask[T]) -> T:
-        tries = _Tries(self._retry)
+    async def _send(self, request: _Request[T]) -> T:
+        attempts = _Attempts(self._retry)
         while True:
             try:
-                return _read(ask, await self._try(ask))
+                return _read(request, await self._send_once(request))
             except ServiceError as error:
-                await asyncio.sleep(tries.wait_after(error))
+                await asyncio.sleep(attempts.wait_after(error))
 
-    async def _try(self, ask: _Ask[T]) -> httpx.Response:
+    async def _send_once(self, request: _Request[T]) -> httpx.Response:
         try:
-            return await self._http.request(ask.method, ask.path, **ask.options)
+            return await self._http.request(request.method, request.path, **request.options)
         except httpx.HTTPError as error:
-            raise _lost(self._http.base_url, error) from error
+            raise _unreachable(self._http.base_url, error) from error
 
     async def close(self) -> None:
         await self._http.aclose()

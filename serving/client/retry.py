@@ -1,4 +1,4 @@
-"""When a client tries again: exponential pauses with jitter, and what the service asks for."""
+"""When a client retries: exponential backoff with jitter, and at least the service's `Retry-After`."""
 
 import random
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-PASSING: Final = frozenset({0, 408, 429, 502, 503, 504})
-"""Statuses that may pass; 0 is no answer at all."""
+RETRYABLE: Final = frozenset({0, 408, 429, 502, 503, 504})
+"""Statuses of temporary errors; 0 is no response."""
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How patient a client is.
+    """The retry policy of a client.
 
     Attributes:
-        attempts: tries in all; 1 is no second one.
-        first: longest pause after the first try, in seconds; each later one may be twice as long.
-        longest: no pause of its own is longer.
-        patience: seconds from the first try to the beginning of the last.
+        attempts: the most attempts, the first included.
+        first: the most seconds of backoff after the first attempt; doubled after each further one.
+        longest: the most seconds of any backoff.
+        patience: the most seconds from the first attempt to the start of the last.
     """
 
     attempts: int = 6
@@ -26,24 +26,24 @@ class Retry:
     longest: float = 5.0
     patience: float = 30.0
 
-    def wait(self, tried: int, asked: float | None, spent: float) -> float | None:
-        """Seconds until the next try, None if there is none.
+    def wait(self, attempts: int, retry_after: float | None, elapsed: float) -> float | None:
+        """Seconds until the next attempt, None if there is none.
 
-        The pause is drawn evenly from zero to its bound, so that clients that failed together do not come back
+        The backoff is drawn uniformly from zero to its maximum, so that clients that failed together do not retry
         together (AWS Architecture Blog, "Exponential Backoff And Jitter", full jitter).
 
         Args:
-            tried: tries so far.
-            asked: the service's `Retry-After` in seconds; it is waited for at least.
-            spent: seconds since the first try.
+            attempts: attempts so far.
+            retry_after: the service's `Retry-After` in seconds, added to the backoff.
+            elapsed: seconds since the first attempt.
         """
-        bound = min(self.longest, self.first * 2.0 ** min(tried - 1, 30))
-        wait = random.uniform(0, bound) + (asked or 0.0)  # noqa: S311 - not for secrets
-        return wait if tried < self.attempts and spent + wait <= self.patience else None
+        max_backoff = min(self.longest, self.first * 2.0 ** min(attempts - 1, 30))
+        wait = random.uniform(0, max_backoff) + (retry_after or 0.0)  # noqa: S311 - not for secrets
+        return wait if attempts < self.attempts and elapsed + wait <= self.patience else None
 
 
 def seconds_of(retry_after: str | None) -> float | None:
-    """What `Retry-After` means: seconds, or a date; None where it is missing or means nothing."""
+    """Parse `Retry-After`, seconds or a date; None where it is missing or invalid."""
     if not retry_after:
         return None
     if retry_after.strip().isdecimal():

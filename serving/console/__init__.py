@@ -1,1 +1,1 @@
-"""The console: one page that shows the live model, lets a person try it, and tells of the last cycles."""
+"""The console: web pages that show the live model and the last cycles, and let a person try the model."""

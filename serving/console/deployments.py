@@ -1,4 +1,4 @@
-"""GET /console/deployments: what served when, on whose word and why, and how a trial goes."""
+"""GET /console/deployments: what served when, who decided it and why, and the state of trials."""
 
 from typing import Annotated, Any, Final
 
@@ -7,13 +7,13 @@ from fastapi.responses import HTMLResponse
 
 from ml.catalog import deployments
 from ml.errors import UnavailableError
-from serving.api.route_classes import needs
+from serving.api.route_classes import requires_role
 from serving.auth.access import BASIC
 from serving.console.templates import render
 from serving.dependencies import Injected
 from serving.errors import ProblemError
 
-router = APIRouter(include_in_schema=False, route_class=needs("operate", BASIC))
+router = APIRouter(include_in_schema=False, route_class=requires_role("operate", BASIC))
 
 PAGE: Final = 20
 _SECONDS: Final = 4.0
@@ -23,7 +23,7 @@ _SECONDS: Final = 4.0
 async def page(dependencies: Injected, before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None) -> HTMLResponse:
     try:
         rows = await dependencies.database.run_within(
-            _SECONDS, deployments.ledger, dependencies.engine, PAGE + 1, before
+            _SECONDS, deployments.history, dependencies.engine, PAGE + 1, before
         )
     except (UnavailableError, ProblemError) as error:
         return HTMLResponse(render("deployments.html", dependencies.settings, error=str(error)), 503)
@@ -38,5 +38,5 @@ BADGES: Final = {"live": "good", "superseded": "idle", "failed": "bad", "rolling
 
 
 def _seconds(row: dict[str, Any]) -> float | None:
-    """From the wish to its fate."""
+    """From the start of the deployment to its end."""
     return (row["finished_at"] - row["created_at"]).total_seconds() if row["finished_at"] else None

@@ -1,13 +1,13 @@
-"""What the console shows of the catalog: the last cycles, the replicas, the last day's predictions."""
+"""The console's data from the catalog: the last cycles, the replicas, the last day's predictions."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Engine, func, select
 
 from ml.catalog import deployments
-from ml.catalog.engine import transaction
+from ml.catalog.engine import limit_statements, transaction
 from ml.catalog.tables import cycles, dataset_versions, decisions, drops, prediction_hours
 from ml.settings import Settings
 
@@ -16,21 +16,16 @@ STATEMENT_MILLISECONDS: Final = 1500
 
 
 def read(engine: Engine, settings: Settings) -> dict[str, Any]:
-    """Everything the page needs from Postgres, each part with a short statement timeout.
+    """Read everything the page needs from Postgres, with a short statement timeout.
 
     Raises:
         UnavailableError: Postgres does not answer, or not in time.
     """
     with transaction(engine) as connection:
-        hurry(connection)
-        shown = [_cycle(row, settings.drops_prefix) for row in connection.execute(_cycles()).mappings()]
+        limit_statements(connection, STATEMENT_MILLISECONDS)
+        latest_cycles = [_cycle(row, settings.drops_prefix) for row in connection.execute(_cycles()).mappings()]
     workers = [_replica(row) for row in deployments.live_replicas(engine, settings.heartbeat_seconds)]
-    return {"cycles": shown, "replicas": workers, "predictions": _last_day(engine)}
-
-
-def hurry(connection: Connection) -> None:
-    """Let no statement of this transaction hold a page up."""
-    connection.execute(text(f"set local statement_timeout = {STATEMENT_MILLISECONDS}"))
+    return {"cycles": latest_cycles, "replicas": workers, "predictions": _last_day(engine)}
 
 
 def _cycles() -> Any:
@@ -90,7 +85,7 @@ def _replica(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_day(engine: Engine) -> dict[str, Any]:
-    """Answers logged in the last 24 hours of the clock, the running one last."""
+    """Predictions logged in the last 24 clock hours, the current hour last."""
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     hours = prediction_hours.c
     query = (
@@ -99,9 +94,9 @@ def _last_day(engine: Engine) -> dict[str, Any]:
         .group_by(hours.hour)
     )
     with transaction(engine) as connection:
-        hurry(connection)
-        found = {hour: (int(answers), int(rejected)) for hour, answers, rejected in connection.execute(query)}
-    hourly = [found.get(now - timedelta(hours=back), (0, 0)) for back in range(23, -1, -1)]
+        limit_statements(connection, STATEMENT_MILLISECONDS)
+        counts = {hour: (int(answers), int(rejected)) for hour, answers, rejected in connection.execute(query)}
+    hourly = [counts.get(now - timedelta(hours=back), (0, 0)) for back in range(23, -1, -1)]
     answers = [count for count, _ in hourly]
     return {"last_24_hours": sum(answers), "hourly": answers, "rejected": sum(count for _, count in hourly)}
 

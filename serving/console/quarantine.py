@@ -1,4 +1,4 @@
-"""GET /console/quarantine: images that were put aside, and why; their pictures, made safe."""
+"""GET /console/quarantine: quarantined images and the reasons, with thumbnails that are safe to show."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -7,24 +7,24 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Engine, func, select
 
-from ml.catalog.engine import transaction
+from ml.catalog.engine import limit_statements, transaction
 from ml.catalog.tables import drops, quarantine
 from ml.errors import NotFoundError, UnavailableError
 from ml.imaging import thumbnails
-from serving.api.route_classes import needs
+from serving.api.route_classes import requires_role
 from serving.auth.access import BASIC
 from serving.console import overview
 from serving.console.templates import render
 from serving.dependencies import Dependencies, Injected
 from serving.errors import ProblemError
 
-router = APIRouter(include_in_schema=False, route_class=needs("operate", BASIC))
+router = APIRouter(include_in_schema=False, route_class=requires_role("operate", BASIC))
 
 PAGE: Final = 24
 _SECONDS: Final = 4.0
 _PICTURE_SECONDS: Final = 40.0
 _NO_PICTURE: Final = "/console/static/no-picture.svg"
-_KEPT: Final = {"cache-control": "private, max-age=3600"}
+_CACHE_HEADERS: Final = {"cache-control": "private, max-age=3600"}
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
@@ -33,38 +33,38 @@ DropId = Annotated[str | None, Query(max_length=100)]
 
 @router.get("/console/quarantine", response_class=HTMLResponse)
 async def page(dependencies: Injected, drop: DropId = None, before: Before = None) -> HTMLResponse:
-    """The newest first: what is held now, or, of one drop, all that was ever put aside."""
+    """The newest first: images in quarantine now, or all that were ever quarantined from one drop."""
     try:
-        found = await dependencies.database.run_within(_SECONDS, read, dependencies.engine, drop, before)
+        content = await dependencies.database.run_within(_SECONDS, read, dependencies.engine, drop, before)
     except (UnavailableError, ProblemError) as error:
         return HTMLResponse(render("quarantine.html", dependencies.settings, error=str(error)), 503)
     prefix = dependencies.settings.drops_prefix
-    return HTMLResponse(render("quarantine.html", dependencies.settings, drop=drop, drops_prefix=prefix, **found))
+    return HTMLResponse(render("quarantine.html", dependencies.settings, drop=drop, drops_prefix=prefix, **content))
 
 
 @router.get("/console/quarantine/{number}/picture")
 async def picture(number: Id, dependencies: Injected) -> Response:
-    """A small JPEG made of the image; a drawing that says so where it cannot be decoded."""
-    made = await dependencies.pictures.run_within(_PICTURE_SECONDS, _picture, dependencies, number)
-    if made is None:
-        return RedirectResponse(_NO_PICTURE, 303, headers=_KEPT)
-    return Response(made, media_type="image/jpeg", headers=_KEPT)
+    """A small JPEG of the image; a placeholder where it cannot be decoded."""
+    thumbnail = await dependencies.pictures.run_within(_PICTURE_SECONDS, _picture, dependencies, number)
+    if thumbnail is None:
+        return RedirectResponse(_NO_PICTURE, 303, headers=_CACHE_HEADERS)
+    return Response(thumbnail, media_type="image/jpeg", headers=_CACHE_HEADERS)
 
 
 def read(engine: Engine, drop: str | None, before: int | None) -> dict[str, Any]:
-    """A page of rows, how many there are in all, and where the next page begins.
+    """Read a page of rows, the total, and where the next page begins.
 
     Raises:
         UnavailableError: Postgres does not answer, or not in time.
     """
-    chosen = quarantine.c.drop_id == drop if drop else quarantine.c.status == "held"
+    condition = quarantine.c.drop_id == drop if drop else quarantine.c.status == "held"
     query = select(quarantine, drops.c.prefix, drops.c.report_key).join(drops, quarantine.c.drop_id == drops.c.id)
-    query = query.where(chosen).order_by(quarantine.c.id.desc()).limit(PAGE + 1)
+    query = query.where(condition).order_by(quarantine.c.id.desc()).limit(PAGE + 1)
     if before is not None:
         query = query.where(quarantine.c.id < before)
     with transaction(engine) as connection:
-        overview.hurry(connection)
-        total = connection.execute(select(func.count()).select_from(quarantine).where(chosen)).scalar_one()
+        limit_statements(connection, overview.STATEMENT_MILLISECONDS)
+        total = connection.execute(select(func.count()).select_from(quarantine).where(condition)).scalar_one()
         rows: list[Mapping[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]
     following = rows[PAGE - 1]["id"] if len(rows) > PAGE else None
     return {"rows": rows[:PAGE], "total": total, "following": following, "first": before is None}

@@ -1,4 +1,4 @@
-"""GET / and /console: the page; GET /v1/console/overview: what it shows."""
+"""GET / and /console: the page; GET /v1/console/overview: its data."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from ml.errors import UnavailableError
-from serving.api.route_classes import needs
+from serving.api.route_classes import requires_role
 from serving.api.routes.model import describe
 from serving.auth.access import BASIC
 from serving.console import deployments, files, overview, quarantine
@@ -18,7 +18,7 @@ from serving.console.templates import FOLDER, render
 from serving.dependencies import Dependencies, Injected
 from serving.errors import ProblemError
 
-router = APIRouter(tags=["console"], route_class=needs("operate", BASIC))
+router = APIRouter(tags=["console"], route_class=requires_role("operate", BASIC))
 router.include_router(files.router)
 router.include_router(quarantine.router)
 router.include_router(deployments.router)
@@ -39,21 +39,21 @@ async def page(dependencies: Injected) -> HTMLResponse:
 
 @router.get("/v1/console/overview", summary="What the console shows")
 async def console_overview(dependencies: Injected) -> Response:
-    """The live model, and what the catalog knows; without the catalog, that it is away."""
-    live = dependencies.slot.take()
+    """The live model, and the catalog's data; `catalog` is `away` while the catalog does not answer."""
+    live = dependencies.slot.get()
     answer: dict[str, Any] = {"model": describe(live, dependencies.identity.id).model_dump() if live else None}
     try:
         answer |= {"catalog": "answers", **await dependencies.database.run_within(SECONDS, _recent, dependencies)}
     except (UnavailableError, ProblemError):
         answer |= {"catalog": "away", "cycles": None, "replicas": None, "predictions": None}
-    answer["log"] = await asyncio.to_thread(dependencies.prediction_log.figures)
+    answer["log"] = await asyncio.to_thread(dependencies.prediction_log.stats)
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
 def _recent(dependencies: Dependencies) -> dict[str, Any]:
-    """Many open pages ask Postgres once."""
-    read_at, content = dependencies.remembered.get("overview", (float("-inf"), {}))
+    """The catalog's data, cached so that many open pages cost one query."""
+    read_at, content = dependencies.cache.get("overview", (float("-inf"), {}))
     if time.monotonic() - read_at > FRESH_SECONDS:
         content = overview.read(dependencies.engine, dependencies.settings)
-        dependencies.remembered["overview"] = (time.monotonic(), content)
+        dependencies.cache["overview"] = (time.monotonic(), content)
     return content

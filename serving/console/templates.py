@@ -1,4 +1,4 @@
-"""The console's pages, made of templates; whatever comes from outside is escaped."""
+"""Renders the console's pages from templates, with autoescaping."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ def _environment() -> Environment:
 
 
 def render(name: str, settings: Settings, **values: Any) -> str:
-    """A page, with the links and names that all of them have."""
+    """Render a page, with the links and values that all pages share."""
     links = {
         "Deployments": "/console/deployments",
         "Quarantine": "/console/quarantine",
@@ -25,5 +25,5 @@ def render(name: str, settings: Settings, **values: Any) -> str:
         "Airflow": settings.airflow_url,
     }
     links |= {"API": "/docs"}
-    known = {"model_name": settings.model_name, "keyless": settings.api_keys == "loopback"}
-    return _environment().get_template(name).render(links=links, **known, **values)
+    shared = {"model_name": settings.model_name, "keyless": settings.api_keys == "loopback"}
+    return _environment().get_template(name).render(links=links, **shared, **values)

@@ -1,4 +1,4 @@
-"""Bytes in, answer out: extract, decode, infer, encode; then log. Run by the inference queue."""
+"""Answers a prediction request: extract, decode, infer, encode; then log. Run by the inference queue."""
 
 import logging
 import time
@@ -33,34 +33,34 @@ Reason = Literal["unsure", "unfamiliar"]
 
 @dataclass(frozen=True)
 class RejectPolicy:
-    """When an answer is not to be relied on: too unsure, or an image like none the model knows. By default never.
+    """When an answer is rejected as unreliable: low confidence, or an unfamiliar image. By default never.
 
     Attributes:
-        below: confidences below this are too unsure.
-        beyond: distances beyond this are unfamiliar; 1 is what one of a hundred familiar images exceeds.
+        min_confidence: answers with less confidence are `unsure`.
+        max_distance: images at a greater distance are `unfamiliar`; one of a hundred familiar images exceeds 1.
     """
 
-    below: float = 0.0
-    beyond: float | None = None
+    min_confidence: float = 0.0
+    max_distance: float | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> "RejectPolicy":
+    def from_settings(cls, settings: Settings) -> "RejectPolicy":
         return cls(settings.reject_below, settings.reject_beyond)
 
     def reason(self, confidence: float, distance: float | None) -> Reason | None:
-        """Why an answer is rejected, None if it is not. Unfamiliar goes first: confidence means nothing there."""
-        if self.beyond is not None and distance is not None and distance > self.beyond:
+        """Why an answer is rejected, or None. Distance is checked first: far away, confidence means nothing."""
+        if self.max_distance is not None and distance is not None and distance > self.max_distance:
             return "unfamiliar"
-        return "unsure" if confidence < self.below else None
+        return "unsure" if confidence < self.min_confidence else None
 
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """A request as it came.
+    """A prediction request as received.
 
     Attributes:
         started: `time.perf_counter` at its arrival.
-        live_only: the live model is asked for, whatever is tried beside it.
+        live_only: use the live model even while a candidate is on trial.
     """
 
     body: bytes
@@ -77,11 +77,11 @@ class PredictionRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Inference:
-    """What a model made of an image; moments are those of `time.perf_counter`.
+    """A model's result for an image; times are those of `time.perf_counter`.
 
     Attributes:
         ranking: labels with their probabilities, the likeliest first.
-        distance: of the features from those of the training set, None where the bundle cannot tell.
+        distance: of the features from those of the training set, None if the bundle has no reference for it.
     """
 
     id: UUID
@@ -91,16 +91,16 @@ class _Inference:
     confidence: float
     ranking: list[dict[str, object]]
     distance: float | None
-    began_at: float
+    started_at: float
     decoded_at: float
     ended_at: float
 
 
 class Predictor:
-    """Answers from whatever model is live when its turn comes.
+    """Answers with the model that is live when the request is run.
 
     Args:
-        read_image: gives the encoded image in a body of some content type.
+        read_image: extracts the encoded image from a body, given its content type.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Predictor:
         Raises:
             ProblemError: 503, there is none yet.
         """
-        live = self._slot.take()
+        live = self._slot.get()
         if live is None:
             raise ProblemError(503, "no_model", "no model is live yet; ask /readyz when there is", NO_MODEL_RETRY)
         return live
@@ -133,16 +133,16 @@ class Predictor:
         return orjson.dumps(self.predict(request))
 
     def predict(self, request: PredictionRequest) -> dict[str, object]:
-        """A 200 answer (`serving.api.schemas.Answer`); logged by the queue's thread as soon as it is on its way.
+        """The body of a 200 response (`serving.api.schemas.Answer`); the queue's thread logs it once it is delivered.
 
         Raises:
             ProblemError: no model, unreadable form, or the model's output is not a number.
             ImageRejectedError: the image cannot be decoded.
         """
-        live = self.live()  # once: the whole answer comes from it, or from what is tried beside it
+        live = self.live()  # read once, so that the whole answer comes from one model
         on_trial = request.logged and not request.live_only
         key = (request.client_key or request.request_id or uuid4().hex) if on_trial else None
-        return canary.answer(live, key, lambda chosen: self._answer(chosen, request))
+        return canary.route(live, key, lambda chosen: self._answer(chosen, request))
 
     def _answer(self, model: ServingModel, request: PredictionRequest) -> dict[str, object]:
         inference = self._infer(model, request)
@@ -158,9 +158,9 @@ class Predictor:
             "milliseconds": milliseconds,
         }
         if request.stages is not None:
-            request.stages.append(("decode", inference.began_at, inference.decoded_at))
+            request.stages.append(("decode", inference.started_at, inference.decoded_at))
             request.stages.append(("inference", inference.decoded_at, inference.ended_at))
-        self._queue.afterwards(partial(self._log_answer, model, request, inference, rejected, milliseconds))
+        self._queue.defer(partial(self._log_answer, model, request, inference, rejected, milliseconds))
         return answer
 
     def _log_answer(
@@ -177,24 +177,24 @@ class Predictor:
             except Exception:
                 self._metrics.shed.labels("row").inc()
                 raise
-            seen = inference.decoded.pixels, inference.label, inference.confidence
-            self._shadow.submit(model, inference.id, inference.image, *seen)
+            result = inference.decoded.pixels, inference.label, inference.confidence
+            self._shadow.submit(model, inference.id, inference.image, *result)
         if rejected:
             self._metrics.rejected.labels(rejected).inc()
         self._metrics.predictions.labels(str(model.version)).inc()
 
     def _infer(self, model: ServingModel, request: PredictionRequest) -> _Inference:
-        began_at = time.perf_counter()
+        started_at = time.perf_counter()
         if request.stages:
-            request.stages.append(("queue", request.stages[-1][2], began_at))
+            request.stages.append(("queue", request.stages[-1][2], started_at))
         info = model.model.info
         image = self._read_image(request.body, request.content_type)
         decoded = images.decode_input(image, info.image_size, info.channels, self._limits)
         decoded_at = time.perf_counter()
-        (probabilities, *_), distances = model.model.judge(decoded.pixels[np.newaxis])
+        (probabilities, *_), distances = model.model.predict_with_distances(decoded.pixels[np.newaxis])
         ended_at = time.perf_counter()
         if not np.isfinite(probabilities).all():
-            log.error("model version %d gave a probability that is no number", model.version)
+            log.error("model version %d returned a probability that is not finite", model.version)
             detail = f"model version {model.version} gave no usable answer for this image"
             raise ProblemError(500, canary.MODEL_FAILED, detail)
         order = np.argsort(probabilities)[::-1][: max(request.top, LOGGED_TOP)]
@@ -206,7 +206,7 @@ class Predictor:
             confidence=round(float(probabilities[order[0]]), 6),
             ranking=[{"label": info.labels[i], "probability": round(float(probabilities[i]), 6)} for i in order],
             distance=None if distances is None else round(float(distances[0]), 4),
-            began_at=began_at,
+            started_at=started_at,
             decoded_at=decoded_at,
             ended_at=ended_at,
         )
@@ -226,8 +226,8 @@ def _row(
         rejected=rejected,
         distance=inference.distance,
         milliseconds=milliseconds,
-        queue_milliseconds=_milliseconds(request.started, inference.began_at),
-        decode_milliseconds=_milliseconds(inference.began_at, inference.decoded_at),
+        queue_milliseconds=_milliseconds(request.started, inference.started_at),
+        decode_milliseconds=_milliseconds(inference.started_at, inference.decoded_at),
         inference_milliseconds=_milliseconds(inference.decoded_at, inference.ended_at),
         width=decoded.width,
         height=decoded.height,

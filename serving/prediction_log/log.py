@@ -1,4 +1,4 @@
-"""What is remembered of each answer, and what is let go when the disk's share is full."""
+"""The prediction log: what is logged of each prediction, and what is dropped when the spool is full."""
 
 import hashlib
 import logging
@@ -21,20 +21,20 @@ from serving.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 ROWS_SHARE: Final = 0.1
-"""Of the spool's bytes, kept for rows once images have filled the rest."""
-_ROOM_AGAIN: Final = 0.8
+"""Share of the spool's bytes reserved for rows once images have filled the rest."""
+_RECOVERED_SHARE: Final = 0.8
 LOGGED_TOP: Final = 5
 SHED: Final = ("image", "row")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer; the fields are columns of table `predictions`.
+    """One prediction; the fields are columns of table `predictions`.
 
     Attributes:
         probability: of the likeliest label, scaled by the bundle's temperature: the calibrated confidence.
-        rejected: why the answer is not to be relied on, None if it is.
-        distance: of the features from those of the training set, None where the bundle cannot tell.
+        rejected: why the answer was rejected as unreliable, None if it was not.
+        distance: of the features from those of the training set, None if the bundle has no reference for it.
         milliseconds: from the request's arrival to its answer; of it in the queue, decoding, in the model.
         width, height: of the sent image in pixels.
         brightness: mean of the model's input, in 0..1.
@@ -63,98 +63,98 @@ class Prediction:
     def row(self, digest: str) -> bytes:
         """JSON of the row, as `ml.catalog.predictions.store` takes it."""
         fields = {name: getattr(self, name) for name in _COLUMNS}
-        return orjson.dumps(fields | {"at": moment(self.id), "image_sha256": digest})
+        return orjson.dumps(fields | {"at": timestamp_of(self.id), "image_sha256": digest})
 
 
 _COLUMNS: Final = tuple(name for name in Prediction.__annotations__ if name != "image")
 
 
 class PredictionLog:
-    """Appends to the worker's spool. Logging never fails a prediction: what cannot be kept is counted.
+    """Appends to the worker's spool. Logging never fails a prediction: what cannot be stored is dropped and counted.
 
     Attributes:
-        elsewhere: bytes waiting in other workers' folders, brought up to date by `serving.prediction_log.uploader`.
+        other_spools_bytes: pending bytes in other workers' folders, updated by `serving.prediction_log.uploader`.
         state: `keeping`, `shedding images` or `shedding rows`.
     """
 
-    def __init__(self, own: Spool, limit: int, policy: ImagePolicy, metrics: Metrics) -> None:
-        self._spool, self._limit, self._policy, self._metrics = own, limit, policy, metrics
+    def __init__(self, spool_: Spool, limit: int, policy: ImagePolicy, metrics: Metrics) -> None:
+        self._spool, self._limit, self._policy, self._metrics = spool_, limit, policy, metrics
         self._shedding = threading.Lock()
-        self.elsewhere = 0
+        self.other_spools_bytes = 0
         self.state = "keeping"
 
     def append(self, prediction: Prediction) -> None:
-        """Remember the answer; on return its record is with the kernel."""
+        """Log the prediction; on return its record has been written to the kernel."""
         digest = hashlib.sha256(prediction.image).hexdigest()
         row = prediction.row(digest)
         keeps = self._policy.keeps(digest, prediction.probability, prediction.rejected)
         image = prediction.image if keeps else b""
-        if image and not self._room(len(row) + len(image), self._limit * (1 - ROWS_SHARE)):
+        if image and not self._make_room(len(row) + len(image), self._limit * (1 - ROWS_SHARE)):
             image = b""
             self._metrics.shed.labels("image").inc()
         self._write("prediction", row, digest, image)
-        if self.state != "keeping" and self._used() < self._limit * _ROOM_AGAIN:
-            self._note("keeping", "there is room again")
+        if self.state != "keeping" and self._used_bytes() < self._limit * _RECOVERED_SHARE:
+            self._set_state("keeping", "there is room again")
 
     def append_feedback(self, row: bytes) -> bool:
-        """Keep feedback until the catalog takes it; False if there is no room left even for rows."""
+        """Spool feedback until the catalog is available; False if there is no room even for rows."""
         return self._write("feedback", row)
 
     def _write(self, kind: Kind, row: bytes, digest: str = "", image: bytes = b"") -> bool:
-        if not self._room(len(row), self._limit):
-            self._lose_row(kind, f"{self._used()} bytes wait, `EVERGREEN_SPOOL_BYTES` is {self._limit}")
+        if not self._make_room(len(row), self._limit):
+            self._drop_row(kind, f"{self._used_bytes()} bytes wait, `EVERGREEN_SPOOL_BYTES` is {self._limit}")
             return False
         try:
             self._spool.append(kind, row, digest, image)
         except OSError as error:
             if image:
                 self._metrics.shed.labels("image").inc()
-                self._note("shedding images", str(error))
+                self._set_state("shedding images", str(error))
                 return self._write(kind, row)
-            self._lose_row(kind, str(error))
+            self._drop_row(kind, str(error))
             return False
         return True
 
-    def _room(self, needed: int, limit: float) -> bool:
-        """Whether so many bytes fit, after the oldest images made room if they had to."""
-        if self._used() + needed <= limit:
+    def _make_room(self, needed: int, limit: float) -> bool:
+        """Whether `needed` bytes fit, after dropping the oldest images if necessary."""
+        if self._used_bytes() + needed <= limit:
             return True
         with self._shedding:
-            missing = int(self._used() + needed - limit) + 1
+            missing = int(self._used_bytes() + needed - limit) + 1
             images, freed = retention.shed_images(self._spool.folder.parent, missing) if missing > 0 else (0, 0)
-            self._spool.images_gone()
+            self._spool.refresh_image_bytes()
             self.measure()
         self._metrics.shed.labels("image").inc(images)
-        self._note("shedding images", f"{int(limit)} bytes of the disk are full")
+        self._set_state("shedding images", f"{int(limit)} bytes of the disk are full")
         return freed >= missing
 
     def measure(self) -> None:
-        """Bring `elsewhere` up to date.
+        """Update `other_spools_bytes`.
 
         Raises:
             OSError: the folder cannot be read.
         """
         root = self._spool.folder.parent
-        self.elsewhere = sum(spool.size(folder) for folder in spool.others(root, self._spool.folder))
+        self.other_spools_bytes = sum(spool.size(folder) for folder in spool.other_folders(root, self._spool.folder))
 
-    def _used(self) -> int:
-        return self._spool.waiting()[1] + self.elsewhere
+    def _used_bytes(self) -> int:
+        return self._spool.pending()[1] + self.other_spools_bytes
 
-    def _lose_row(self, kind: Kind, why: str) -> None:
-        if kind == "prediction":  # who gives feedback is told that it was not taken
+    def _drop_row(self, kind: Kind, why: str) -> None:
+        if kind == "prediction":  # a lost feedback is reported to its sender instead
             self._metrics.shed.labels("row").inc()
-        self._note("shedding rows", why)
+        self._set_state("shedding rows", why)
 
-    def _note(self, state: str, why: str) -> None:
+    def _set_state(self, state: str, why: str) -> None:
         if state != self.state and (state, self.state) != ("shedding images", "shedding rows"):
             self.state = state
             level = logging.INFO if state == "keeping" else logging.ERROR
             log.log(level, "the prediction log is %s: %s", state, why)
 
-    def figures(self) -> dict[str, Any]:
-        """What the console tells of this host's log."""
+    def stats(self) -> dict[str, Any]:
+        """Figures of this host's log, for the console."""
         shed = {f"shed_{what}s": int(self._metrics.total("evergreen_log_shed_total", what=what)) for what in SHED}
-        return {"waiting_bytes": self._used(), "limit_bytes": self._limit, **shed}
+        return {"waiting_bytes": self._used_bytes(), "limit_bytes": self._limit, **shed}
 
 
 def uuid7() -> uuid.UUID:
@@ -164,7 +164,7 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(int=value & ~(0xF << 76) & ~(0b11 << 62) | 0x7 << 76 | 0b10 << 62)
 
 
-def moment(identifier: uuid.UUID) -> datetime:
+def timestamp_of(identifier: uuid.UUID) -> datetime:
     """The time in an id made by `uuid7`, to the millisecond: the row's `at`."""
     return datetime.fromtimestamp((identifier.int >> 80) / 1000, UTC)
 

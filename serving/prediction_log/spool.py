@@ -1,11 +1,11 @@
-"""The log's local disk: append-only files that survive a kill -9 of the process.
+"""The prediction log's spool: append-only local files that survive a kill -9 of the process.
 
-One folder a worker, locked by it for life, in it pairs of files: `NNNNNN.rows` with records and
-`NNNNNN.tar` with the images that they speak of, each content once. An image is written before its
-record, the record by one system call. So what was written is whole in a file or, where the machine
-itself died before the kernel wrote its pages, gone; what is cut short is the last. A folder whose lock
-is free has lost its worker, and any other worker may adopt it. That images lie in files of their own
-makes letting the oldest go one `unlink`.
+Each worker has a folder, locked while it lives, with pairs of files: `NNNNNN.rows` with records and
+`NNNNNN.tar` with their images, each content once. An image is written before its record, the record by
+one system call. So what was written is complete in a file or, if the machine itself crashed before the
+kernel wrote its pages, lost; only the last record can be truncated. A folder whose lock is free has lost
+its worker, and any other worker may adopt it. Since images are in separate files, dropping the oldest
+takes one `unlink`.
 
 SpoolRecord: magic, kind, row's length, image's offset in the tar, its size, CRC-32 of these and the row; row (JSON).
 """
@@ -32,14 +32,14 @@ _SIZE: Final = slice(124, 136)
 
 
 class MemberRange(NamedTuple):
-    """Where a member's bytes begin in the tar, and how many they are."""
+    """Offset and size of a member's bytes in the tar."""
 
     offset: int
     size: int
 
 
 class TarWriter:
-    """Appends members to a new file; each name once.
+    """Appends members to a new tar file; each name once.
 
     Attributes:
         size: of the file, in bytes.
@@ -47,22 +47,22 @@ class TarWriter:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._places: dict[str, MemberRange] = {}
+        self._members: dict[str, MemberRange] = {}
         self.size = 0
 
     def add(self, name: str, data: bytes) -> MemberRange:
-        """Where `data` lies.
+        """Append a member unless the name exists; returns where its data is.
 
         Raises:
-            OSError: the disk refused; nothing of the member is left behind.
+            OSError: writing failed; nothing of the member is left behind.
         """
-        if name in self._places:
-            return self._places[name]
+        if name in self._members:
+            return self._members[name]
         size = len(data)
         length = write(self._fd, [tar_members.header(name, size), data, tar_members.padding(size)], self.size)
-        place = self._places[name] = MemberRange(self.size + BLOCK, size)
+        member = self._members[name] = MemberRange(self.size + BLOCK, size)
         self.size += length
-        return place
+        return member
 
     def close(self) -> None:
         os.close(self._fd)
@@ -72,7 +72,7 @@ def write(fd: int, parts: Sequence[bytes], size: int) -> int:
     """Append all of `parts` to a file of `size` bytes by one system call; returns their length.
 
     Raises:
-        OSError: the disk refused; the file is as before.
+        OSError: writing failed; the file is unchanged.
     """
     length = sum(map(len, parts))
     try:
@@ -86,34 +86,34 @@ def write(fd: int, parts: Sequence[bytes], size: int) -> int:
     return length
 
 
-def finished(path: Path, places: Iterable[MemberRange]) -> bytes:
-    """The whole tar of the members at `places`, the same bytes however often it is asked for.
+def finished_tar(path: Path, members: Iterable[MemberRange]) -> bytes:
+    """The complete tar of `members`; the same bytes at every call.
 
     Raises:
-        FileNotFoundError: its images were let go.
+        FileNotFoundError: its images were dropped.
     """
-    ends = [place.offset + place.size + -place.size % BLOCK for place in places]
+    ends = [member.offset + member.size + -member.size % BLOCK for member in members]
     return path.read_bytes()[: max(ends, default=0)] + END
 
 
 def count(path: Path) -> int:
-    """How many members a file has, the cut off one at its end left out."""
-    found, position = 0, 0
+    """The number of complete members in a tar."""
+    members, position = 0, 0
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         while position + BLOCK <= size:
             file.seek(position)
             length = int(file.read(BLOCK)[_SIZE].rstrip(b"\0 ") or b"0", 8)
             position += BLOCK + length + -length % BLOCK
-            found += position <= size
-    return found
+            members += position <= size
+    return members
 
 
 Kind = Literal["prediction", "feedback"]
 
 MAGIC: Final = b"EVG2"
 FILE_BYTES: Final = 8_000_000
-"""A pair is closed at this size: what one turn of the drain holds in memory."""
+"""A pair is closed at this size; the uploader holds one pair in memory."""
 _KINDS: Final[dict[Kind, bytes]] = {"prediction": b"p", "feedback": b"f"}
 _NAMES: Final[dict[bytes, Kind]] = {byte: kind for kind, byte in _KINDS.items()}
 _FIELDS: Final = struct.Struct("<cIQQ")
@@ -124,16 +124,16 @@ _ROWS: Final = ".rows"
 
 @dataclass(frozen=True)
 class SpoolRecord:
-    """A row (JSON); `place` is where its image lies in the pair's tar, None if it has none."""
+    """A row (JSON); `member` is where its image is in the pair's tar, None if it has none."""
 
     kind: Kind
     row: bytes
-    place: MemberRange | None
+    member: MemberRange | None
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file of rows holds; `damaged` counts the places where bytes were no whole record."""
+    """The records of a file of rows; `damaged` counts the places without a valid record."""
 
     records: list[SpoolRecord]
     damaged: int
@@ -141,7 +141,7 @@ class Contents:
 
 @dataclass
 class FilePair:
-    """What two files hold, or all closed ones together."""
+    """Totals of one pair of files, or of all closed ones."""
 
     rows: int = 0
     row_bytes: int = 0
@@ -152,13 +152,13 @@ class FilePair:
         return self.row_bytes + self.image_bytes
 
 
-def encode(kind: Kind, row: bytes, place: MemberRange | None) -> bytes:
-    fields = _FIELDS.pack(_KINDS[kind], len(row), *(place or MemberRange(0, 0)))
+def encode(kind: Kind, row: bytes, member: MemberRange | None) -> bytes:
+    fields = _FIELDS.pack(_KINDS[kind], len(row), *(member or MemberRange(0, 0)))
     return b"".join((MAGIC, fields, struct.pack("<I", zlib.crc32(row, zlib.crc32(fields))), row))
 
 
 def decode(data: bytes) -> Contents:
-    """Every whole record; after damage reading goes on at the next record that is whole."""
+    """Every valid record; after damage, reading continues at the next valid record."""
     records: list[SpoolRecord] = []
     damaged, position = 0, 0
     while position < len(data):
@@ -168,12 +168,12 @@ def decode(data: bytes) -> Contents:
             position += _HEAD.size + len(record.row)
         else:
             damaged += 1
-            position = _next_whole(data, position + 1)
+            position = _next_record(data, position + 1)
     return Contents(records, damaged)
 
 
 class Spool:
-    """This worker's folder. Appending is for many threads, the rest for the drain's one.
+    """This worker's folder. Any thread may append; the other methods are for the uploader's thread.
 
     Attributes:
         folder: named after the replica.
@@ -181,7 +181,7 @@ class Spool:
 
     def __init__(self, root: Path, name: str, file_bytes: int = FILE_BYTES) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        # Locked before it has its name: a folder that can be seen is locked or orphaned, nothing between.
+        # Locked before it gets its name, so that every visible folder is either locked or orphaned.
         temporary = Path(tempfile.mkdtemp(prefix=".", dir=root))
         self._lock_fd = os.open(temporary / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
@@ -189,78 +189,78 @@ class Spool:
         self._file_bytes = file_bytes
         self._mutex = threading.Lock()
         self._number, self._fd, self._opened = -1, -1, 0.0
-        self._now, self._closed = FilePair(), FilePair()
+        self._current, self._closed = FilePair(), FilePair()
         self._images: TarWriter | None = None
-        self._waiting: dict[Path, FilePair] = {}
+        self._pending: dict[Path, FilePair] = {}
 
     def append(self, kind: Kind, row: bytes, name: str = "", image: bytes = b"") -> None:
-        """Write one record, and before it the image under its `name` unless the pair's tar has that already.
+        """Write the image under its `name`, unless the pair's tar has it already, and then the record.
 
         Raises:
-            OSError: the disk refused; no record is left behind.
+            OSError: writing failed; no record is left behind.
         """
         with self._mutex:
             if self._fd < 0:
                 self._open()
-            place = self._put(name, image) if image else None
-            record = encode(kind, row, place)
-            write(self._fd, [record], self._now.row_bytes)
-            self._now.row_bytes += len(record)
-            self._now.rows += 1
-            if self._now.size >= self._file_bytes:
+            member = self._add_image(name, image) if image else None
+            record = encode(kind, row, member)
+            write(self._fd, [record], self._current.row_bytes)
+            self._current.row_bytes += len(record)
+            self._current.rows += 1
+            if self._current.size >= self._file_bytes:
                 self._rotate()
 
-    def closed(self, age: float) -> list[Path]:
-        """Files of rows to drain, oldest first.
+    def closed_files(self, age: float) -> list[Path]:
+        """Closed files of rows to upload, oldest first.
 
-        The open pair is closed if nothing else waits and it is `age` seconds old.
+        The open pair is closed first if no other is pending and it is `age` seconds old.
         """
         with self._mutex:
-            if not self._waiting and self._now.rows and time.monotonic() - self._opened >= age:
+            if not self._pending and self._current.rows and time.monotonic() - self._opened >= age:
                 self._rotate()
-            return list(self._waiting)
+            return list(self._pending)
 
-    def drained(self, path: Path) -> None:
-        """The pair's content is stored: delete it."""
+    def remove(self, path: Path) -> None:
+        """Delete a pair that has been stored."""
         delete(path)
         with self._mutex:
-            self._count(self._waiting.pop(path, FilePair()), -1)
+            self._add_to_totals(self._pending.pop(path, FilePair()), -1)
 
-    def waiting(self) -> tuple[int, int]:
-        """Records and bytes not yet drained."""
+    def pending(self) -> tuple[int, int]:
+        """Records and bytes not yet stored."""
         with self._mutex:
-            return self._closed.rows + self._now.rows, self._closed.size + self._now.size
+            return self._closed.rows + self._current.rows, self._closed.size + self._current.size
 
-    def images_gone(self) -> None:
-        """Bring `waiting` up to date after somebody let images go."""
+    def refresh_image_bytes(self) -> None:
+        """Update the pending bytes after images were dropped by any worker."""
         with self._mutex:
-            known = list(self._waiting)
-        there = {entry.name for entry in os.scandir(self.folder)}  # answers wait for the mutex: not within it
-        gone = [path for path in known if path.with_suffix(SUFFIX).name not in there]
+            pairs = list(self._pending)
+        names = {entry.name for entry in os.scandir(self.folder)}  # predictions wait for the mutex: not within it
+        gone = [path for path in pairs if path.with_suffix(SUFFIX).name not in names]
         with self._mutex:
-            for pair in [self._waiting[path] for path in gone if path in self._waiting]:  # not drained meanwhile
+            for pair in [self._pending[path] for path in gone if path in self._pending]:  # not stored meanwhile
                 self._closed.image_bytes -= pair.image_bytes
                 pair.image_bytes = 0
 
     def close(self) -> None:
-        """Let go of the folder; what is left in it is for whoever adopts it."""
+        """Release the folder; another worker adopts what is left in it."""
         with self._mutex:
             self._rotate()
-        if not self._waiting:
+        if not self._pending:
             _remove(self.folder)
         os.close(self._lock_fd)
 
-    def _put(self, name: str, image: bytes) -> MemberRange:
+    def _add_image(self, name: str, image: bytes) -> MemberRange:
         if self._images is None:
             self._images = TarWriter(self._path().with_suffix(SUFFIX))
-        place = self._images.add(name, image)
-        self._now.image_bytes = self._images.size
-        return place
+        member = self._images.add(name, image)
+        self._current.image_bytes = self._images.size
+        return member
 
     def _open(self) -> None:
         self._number += 1
         self._fd = os.open(self._path(), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._now, self._opened = FilePair(), time.monotonic()
+        self._current, self._opened = FilePair(), time.monotonic()
 
     def _rotate(self) -> None:
         if self._fd < 0:
@@ -268,12 +268,12 @@ class Spool:
         os.close(self._fd)
         if self._images:
             self._images.close()
-        self._waiting[self._path()] = self._now
-        self._count(self._now, 1)
-        self._fd, self._now, self._images = -1, FilePair(), None
+        self._pending[self._path()] = self._current
+        self._add_to_totals(self._current, 1)
+        self._fd, self._current, self._images = -1, FilePair(), None
 
-    def _count(self, pair: FilePair, sign: int) -> None:
-        """Kept as sums, since each answer asks for them."""
+    def _add_to_totals(self, pair: FilePair, sign: int) -> None:
+        """Maintain the totals, which every prediction reads."""
         self._closed.rows += sign * pair.rows
         self._closed.row_bytes += sign * pair.row_bytes
         self._closed.image_bytes += sign * pair.image_bytes
@@ -283,8 +283,8 @@ class Spool:
 
 
 @contextmanager
-def adopted(folder: Path) -> Iterator[list[Path] | None]:
-    """The files of rows of a folder without a worker, oldest first, held for the block; None while it has one.
+def adopt(folder: Path) -> Iterator[list[Path] | None]:
+    """Adopt a folder without a worker for the block: its files of rows, oldest first; None while it has a worker.
 
     The folder is removed when the block has deleted its files.
     """
@@ -314,14 +314,14 @@ def rows_files(folder: Path) -> list[Path]:
 
 
 def delete(path: Path) -> None:
-    """Delete a pair by its file of rows. The images go last: without rows nobody misses them."""
+    """Delete a pair by its file of rows. The images go last: without rows nothing refers to them."""
     path.unlink(missing_ok=True)
     path.with_suffix(SUFFIX).unlink(missing_ok=True)
 
 
-def others(root: Path, own: Path) -> list[Path]:
+def other_folders(root: Path, except_folder: Path) -> list[Path]:
     """The folders of other workers, living and dead."""
-    return [p for p in folders(root) if p != own]
+    return [p for p in folders(root) if p != except_folder]
 
 
 def folders(root: Path) -> list[Path]:
@@ -329,7 +329,7 @@ def folders(root: Path) -> list[Path]:
 
 
 def size(folder: Path) -> int:
-    """Bytes waiting in a folder; files that vanish meanwhile count nothing."""
+    """Bytes in a folder, without files that are deleted meanwhile."""
     total = 0
     with suppress(FileNotFoundError):
         for entry in os.scandir(folder):
@@ -340,8 +340,8 @@ def size(folder: Path) -> int:
 
 def _remove(folder: Path) -> None:
     with suppress(OSError):
-        for left in folder.glob(f"*{SUFFIX}"):  # of a worker killed before the row was written
-            left.unlink()
+        for tar in folder.glob(f"*{SUFFIX}"):  # of a worker killed before the row was written
+            tar.unlink()
         (folder / _LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
@@ -359,7 +359,7 @@ def _record_at(data: bytes, position: int) -> SpoolRecord | None:
     return SpoolRecord(_NAMES[kind], row, MemberRange(offset, image_size) if image_size else None)
 
 
-def _next_whole(data: bytes, position: int) -> int:
+def _next_record(data: bytes, position: int) -> int:
     while (position := data.find(MAGIC, position)) >= 0:
         if _record_at(data, position):
             return position

@@ -1,7 +1,7 @@
-"""From a deployment's row to a model that may answer: fetched once a host, verified, warmed, probed.
+"""Loads a deployment's model: fetched once per host, verified, warmed up, probed.
 
-`<home>/bundles/<digest>/` holds bundles, `<home>/bundles/last-good.json` names the one that served
-last, for a start without database or bucket.
+`<home>/bundles/<digest>/` holds bundles, `<home>/bundles/last-good.json` names the last one that
+served, for a start without database or bucket.
 """
 
 import fcntl
@@ -19,18 +19,18 @@ from pydantic import BaseModel, ConfigDict
 
 from ml.errors import EvergreenError, IntegrityError
 from ml.models import bundle, variants
-from ml.models.bundle import Wish
+from ml.models.bundle import VariantSetting
 from ml.models.model import Model
 from ml.storage.object_store import ObjectStore
 
-KEPT_BUNDLES: Final = 4
-"""The live one, the previous one for a quick way back, and two more."""
+MAX_BUNDLES: Final = 4
+"""The live one, the previous one for a quick rollback, and two more."""
 _LAST_GOOD: Final = "last-good.json"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class DesiredDeployment(BaseModel):
-    """A deployment that a replica is to run."""
+    """A deployment that a replica should run."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -49,27 +49,32 @@ class DesiredDeployment(BaseModel):
 
 
 class BundleLoader:
-    """Loads bundles on this host; safe in many processes at once."""
+    """Loads bundles on this host; safe to use from several processes at once."""
 
     def __init__(
-        self, folder: Path, store: ObjectStore, tolerance: float, variant: Wish = "auto", runtime: str = "auto"
+        self,
+        folder: Path,
+        store: ObjectStore,
+        tolerance: float,
+        variant: VariantSetting = "auto",
+        runtime: str = "auto",
     ) -> None:
         self._folder, self._store, self._tolerance = folder, store, tolerance
         self._variant, self._runtime = variant, runtime
 
-    def load(self, order: DesiredDeployment) -> Model:
-        """The order's model, checked in every way there is.
+    def load(self, deployment: DesiredDeployment) -> Model:
+        """The deployment's model, verified, warmed up and probed.
 
         Raises:
-            IntegrityError: bytes, shapes, labels or probes are not what they should be.
+            IntegrityError: bytes, shapes, labels or probes do not match.
             NotFoundError: the bundle is not in the bucket.
             UnavailableError: the bucket does not answer; try again.
         """
-        if not _DIGEST.fullmatch(order.bundle_digest):
-            raise IntegrityError(f"`{order.bundle_digest[:80]}` is no SHA-256 in hex")
-        folder = self._folder / order.bundle_digest
+        if not _DIGEST.fullmatch(deployment.bundle_digest):
+            raise IntegrityError(f"`{deployment.bundle_digest[:80]}` is no SHA-256 in hex")
+        folder = self._folder / deployment.bundle_digest
         with self._host_lock():
-            bundle.fetch(self._store, order.bundle_prefix, order.bundle_digest, folder)
+            bundle.fetch(self._store, deployment.bundle_prefix, deployment.bundle_digest, folder)
             os.utime(folder)
             self._prune()
         try:
@@ -79,18 +84,18 @@ class BundleLoader:
             loaded.predict(np.zeros((1, info.image_size, info.image_size, info.channels), np.uint8))  # warm up
         except EvergreenError:
             raise
-        except Exception as error:  # onnxruntime and numpy raise types of their own on a bundle that does not fit
+        except Exception as error:  # onnxruntime and numpy raise their own exceptions for an invalid bundle
             raise IntegrityError(f"the model cannot run: {type(error).__name__}: {error}") from error
         return loaded
 
-    def remember(self, order: DesiredDeployment) -> None:
-        """Note that this one serves well; the file appears whole or not at all."""
+    def save_last_good(self, deployment: DesiredDeployment) -> None:
+        """Record the last good deployment; the file is replaced atomically."""
         temporary = self._folder / f".{_LAST_GOOD}.{os.getpid()}"
-        temporary.write_text(order.model_dump_json(indent=1))
+        temporary.write_text(deployment.model_dump_json(indent=1))
         temporary.replace(self._folder / _LAST_GOOD)
 
-    def last_good(self) -> DesiredDeployment | None:
-        """What served last on this host."""
+    def read_last_good(self) -> DesiredDeployment | None:
+        """The last good deployment of this host, or None."""
         try:
             return DesiredDeployment.model_validate_json((self._folder / _LAST_GOOD).read_bytes())
         except FileNotFoundError:
@@ -109,9 +114,9 @@ class BundleLoader:
             os.close(fd)
 
     def _prune(self) -> None:
-        """Forget the bundles not used for longest. One that is being loaded was used just now."""
+        """Delete the least recently used bundles. One that is being loaded was used just now."""
         folders = [p for p in self._folder.iterdir() if p.is_dir() and _DIGEST.fullmatch(p.name)]
-        for folder in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True)[KEPT_BUNDLES:]:
+        for folder in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True)[MAX_BUNDLES:]:
             shutil.rmtree(folder, ignore_errors=True)
 
 

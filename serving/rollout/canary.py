@@ -1,4 +1,4 @@
-"""Which model answers while one is tried beside the live one. What a candidate cannot answer, the live one does."""
+"""Routes requests between the live model and a canary. The live model answers whatever a canary fails on."""
 
 import hashlib
 import logging
@@ -14,54 +14,54 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MODEL_FAILED: Final = "model_failed"
-_WHOLE: Final = 2**64
+_HASH_RANGE: Final = 2**64
 
 
-def answer(live: ServingModel, key: str | None, ask: Callable[[ServingModel], T]) -> T:
-    """What `ask` makes of the live model, or of a canary if the key is in its share.
+def route(live: ServingModel, key: str | None, predict: Callable[[ServingModel], T]) -> T:
+    """Call `predict` with the live model, or with the canary if the key is in its share.
 
     A canary that fails is counted, and the live model answers instead.
 
     Args:
-        live: as taken from the slot, once.
-        key: what the share is sticky by; None for checks, which are no traffic.
-        ask: gives a whole answer from the one model it gets.
+        live: the live model, read once from the slot.
+        key: decides the share, so that equal keys get the same model; None for probes, which are not part of the trial.
+        predict: returns the answer of the model it is given.
     """
     trial = live.trial
     if trial is None or trial.strategy != "canary" or key is None:
-        return ask(live)
+        return predict(live)
     if not in_share(key, trial.candidate.deployment_id, trial.share):
-        return _counted(live, live, ask, "live")
+        return _counted(live, live, predict, "live")
     try:
-        return _counted(live, trial.candidate, ask, "candidate")
+        return _counted(live, trial.candidate, predict, "candidate")
     except Exception as error:
-        if not _is_models_fault(error):
+        if not _is_model_error(error):
             raise
         log.warning("candidate version %d failed, version %d answers: %s", trial.candidate.version, live.version, error)
-        return ask(live)
+        return predict(live)
 
 
 def in_share(key: str, deployment_id: int, share: float) -> bool:
-    """Whether a key belongs to a deployment's share: always the same answer, another one for other deployments."""
+    """Whether a key is in a deployment's share; the same for every call, drawn independently for each deployment."""
     digest = hashlib.blake2b(f"{deployment_id}:{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * _WHOLE
+    return int.from_bytes(digest, "big") < share * _HASH_RANGE
 
 
-def _counted(live: ServingModel, chosen: ServingModel, ask: Callable[[ServingModel], T], arm: str) -> T:
+def _counted(live: ServingModel, chosen: ServingModel, predict: Callable[[ServingModel], T], arm: str) -> T:
     if live.trial is None:
-        return ask(chosen)
+        return predict(chosen)
     try:
-        given = ask(chosen)
+        answer = predict(chosen)
     except Exception as error:
-        if _is_models_fault(error):
-            live.trial.tally.add(**{f"{arm}_asked": 1, f"{arm}_errors": 1})
+        if _is_model_error(error):
+            live.trial.counters.add(**{f"{arm}_asked": 1, f"{arm}_errors": 1})
         raise
-    live.trial.tally.add(**{f"{arm}_asked": 1})
-    return given
+    live.trial.counters.add(**{f"{arm}_asked": 1})
+    return answer
 
 
-def _is_models_fault(error: Exception) -> bool:
-    """Not the request's: an image that cannot be read says nothing about a model."""
+def _is_model_error(error: Exception) -> bool:
+    """Whether the model failed, and not the request: an unreadable image says nothing about the model."""
     if isinstance(error, ProblemError):
         return error.code == MODEL_FAILED
     return not isinstance(error, EvergreenError)

@@ -1,8 +1,8 @@
-"""This worker as the release sees it: a row that beats, a wish that is followed, an acknowledgement.
+"""This worker's row in `replicas`: its heartbeat, the deployment it runs, and acknowledgements of new ones.
 
-Two threads, so that a long download never stops the heart: `Heartbeat` talks to Postgres, `ModelReloader`
-loads and swaps. Postgres says what to run by NOTIFY, with polling beneath; while it or the bucket is
-away the worker serves what it has.
+Two threads, so that a long download never stops the heartbeat: `Heartbeat` talks to Postgres, `ModelReloader`
+loads and swaps models. Postgres announces deployments by NOTIFY, with polling as a fallback; while it or the
+bucket is unavailable the worker serves the model it has.
 """
 
 import logging
@@ -32,12 +32,12 @@ from serving.rollout.serving_model import ModelSlot
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 1.0
-LONGEST_WAIT: Final = 5.0
+MAX_RETRY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Names this worker; no two ever share one."""
+    """The unique identity of this worker."""
 
     host: str
     pid: int
@@ -53,32 +53,32 @@ class Identity:
 
     @property
     def path(self) -> str:
-        """For folders and object keys."""
+        """The id in a form for folder names and object keys."""
         return f"{self.host}-{self.pid}-{self.nonce}"
 
 
 class Heartbeat(threading.Thread):
-    """Keeps the worker's row in `replicas` and tells the follower what to run."""
+    """Maintains the worker's row in `replicas` and passes the desired deployment to the reloader."""
 
     def __init__(
-        self, identity: Identity, engine: Engine, slot: ModelSlot, follower: ModelReloader, heartbeat_seconds: float
+        self, identity: Identity, engine: Engine, slot: ModelSlot, reloader: ModelReloader, heartbeat_seconds: float
     ) -> None:
         super().__init__(name="replica", daemon=True)
-        self._identity, self._engine, self._slot, self._follower = identity, engine, slot, follower
+        self._identity, self._engine, self._slot, self._reloader = identity, engine, slot, reloader
         self._heartbeat_seconds = heartbeat_seconds
         self._stopping = threading.Event()
-        self._ear, self._mouth = os.pipe()
-        os.set_blocking(self._ear, False)
-        os.set_blocking(self._mouth, False)
-        self._away = False
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._disconnected = False
 
     def wake(self) -> None:
-        """There is news to acknowledge, or an end to come to; for any thread."""
-        with suppress(BlockingIOError):  # full of wakes already
-            os.write(self._mouth, b"!")
+        """Wake the thread, to acknowledge a change or to stop; may be called by any thread."""
+        with suppress(BlockingIOError):  # the pipe is full: it will wake anyway
+            os.write(self._wake_writer, b"!")
 
     def stop(self, seconds: float) -> None:
-        """Sign off; a database that does not answer is not waited for beyond `seconds`."""
+        """Delete the row and end the thread; waits at most `seconds`, even if the database does not answer."""
         self._stopping.set()
         self.wake()
         self.join(seconds)
@@ -89,78 +89,80 @@ class Heartbeat(threading.Thread):
             try:
                 with self._session() as connection:
                     wait = POLL_SECONDS
-                    self._serve(connection)
+                    self._run_session(connection)
             except (SQLAlchemyError, psycopg2.Error, UnavailableError, OSError) as error:
-                self._follower.unreachable()
-                if not self._away:
-                    log.warning("the catalog does not answer, serving goes on: %s", error)
-                self._away = True
+                self._reloader.catalog_unreachable()
+                if not self._disconnected:
+                    log.warning("the catalog does not answer; serving continues with the current model: %s", error)
+                self._disconnected = True
                 self._stopping.wait(wait)
-                wait = min(LONGEST_WAIT, wait * 2)
+                wait = min(MAX_RETRY_SECONDS, wait * 2)
 
-    def _serve(self, connection: Connection) -> None:
-        """Beat and listen until stopped or cut off."""
-        beaten, told = 0.0, None
+    def _run_session(self, connection: Connection) -> None:
+        """Send heartbeats and listen until stopped or disconnected."""
+        sent_at, sent_status = 0.0, None
         while not self._stopping.is_set():
-            news = self._state()
-            if news != told or time.monotonic() - beaten >= self._heartbeat_seconds:
-                self._beat(connection, news)
-                self._tell_trial(connection)
-                beaten, told = time.monotonic(), news
-            row, tried = deployments.wish(connection), deployments.on_trial(connection)
-            if self._away:
-                self._away = False
+            status = self._status()
+            if status != sent_status or time.monotonic() - sent_at >= self._heartbeat_seconds:
+                self._write_status(connection, status)
+                self._write_trial_counters(connection)
+                sent_at, sent_status = time.monotonic(), status
+            row, trial_row = deployments.desired(connection), deployments.on_trial(connection)
+            if self._disconnected:
+                self._disconnected = False
                 log.info("the catalog answers again")
-            self._follower.want(
-                DesiredDeployment.of(row) if row else None, DesiredDeployment.of(tried) if tried else None
+            self._reloader.set_desired(
+                DesiredDeployment.of(row) if row else None, DesiredDeployment.of(trial_row) if trial_row else None
             )
             self._listen(connection, min(POLL_SECONDS, self._heartbeat_seconds))
         connection.execute(delete(replicas).where(replicas.c.id == self._identity.id))
 
-    def _state(self) -> dict[str, Any]:
-        live, refusal = self._slot.take(), self._follower.refusal
+    def _status(self) -> dict[str, Any]:
+        live, refusal = self._slot.get(), self._reloader.refusal
         trial = live.trial if live else None
         return {
             "deployment_id": live.deployment_id if live else None,
             "model_version": live.version if live else None,
             "candidate_deployment_id": trial.candidate.deployment_id if trial else None,
             "failed_deployment_id": refusal.deployment_id if refusal else None,
-            "error": refusal.reason if refusal else self._follower.trouble,
+            "error": refusal.reason if refusal else self._reloader.load_error,
         }
 
-    def _beat(self, connection: Connection, state: dict[str, Any]) -> None:
-        values = {"heartbeat_at": func.now(), **state}
+    def _write_status(self, connection: Connection, status: dict[str, Any]) -> None:
+        values = {"heartbeat_at": func.now(), **status}
         statement = insert(replicas).values(
             id=self._identity.id, host=self._identity.host, pid=self._identity.pid, **values
         )
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
 
-    def _tell_trial(self, connection: Connection) -> None:
-        live = self._slot.take()
+    def _write_trial_counters(self, connection: Connection) -> None:
+        live = self._slot.get()
         if live is None or live.trial is None:
             return
-        deployment, tally = live.trial.candidate.deployment_id, live.trial.tally
-        noted = tally.take_noted()
+        deployment, counters = live.trial.candidate.deployment_id, live.trial.counters
+        disagreements = counters.pop_disagreements()
         try:
-            trials.note(connection, deployment, self._identity.id, tally.figures(), [vars(one) for one in noted])
+            trials.record(
+                connection, deployment, self._identity.id, counters.totals(), [vars(one) for one in disagreements]
+            )
         except Exception:
-            tally.give_back(noted)
+            counters.restore_disagreements(disagreements)
             raise
 
     def _listen(self, connection: Connection, seconds: float) -> None:
         raw = connection.connection.driver_connection
         if raw is None:
             raise UnavailableError("the connection is gone")
-        ready, _, _ = select.select([raw, self._ear], [], [], seconds)
+        ready, _, _ = select.select([raw, self._wake_reader], [], [], seconds)
         if raw in ready:
             raw.poll()
             raw.notifies.clear()
-        if self._ear in ready:
-            os.read(self._ear, 4096)
+        if self._wake_reader in ready:
+            os.read(self._wake_reader, 4096)
 
     @contextmanager
     def _session(self) -> Iterator[Connection]:
-        """A connection of the thread's own, listening; closed for good at the end, whatever its state."""
+        """A connection that listens for NOTIFY; closed at the end and never returned to the pool."""
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             connection.execute(text(f"listen {deployments.CHANNEL}"))

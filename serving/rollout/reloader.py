@@ -1,4 +1,4 @@
-"""Does what the wish says: load, check, swap. A bad bundle leaves the old model serving and says so."""
+"""Loads, verifies and swaps in the desired deployment. A bad bundle is reported, and the old model keeps serving."""
 
 import logging
 import os
@@ -17,53 +17,53 @@ from serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final = 1.5
-"""Seconds that a starting worker waits for the catalog's wish before it serves what served last."""
+CATALOG_WAIT_SECONDS: Final = 1.5
+"""Seconds that a starting worker waits for the catalog before it serves the last good deployment."""
 FIRST_RETRY: Final = 0.5
-LONGEST_RETRY: Final = 10.0
+MAX_RETRY: Final = 10.0
 _NICE: Final = 10
-"""A tenth of a busy core: at full load a model loads later, and answers are not late for it."""
+"""Leaves about a tenth of a busy core: at full load models load later, and requests are not delayed."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A deployment this worker will not run, and why."""
+    """A deployment that this worker refused, and the reason."""
 
     deployment_id: int
     reason: str
 
 
 class ModelReloader(threading.Thread):
-    """Holds at most one wish, the newest, and what is to be tried beside it.
+    """Loads the newest desired deployment, and the candidate to be desired_trial beside it.
 
     Attributes:
-        refusal: of the newest deployment that was refused, until a later one is live.
-        trouble: why the wish cannot be loaded yet; it is tried again.
+        refusal: the newest deployment that was refused, until a later one is live.
+        load_error: why the desired deployment cannot be loaded yet; loading is retried.
     """
 
     def __init__(self, slot: ModelSlot, loader: BundleLoader, metrics: Metrics) -> None:
-        super().__init__(name="follower", daemon=True)
+        super().__init__(name="model-reloader", daemon=True)
         self._slot, self._loader, self._metrics = slot, loader, metrics
         self._changed = threading.Condition()
-        self._wish: DesiredDeployment | None = None
-        self._tried: DesiredDeployment | None = None
+        self._desired: DesiredDeployment | None = None
+        self._desired_trial: DesiredDeployment | None = None
         self._catalog = "silent"
         self._stopping = False
         self._retry_at, self._retry = 0.0, FIRST_RETRY
         self.refusal: Refusal | None = None
-        self.trouble: str | None = None
+        self.load_error: str | None = None
         self.on_change: Callable[[], None] = lambda: None
 
-    def want(self, order: DesiredDeployment | None, tried: DesiredDeployment | None = None) -> None:
-        """What the catalog says should run, and what should be tried beside it; None: nothing."""
+    def set_desired(self, deployment: DesiredDeployment | None, desired_trial: DesiredDeployment | None = None) -> None:
+        """Set the deployment that the catalog wants live, and the one on trial beside it; None for no deployment."""
         with self._changed:
-            if (order, tried) != (self._wish, self._tried):
+            if (deployment, desired_trial) != (self._desired, self._desired_trial):
                 self._retry_at, self._retry = 0.0, FIRST_RETRY
-            self._wish, self._tried, self._catalog = order, tried, "answers"
+            self._desired, self._desired_trial, self._catalog = deployment, desired_trial, "answers"
             self._changed.notify()
 
-    def unreachable(self) -> None:
-        """The catalog does not answer: an empty slot need not wait for it."""
+    def catalog_unreachable(self) -> None:
+        """Report that the catalog does not answer, so that a worker without a model stops waiting for it."""
         with self._changed:
             self._catalog = "away"
             self._changed.notify()
@@ -75,17 +75,17 @@ class ModelReloader(threading.Thread):
         self.join(seconds)
 
     def run(self) -> None:
-        _step_back()
+        _lower_priority()
         with self._changed:
-            self._changed.wait_for(lambda: self._catalog != "silent" or self._stopping, PATIENCE)
-            alone = not self._stopping and self._catalog != "answers"
-        if alone:
+            self._changed.wait_for(lambda: self._catalog != "silent" or self._stopping, CATALOG_WAIT_SECONDS)
+            without_catalog = not self._stopping and self._catalog != "answers"
+        if without_catalog:
             self._serve_last_good()
         while (step := self._next()) is not None:
             step()
 
     def _next(self) -> Callable[[], None] | None:
-        """Waits for something to do: a wish that is neither live nor refused, or another trial; None when stopped."""
+        """Wait for the next step: a deployment neither live nor refused, or another trial; None when stopped."""
         with self._changed:
             while not self._stopping:
                 wait = self._retry_at - time.monotonic()
@@ -96,86 +96,94 @@ class ModelReloader(threading.Thread):
         return None
 
     def _step(self) -> Callable[[], None] | None:
-        wish, tried, live = self._wish, self._tried, self._slot.take()
-        if wish is not None and self._is_open(wish, live):
-            return lambda: self._follow(wish, self._swap)
-        if live is None or wish is None or live.deployment_id != wish.deployment_id:
+        desired, desired_trial, live = self._desired, self._desired_trial, self._slot.get()
+        if desired is not None and self._is_pending(desired, live):
+            return lambda: self._deploy(desired, self._swap)
+        if live is None or desired is None or live.deployment_id != desired.deployment_id:
             return None
-        if live.trial is not None and (tried is None or live.trial.candidate.deployment_id != tried.deployment_id):
+        if live.trial is not None and (
+            desired_trial is None or live.trial.candidate.deployment_id != desired_trial.deployment_id
+        ):
             return self._end_trial
-        if tried is not None and self._is_open(tried, live.trial.candidate if live.trial else None):
-            return lambda: self._follow(tried, self._try_out)
+        if desired_trial is not None and self._is_pending(desired_trial, live.trial.candidate if live.trial else None):
+            return lambda: self._deploy(desired_trial, self._start_trial)
         return None
 
-    def _is_open(self, order: DesiredDeployment, held: ServingModel | None) -> bool:
-        return (held is None or held.deployment_id != order.deployment_id) and (
-            self.refusal is None or self.refusal.deployment_id != order.deployment_id
+    def _is_pending(self, deployment: DesiredDeployment, current: ServingModel | None) -> bool:
+        return (current is None or current.deployment_id != deployment.deployment_id) and (
+            self.refusal is None or self.refusal.deployment_id != deployment.deployment_id
         )
 
-    def _follow(self, order: DesiredDeployment, take: Callable[[DesiredDeployment], None]) -> None:
+    def _deploy(self, deployment: DesiredDeployment, deploy: Callable[[DesiredDeployment], None]) -> None:
         try:
-            take(order)
-            self.refusal = self.trouble = None
+            deploy(deployment)
+            self.refusal = self.load_error = None
             self.on_change()
         except (IntegrityError, NotFoundError) as error:
-            log.error("deployment %d refused, the old model goes on: %s", order.deployment_id, error)
-            self.refusal, self.trouble = Refusal(order.deployment_id, str(error)), None
+            log.error("deployment %d refused, the old model keeps serving: %s", deployment.deployment_id, error)
+            self.refusal, self.load_error = Refusal(deployment.deployment_id, str(error)), None
             self._metrics.reloads.labels("refused").inc()
             self.on_change()
             self._fill_empty_slot()
-        except Exception as error:  # noqa: BLE001 - away, disk full: whatever it is, it may pass
+        except Exception as error:  # noqa: BLE001 - bucket unavailable, disk full, …: it may be temporary
             if self._retry == FIRST_RETRY:
-                log.warning("deployment %d cannot be loaded yet, trying again: %s", order.deployment_id, error)
+                log.warning("deployment %d cannot be loaded yet, retrying: %s", deployment.deployment_id, error)
             self._retry_at = time.monotonic() + self._retry
-            self._retry = min(LONGEST_RETRY, self._retry * 2)
-            self.trouble = str(error)
+            self._retry = min(MAX_RETRY, self._retry * 2)
+            self.load_error = str(error)
             self.on_change()
             self._fill_empty_slot()
 
-    def _swap(self, order: DesiredDeployment) -> None:
-        self._slot.put(self._loaded(order))
-        self._metrics.model_version.set(order.model_version)
+    def _swap(self, deployment: DesiredDeployment) -> None:
+        self._slot.set(self._load(deployment))
+        self._metrics.model_version.set(deployment.model_version)
         self._metrics.reloads.labels("swapped").inc()
-        log.info("model version %d is live (deployment %d)", order.model_version, order.deployment_id)
+        log.info("model version %d is live (deployment %d)", deployment.model_version, deployment.deployment_id)
         try:
-            self._loader.remember(order)
+            self._loader.save_last_good(deployment)
         except OSError as error:
-            log.warning("a start without the catalog would not know of deployment %d: %s", order.deployment_id, error)
+            log.warning(
+                "deployment %d was not saved as the last good one, for starts without the catalog: %s",
+                deployment.deployment_id,
+                error,
+            )
 
-    def _try_out(self, order: DesiredDeployment) -> None:
-        self._slot.put_trial(Trial(self._loaded(order), order.strategy, order.share, TrialCounters()))
-        told = (order.model_version, order.strategy, order.deployment_id)
-        log.info("model version %d is tried as a %s (deployment %d)", *told)
+    def _start_trial(self, deployment: DesiredDeployment) -> None:
+        self._slot.set_trial(Trial(self._load(deployment), deployment.strategy, deployment.share, TrialCounters()))
+        values = (deployment.model_version, deployment.strategy, deployment.deployment_id)
+        log.info("model version %d is on trial as a %s (deployment %d)", *values)
 
     def _end_trial(self) -> None:
-        self._slot.put_trial(None)
+        self._slot.set_trial(None)
         self.on_change()
 
-    def _loaded(self, order: DesiredDeployment) -> ServingModel:
-        """With the model that is here already, where one of those has the same bytes."""
-        live = self._slot.take()
-        here = [held for held in (live, live.trial.candidate if live and live.trial else None) if held]
-        model = next((held.model for held in here if held.digest == order.bundle_digest), None)
-        model = model or self._loader.load(order)
-        return ServingModel(model, order.model_version, order.deployment_id, order.bundle_digest, order.since)
+    def _load(self, deployment: DesiredDeployment) -> ServingModel:
+        """Load the model, or reuse one that is loaded already from the same bundle."""
+        live = self._slot.get()
+        loaded = [m for m in (live, live.trial.candidate if live and live.trial else None) if m]
+        model = next((m.model for m in loaded if m.digest == deployment.bundle_digest), None)
+        model = model or self._loader.load(deployment)
+        return ServingModel(
+            model, deployment.model_version, deployment.deployment_id, deployment.bundle_digest, deployment.since
+        )
 
     def _fill_empty_slot(self) -> None:
-        if self._slot.take() is None:
+        if self._slot.get() is None:
             self._serve_last_good()
 
     def _serve_last_good(self) -> None:
         try:
-            order = self._loader.last_good()
-            if order:
-                self._swap(order)
+            deployment = self._loader.read_last_good()
+            if deployment:
+                self._swap(deployment)
                 self.on_change()
-                log.warning("serving what served last, model version %d", order.model_version)
+                log.warning("serving the last good deployment, model version %d", deployment.model_version)
         except (EvergreenError, OSError) as error:
-            log.error("what served last cannot be served: %s", error)
+            log.error("the last good deployment cannot be served: %s", error)
 
 
-def _step_back() -> None:
-    """This thread gives way to the one that answers: Linux takes niceness as a thread's own (sched(7))."""
+def _lower_priority() -> None:
+    """Lower this thread's priority below the inference thread's: on Linux niceness is per thread (sched(7))."""
     if sys.platform == "linux":
-        own = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, own, min(19, os.getpriority(os.PRIO_PROCESS, own) + _NICE))
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))

@@ -1,7 +1,7 @@
-"""The live model. Swapping it is one assignment, so a request that took it once has one whole model.
+"""A worker's live model. Replacing it is one assignment, so a request that reads it once uses one model throughout.
 
-A candidate on trial hangs on the live model and comes and goes with the same assignment: who took the
-live model once has also taken what is tried beside it.
+A candidate on trial is an attribute of the live model and is replaced with it: a request that read the
+live model has read its candidate too.
 """
 
 from dataclasses import dataclass, replace
@@ -13,11 +13,11 @@ from serving.rollout.trial_counters import TrialCounters
 
 @dataclass(frozen=True)
 class ServingModel:
-    """A model that answers, and the deployment that put it there; immutable.
+    """A model that answers, and the deployment that set it there; immutable.
 
     Attributes:
         since: when the deployment was made, the same on every replica.
-        trial: what is tried beside it.
+        trial: the candidate on trial beside it.
     """
 
     model: Model
@@ -30,32 +30,32 @@ class ServingModel:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate: as a canary it answers its share of the traffic, as a shadow it is asked unseen.
+    """A candidate on trial: a canary answers its share of the traffic, a shadow's answers are only compared.
 
     Attributes:
-        tally: what this worker counts of it.
+        counters: this worker's counts of the trial.
     """
 
     candidate: ServingModel
     strategy: str
     share: float
-    tally: TrialCounters
+    counters: TrialCounters
 
 
 class ModelSlot:
-    """One for a worker; empty until the first model is in. One thread puts, any may take."""
+    """Holds a worker's live model; empty until the first is loaded. One thread writes, any may read."""
 
     def __init__(self) -> None:
         self._live: ServingModel | None = None
 
-    def take(self) -> ServingModel | None:
-        """The model of this moment. Take it once a request and use only that."""
+    def get(self) -> ServingModel | None:
+        """The live model, or None. Read it once per request and use only that."""
         return self._live
 
-    def put(self, live: ServingModel) -> None:
+    def set(self, live: ServingModel) -> None:
         self._live = live
 
-    def put_trial(self, trial: Trial | None) -> None:
-        """Try this beside the live model, or nothing; nothing happens while there is none."""
+    def set_trial(self, trial: Trial | None) -> None:
+        """Set the live model's trial, None to end it; a no-op while there is no live model."""
         if self._live is not None:
             self._live = replace(self._live, trial=trial)

@@ -1,6 +1,6 @@
-"""Asks a shadowed candidate what was just answered, after the answer and aside from it: nobody waits, nobody sees.
+"""Runs a shadow on images that the live model has answered, in the background; its answers are only compared.
 
-One thread of low priority with a short queue. What finds the queue full is not asked, and counted.
+One thread of low priority with a short queue. Images that arrive while the queue is full are skipped and counted.
 """
 
 import logging
@@ -42,7 +42,7 @@ class _Sample:
 
 
 class ShadowRunner(threading.Thread):
-    """One for a worker."""
+    """The shadow thread of a worker."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(name="shadow", daemon=True)
@@ -52,10 +52,10 @@ class ShadowRunner(threading.Thread):
     def submit(
         self, live: ServingModel, identifier: UUID, image: bytes, pixels: Pixels, label: str, probability: float
     ) -> None:
-        """Have the candidate asked too, if there is a shadow and this answer is in its share; returns at once.
+        """Queue the image for the shadow, if there is one and the prediction is in its share; returns at once.
 
         Args:
-            pixels: what the live model saw, ``uint8[size, size, channels]``.
+            pixels: the live model's input, ``uint8[size, size, channels]``.
         """
         trial = live.trial
         if trial is None or trial.strategy != "shadow":
@@ -65,7 +65,7 @@ class ShadowRunner(threading.Thread):
         try:
             self._queue.put_nowait(_Sample(trial, live, identifier, image, pixels, label, probability))
         except queue.Full:
-            trial.tally.add(skipped=1)
+            trial.counters.add(skipped=1)
 
     def stop(self, seconds: float) -> None:
         with suppress(queue.Full):
@@ -73,31 +73,33 @@ class ShadowRunner(threading.Thread):
         self.join(seconds)
 
     def run(self) -> None:
-        with suppress(OSError, AttributeError):  # where threads have no priority of their own
+        with suppress(OSError, AttributeError):  # where threads have no separate priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while (sample := self._queue.get()) is not None:
             try:
-                self._ask(sample)
-            except Exception as error:  # noqa: BLE001 - whatever a candidate does is a finding
-                sample.trial.tally.add(candidate_asked=1, candidate_errors=1)
+                self._compare(sample)
+            except Exception as error:  # noqa: BLE001 - any error of the candidate counts against it
+                sample.trial.counters.add(candidate_asked=1, candidate_errors=1)
                 log.warning("candidate version %d failed as a shadow: %s", sample.trial.candidate.version, error)
 
-    def _ask(self, sample: _Sample) -> None:
-        candidate, tally = sample.trial.candidate, sample.trial.tally
+    def _compare(self, sample: _Sample) -> None:
+        candidate, counters = sample.trial.candidate, sample.trial.counters
         info = candidate.model.info
         try:
             pixels = self._pixels(sample)
         except EvergreenError:
             return
-        found = candidate.model.predict(pixels[np.newaxis])[0]
-        if not np.isfinite(found).all():
-            raise ValueError("a probability is no number")
+        probabilities = candidate.model.predict(pixels[np.newaxis])[0]
+        if not np.isfinite(probabilities).all():
+            raise ValueError("a probability is not finite")
         sample.live.model.predict(sample.pixels[np.newaxis])
-        # Each was asked once, untimed: the first to compute after a pause finds cold caches and looks slow.
-        mine, theirs = (_seconds(m, p) for m, p in ((candidate.model, pixels), (sample.live.model, sample.pixels)))
-        best = int(found.argmax())
-        drop, slower = sample.probability - float(found[best]), math.log(mine / theirs)
-        tally.add(
+        # Each has predicted once, untimed: the first to run after a pause has cold caches and looks slow.
+        candidate_seconds, live_seconds = (
+            _seconds(m, p) for m, p in ((candidate.model, pixels), (sample.live.model, sample.pixels))
+        )
+        best = int(probabilities.argmax())
+        drop, slower = sample.probability - float(probabilities[best]), math.log(candidate_seconds / live_seconds)
+        counters.add(
             candidate_asked=1,
             live_asked=1,
             drop=drop,
@@ -106,17 +108,17 @@ class ShadowRunner(threading.Thread):
             slower_squares=slower**2,
         )
         if info.labels[best] != sample.label:
-            tally.disagree(
+            counters.add_disagreement(
                 Disagreement(
-                    sample.id, sample.label, sample.probability, info.labels[best], round(float(found[best]), 6)
+                    sample.id, sample.label, sample.probability, info.labels[best], round(float(probabilities[best]), 6)
                 )
             )
 
     def _pixels(self, sample: _Sample) -> Pixels:
-        mine, theirs = sample.trial.candidate.model.info, sample.live.model.info
-        if (mine.image_size, mine.channels) == (theirs.image_size, theirs.channels):
+        candidate, live = sample.trial.candidate.model.info, sample.live.model.info
+        if (candidate.image_size, candidate.channels) == (live.image_size, live.channels):
             return sample.pixels
-        return images.decode(sample.image, mine.image_size, mine.channels, self._limits)
+        return images.decode(sample.image, candidate.image_size, candidate.channels, self._limits)
 
 
 def _seconds(model: Model, pixels: Pixels) -> float:

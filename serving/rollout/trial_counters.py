@@ -1,4 +1,4 @@
-"""What one worker counts of a trial: sums that only grow, so that the last ones sent are the right ones."""
+"""One worker's counters of a trial: sums that only grow, so that the last ones written are the totals."""
 
 import threading
 from collections import defaultdict
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-KEPT: Final = 500
-"""Disagreements that one worker notes of one trial; beyond that they are only counted."""
+MAX_DISAGREEMENTS: Final = 500
+"""Disagreements that one worker records per trial; further ones are only counted."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An answer, and the one that a shadow would have given."""
+    """The live model's answer to an image, and the shadow's."""
 
     prediction_id: UUID
     live_label: str
@@ -22,38 +22,38 @@ class Disagreement:
 
 
 class TrialCounters:
-    """For any thread."""
+    """Thread-safe counters and disagreements of a trial."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sums: defaultdict[str, float] = defaultdict(float)
-        self._noted: list[Disagreement] = []
-        self._room = KEPT
+        self._disagreements: list[Disagreement] = []
+        self._remaining = MAX_DISAGREEMENTS
 
     def add(self, **amounts: float) -> None:
         with self._lock:
             for name, amount in amounts.items():
                 self._sums[name] += amount
 
-    def disagree(self, noted: Disagreement) -> None:
+    def add_disagreement(self, disagreement: Disagreement) -> None:
         with self._lock:
             self._sums["disagreed"] += 1
-            if self._room:
-                self._room -= 1
-                self._noted.append(noted)
+            if self._remaining:
+                self._remaining -= 1
+                self._disagreements.append(disagreement)
 
-    def figures(self) -> dict[str, float]:
-        """Sums by name, of all time."""
+    def totals(self) -> dict[str, float]:
+        """Totals by name since the trial began."""
         with self._lock:
             return dict(self._sums)
 
-    def take_noted(self) -> list[Disagreement]:
-        """Disagreements since this was last asked."""
+    def pop_disagreements(self) -> list[Disagreement]:
+        """Disagreements since the last call."""
         with self._lock:
-            taken, self._noted = self._noted, []
-            return taken
+            disagreements, self._disagreements = self._disagreements, []
+            return disagreements
 
-    def give_back(self, taken: list[Disagreement]) -> None:
-        """They could not be stored yet."""
+    def restore_disagreements(self, disagreements: list[Disagreement]) -> None:
+        """Put back disagreements that could not be stored."""
         with self._lock:
-            self._noted = taken + self._noted
+            self._disagreements = disagreements + self._disagreements

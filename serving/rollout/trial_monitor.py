@@ -1,7 +1,7 @@
-"""Watches a trial from inside the service and ends it: a canary that harms is gone within seconds.
+"""Evaluates a trial from inside the service and ends it: a harmful canary is stopped within seconds.
 
-Each worker has one; whoever holds the deployers' lock looks, the others pass. What one that is killed has
-begun is concluded by the next.
+Each worker has one; the one that gets the deployment lock evaluates, the others skip the round. If it is
+killed, the next one completes what it began.
 """
 
 import logging
@@ -19,19 +19,19 @@ _PERIOD: Final = 1.0
 
 
 class TrialMonitor(PeriodicThread):
-    """Does nothing, and asks nobody, while this worker tries nothing."""
+    """Does nothing, and makes no query, while this worker has no trial."""
 
     def __init__(self, slot: ModelSlot, ctx: Context) -> None:
         super().__init__("trial-monitor", _PERIOD)
         self._slot, self._ctx = slot, ctx
 
     def tick(self) -> None:
-        live = self._slot.take()
+        live = self._slot.get()
         if live is None or live.trial is None:
             return
         try:
-            trial.step(self._ctx, wait=False)
+            trial.advance(self._ctx, wait=False)
         except EvergreenError as error:
-            log.warning("the trial goes on unwatched for now: %s", error)
+            log.warning("the trial could not be evaluated and continues: %s", error)
         except Exception:
-            log.exception("a look at the trial failed")
+            log.exception("evaluating the trial failed")

@@ -1,8 +1,8 @@
-"""Connections spread evenly over the workers of a host.
+"""Spreads connections evenly over the workers of a host.
 
-The kernel deals new connections out at random, and those of a worker that died all go to the ones that are left. So
-a worker that has more than its share lets some go: its next answers say `Connection: close` (RFC 9112, section
-9.6), and who comes again is dealt out anew. How many each one has stands in memory that all of them share.
+The kernel distributes new connections at random, and those of a worker that died all go to the remaining ones. So
+a worker with more than its share closes some: its next responses say `Connection: close` (RFC 9112, section
+9.6), and clients that reconnect are distributed again. The workers' counts are in shared memory.
 """
 
 import math
@@ -10,83 +10,84 @@ import mmap
 from collections.abc import Callable
 from typing import Final
 
-MOST_WORKERS: Final = 256
+MAX_WORKERS: Final = 256
 _CLOSED: Final = -1
-_LOOK_SECONDS: Final = 0.1
+_UPDATE_SECONDS: Final = 0.1
 _SLACK: Final = 16
-"""A worker may have this fraction of its share, rounded down, beyond it."""
+"""A worker may exceed its share by one part in this many, rounded down."""
 
 
 class ConnectionCounts:
-    """Made by the supervisor before it forks; a seat holds its worker's number of connections."""
+    """Created by the supervisor previous it forks; each slot holds the number of connections of one worker."""
 
     def __init__(self) -> None:
-        self.counts = memoryview(mmap.mmap(-1, 8 * MOST_WORKERS)).cast("q")
-        self._taken: dict[int, Callable[[], bool]] = {}
-        for seat in range(MOST_WORKERS):
-            self.counts[seat] = _CLOSED
+        self.counts = memoryview(mmap.mmap(-1, 8 * MAX_WORKERS)).cast("q")
+        self._claimed: dict[int, Callable[[], bool]] = {}
+        for slot in range(MAX_WORKERS):
+            self.counts[slot] = _CLOSED
 
-    def take(self, alive: Callable[[], bool]) -> tuple[int, bool] | None:
-        """The first seat that is free, for as long as `alive` says so, and whether somebody had it before.
+    def claim(self, alive: Callable[[], bool]) -> tuple[int, bool] | None:
+        """Claim the first free slot for as long as `alive` returns true.
 
-        None: there are more workers than seats.
+        Returns:
+            The slot, and whether another worker had it before. None: there are more workers than slots.
         """
-        for seat in range(MOST_WORKERS):
-            before = self._taken.get(seat)
-            if before is None or not before():
-                self._taken[seat] = alive
-                self.counts[seat] = _CLOSED
-                return seat, before is not None
+        for slot in range(MAX_WORKERS):
+            previous = self._claimed.get(slot)
+            if previous is None or not previous():
+                self._claimed[slot] = alive
+                self.counts[slot] = _CLOSED
+                return slot, previous is not None
         return None
 
-    def leave(self, seat: int) -> None:
-        """Its worker is gone."""
-        self.counts[seat] = _CLOSED
+    def release(self, slot: int) -> None:
+        """Mark the slot's worker as gone."""
+        self.counts[slot] = _CLOSED
 
 
 class ConnectionBalancer:
-    """One worker's side of it, for its event loop.
+    """The balancer of one worker, used by its event loop.
 
     Args:
-        is_replacement: this worker came in the place of another.
+        is_replacement: this worker replaces one that died.
 
     Attributes:
-        ready: whether it can answer; before, nobody sends it connections.
+        ready: whether the worker can answer; until then it is left out of the shares.
     """
 
-    def __init__(self, counts: memoryview, seat: int, *, is_replacement: bool = False) -> None:
-        self._counts, self._seat, self.is_replacement = counts, seat, is_replacement
-        self._look_at, self._connections, self._spare = 0.0, 0, 0
+    def __init__(self, counts: memoryview, slot: int, *, is_replacement: bool = False) -> None:
+        self._counts, self._slot, self.is_replacement = counts, slot, is_replacement
+        self._update_at, self._connections, self._to_close = 0.0, 0, 0
         self.ready: Callable[[], bool] = lambda: True
 
     def update(self, connections: int) -> None:
-        """So many are open now."""
+        """Set the number of open connections."""
         self._connections = connections
         self.publish()
 
     def publish(self) -> None:
-        """Tell the others how things are; also where this worker has just become ready."""
-        self._counts[self._seat] = self._connections if self.ready() else _CLOSED
+        """Write this worker's count for the others; also called when it becomes ready."""
+        self._counts[self._slot] = self._connections if self.ready() else _CLOSED
 
-    def leave(self) -> None:
-        """This worker takes no more connections."""
+    def withdraw(self) -> None:
+        """Leave the shares: this worker accepts no more connections."""
         self.ready = lambda: False
         self.publish()
 
     def should_close(self, now: float, connections: int) -> bool:
-        """Whether the connection on which an answer is about to be sent is to be closed after it.
+        """Whether to close a connection after the response that is about to be sent.
 
         Args:
             now: seconds, by the event loop's clock.
-            connections: open here, this one included.
+            connections: this worker's open connections, this one included.
         """
-        if now >= self._look_at:
-            self._look_at = now + _LOOK_SECONDS
+        if now >= self._update_at:
+            self._update_at = now + _UPDATE_SECONDS
             self.update(connections)
-            self._spare = self._surplus(connections)
-        if not self._spare:
+            self._to_close = self._surplus(connections)
+        if not self._to_close:
             return False
-        self._spare -= 1
+        self._to_close -= 1
         return True
 
     def _surplus(self, connections: int) -> int:

@@ -1,4 +1,4 @@
-"""What the C library keeps of freed memory, bounded: glibc only, elsewhere nothing happens."""
+"""Limits the freed memory that the C library holds on to; a no-op without glibc."""
 
 import ctypes
 from typing import Final
@@ -10,23 +10,23 @@ _ARENAS: Final = 2
 _PERIOD: Final = 10.0
 
 
-def bound() -> None:
-    """Few heaps for all threads, before there are any; by default each gets one of its own, which never shrinks."""
-    if mallopt := _function("mallopt"):
+def limit_arenas() -> None:
+    """Let all threads share a few heaps; call it before they start. By default each has one, which never shrinks."""
+    if mallopt := _libc_function("mallopt"):
         mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 class HeapTrimmer(PeriodicThread):
-    """Gives back now and then what is free: what loading a model needed, or a crowd of large requests."""
+    """Periodically returns free memory to the system, such as after loading a model or a burst of large requests."""
 
     def __init__(self) -> None:
         super().__init__("heap-trimmer", _PERIOD)
 
     def tick(self) -> None:
-        if trim := _function("malloc_trim"):
+        if trim := _libc_function("malloc_trim"):
             trim(0)
 
 
-def _function(name: str) -> "ctypes._NamedFuncPointer | None":
-    found: ctypes._NamedFuncPointer | None = getattr(ctypes.CDLL(None), name, None)
-    return found
+def _libc_function(name: str) -> "ctypes._NamedFuncPointer | None":
+    function: ctypes._NamedFuncPointer | None = getattr(ctypes.CDLL(None), name, None)
+    return function

@@ -1,4 +1,4 @@
-"""What every worker needs. Imported by `serving.server.workers` before it forks them, and nowhere else."""
+"""Imports what every worker needs; itself imported by `serving.server.workers` before it forks them."""
 
 import gc
 
@@ -8,4 +8,4 @@ import serving.app  # noqa: F401
 
 PIL.Image.init()
 gc.collect()
-gc.freeze()  # a collector that touches what is shared would copy it into each worker
+gc.freeze()  # the garbage collector would copy the shared pages into each worker by touching them

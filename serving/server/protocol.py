@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol, aware of the other workers and with two habits changed that cost each request system calls.
+"""uvicorn's HTTP protocol with connection balancing, and without two costs in system calls per request.
 
-uvicorn writes the head of an answer and its body apart, and the event loop sends each at once by a call of its own.
-And it stops reading where a body passes 64 KiB, which many a photo does, though the app wants all of it.
+uvicorn writes the head and the body of a response separately, and the event loop sends each by its own system call.
+And it pauses reading when a body passes 64 KiB, as many photos do, although the app needs all of it.
 """
 
 import asyncio
@@ -22,25 +22,25 @@ httptools_impl.HIGH_WATER_LIMIT = _READ_AHEAD  # type: ignore[attr-defined]  # n
 
 
 class Protocol(HttpToolsProtocol):
-    """For `uvicorn.Config(http=…)`."""
+    """The protocol class for `uvicorn.Config(http=…)`."""
 
-    balance: ClassVar[ConnectionBalancer | None] = None
+    balancer: ClassVar[ConnectionBalancer | None] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(BufferedTransport(transport))  # type: ignore[arg-type]
-        if self.balance:
-            self.balance.update(len(self.connections))
+        if self.balancer:
+            self.balancer.update(len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.scope:
-            self.scope.pop(connection.KEY, None)  # type: ignore[typeddict-item]  # a circle, which the collector would have to find
-        if self.balance:
-            self.balance.update(len(self.connections))
+            self.scope.pop(connection.KEY, None)  # type: ignore[typeddict-item]  # a reference cycle, which the garbage collector would have to break
+        if self.balancer:
+            self.balancer.update(len(self.connections))
 
     def shutdown(self) -> None:
-        if self.balance:
-            self.balance.leave()
+        if self.balancer:
+            self.balancer.withdraw()
         super().shutdown()
 
     def on_message_begin(self) -> None:
@@ -48,11 +48,11 @@ class Protocol(HttpToolsProtocol):
         self.scope[connection.KEY] = self  # type: ignore[typeddict-unknown-key]
 
     def close_if_over_share(self, scope: Scope) -> None:
-        """Not while the body is still on its way: closing then resets the connection, and the answer may be lost."""
+        """Not while the body is being received: closing then resets the connection, and the response may be lost."""
         cycle = self.cycle
-        if self.balance is None or cycle.scope is not scope or cycle.more_body:
+        if self.balancer is None or cycle.scope is not scope or cycle.more_body:
             return
-        if self.balance.should_close(self.loop.time(), len(self.connections)):
+        if self.balancer.should_close(self.loop.time(), len(self.connections)):
             cycle.keep_alive = False
 
     @contextmanager
@@ -65,32 +65,32 @@ class Protocol(HttpToolsProtocol):
             transport.release()
 
 
-def balanced(balance: ConnectionBalancer) -> type[Protocol]:
-    """The protocol of a worker that keeps to its share of connections."""
-    return type("BalancedProtocol", (Protocol,), {"balance": balance})
+def balanced_protocol(balancer: ConnectionBalancer) -> type[Protocol]:
+    """The protocol class of a worker with this balancer."""
+    return type("BalancedProtocol", (Protocol,), {"balancer": balancer})
 
 
 class BufferedTransport:
-    """A transport that can be told to hold what is written and to send it in one piece."""
+    """A transport that can hold back what is written and send it in one piece."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._held: list[bytes] | None = None
+        self._pending: list[bytes] | None = None
         self.is_closing = transport.is_closing
 
     def hold(self) -> None:
-        self._held = []
+        self._pending = []
 
     def release(self) -> None:
-        held, self._held = self._held, None
-        if held:
-            self._transport.write(b"".join(held))
+        pending, self._pending = self._pending, None
+        if pending:
+            self._transport.write(b"".join(pending))
 
     def write(self, data: bytes) -> None:
-        if self._held is None:
+        if self._pending is None:
             self._transport.write(data)
         else:
-            self._held.append(data)
+            self._pending.append(data)
 
     def close(self) -> None:
         self.release()

@@ -1,7 +1,7 @@
-"""What Prometheus is told; right across worker processes when PROMETHEUS_MULTIPROC_DIR names a folder.
+"""Prometheus metrics; aggregated over worker processes when PROMETHEUS_MULTIPROC_DIR names a folder.
 
-Without the variable each process counts alone. With it every worker writes to files there and any
-worker answers for all; the folder is emptied before the service starts, never while it runs.
+Without the variable each process has its own metrics. With it every worker writes to files there and any
+worker exposes the metrics of all; the folder is emptied before the service starts, never while it runs.
 """
 
 import os
@@ -18,7 +18,7 @@ BUCKETS: Final = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1,
 
 
 class Metrics:
-    """The instruments of one worker."""
+    """The metrics of one worker."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._folder = Path(environ[FOLDER]) if environ.get(FOLDER) else None
@@ -61,29 +61,29 @@ class Metrics:
             self.reloads.labels(result)
 
     def text(self) -> bytes:
-        """The exposition format, of all workers where they share a folder."""
-        return generate_latest(self._of_all())
+        """The metrics in Prometheus' text format, of all workers where they share a folder."""
+        return generate_latest(self._collect())
 
     def total(self, name: str, **labels: str) -> float:
-        """A sample's value, of all workers where they share a folder; 0 if nobody has it."""
-        return self._of_all().get_sample_value(name, labels) or 0.0
+        """The value of a metric, summed over all workers where they share a folder; 0 if it has no sample."""
+        return self._collect().get_sample_value(name, labels) or 0.0
 
-    def _of_all(self) -> CollectorRegistry:
+    def _collect(self) -> CollectorRegistry:
         if not self._folder:
             return self._registry
-        self._forget_dead()
+        self._remove_dead_workers()
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
         return registry
 
-    def _forget_dead(self) -> None:
-        """A worker that was killed leaves its gauges behind; its counters stay, they are history."""
+    def _remove_dead_workers(self) -> None:
+        """Remove the gauges of killed workers; their counters stay, since they are totals."""
         folder = self._folder
         for pid in {p.stem.rpartition("_")[2] for p in folder.glob("gauge_live*_*.db")} if folder else ():
             try:
                 os.kill(int(pid), 0)
             except ProcessLookupError:
-                with suppress(FileNotFoundError):  # another worker was quicker
+                with suppress(FileNotFoundError):  # another worker removed them first
                     mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]
             except (ValueError, PermissionError):
                 continue

@@ -1,4 +1,4 @@
-"""The stages of one request as they are timed, for whoever traces; by default nobody does, and nothing is noted."""
+"""Timings of the stages of one request, recorded only while the request is traced."""
 
 from typing import Final
 
@@ -7,10 +7,10 @@ from starlette.types import Scope
 SCOPE_KEY: Final = "evergreen.stages"
 
 Stages = list[tuple[str, float, float]]
-"""Name, begin and end of each, by `time.perf_counter`."""
+"""Name, start and end of each, by `time.perf_counter`."""
 
 
-def of(scope: Scope) -> Stages | None:
-    """Where this request's stages are noted; None where nobody traces it."""
-    found: Stages | None = scope.get(SCOPE_KEY)
-    return found
+def from_scope(scope: Scope) -> Stages | None:
+    """The list to which this request's stages are appended; None while it is not traced."""
+    stages: Stages | None = scope.get(SCOPE_KEY)
+    return stages

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, where `EVERGREEN_TRACES_URL` names a collector. Imported only then: extra `traces`.
+"""OpenTelemetry traces, sent where `EVERGREEN_TRACES_URL` names a collector; needs the extra `traces`.
 
-A request's span begins with what its `traceparent` says. The stages below it are made after the answer, from
-times that were noted on the way, and sent by a thread: tracing adds next to nothing to an answer.
+A request's span continues the trace of its `traceparent`. The child spans of its stages are created after the
+response, from recorded times, and exported by a thread: tracing adds next to nothing to the latency.
 """
 
 import time
@@ -22,15 +22,15 @@ from serving.telemetry import stages
 from serving.telemetry.stages import Stages
 
 _SEND_SECONDS: Final = 5.0
-_CARRIED: Final = (b"traceparent", b"tracestate")
+_TRACE_HEADERS: Final = (b"traceparent", b"tracestate")
 
 
 class Tracing:
-    """Makes spans and sends them; one a worker.
+    """Creates and exports spans; one per worker.
 
     Args:
         url: base of the collector's OTLP/HTTP receiver; `/v1/traces` is added.
-        share: of requests that come without a `traceparent`; one that says it is sampled always is.
+        share: of requests without a `traceparent` that are sampled; one whose `traceparent` says sampled always is.
         replica: this worker, as `service.instance.id`.
     """
 
@@ -43,27 +43,29 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, scope: Scope) -> Span:
-        """The span of a request; the caller ends it."""
-        carried = {k.decode(): v.decode("latin-1") for k, v in scope["headers"] if k in _CARRIED}
-        return self._tracer.start_span(scope["method"], context=self._propagator.extract(carried), kind=SpanKind.SERVER)
+        """Start the span of a request; the caller ends it."""
+        trace_headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"] if k in _TRACE_HEADERS}
+        return self._tracer.start_span(
+            scope["method"], context=self._propagator.extract(trace_headers), kind=SpanKind.SERVER
+        )
 
-    def add(self, parent: Span, noted: Stages, offset: int) -> None:
-        """The stages as spans below.
+    def add(self, parent: Span, recorded: Stages, offset: int) -> None:
+        """Add the stages as child spans.
 
         Args:
             offset: nanoseconds from `time.perf_counter` to the epoch.
         """
         context = trace.set_span_in_context(parent)
-        for name, begun, ended in noted:
-            child = self._tracer.start_span(name, context=context, start_time=int(begun * 1e9) + offset)
+        for name, started, ended in recorded:
+            child = self._tracer.start_span(name, context=context, start_time=int(started * 1e9) + offset)
             child.end(int(ended * 1e9) + offset)
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Outside of everything else, so that a span is as long as its request."""
+        """The outermost middleware, so that a span covers the whole request."""
         return _Middleware(app, self)
 
     def close(self) -> None:
-        """Send what waits."""
+        """Export the pending spans."""
         self._provider.shutdown()
 
 
@@ -79,28 +81,28 @@ class _Middleware:
         if not span.is_recording():
             await self._app(scope, receive, send)
             return
-        noted: Stages = []
-        scope[stages.SCOPE_KEY] = noted
+        recorded: Stages = []
+        scope[stages.SCOPE_KEY] = recorded
         offset = time.time_ns() - time.perf_counter_ns()
         status = 0
 
-        async def send_noting(message: Message) -> None:
+        async def send_with_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_noting)
+            await self._app(scope, receive, send_with_status)
         finally:
-            self._tracing.add(span, noted, offset)
+            self._tracing.add(span, recorded, offset)
             _describe(span, scope, status)
             span.end()
 
 
 def _describe(span: Span, scope: Scope, status: int) -> None:
     route: Any = getattr(scope.get("route"), "path", None)
-    told: Sequence[tuple[str, Any]] = (
+    attributes: Sequence[tuple[str, Any]] = (
         ("http.request.method", scope["method"]),
         ("http.route", route),
         ("url.path", scope["path"]),
@@ -108,7 +110,7 @@ def _describe(span: Span, scope: Scope, status: int) -> None:
         ("evergreen.request_id", scope.get("request_id")),
         ("evergreen.caller", scope.get("state", {}).get("caller")),
     )
-    span.set_attributes({name: value for name, value in told if value is not None})
+    span.set_attributes({name: value for name, value in attributes if value is not None})
     if route:
         span.update_name(f"{scope['method']} {route}")
     if status == 0 or status >= 500:

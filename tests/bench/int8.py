@@ -75,7 +75,7 @@ def _accuracy(name: str, epochs: int, train: Samples, judge: Samples) -> dict[st
 
 def _added(folder: Path, calibration: NDArray[np.uint8], judge: Samples, max_loss: float) -> Reduced:
     verdict = quantise.add(folder, calibration, judge, max_loss)["int8"]
-    if not verdict.kept:
+    if not verdict.accepted:
         raise AssertionError(f"lost {verdict.report.accuracy_loss} of accuracy")
     return verdict.report
 

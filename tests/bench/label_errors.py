@@ -1,7 +1,7 @@
 """Suspected label errors against the wrong labels that people really gave (CIFAR-10N, Wei et al. 2022).
 
 20,000 images of CIFAR-10's training set with human labels, the images dealt evenly over the classes;
-`ml.training.label_errors.find` names the doubtful ones, which are then compared with the clean labels.
+`ml.training.label_errors.find_suspects` names the doubtful ones, which are then compared with the clean labels.
 `precision` is the share of the named that are wrong, `recall` the share of the wrong that are named,
 `precision of the first 200` that of those a person would be asked first.
 """
@@ -36,7 +36,7 @@ def run() -> dict[str, Any]:
         given = np.asarray([names.index(r[kind]) for r in rows])
         clean = np.asarray([names.index(r["clean"]) for r in rows])
         started = time.perf_counter()
-        found = label_errors.find(images, given, Settings())
+        found = label_errors.find_suspects(images, given, Settings())
         seconds = time.perf_counter() - started
         wrong = given != clean
         accuracy = float((found.probabilities.argmax(1) == clean).mean())

@@ -2,10 +2,10 @@
 
 100,000 requests (`EVERGREEN_BENCH_REQUESTS` says otherwise) from 8 connections to two workers on the same cores,
 while 50 releases go back and forth between a small CNN in fp32 with ten classes and one in INT8 with seven, each a
-whole `move`: wish, load, probes, swap, acknowledgement, live probes. Every answer is compared with what the named
-version gives for that image. `p99_ratio` is the p99 of requests that overlap a release over that of all others,
-`without_load_seconds` what a release takes in the end, `rollback_seconds` from typing `evergreen rollback` to the last
-acknowledgement, with four workers.
+whole `deploy_decision`: desired state, load, probes, swap, acknowledgement, live probes. Every answer is compared
+with what the named version gives for that image. `p99_ratio` is the p99 of requests that overlap a release over that
+of all others, `without_load_seconds` what a release takes in the end, `rollback_seconds` from typing `evergreen
+rollback` to the last acknowledgement, with four workers.
 """
 
 import os

@@ -18,7 +18,7 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     processor = found.group(1) if found else platform.processor()
-    return f"{os.cpu_count()} cores, {processor} ({cpu.described()}), Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {processor} ({cpu.describe()}), Python {platform.python_version()}"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

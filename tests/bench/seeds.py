@@ -104,7 +104,7 @@ def _kept(told: Iterable[Told]) -> list[Told]:
 def _story(running: Servers, home: Path, url: str, seed: int, threads: int) -> Told:
     """One story, in a process of the pool."""
     began = time.monotonic()
-    told = drops.tell(pictures.load(None, seed), seed)
+    told = drops.make_story(pictures.load(None, seed), seed)
     chosen = {"train_threads": threads, "seed": Settings().seed + seed}
     with stored.system(running, home, f"seeds-{home.name}", url, **chosen) as ctx:
         cycles = [_cycle(ctx, f"drop-{n}", drop) for n, drop in enumerate((told.first, told.second, told.third))]
@@ -119,7 +119,7 @@ def _story(running: Servers, home: Path, url: str, seed: int, threads: int) -> T
         lost=figures.get("champion_only_right"),
         samples=figures["holdout"],
         verdicts=" ".join(cycle["verdict"] for cycle in cycles),
-        as_promised=all(c["verdict"] in wanted for c, wanted in zip(cycles, story.PROMISED, strict=True)),
+        as_promised=all(c["verdict"] in wanted for c, wanted in zip(cycles, story.EXPECTED_VERDICTS, strict=True)),
         second_reason=cycles[1]["reason"],
         third_reason=cycles[2]["reason"],
         seconds=round(time.monotonic() - began, 1),
@@ -135,9 +135,9 @@ def _instructions() -> str:
     """What PyTorch computes with here, and whether training uses bf16."""
     import torch
 
-    from ml.training.loop.placement import ALONE
+    from ml.training.loop.placement import SINGLE_PROCESS
 
-    return f"{torch.backends.cpu.get_cpu_capability()}{' bf16' if ALONE.bf16_pays() else ''}"
+    return f"{torch.backends.cpu.get_cpu_capability()}{' bf16' if SINGLE_PROCESS.bf16_pays() else ''}"
 
 
 def _table(rows: list[Told]) -> str:

@@ -52,7 +52,7 @@ def _trained(folder: Path) -> Model:
     images, labels = pixels(stored.DATA, TRAIN + VALIDATION)
     order = np.random.default_rng(0).permutation(len(labels))
     train, held = order[VALIDATION:], order[:VALIDATION]
-    chosen = recipe.of(Settings(seed=1), len(train), SIDE, 3, epochs=EPOCHS, threads=1)
+    chosen = recipe.from_settings(Settings(seed=1), len(train), SIDE, 3, epochs=EPOCHS, threads=1)
     made = networks.seeded(3, 10, SIDE, 1)
     fitted = fit(made, (images[train], labels[train]), (images[held], labels[held]), chosen)
     info = BundleInfo(
@@ -75,7 +75,7 @@ def _figures(judge: Model, usual: Pixels, others: dict[str, Pixels]) -> dict[str
 
 
 def _judged(judge: Model, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    probabilities, distances = judge.judge(images)
+    probabilities, distances = judge.predict_with_distances(images)
     if distances is None:
         raise SystemExit("the bundle has no statistics of features")
     return probabilities.max(axis=1), distances

@@ -18,10 +18,11 @@ from ml.catalog.decisions import Decision, record
 from ml.catalog.engine import transaction
 from ml.catalog.tables import approvals as approvals_table
 from ml.catalog.tables import decisions as decisions_table
-from ml.cli.main import app, output
+from ml.cli import output
+from ml.cli.main import app
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
-from ml.release.approval import carry_out, settle
+from ml.release.approval import apply_approval, process_pending
 from ml.release.release import release
 from serving.app import build
 from tests.bundles import make_bundle, upload
@@ -72,28 +73,28 @@ def waiting(make_context: Callable[..., Context], tmp_path: Path) -> Waiting:
 
 def test_nothing_happens_before_the_answer(waiting: Waiting) -> None:
     assert release(waiting.ctx, DECISION, cycle_id="c2") is None
-    assert settle(waiting.ctx) == []
+    assert process_pending(waiting.ctx) == []
     assert waiting.registry.alias("champion") == 1
     assert waiting.cycle()["finished_at"] is None
 
 
 def test_a_yes_is_released_and_told_in_the_cycle(waiting: Waiting) -> None:
     waiting.answer(approved=True)
-    done = carry_out(waiting.ctx, DECISION)
+    done = apply_approval(waiting.ctx, DECISION)
     assert done is not None
     assert done.status == "live"
     assert waiting.registry.alias("champion") == 2
     row = waiting.cycle()
     assert (row["verdict"], row["reason"]) == ("promote", "approved by ann: looked (unclear on class 1)")
     assert row["live_at"] is not None
-    again = carry_out(waiting.ctx, DECISION)
+    again = apply_approval(waiting.ctx, DECISION)
     assert again is not None
     assert again.id == done.id, "carried out once"
 
 
 def test_a_no_ends_the_cycle(waiting: Waiting) -> None:
     waiting.answer(approved=False, reason="too dark")
-    assert carry_out(waiting.ctx, DECISION) is None
+    assert apply_approval(waiting.ctx, DECISION) is None
     row = waiting.cycle()
     assert (row["verdict"], row["reason"]) == ("reject", "rejected by ann: too dark (unclear on class 1)")
     assert row["finished_at"] is not None
@@ -126,27 +127,27 @@ def test_of_many_at_once_one_wins(waiting: Waiting) -> None:
 
 def test_silence_is_a_no_even_where_nobody_swept(waiting: Waiting) -> None:
     waiting.age(hours=23.9)
-    assert settle(waiting.ctx) == []
+    assert process_pending(waiting.ctx) == []
     waiting.age(hours=24.1)
     with pytest.raises(ConflictError, match="rejected, nobody answered within 24 hours"):
         waiting.answer(approved=True)
-    assert settle(waiting.ctx) == [DECISION]
+    assert process_pending(waiting.ctx) == [DECISION]
     row = waiting.cycle()
     assert (row["verdict"], waiting.answers()) == ("reject", [(False, "timeout")])
     assert "nobody answered within 24 hours" in str(row["reason"])
-    assert settle(waiting.ctx) == []
+    assert process_pending(waiting.ctx) == []
 
 
 def test_an_answer_that_nobody_carried_out_is_swept_up(waiting: Waiting) -> None:
     waiting.answer(approved=True)  # and then the process died
-    assert settle(waiting.ctx) == [DECISION]
+    assert process_pending(waiting.ctx) == [DECISION]
     assert waiting.registry.alias("champion") == 2
 
 
 def test_a_yes_to_a_decision_against_a_champion_that_is_gone_moves_nothing(waiting: Waiting) -> None:
     waiting.registry.set_alias("champion", 3)
     waiting.answer(approved=True)
-    assert carry_out(waiting.ctx, DECISION) is None
+    assert apply_approval(waiting.ctx, DECISION) is None
     assert waiting.registry.alias("champion") == 3
     assert "the champion changed from 1 to 3" in str(waiting.cycle()["reason"])
 
@@ -154,7 +155,7 @@ def test_a_yes_to_a_decision_against_a_champion_that_is_gone_moves_nothing(waiti
 def test_carried_out_in_two_places_at_once_it_is_released_once(waiting: Waiting) -> None:
     waiting.answer(approved=True)
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda _: carry_out(waiting.ctx, DECISION), range(4)))
+        done = list(pool.map(lambda _: apply_approval(waiting.ctx, DECISION), range(4)))
     assert {d.id for d in done if d} == {deployments.live(waiting.ctx.engine)["id"]}  # type: ignore[index]
     assert waiting.registry.alias("champion") == 2
 
@@ -176,7 +177,7 @@ def test_answers_that_do_not_fit_are_refused(waiting: Waiting, given: Approval, 
 def test_a_decision_that_needs_nobody_takes_no_answer(waiting: Waiting) -> None:
     with transaction(waiting.ctx.engine) as connection:
         record(connection, Decision("cd34", 3, 1, None, "reject", "worse", "gate", {}))
-    with pytest.raises(ConflictError, match="waits for nobody: its verdict is reject"):
+    with pytest.raises(ConflictError, match="does not need an approval: its verdict is reject"):
         approvals.answer(waiting.ctx.engine, Approval("cd34", True, "ann", ""), 24)
 
 
@@ -213,7 +214,7 @@ def test_rest_takes_an_answer_down_from_this_machine(waiting: Waiting) -> None:
         assert (other.status_code, other.json()["code"]) == (409, "conflict")
         assert http.post("/v1/decisions/ffff/approval", json=BODY).status_code == 404
         assert http.post(PATH, json={"approved": True}).status_code == 422
-    assert settle(waiting.ctx) == [DECISION]
+    assert process_pending(waiting.ctx) == [DECISION]
     assert waiting.registry.alias("champion") == 2
 
 

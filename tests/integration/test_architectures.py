@@ -88,7 +88,7 @@ def test_answers_are_kept_for_each_variant(context_with_mlflow: Context) -> None
     for variant in ("fp32", "int8", "fp32"):
         judge, folder = scores.load_model(changed(ctx, service_variant=variant), version)
         assert judge.variant == variant
-        probabilities.append(scores.side(ctx, version, (judge, folder), done.version).answers.probability)
+        probabilities.append(scores.evaluate(ctx, version, (judge, folder), done.version).answers.probability)
     exact, small, again = probabilities
     assert not np.array_equal(exact, small)
     assert np.array_equal(exact, again)

@@ -130,9 +130,9 @@ def test_hostile_members_are_put_aside_with_their_reasons(context: Context) -> N
         "/1/absolute.png": "leads out of the archive",
         "1/in.png": "broken or cut off",
         "1/locked.png": "encrypted",
-        "1/bomb.png": "promises 100 bytes of it and holds more",
+        "1/bomb.png": "declares 100 bytes for it and holds more",
         "1/short.png": "at most",
-        "1/promised.png": "promises 1000000 bytes",
+        "1/promised.png": "declares 1000000 bytes",
         "2/huge.png": "at most",
     }
     assert told.keys() == wanted.keys()

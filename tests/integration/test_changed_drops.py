@@ -47,7 +47,7 @@ class _NoTagsAtFirst(ObjectStore):
     """Its first listing of a drop has no ETags, as of a server that fails to hash what it lists."""
 
     def __init__(self, store: ObjectStore) -> None:
-        super().__init__(store._client, store.bucket, store._fast)
+        super().__init__(store._client, store.bucket, store._bulk_reader)
         self._looked = 0
 
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
@@ -66,6 +66,6 @@ def test_a_listing_that_changes_by_itself_costs_a_claim_and_nothing_else(context
     assert again.version is None
     assert not context.labels.exists(prefix + READY)
     assert [version.id for version in versions.all_versions(context.engine)] == [first.version]
-    followed = watch._look(context.engine, prefix)
+    followed = watch._read_cycle(context.engine, prefix)
     assert followed
     assert followed.drop["id"] == first.drop_id

@@ -50,7 +50,7 @@ def test_a_renamed_class_keeps_its_samples_and_takes_those_of_later_drops(contex
     assert labels.tasks(context, 9) == [], "the old name contradicts nothing"
     with pytest.raises(ConflictError, match="a class already"):
         classes.rename(context, "cat", "dog", **WHO)
-    with pytest.raises(ConflictError, match="still means that"):
+    with pytest.raises(ConflictError, match="still stands for it"):
         classes.rename(context, "dog", "kitty", **WHO)
     with pytest.raises(NotFoundError, match="no class"):
         classes.rename(context, "kitty", "tiger", **WHO)
@@ -66,7 +66,7 @@ def test_classes_are_merged_and_split(context: Context) -> None:
     with transaction(context.engine) as connection:
         pets = list(connection.execute(select(samples.c.sha256).where(samples.c.label == "pet")).scalars())
         fish = connection.execute(select(samples.c.sha256).where(samples.c.label == "fish")).scalar_one()
-    with pytest.raises(InvalidInputError, match=f"no samples of class `pet`, the first is {fish}"):
+    with pytest.raises(InvalidInputError, match=f"not samples of class `pet`, the first is {fish}"):
         classes.split(context, "pet", {fish: "shark"}, **WHO)
     done = classes.split(context, "pet", {pets[0]: "hamster"}, **WHO)
     assert done.after == ("hamster",)

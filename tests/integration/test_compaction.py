@@ -60,7 +60,7 @@ def test_the_samples_stay_and_the_segments_become_few(context: Context) -> None:
     assert content(replace_cache(context), before) == held
     assert places(context) == {segment}
     assert list(verify.problems(context, after)) == list(verify.problems(context, before)) == []
-    assert verify.rebuilt(context, segment) == segment
+    assert verify.repacked_id(context, segment) == segment
     assert compact(context) == 0
     assert latest(context) == after
 

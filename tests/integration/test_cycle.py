@@ -13,7 +13,7 @@ from ml.errors import ConflictError, NotFoundError
 from ml.gate.decide import decide
 from ml.pipeline import run_cycle
 from ml.release import operator
-from ml.release.deploy import move, reconcile
+from ml.release.deploy import deploy_decision, reconcile
 from tests.pictures import digit_files, upload
 
 
@@ -93,7 +93,7 @@ def test_a_replica_that_refuses_brings_everything_back(ctx: Context) -> None:
     assert "probe is off by 0.5" in str(done.reason)
     assert ctx.registry.alias("champion") == first
     with transaction(ctx.engine) as connection:
-        wish = deployments.wish(connection)
+        wish = deployments.desired(connection)
     assert wish is not None
     assert wish["model_version"] == first
 
@@ -124,4 +124,4 @@ def test_a_decision_against_another_champion_does_not_move_anything(ctx: Context
     row = run_cycle(ctx, retrain=True, on_stage=quiet)
     decision = decide(ctx, row["model_version"], cycle_id=row["id"])
     with pytest.raises(ConflictError, match="the champion changed"):
-        move(ctx, decision, expected_champion=77)
+        deploy_decision(ctx, decision, expected_champion=77)

@@ -88,7 +88,7 @@ def test_a_difference_knows_relabels_renames_and_rewritten_segments(context_with
 def test_a_version_is_rebuilt_bit_for_bit_from_its_id(two: tuple[Context, str, str]) -> None:
     ctx, _, second = two
     manifest = versions.manifest(ctx, second)
-    assert [verify.rebuilt(ctx, s) for s in manifest.segments] == list(manifest.segments)
+    assert [verify.repacked_id(ctx, s) for s in manifest.segments] == list(manifest.segments)
     assert hashlib.sha256(manifest.to_bytes()).hexdigest() == second
 
 
@@ -112,7 +112,7 @@ def test_damage_is_named_wherever_it_is(two: tuple[Context, str, str]) -> None:
 
 @pytest.mark.parametrize("form", ["class-folders", "webdataset", "huggingface"])
 def test_an_export_holds_every_sample_with_its_label(
-    two: tuple[Context, str, str], tmp_path: Path, form: export.Form
+    two: tuple[Context, str, str], tmp_path: Path, form: export.ExportFormat
 ) -> None:
     ctx, _, second = two
     done = as_json(ctx, "datasets", "export", str(tmp_path / "out"), "--as", form)

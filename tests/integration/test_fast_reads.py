@@ -18,7 +18,7 @@ def test_every_key_is_read_as_it_was_written(context: Context) -> None:
     for key in KEYS:
         context.labels.put(key, key.encode())
     assert list(context.labels.get_many(KEYS)) == [key.encode() for key in KEYS]
-    fast = context.labels._fast
+    fast = context.labels._bulk_reader
     assert fast
     assert fast.get(KEYS[0]) == KEYS[0].encode()
     assert fast.get(KEYS[3]) == KEYS[3].encode()

@@ -117,7 +117,7 @@ def test_a_rehearsal_needs_no_server_and_refuses_with_exit_code_4(context: Conte
 def test_a_rehearsal_hears_of_every_image(context: Context, tmp_path: Path) -> None:
     small = replace(context, settings=context.settings.model_copy(update={"inspect_bytes": 4 * 8192}))
     heard: list[tuple[int, int]] = []
-    dry_run.rehearse(small, _folder(tmp_path / "p", digit_files(0, 10)), lambda *n: heard.append(n))
+    dry_run.run(small, _folder(tmp_path / "p", digit_files(0, 10)), lambda *n: heard.append(n))
     assert heard == [(4, 10), (8, 10), (10, 10)]
 
 

@@ -20,7 +20,7 @@ from ml.intake.claim import claim
 from ml.intake.find import find_ready
 from ml.intake.inspect import chunk_count, inspect_chunk
 from ml.intake.pending import claim_all
-from ml.intake.reading import NOTHING
+from ml.intake.reading import EMPTY_DROP
 from ml.intake.validate import validate
 from ml.storage.object_store import ObjectInfo, ObjectStore
 from tests.pictures import digit_files, digits, upload
@@ -111,9 +111,9 @@ def test_files_added_and_removed_meanwhile_stay_ready(context: Context) -> None:
 def test_a_hopeless_drop_that_vanished_before_it_was_rejected_blocks_nobody(context: Context) -> None:
     """Its claim was killed between the row and the rejection, then the drop was removed."""
     prefix = upload(context, "empty", {})
-    frozen = listing.take(context, prefix)
+    frozen = listing.list_drop(context, prefix)
     listing.save(context, frozen)
-    entries.save(context, frozen, NOTHING, "the drop is empty")
+    entries.save(context, frozen, EMPTY_DROP, "the drop is empty")
     drops_of_catalog.begin(context.engine, frozen.drop_id, prefix, frozen.digest, datetime.now(UTC))
     context.labels.delete([prefix + "_READY"])
     upload(context, "good", digit_files(0, 10))

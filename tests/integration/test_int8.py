@@ -56,7 +56,7 @@ def test_int8_answers_and_broken_int8_gives_way(context: Context, tmp_path: Path
             assert exact["status"] == ("serving" if expected == "fp32" else "available"), name
             assert (small["variant"], small["status"]) == ("int8", status), name
             assert reason in small["reason"], name
-            assert small["proven_on"] == [runtimes.place("openvino")], name
+            assert small["proven_on"] == [runtimes.describe("openvino")], name
             images, _ = bundle.load_probes((folder / bundle.PROBES).read_bytes())
             answer = started.ask(png(images[0])).json()
             truth = model.load(folder, variant=expected).predict(images[:1])[0]
@@ -64,7 +64,7 @@ def test_int8_answers_and_broken_int8_gives_way(context: Context, tmp_path: Path
             assert answer["probability"] == pytest.approx(float(truth.max()), abs=2e-6), name
             seen = context.settings.model_copy(update={"service_url": started.url})
             told = Context(seen, context.engine, context.labels, context.store, context.artifacts)
-            assert verify.problem_of(told, row(context, deployed)) is None, name
+            assert verify.find_problem(told, row(context, deployed)) is None, name
         gone = context.settings.model_copy(update={"service_variant": "fp32"})
     deploy(context, upload(context, tmp_path / "b1", 9), bundle.digest((tmp_path / "b1" / bundle.INFO).read_bytes()), 9)
     with service(gone, tmp_path) as started:

@@ -141,7 +141,7 @@ def test_a_shift_without_new_data_asks_people_for_labels_once_and_trains_nothing
         connection.execute(insert(drift_reports).values(window_start=NOW, window_end=NOW, predictions=1, retrain=True))
     assert due.choose(serving, "asset_triggered__2") is None
     more = ingest(serving, upload(serving, "more", digit_files(40, 80)))
-    assert due.choose(serving, "asset_triggered__3") == due.Due(more.drop_id, more.version)
+    assert due.choose(serving, "asset_triggered__3") == due.DueCycle(more.drop_id, more.version)
 
 
 def test_few_answers_or_old_ones_or_another_model_are_no_reason(serving: Context) -> None:
@@ -316,17 +316,17 @@ def test_the_choice_of_a_training_asks_the_catalog(context: Context) -> None:
     assert not due.overdue(context, minutes=1)
 
     chosen = due.choose(context, event)
-    assert chosen == due.Due(two.drop_id, two.version) == due.choose(context, event)
+    assert chosen == due.DueCycle(two.drop_id, two.version) == due.choose(context, event)
     merged = cycles.get(context.engine, one.drop_id)
     assert (merged["verdict"], two.drop_id in merged["reason"]) == ("merged", True)
 
-    due.give_up(context, two.drop_id, "it has one class")
+    due.stop_cycle(context, two.drop_id, "it has one class")
     assert due.choose(context, event) is None
     assert not due.overdue(context, minutes=0)
     with transaction(context.engine) as connection:
         connection.execute(insert(drift_reports).values(window_start=NOW, window_end=NOW, predictions=1, retrain=True))
     asked = due.choose(context, event)
-    assert asked == due.Due(f"c-{event}", two.version) == due.choose(context, event), "the same on a retry"
+    assert asked == due.DueCycle(f"c-{event}", two.version) == due.choose(context, event), "the same on a retry"
     assert cycles.get(context.engine, f"c-{event}")["origin"] == "monitoring"
     assert due.choose(context, "asset_triggered__2") is None, "one training is enough"
-    assert due.choose(context, by_hand) == due.Due(f"c-{by_hand}", two.version)
+    assert due.choose(context, by_hand) == due.DueCycle(f"c-{by_hand}", two.version)

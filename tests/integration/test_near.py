@@ -63,5 +63,5 @@ def test_the_catalog_finds_exactly_the_near_ones(context: Context) -> None:
             connection.execute(insert(samples).values(sha256=f"{number}", group_id=f"g{number}", **looks, **fixed))
         high, low = halves(centre)
     asked = [{"phash_high": 7, "phash_low": 7}, {"phash_high": high, "phash_low": low}]
-    found = near_duplicates.stored(context.engine, asked)
+    found = near_duplicates.find_stored(context.engine, asked)
     assert found == {1: [Neighbour(str(n), f"g{n}", "train", "a") for n in range(5)]}

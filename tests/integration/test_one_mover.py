@@ -20,7 +20,7 @@ from ml.catalog.tables import deployments as deployments_table
 from ml.context import Context
 from ml.datasets.ingest import ingest
 from ml.release import operator
-from ml.release.approval import settle
+from ml.release.approval import process_pending
 from ml.release.release import release
 from tests.environment import environment
 from tests.file_registry import install
@@ -124,7 +124,7 @@ def test_gates_operators_and_people_all_at_once(make_gate: Callable[..., Gate]) 
         decided.wait(300)
         if decision.verdict == "needs_person":
             approvals.answer(gate.ctx.engine, Approval(decision.id, True, "bob", ""), 24)
-        settle(gate.ctx)
+        process_pending(gate.ctx)
 
     def operated() -> None:
         decided.wait(300)
@@ -134,7 +134,7 @@ def test_gates_operators_and_people_all_at_once(make_gate: Callable[..., Gate]) 
     with ThreadPoolExecutor(3) as pool:
         for done in [pool.submit(approved, 2), pool.submit(approved, 3), pool.submit(operated)]:
             done.result()
-    settle(gate.ctx)
+    process_pending(gate.ctx)
     agree(gate)
     assert {gate.cycle(version)["verdict"] for version in (2, 3)} <= {"promote", "reject"}
 
@@ -147,8 +147,8 @@ from ml.settings import Settings
 from tests.file_registry import install
 ctx = connect(Settings.load(os.environ))
 install(ctx, Path(sys.argv[1])).kill_after = "champion"
-from ml.release.approval import settle
-settle(ctx)
+from ml.release.approval import process_pending
+process_pending(ctx)
 """
 
 
@@ -167,7 +167,7 @@ def test_a_crash_after_the_alias_moved_on_a_persons_word(make_gate: Callable[...
     assert gate.registry.alias("champion") == 2, "the registry moved"
     assert deployments.live(gate.ctx.engine)["model_version"] == 1, "the ledger did not"  # type: ignore[index]
     assert gate.cycle(2)["finished_at"] is None
-    assert settle(gate.ctx) == [decision.id]
+    assert process_pending(gate.ctx) == [decision.id]
     assert agree(gate) == 2
     assert str(gate.cycle(2)["reason"]).startswith("approved by bob: fine")
 

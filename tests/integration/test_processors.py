@@ -17,7 +17,7 @@ TOLERANCE = 1e-3
 ANSWERS = """
 import json, sys
 from pathlib import Path
-from ml import bundle, variants
+from ml.models import bundle, variants
 folder = Path(sys.argv[1])
 images, _ = bundle.load_probes((folder / bundle.INT8_PROBES).read_bytes())
 said = {}

@@ -21,7 +21,7 @@ from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.models.registry_rest import BundleLocation
 from ml.release import operator
-from ml.release.deploy import Deployment, move, reconcile
+from ml.release.deploy import Deployment, deploy_decision, reconcile
 from ml.release.release import release
 from tests.bundles import make_bundle, upload
 from tests.environment import environment
@@ -53,7 +53,7 @@ class System:
 
     def wish(self) -> int | None:
         with transaction(self.ctx.engine) as connection:
-            row = deployments.wish(connection)
+            row = deployments.desired(connection)
         return row["model_version"] if row else None
 
     def rows(self) -> list[tuple[int, str]]:
@@ -86,7 +86,7 @@ def empty(make_context: Callable[..., Context], tmp_path: Path) -> System:
 
 @pytest.fixture
 def system(empty: System) -> System:
-    first = move(empty.ctx, empty.decide(1, None), None)
+    first = deploy_decision(empty.ctx, empty.decide(1, None), None)
     assert (first.status, first.replicas) == ("live", 0)
     assert "no replica was running" in str(first.reason)
     return empty
@@ -166,7 +166,7 @@ def test_one_unwilling_replica_brings_everything_back(
 
 def test_a_bundle_that_kills_every_replica_is_not_live(system: System) -> None:
     with replica(system.ctx, "r1", "dies"), replica(system.ctx, "r2", "dies"):
-        done = move(system.asking("http://127.0.0.1:9"), system.decide(2), 1)
+        done = deploy_decision(system.asking("http://127.0.0.1:9"), system.decide(2), 1)
     assert done.status == "failed"
     assert "vanished" in str(done.reason)
     assert system.unmoved()
@@ -175,7 +175,7 @@ def test_a_bundle_that_kills_every_replica_is_not_live(system: System) -> None:
 def test_a_replica_that_died_before_is_not_waited_for(system: System, honest_url: str) -> None:
     dead_replica(system.ctx, "dead")
     with replica(system.ctx, "r1"):
-        done = move(system.asking(honest_url), system.decide(2), 1)
+        done = deploy_decision(system.asking(honest_url), system.decide(2), 1)
     assert (done.status, done.replicas, done.previous_version) == ("live", 1, 1)
     assert system.registry.aliases() == {"champion": 2, "previous": 1}
 
@@ -198,15 +198,17 @@ WRONG: dict[str, Reply | str] = {
 def test_a_service_that_answers_probes_wrongly_undoes_the_release_and_blocks_nobody(
     system: System, honest_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml.release.verify.PATIENCE", 0.5)
+    monkeypatch.setattr("ml.release.verify.TIMEOUT_SECONDS", 0.5)
     wrong = WRONG[kind]
     with ExitStack() as stack:
         stack.enter_context(replica(system.ctx, "r1"))
         url = wrong if isinstance(wrong, str) else stack.enter_context(answering(lambda _: wrong))
-        done = move(system.asking(url), system.decide(2), 1)
+        done = deploy_decision(system.asking(url), system.decide(2), 1)
         assert (done.status, bool(done.reason)) == ("failed", True)
         assert system.unmoved()
-        assert move(system.asking(honest_url), system.decide(3), 1).status == "live", "the next mover is free"
+        assert deploy_decision(system.asking(honest_url), system.decide(3), 1).status == "live", (
+            "the next mover is free"
+        )
 
 
 def test_a_busy_or_restarting_service_is_asked_again(system: System) -> None:
@@ -218,7 +220,7 @@ def test_a_busy_or_restarting_service_is_asked_again(system: System) -> None:
         return (503, b"{}") if len(asked) < 3 else (200, late) if len(asked) == 3 else true(body)
 
     with answering(reply) as url, replica(system.ctx, "r1"):
-        assert move(system.asking(url), system.decide(2), 1).status == "live"
+        assert deploy_decision(system.asking(url), system.decide(2), 1).status == "live"
 
 
 def test_of_two_releases_at_once_one_moves_and_the_other_conflicts(system: System, honest_url: str) -> None:
@@ -227,7 +229,7 @@ def test_of_two_releases_at_once_one_moves_and_the_other_conflicts(system: Syste
 
     def mover(version: int) -> None:
         try:
-            found[version] = move(ctx, system.decide(version), 1)
+            found[version] = deploy_decision(ctx, system.decide(version), 1)
         except ConflictError as error:
             found[version] = str(error)
 
@@ -331,9 +333,9 @@ def test_a_killed_mover_whose_replicas_refuse_is_undone_by_the_next(system: Syst
 
 
 def test_versions_deleted_in_the_registry_block_nobody(system: System) -> None:
-    assert move(system.ctx, system.decide(2), 1).status == "live"
+    assert deploy_decision(system.ctx, system.decide(2), 1).status == "live"
     system.registry.remove(1)  # the previous one
-    assert move(system.ctx, system.decide(3, 2), 2).status == "live"
+    assert deploy_decision(system.ctx, system.decide(3, 2), 2).status == "live"
     system.registry.remove(3)  # the champion itself
     assert operator.promote(system.ctx, 2, "ann", "3 was deleted").status == "live"
     assert system.registry.alias("champion") == 2
@@ -349,7 +351,7 @@ def test_a_version_deleted_while_it_rolls_out_is_not_live(system: System) -> Non
             return found
 
     vars(system.ctx)["registry"] = Vanishing(system.registry._path)
-    done = move(system.ctx, system.decide(2), 1)
+    done = deploy_decision(system.ctx, system.decide(2), 1)
     assert done.status == "failed"
     assert "no version 2" in str(done.reason)
     assert system.unmoved()
@@ -366,7 +368,7 @@ def test_a_mover_that_lost_its_lock_to_another_conflicts(system: System) -> None
 
     vars(system.ctx)["registry"] = Rival(system.registry._path)
     with pytest.raises(ConflictError, match="another deployment"):
-        move(system.ctx, system.decide(2), 1)
+        deploy_decision(system.ctx, system.decide(2), 1)
 
 
 def test_an_alias_moved_by_hand_is_set_back_to_the_ledger(system: System) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import func, select
 
 from infra.local import postgres
 from ml.catalog.engine import transaction
-from ml.catalog.feedback import settle_late
+from ml.catalog.feedback import apply_recent_waiting
 from ml.catalog.migrate import migrate
 from ml.catalog.tables import feedback, feedback_waiting, prediction_hours, predictions
 from ml.context import Context, connect
@@ -178,7 +178,7 @@ def test_feedback_by_the_clients_key_may_come_before_its_prediction_is_in_the_lo
         connection.execute(feedback_waiting.insert().values(client_key="late", source="nurse", label="7"))
         connection.execute(feedback_waiting.insert().values(client_key="never", source="nurse", label="7"))
     with transaction(context.engine) as connection:
-        assert settle_late(connection) == 1
+        assert apply_recent_waiting(connection) == 1
         assert connection.execute(select(feedback_waiting.c.client_key)).scalars().all() == ["never"]
 
 

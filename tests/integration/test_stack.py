@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from infra.local import layout, stack, state
-from infra.local.state import PartStatus
+from infra.local.state import ComponentStatus
 from ml.errors import ConflictError
 from ml.settings import Settings
 from ml.storage import object_store
@@ -51,7 +51,7 @@ class Stack:
     def up(self, **ports: int) -> None:
         stack.up(self.home, only=["service"], ports=self.ports | ports)
 
-    def status(self) -> dict[str, PartStatus]:
+    def status(self) -> dict[str, ComponentStatus]:
         return {part.name: part for part in state.status(self.home)}
 
     def pids(self) -> dict[str, int | None]:

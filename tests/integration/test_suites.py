@@ -36,7 +36,7 @@ def test_a_sound_training_set_passes_and_its_figures_are_kept(context: Context) 
     before = newest(context)
     ingest(context, upload(context, "two", digit_files(300, 700)))
     version = newest(context)
-    of_dataset.judge(context, version)
+    of_dataset.validate_training_set(context, version)
     kept = validations.get(context.engine, "dataset", version.id)
     assert kept
     assert (kept["passed"], kept["failures"], kept["warnings"]) == (True, [], [])
@@ -83,7 +83,7 @@ def test_labels_that_are_mostly_doubted_stop_a_training(context: Context) -> Non
         rows = [{"sha256": h, "reason": "suspected", "score": 1.0} for h in hashes[:40]]
         connection.execute(insert(label_tasks), rows)
     with pytest.raises(InvalidInputError, match=r"label tasks doubt 0\.6667 of the samples"):
-        of_dataset.judge(context, newest(context))
+        of_dataset.validate_training_set(context, newest(context))
 
 
 def test_an_edited_suite_is_read_at_once_and_needs_no_code(
@@ -96,12 +96,12 @@ def test_an_edited_suite_is_read_at_once_and_needs_no_code(
         (folder / path.name).write_text(path.read_text())
     context = make_context(expectations=folder)
     ingest(context, upload(context, "one", digit_files(0, 40)))
-    of_dataset.judge(context, newest(context))
+    of_dataset.validate_training_set(context, newest(context))
     rule = "  - type: expect_column_values_to_be_between\n    kwargs: {column: train, min_value: 1000}\n"
     with (folder / "dataset.yml").open("a") as file:
         file.write(f'{rule}    meta: {{reason: "only {{value}} to train on"}}\n')
     with pytest.raises(InvalidInputError, match=f"only {newest(context).train} to train on"):
-        of_dataset.judge(context, newest(context))
+        of_dataset.validate_training_set(context, newest(context))
 
 
 # --- the prediction log --------------------------------------------------------------------------
@@ -141,10 +141,10 @@ def serving(make_context: Callable[..., Context], tmp_path: Path) -> Context:
 
 def test_a_sound_log_passes_and_one_too_short_is_not_judged(serving: Context) -> None:
     log(serving, *(answer() for _ in range(29)))
-    assert of_log.judge(serving) == of_log.LogVerdict(29, (), news=False, report_key=None)
+    assert of_log.validate_predictions(serving) == of_log.LogValidation(29, (), news=False, report_key=None)
     assert validations.newest(serving.engine, "predictions") is None
     log(serving, answer(label="b"))
-    assert of_log.judge(serving) == of_log.LogVerdict(30, (), news=False, report_key=None)
+    assert of_log.validate_predictions(serving) == of_log.LogValidation(30, (), news=False, report_key=None)
     kept = validations.newest(serving.engine, "predictions")
     assert kept
     assert (kept["passed"], kept["figures"]["predictions"]) == (True, 30)
@@ -153,25 +153,25 @@ def test_a_sound_log_passes_and_one_too_short_is_not_judged(serving: Context) ->
 def test_what_is_wrong_in_the_log_is_named_kept_and_told_once(serving: Context) -> None:
     wrong = answer(probability=1.5)
     log(serving, *(answer() for _ in range(40)), wrong, answer(label="zebra"), answer(label="zebra", model_version=9))
-    first = of_log.judge(serving)
+    first = of_log.validate_predictions(serving)
     assert first.news
     assert any(re.search(rf"found 1\.5 \(1 answers, such as {wrong['id']}\)", words) for words in first.failures)
     assert sum("label that the live model does not have (1 answers" in words for words in first.failures) == 1
     assert len(first.failures) == 2
     assert first.report_key
     assert str(wrong["id"]) in serving.store.get(first.report_key).decode()
-    second = of_log.judge(serving)
+    second = of_log.validate_predictions(serving)
     assert (second.failures, second.news) == (first.failures, False)
     log(serving, answer(width=0))
-    assert of_log.judge(serving).news, "something else is wrong now"
+    assert of_log.validate_predictions(serving).news, "something else is wrong now"
 
 
 def test_images_that_are_missing_are_wrong_unless_none_are_logged(serving: Context) -> None:
     log(serving, *(answer(image_object=None) for _ in range(40)))
     words = f"images of logged answers are missing (40 answers, such as {_first(serving)})"
-    assert of_log.judge(serving).failures == (words,)
+    assert of_log.validate_predictions(serving).failures == (words,)
     without = replace(serving, settings=serving.settings.model_copy(update={"log_images": "off"}))
-    assert of_log.judge(without).failures == ()
+    assert of_log.validate_predictions(without).failures == ()
 
 
 def _first(ctx: Context) -> object:
@@ -181,7 +181,7 @@ def _first(ctx: Context) -> object:
 
 def test_a_log_that_is_only_strange_is_recorded_and_not_told(serving: Context) -> None:
     log(serving, *(answer(probability=0.1) for _ in range(40)))
-    verdict = of_log.judge(serving)
+    verdict = of_log.validate_predictions(serving)
     assert (verdict.failures, verdict.news) == ((), False)
     kept = validations.newest(serving.engine, "predictions")
     assert kept

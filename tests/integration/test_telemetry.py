@@ -16,8 +16,8 @@ import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+import serving
 from ml.context import Context
-from serving.telemetry import logs
 from tests.bundles import deployed
 from tests.pictures import digits
 from tests.servers import wait_until
@@ -74,7 +74,7 @@ def test_metrics_traces_and_log_of_two_workers(context: Context, tmp_path: Path)
     deployed(context, tmp_path)
     with collector() as (url, spans):
         telling = {"EVERGREEN_TRACES_URL": url, "EVERGREEN_TRACES_SHARE": "0", "EVERGREEN_ACCESS_LOG": "1"}
-        telling |= {"UVICORN_LOG_CONFIG": str(Path(logs.__file__).with_name("uvicorn_json.json"))}
+        telling |= {"UVICORN_LOG_CONFIG": str(Path(serving.__file__).with_name("uvicorn_json.json"))}
         telling |= {"EVERGREEN_LOG_FORMAT": "json", "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
         with service(context.settings, tmp_path, **telling) as running:
             running.wait_ready()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ml.training.loop.checkpoint import Checkpoint
-from ml.training.loop.fit import Fitted, fit
+from ml.training.loop.fit import FitResult, fit
 from ml.training.loop.placement import Placement
 from ml.training.loop.recipe import Recipe
 from ml.training.network import networks
@@ -30,10 +30,10 @@ def material() -> tuple[np.ndarray, np.ndarray]:
     return x, np.asarray([int(label) for label, _ in digits()[:200]], np.int64)
 
 
-def learn(folder: Path | None, wait: float = 0.0) -> Fitted:
+def learn(folder: Path | None, wait: float = 0.0) -> FitResult:
     """A whole training; with a `folder`, its state is written after each step, and each takes `wait` seconds more."""
     x, y = material()
-    checkpoint = Slow(folder / "state.pt", "this one", every=0.0) if folder else None
+    checkpoint = Slow(folder / "state.pt", "this one", interval=0.0) if folder else None
     if checkpoint:
         checkpoint.wait = wait
     network = networks.seeded(3, 10, 24, 3)
@@ -122,5 +122,5 @@ def test_a_state_of_another_training_or_half_a_state_is_no_state(tmp_path: Path)
 
 
 def test_one_alone_has_everything() -> None:
-    assert np.arange(5)[Placement().mine].tolist() == [0, 1, 2, 3, 4]
-    assert np.arange(5)[Placement(1, 2).mine].tolist() == [1, 3]
+    assert np.arange(5)[Placement().shard].tolist() == [0, 1, 2, 3, 4]
+    assert np.arange(5)[Placement(1, 2).shard].tolist() == [1, 3]

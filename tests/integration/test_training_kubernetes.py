@@ -60,7 +60,7 @@ def test_what_it_names_exists(parts: dict[str, dict[str, Any]]) -> None:
     assert importlib.util.find_spec(module) is not None
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     given = {entry["name"]: entry["value"] for entry in one["env"]}
-    assert given.items() >= placement.OWN_STORES.items()
+    assert given.items() >= placement.STORE_ENVIRONMENT.items()
     assert {name for name in given if name.startswith(PREFIX)} <= known
     Settings.load({name: value for name, value in given.items() if name.startswith(PREFIX)})
     used = {a.removeprefix("$(").removesuffix(")") for a in one["args"] if a.startswith("$(")}
@@ -125,7 +125,7 @@ def _trained(parts: dict[str, dict[str, Any]], folder: Path, *, killed: bool) ->
 
 def _pod(command: list[str], folder: Path) -> "subprocess.Popen[bytes]":
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(command, env=os.environ | placement.OWN_STORES, stdout=log, stderr=log)
+        return subprocess.Popen(command, env=os.environ | placement.STORE_ENVIRONMENT, stdout=log, stderr=log)
 
 
 def _kill(pod: "subprocess.Popen[bytes]") -> None:

@@ -27,7 +27,7 @@ def learn(folder: Path, processes: int, *more: str) -> dict[str, Any]:
     folder.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "2"]
     command = [*launcher, "--nproc-per-node", str(processes), "-m", "tests.spread_process", str(folder), *more]
-    env = os.environ | placement.OWN_STORES
+    env = os.environ | placement.STORE_ENVIRONMENT
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads((folder / "done.json").read_text())
@@ -68,7 +68,7 @@ def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow
     for _ in range(2):  # the second time finds it done
         done = subprocess.run(
             command,
-            env=plain | environment(ctx.settings) | placement.OWN_STORES,
+            env=plain | environment(ctx.settings) | placement.STORE_ENVIRONMENT,
             capture_output=True,
             text=True,
             timeout=1200,
@@ -91,11 +91,14 @@ def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow
 
 @pytest.mark.parametrize("arguments", [[], ["cycle"], ["cycle", "version", "often"], ["cycle", "version", "full", "x"]])
 def test_wrong_arguments_are_said(arguments: list[str]) -> None:
-    with pytest.raises(InvalidInputError, match="wanted are a cycle, a dataset version"):
+    with pytest.raises(InvalidInputError, match="expected a cycle, a dataset version"):
         spread.run(arguments, {})
 
 
 def test_attempts_that_would_share_a_store_are_refused() -> None:
     told = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    with pytest.raises(InvalidInputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), placement.joined(told):
+    with (
+        pytest.raises(InvalidInputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
+        placement.join_process_group(told),
+    ):
         pass

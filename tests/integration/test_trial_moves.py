@@ -17,7 +17,7 @@ from ml.context import Context
 from ml.errors import ConflictError
 from ml.release import operator, trial
 from ml.release.deploy import Deployment, reconcile
-from ml.release.release import finish, release
+from ml.release.release import finish_open_cycles, release
 from tests.bundles import make_bundle, upload
 from tests.environment import environment
 from tests.file_registry import install
@@ -59,10 +59,10 @@ class System:
         """As a replica that counted so much; every answer agreed."""
         zero = {"drop": 0, "drop_squares": 0, "slower": 0, "slower_squares": 0}
         with transaction(self.ctx.engine) as connection:
-            trials.note(connection, deployment_id, "r1", zero | figures, [])
+            trials.record(connection, deployment_id, "r1", zero | figures, [])
 
     def rows(self) -> list[tuple[int, str]]:
-        return [(row["model_version"], row["status"]) for row in reversed(deployments.ledger(self.ctx.engine))]
+        return [(row["model_version"], row["status"]) for row in reversed(deployments.history(self.ctx.engine))]
 
     @contextmanager
     def started(self) -> Iterator[Deployment]:
@@ -79,7 +79,7 @@ class System:
 
     def until(self, condition: Callable[[], bool]) -> None:
         def met() -> bool:
-            trial.step(self.ctx)
+            trial.advance(self.ctx)
             return condition()
 
         wait_until(met, what=f"a trial's step, beginning with {self.rows()}")
@@ -109,7 +109,7 @@ def test_it_counts_from_when_all_hold_it_and_enough_answers_promote(system: Syst
     assert system.rows() == [(1, "superseded"), (2, "live")]
     assert system.registry.aliases() == {"champion": 2, "previous": 1}
     assert cycles.get(system.ctx.engine, "c2")["verdict"] == "promote"
-    newest, oldest = deployments.ledger(system.ctx.engine)
+    newest, oldest = deployments.history(system.ctx.engine)
     assert newest["served_from"] == oldest["served_until"]
     assert (newest["served_until"], newest["actor"], oldest["actor"]) == (None, "gate", "operator:ann")
 
@@ -117,9 +117,9 @@ def test_it_counts_from_when_all_hold_it_and_enough_answers_promote(system: Syst
 def test_harm_is_seen_at_the_first_look(system: System) -> None:
     with system.started() as begun:
         system.answered(begun.id, candidate_asked=50, candidate_errors=25, live_asked=50)
-        trial.step(system.ctx)
+        trial.advance(system.ctx)
         assert "worse by errors" in str(system.ledger(begun)["reason"])
-    finish(system.ctx)
+    finish_open_cycles(system.ctx)
     row = cycles.get(system.ctx.engine, "c2")
     assert (row["verdict"], row["finished_at"] is not None) == ("reject", True)
     assert "worse by errors" in row["reason"]
@@ -164,7 +164,7 @@ def test_without_traffic_it_is_not_promoted(system: System) -> None:
         short = system.ctx.settings.model_copy(update={"trial_minutes": 1e-6})
         vars(system.ctx)["settings"] = short
         system.answered(begun.id, candidate_asked=20, live_asked=20)
-        trial.step(system.ctx)
+        trial.advance(system.ctx)
     assert system.ledger(begun)["status"] == "failed"
     assert "too few, 50 are needed" in str(system.ledger(begun)["reason"])
 
@@ -174,10 +174,10 @@ def test_a_canary_whose_answers_are_not_in_the_log_waits_and_is_not_promoted(sys
         begun = operator.promote(system.ctx, 3, "ann", "try it", "canary")
         system.until(lambda: system.ledger(begun)["trial_at"] is not None)
         system.answered(begun.id, candidate_asked=500, live_asked=500)
-        trial.step(system.ctx)
+        trial.advance(system.ctx)
         assert system.ledger(begun)["status"] == "trial"
         vars(system.ctx)["settings"] = system.ctx.settings.model_copy(update={"trial_minutes": 1e-6})
-        trial.step(system.ctx)
+        trial.advance(system.ctx)
     assert "does not have the trial's answers" in str(system.ledger(begun)["reason"])
 
 
@@ -194,7 +194,7 @@ if sys.argv[2] == "as it rolls out":
     deploy.conclude = trial.deploy.conclude = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 else:
     registry.kill_after = "champion"
-trial.step(ctx)
+trial.advance(ctx)
 """
 
 
@@ -211,7 +211,9 @@ def test_whoever_ends_it_may_be_killed_and_two_may_look_at_once(system: System, 
         )
         assert child.returncode == -9, child.stderr
         assert system.ledger(begun)["status"] == "rolling"
-        lookers = [threading.Thread(target=look, args=(system.ctx,)) for look in (trial.step, reconcile, finish)]
+        lookers = [
+            threading.Thread(target=look, args=(system.ctx,)) for look in (trial.advance, reconcile, finish_open_cycles)
+        ]
         for looker in lookers:
             looker.start()
         for looker in lookers:

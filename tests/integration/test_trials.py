@@ -60,7 +60,7 @@ class System:
         return self.row(begun)
 
     def row(self, of: Deployment) -> dict[str, object]:
-        return next(row for row in deployments.ledger(self.ctx.engine) if row["id"] == of.id)
+        return next(row for row in deployments.history(self.ctx.engine) if row["id"] == of.id)
 
     def back(self) -> None:
         operator.promote(self.ctx, CHAMPION, "ann", "begin anew")

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from ml.catalog.engine import transaction
-from ml.cli.main import main
+from ml.cli import main
 from ml.context import Context, connect
 from ml.datasets import loader
 from ml.datasets.ingest import ingest
@@ -50,7 +50,7 @@ def _worker(settings: Settings, trials: int, stuck: Path | None) -> None:
             stuck.touch()
             time.sleep(300)
 
-    search(connect(settings), trials=trials, epochs=2, progress=told, beat=BEAT)
+    search(connect(settings), trials=trials, epochs=2, progress=told, heartbeat=BEAT)
 
 
 def _silence(ctx: Context) -> float:
@@ -77,7 +77,7 @@ def test_two_workers_share_a_study_and_a_killed_ones_trial_is_done_by_another(ct
     for other in others:
         other.join()
         assert other.exitcode == 0
-    found = search(ctx, trials=4, epochs=2, beat=BEAT)
+    found = search(ctx, trials=4, epochs=2, heartbeat=BEAT)
     states = [row["state"] for row in found.trials]
     assert 4 <= len([s for s in states if s in ("complete", "pruned")]) <= 5  # the last two at the same time
     assert states.count("fail") == 1
@@ -110,7 +110,7 @@ def test_the_best_recipe_becomes_settings_and_the_holdout_is_never_read(
     alone = search(poor, trials=1, epochs=4)
     assert alone.file is None, "nothing is better than the only one"
     # What the sampler would find is chance; one sound recipe among its trials makes the outcome certain.
-    study.opened(poor, alone.study, lambda _: None, lambda _: None, BEAT).enqueue_trial(SOUND)
+    study.open_study(poor, alone.study, lambda _: None, lambda _: None, BEAT).enqueue_trial(SOUND)
     found = search(poor, trials=4, epochs=4)
     assert sorted(set(read)) == ["train", "validation"]
     assert found.best > found.first + 0.2
@@ -132,7 +132,7 @@ def test_the_best_recipe_becomes_settings_and_the_holdout_is_never_read(
 def test_a_trial_worse_than_the_others_at_the_same_epoch_is_stopped(ctx: Context) -> None:
     poor = connect(ctx.settings.model_copy(update=HOPELESS))
     search(poor, trials=1, epochs=4, name="mine")
-    others = study.opened(poor, "mine", lambda _: None, lambda _: None, 20)
+    others = study.open_study(poor, "mine", lambda _: None, lambda _: None, 20)
     for _ in range(4):  # better than any accuracy can be, so that no luck of the sixth trial keeps up
         others.add_trial(optuna.create_trial(value=2.0, intermediate_values=dict.fromkeys(range(1, 5), 2.0)))
     found = search(poor, trials=6, epochs=4, name="mine")

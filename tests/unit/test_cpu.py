@@ -22,9 +22,9 @@ def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in {name for names in cpu._LIMITS.values() for name in names}:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
-    cpu._of_processor.cache_clear()
+    cpu._processor_features.cache_clear()
     yield tmp_path / "cpuinfo"
-    cpu._of_processor.cache_clear()
+    cpu._processor_features.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (SAPPHIRE_RAPIDS, "amx"), (GRAVITON_2, "arm_dotprod"), (GRAVITON_3, "arm_bf16"),
     ],
 )  # fmt: skip
-def test_levels_of_processors(cpuinfo: Path, flags: str, level: str) -> None:
+def test_levels_processor_featuress(cpuinfo: Path, flags: str, level: str) -> None:
     cpuinfo.write_text(f"processor\t: 0\n{flags}processor\t: 1\n{flags}")
     assert {cpu.level(library) for library in cpu._LIMITS} == {level}
 
@@ -57,14 +57,14 @@ def test_limits(
     monkeypatch.setenv(variable, value)
     assert [cpu.level(library) for library in ("openvino", "torch", "onnxruntime")] == [openvino, torch, "amx"]
     limited = openvino != "amx" or torch != "amx"
-    assert (f"limited by {variable}={value}" in cpu.described()) == limited
+    assert (f"limited by {variable}={value}" in cpu.describe()) == limited
     cpuinfo.write_text(GRAVITON_3)
-    cpu._of_processor.cache_clear()
+    cpu._processor_features.cache_clear()
     assert cpu.level("openvino") == "arm_bf16", "they are of x86"
 
 
 def test_without_cpuinfo_only_the_architecture_is_known(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert cpu.level("openvino") == "arm64"
-    assert cpu.described() == "arm64, features unknown"
+    assert cpu.describe() == "arm64, features unknown"
     assert cpu.features("torch") == frozenset()

@@ -22,7 +22,7 @@ def features(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def known() -> OODDetector:
     seen, labels = features(800, 1)
-    made = OODDetector.learned(seen, labels, features(400, 2)[0])
+    made = OODDetector.fit(seen, labels, features(400, 2)[0])
     assert made is not None
     return made
 
@@ -58,5 +58,5 @@ def test_it_is_read_as_it_was_written_and_damage_is_refused(known: OODDetector) 
 
 def test_too_few_images_tell_nothing() -> None:
     seen, labels = features(7, 7)
-    assert OODDetector.learned(seen, labels, seen) is None or len(np.unique(labels)) * 2 <= 7
-    assert OODDetector.learned(seen, np.arange(7), seen) is None
+    assert OODDetector.fit(seen, labels, seen) is None or len(np.unique(labels)) * 2 <= 7
+    assert OODDetector.fit(seen, np.arange(7), seen) is None

@@ -168,5 +168,5 @@ def test_a_drafted_jpeg_is_checked_like_the_others() -> None:
 def test_a_picture_is_measured_alike_alone_and_among_others() -> None:
     generator = np.random.default_rng(3)
     made = [encoded(Image.fromarray(generator.integers(0, 256, (h, w, 3), np.uint8)), "PNG") for h, w in SIZES]
-    together = features.measure([images.sight(data, LIMITS) for data in made])
+    together = features.measure([images.decode_for_features(data, LIMITS) for data in made])
     assert together == [images.inspect(data, LIMITS) for data in made]

@@ -14,8 +14,8 @@ from onnx import numpy_helper
 
 from ml.errors import IntegrityError
 from ml.models import bundle, model, runtimes, variants
-from ml.models.bundle import Wish
-from ml.models.model import Model, Standing
+from ml.models.bundle import VariantSetting
+from ml.models.model import Model, VariantStatus
 from tests.bundles import add_int8, make_bundle
 
 SIZE, LABELS = 16, tuple("abcdefgh")
@@ -43,7 +43,7 @@ def say(folder: Path, variant: str = "int8", **changes: Any) -> None:
     bundle.write(folder, told.model_copy(update={variant: report}))
 
 
-def standing(loaded: Model, variant: str) -> Standing:
+def standing(loaded: Model, variant: str) -> VariantStatus:
     (found,) = (one for one in loaded.variants if one.variant == variant)
     return found
 
@@ -52,7 +52,7 @@ def standing(loaded: Model, variant: str) -> Standing:
     ("wish", "speedup", "chosen"),
     [("auto", 2, "int8"), ("auto", 0.9, "fp32"), ("fp32", 2, "fp32"), ("int8", 0.9, "int8")],
 )
-def test_it_follows_wish_and_speed(folder: Path, wish: Wish, speedup: float, chosen: str) -> None:
+def test_it_follows_wish_and_speed(folder: Path, wish: VariantSetting, speedup: float, chosen: str) -> None:
     say(folder, speedup=speedup)
     loaded = variants.load_proven(folder, TOLERANCE, variant=wish)
     assert loaded.variant == chosen
@@ -88,9 +88,11 @@ def test_a_speed_from_elsewhere_is_measured_here_once(folder: Path) -> None:
     say(folder, measured_on=ELSEWHERE, speedup=77)
     found = standing(variants.load_proven(folder, TOLERANCE), "int8")
     assert found.speedup != 77
-    assert found.status == ("available" if found.speedup is not None and found.speedup < variants.WORTH else "serving")
+    assert found.status == (
+        "available" if found.speedup is not None and found.speedup < variants.MIN_SPEEDUP else "serving"
+    )
     kept = json.loads((folder / bundle.SPEEDS).read_text())
-    assert kept == {f"int8 by {runtimes.place('openvino')}": found.speedup}
+    assert kept == {f"int8 by {runtimes.describe('openvino')}": found.speedup}
     for speed, chosen in ((0.5, "fp32"), (5.0, "int8")):
         (folder / bundle.SPEEDS).write_text(json.dumps(dict.fromkeys(kept, speed)))
         loaded = variants.load_proven(folder, TOLERANCE)

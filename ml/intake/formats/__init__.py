@@ -1,4 +1,4 @@
-"""Drop formats. Each is one file with `found(listing, get)` and `read(listing, get)`; add yours to `FORMATS`."""
+"""Drop formats, one module each with `matches(listing, get)` and `read(listing, get)`, registered in `FORMATS`."""
 
 from types import ModuleType
 
@@ -33,29 +33,29 @@ FORMATS: dict[str, ModuleType] = {
     "datumaro": datumaro,
     "class_folders": class_folders,
 }
-"""By name, in the order in which they are looked for: a labels file goes before folders."""
+"""By name, in the order of detection: a labels file takes precedence over folders."""
 
 
 def detect(listing: Listing, get: Get) -> str:
-    """The name of the format the marker names, else of the first that fits; `get` takes a key relative to the drop.
+    """The format that the marker names, else the first that matches; `get` reads a key relative to the drop.
 
     Raises:
-        InvalidInputError: the named one is unknown, or none fits.
+        InvalidInputError: the named format is unknown, or none matches.
     """
     if listing.hint is not None:
         if listing.hint not in FORMATS:
-            raise InvalidInputError(f"the marker names format `{listing.hint}`; known are {', '.join(FORMATS)}")
+            raise InvalidInputError(f"the marker names format `{listing.hint}`; known formats are {', '.join(FORMATS)}")
         return listing.hint
     for name, module in FORMATS.items():
-        if module.found(listing, get):
+        if module.matches(listing, get):
             return name
     raise InvalidInputError(
-        f"no known drop format in {len(listing.files)} files: expected images in a folder a class, or beside them a "
-        "labels.csv with columns file,label, or an export of a labelling tool"
+        f"no known drop format in {len(listing.files)} files: expected one folder of images per class, or a "
+        "labels.csv beside the images with columns file,label, or an export of a labelling tool"
     )
 
 
 def read(name: str, listing: Listing, get: Get) -> list[Entry]:
-    """Every file of the drop with its label, in key order."""
+    """All files of the drop with their labels, in key order."""
     entries: list[Entry] = FORMATS[name].read(listing, get)
     return entries

@@ -1,4 +1,4 @@
-"""Class folders: ``<label>/<anything>``; the first folder is the label."""
+"""Class folders: ``<label>/…``; the top folder is the label."""
 
 from typing import Final
 
@@ -7,24 +7,24 @@ from ml.intake.formats.entry import Entry, is_hidden
 from ml.intake.formats.rows import Get
 from ml.intake.listing import Listing
 
-_TABLES: Final = (".csv", ".tsv", ".json", ".jsonl", ".xml", ".txt", ".parquet")
+_TABLE_SUFFIXES: Final = (".csv", ".tsv", ".json", ".jsonl", ".xml", ".txt", ".parquet")
 
 
-def found(listing: Listing, get: Get) -> bool:
+def matches(listing: Listing, get: Get) -> bool:
     del get
     return any("/" in f.key and not is_hidden(f.key) for f in listing.files)
 
 
 def read(listing: Listing, get: Get) -> list[Entry]:
-    """Files beside the class folders have no label and say so; hidden files are no images.
+    """Files beside the class folders are entries with a problem; hidden files are skipped.
 
     Raises:
-        InvalidInputError: all images are in one folder and a table beside it has the labels, it seems.
+        InvalidInputError: all images are in one folder, and a table beside it seems to hold the labels.
     """
     del get
     keys = [f.key for f in listing.files if not is_hidden(f.key)]
     folders = {key.partition("/")[0] for key in keys if "/" in key}
-    tables = [key for key in keys if "/" not in key and key.lower().endswith(_TABLES)]
+    tables = [key for key in keys if "/" not in key and key.lower().endswith(_TABLE_SUFFIXES)]
     if len(folders) == 1 and tables:
         raise InvalidInputError(
             f"{tables[0]} beside the only folder `{folders.pop()}` looks like labels, but is none of the known forms; "

@@ -1,4 +1,4 @@
-"""What every format gives: one entry for each image it knows of."""
+"""The common result of all formats: one entry per image."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class Annotation:
-    """What one annotator said of an image; the time is in UTC."""
+    """One annotator's label of an image; the time is in UTC."""
 
     label: str
     annotator: str | None = None
@@ -16,14 +16,15 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Entry:
-    """An image of a drop and what was said about it.
+    """An image of a drop, with its annotations.
 
     Attributes:
-        key: relative to the drop's prefix; of a file inside an archive as if it had been unpacked where it lies.
-        label: None when nobody gave one; `problem` then says why it cannot be used.
-        others: what further annotators said, if several did; `label` and the fields beside it are the
-            drop's own answer.
-        subject: who or what is pictured, where the drop tells; for erasing a person's images.
+        key: relative to the drop's prefix; for a member of an archive, as if it had been unpacked beside the archive.
+        label: None if there is none.
+        problem: why the entry cannot be used, if so.
+        others: further annotations, if there were several annotators; `label` and the fields after it hold
+            the majority's.
+        subject: who or what is shown, if the drop says so; for erasing a person's images.
     """
 
     key: str
@@ -37,7 +38,7 @@ class Entry:
 
 
 def is_hidden(key: str) -> bool:
-    """Left by operating systems and tools, never an image: ``.DS_Store``, ``Thumbs.db``, ``__MACOSX/…``."""
+    """Whether a file was left by an operating system or tool: ``.DS_Store``, ``Thumbs.db``, ``__MACOSX/…``."""
     parts = key.split("/")
-    named = (p for p in parts if p not in (".", ".."))  # a name of only dots is a trick, which is told
-    return any(p.startswith((".", "__MACOSX")) for p in named) or parts[-1] in {"Thumbs.db", "desktop.ini"}
+    names = (p for p in parts if p not in (".", ".."))  # path traversal is not hidden but reported
+    return any(p.startswith((".", "__MACOSX")) for p in names) or parts[-1] in {"Thumbs.db", "desktop.ini"}

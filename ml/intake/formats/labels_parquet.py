@@ -7,21 +7,21 @@ import pyarrow.parquet as pq
 
 from ml.errors import InvalidInputError
 from ml.intake.formats.entry import Entry
-from ml.intake.formats.rows import Get, contents, entries, from_mapping
+from ml.intake.formats.rows import Get, contents, entries, row_from_mapping
 from ml.intake.listing import Listing
 
 NAME = "labels.parquet"
 _COLUMNS = ("file", "label", "annotator", "labelled_at", "confidence", "subject")
-_MOST_ROWS = 10_000_000  # a small file can claim any number
+_MOST_ROWS = 10_000_000  # a small file can declare any number
 
 
-def found(listing: Listing, get: Get) -> bool:
+def matches(listing: Listing, get: Get) -> bool:
     del get
     return any(f.key == NAME for f in listing.files)
 
 
 def read(listing: Listing, get: Get) -> list[Entry]:
-    """Raises InvalidInputError for what is no Parquet, lacks a column or has too many rows."""
+    """Raises InvalidInputError if the file is not Parquet, lacks a column or has too many rows."""
     try:
         file = pq.ParquetFile(io.BytesIO(contents(listing, get, NAME)))
         if missing := {"file", "label"} - set(file.schema_arrow.names):
@@ -31,4 +31,4 @@ def read(listing: Listing, get: Get) -> list[Entry]:
         rows = file.read([c for c in _COLUMNS if c in file.schema_arrow.names]).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise InvalidInputError(f"{NAME} cannot be read as Parquet: {error}") from error
-    return entries((from_mapping(row, NAME) for row in rows), listing, NAME, {NAME})
+    return entries((row_from_mapping(row, NAME) for row in rows), listing, NAME, {NAME})

@@ -1,4 +1,4 @@
-"""What is done to training images before the network sees them."""
+"""Augmentation of training batches."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from ml.training.loop.recipe import Mix
 from ml.training.network import vision
 
 DRAWS = 3
-"""Random numbers that `light` takes for an image."""
+"""Random numbers per image that `light` uses."""
 
 
 def light(images: Tensor, draws: Tensor, *, flips: bool) -> Tensor:
-    """Every image moved by up to a twelfth of its side, edges repeated; with `flips`, half of them mirrored.
+    """Shift every image by up to a twelfth of its side, repeating edges; with `flips`, mirror half of them.
 
     Args:
         images: ``uint8[N, side, side, channels]``.
-        draws: ``float32[N, DRAWS]`` in 0…1: an image's fate depends on its own row alone, however the
-            batch is shared out.
+        draws: ``float32[N, DRAWS]`` in 0…1, a row per image, so that the result does not depend on how the batch
+            is sharded.
     """
     count, side, _, channels = images.shape
     reach = max(1, side // 12)
@@ -28,13 +28,13 @@ def light(images: Tensor, draws: Tensor, *, flips: bool) -> Tensor:
         columns = torch.where(draws[:, 2:] < 0.5, columns.flip(1), columns)
     # Whole rows first, then values within them: five times as fast as indexing pixels.
     rows += side * torch.arange(count, device=images.device)[:, None]
-    moved = images.reshape(count * side, -1).index_select(0, rows.view(-1)).view(count, side, -1)
+    shifted_rows = images.reshape(count * side, -1).index_select(0, rows.view(-1)).view(count, side, -1)
     values = columns[:, :, None] * channels + torch.arange(channels, device=images.device)
-    return moved.gather(2, values.view(count, 1, -1).expand_as(moved)).view_as(images)
+    return shifted_rows.gather(2, values.view(count, 1, -1).expand_as(shifted_rows)).view_as(images)
 
 
 def trivial(images: Tensor) -> Tensor:
-    """TrivialAugment of every image ``uint8[N, side, side, channels]``; draws from the global generator."""
+    """Apply TrivialAugment to images ``uint8[N, side, side, channels]``, using the global random generator."""
     vision.load()
     from torchvision.transforms import v2
 
@@ -43,15 +43,15 @@ def trivial(images: Tensor) -> Tensor:
     return torch.stack(changed).permute(0, 2, 3, 1)
 
 
-def mixed(images: Tensor, labels: Tensor, classes: int, how: Mix) -> tuple[Tensor, Tensor]:
-    """The batch mixed with itself.
+def mix_batch(images: Tensor, labels: Tensor, classes: int, how: Mix) -> tuple[Tensor, Tensor]:
+    """Mix the images and labels of a batch with each other (MixUp or CutMix).
 
     Args:
         images: ``float32[N, channels, side, side]``.
         labels: ``int64[N]``.
 
     Returns:
-        Images, and labels: as they were for ``none``, else ``float32[N, classes]``, shares of classes.
+        Images and labels: unchanged for ``none``, otherwise labels are class shares ``float32[N, classes]``.
     """
     if how == "none":
         return images, labels

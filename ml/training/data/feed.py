@@ -1,4 +1,4 @@
-"""Batches for the loop, each read while the one before it is computed with."""
+"""Batches for the training loop, each prefetched while the previous one is being computed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,29 +14,29 @@ from ml.training.data.order import Positions
 from ml.training.loop.placement import Placement
 
 Labels = NDArray[np.int64]
-Pictures = Pixels | Images
+ImageArray = Pixels | Images
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def batches(
-    samples: tuple[Pictures, Labels], wanted: Sequence[Positions], place: Placement
+    samples: tuple[ImageArray, Labels], batch_positions: Sequence[Positions], place: Placement
 ) -> Iterator[tuple[Positions, Tensor, Tensor]]:
-    """For each of `wanted`, the positions of the whole batch, and this process's images and labels of it.
+    """For each batch, yield the positions of the whole batch and this process's shard of its images and labels.
 
-    A memory map's pages may be cold; one thread touches those of the next batch ahead of time.
+    One thread prefetches the next batch, since pages of the memory map may have to be read from disk.
     """
     images, labels = samples
 
-    def read(chosen: Positions) -> tuple[Positions, Tensor, Tensor]:
-        mine = chosen[place.mine]
-        pixels, answers = torch.from_numpy(np.ascontiguousarray(images[mine])), torch.from_numpy(labels[mine])
-        return chosen, pixels.to(place.device), answers.to(place.device)
+    def read(positions: Positions) -> tuple[Positions, Tensor, Tensor]:
+        shard = positions[place.shard]
+        pixels, targets = torch.from_numpy(np.ascontiguousarray(images[shard])), torch.from_numpy(labels[shard])
+        return positions, pixels.to(place.device), targets.to(place.device)
 
-    if not wanted:
+    if not batch_positions:
         return
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(read, wanted[0])
-        for following in wanted[1:]:
-            ready, ahead = ahead.result(), pool.submit(read, following)
+        ahead = pool.submit(read, batch_positions[0])
+        for positions in batch_positions[1:]:
+            ready, ahead = ahead.result(), pool.submit(read, positions)
             yield ready
         yield ahead.result()

@@ -1,4 +1,4 @@
-"""Which samples a champion has not learned from, however their segments were rewritten since."""
+"""Which samples a champion was not trained on, even if their segments were rewritten since."""
 
 from collections.abc import Iterable, Set
 
@@ -18,61 +18,65 @@ from ml.errors import NotFoundError
 def is_new(ctx: Context, split: Split, version_id: str, known_version: str) -> NDArray[np.bool_]:
     """``bool[N]``: the sample was not in version `known_version`, or had another label there.
 
-    A class that was renamed or merged since is the same label. Only segments that one of the two
-    versions lacks are looked into, so the cost follows what changed.
+    A class that was renamed or merged since counts as the same label. Only segments that are in just one of the
+    two versions are read, so the cost depends on what changed.
     """
     try:
-        known = versions.manifest(ctx, known_version)
+        known_manifest = versions.manifest(ctx, known_version)
     except NotFoundError:
         return np.ones(len(split), bool)
-    now = versions.manifest(ctx, version_id)
-    shared, returned = set(known.segments) & set(now.segments), set(known.removals)
+    manifest = versions.manifest(ctx, version_id)
+    shared, returned = set(known_manifest.segments) & set(manifest.segments), set(known_manifest.removals)
     relabelled = {
-        h for h in known.relabels.keys() | now.relabels.keys() if known.relabels.get(h) != now.relabels.get(h)
+        h
+        for h in known_manifest.relabels.keys() | manifest.relabels.keys()
+        if known_manifest.relabels.get(h) != manifest.relabels.get(h)
     }
-    asked = relabelled | returned
-    open_questions = [
+    changed = relabelled | returned
+    candidates = [
         i
         for i, (digest, segment) in enumerate(zip(split.sha256, split.segment_ids, strict=True))
-        if segment not in shared or digest in asked
+        if segment not in shared or digest in changed
     ]
-    found = np.zeros(len(split), bool)
-    if open_questions:
-        before = _labels_before(ctx, known, shared, {split.segment_ids[i] for i in open_questions}, known_version)
-        for i in open_questions:
-            label, digest = before.get(split.sha256[i]), split.sha256[i]
-            same = label is not None and now.class_map.get(label, label) == split.classes[split.labels[i]]
-            found[i] = digest in returned or not same
-    return found
+    result = np.zeros(len(split), bool)
+    if candidates:
+        previous_labels = _labels_before(
+            ctx, known_manifest, shared, {split.segment_ids[i] for i in candidates}, known_version
+        )
+        for i in candidates:
+            label, digest = previous_labels.get(split.sha256[i]), split.sha256[i]
+            same = label is not None and manifest.class_map.get(label, label) == split.classes[split.labels[i]]
+            result[i] = digest in returned or not same
+    return result
 
 
 def _labels_before(
-    ctx: Context, known: Manifest, shared: Set[str], present: Set[str], known_version: str
+    ctx: Context, manifest: Manifest, shared: Set[str], present: Set[str], known_version: str
 ) -> dict[str, str]:
-    """The label by which version `known` knew each sample of segments it shares, or that were rewritten since."""
+    """Each sample's label in the version of `manifest`, for shared segments and for segments rewritten since."""
     try:
-        rewritten = [s for s in known.segments if s not in shared]
-        stored = _stored(ctx, [*rewritten, *(present & shared)])
+        rewritten = [s for s in manifest.segments if s not in shared]
+        stored = _segment_labels(ctx, [*rewritten, *(present & shared)])
     except NotFoundError:
-        # Erased with some of their samples; the others were copied as they were.
-        stored = _stored(ctx, present)
-        old = _older(ctx, present - shared, known_version)
-        inside = set(_stored(ctx, present & shared))
+        # The segment was erased with some of its samples; the remaining ones were copied unchanged.
+        stored = _segment_labels(ctx, present)
+        old = _accepted_by(ctx, present - shared, known_version)
+        inside = set(_segment_labels(ctx, present & shared))
         stored = {digest: label for digest, label in stored.items() if digest in old or digest in inside}
-    return {digest: known.label_of(digest, label) for digest, label in stored.items()}
+    return {digest: manifest.label_of(digest, label) for digest, label in stored.items()}
 
 
-def _stored(ctx: Context, segments: Iterable[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _segment_labels(ctx: Context, segments: Iterable[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
     for segment in segments:
         table = loader.columns(ctx, segment, ("sha256", "label"))
-        found.update(zip(table["sha256"].to_pylist(), table["label"].to_pylist(), strict=True))
-    return found
+        labels.update(zip(table["sha256"].to_pylist(), table["label"].to_pylist(), strict=True))
+    return labels
 
 
-def _older(ctx: Context, segments: Set[str], version_id: str) -> set[str]:
-    """Samples of the segments that were accepted before, or with, the version."""
-    made = select(dataset_versions.c.created_at).where(dataset_versions.c.id == version_id).scalar_subquery()
-    query = select(samples.c.sha256).where(samples.c.segment_id.in_(segments), samples.c.created_at <= made)
+def _accepted_by(ctx: Context, segments: Set[str], version_id: str) -> set[str]:
+    """Samples of the segments that were accepted no later than the version was created."""
+    created_at = select(dataset_versions.c.created_at).where(dataset_versions.c.id == version_id).scalar_subquery()
+    query = select(samples.c.sha256).where(samples.c.segment_id.in_(segments), samples.c.created_at <= created_at)
     with transaction(ctx.engine) as connection:
         return set(connection.execute(query).scalars())

@@ -9,7 +9,7 @@ Positions = NDArray[np.int64]
 
 
 def batches(
-    count: int, size: int, seed: int, epoch: int, chances: NDArray[np.float64] | None = None
+    count: int, size: int, seed: int, epoch: int, sampling_weights: NDArray[np.float64] | None = None
 ) -> list[Positions]:
     """The epoch's batches of all processes together, of nearly equal size.
 
@@ -18,13 +18,13 @@ def batches(
     Args:
         count: of samples, at least 2.
         size: of a batch, at most.
-        chances: ``float64[count]``: draw with these, and replacement, in place of every sample once.
+        sampling_weights: ``float64[count]``: draw with these, and replacement, in place of every sample once.
     """
     generator = np.random.default_rng([seed, epoch])
-    if chances is None:
+    if sampling_weights is None:
         order = generator.permutation(count)
     else:
-        order = generator.choice(count, count, p=chances / chances.sum())
+        order = generator.choice(count, count, p=sampling_weights / sampling_weights.sum())
     return np.array_split(order, math.ceil(count / size))
 
 

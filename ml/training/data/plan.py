@@ -1,4 +1,4 @@
-"""What to train on: everything afresh, or what is new with a replay of what was."""
+"""What to train on: everything from scratch, or new samples plus a replay of old ones."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,8 +12,8 @@ Mode = Literal["auto", "refresh", "full"]
 
 
 @dataclass(frozen=True)
-class Past:
-    """How the champion came about: refreshes and samples that were new to one, since its line's last full training."""
+class RefreshHistory:
+    """Refreshes since the last full training, and samples they added."""
 
     refreshes: int = 0
     added: int = 0
@@ -21,12 +21,12 @@ class Past:
 
 @dataclass(frozen=True)
 class Plan:
-    """The recorded choice.
+    """The training plan, as it is recorded.
 
     Attributes:
-        new: training samples that the champion did not learn from; all of them without one.
-        replayed: old ones beside them.
-        past: with this training counted.
+        new: training samples that the champion was not trained on; all of them if there is no champion.
+        replayed: old samples added to them.
+        history: including this training.
         chosen: positions in the training split.
     """
 
@@ -34,20 +34,20 @@ class Plan:
     reason: str
     new: int
     replayed: int
-    past: Past
+    history: RefreshHistory
     chosen: NDArray[np.int64]
 
     def as_params(self) -> dict[str, Any]:
-        told = {k: v for k, v in asdict(self).items() if k not in ("chosen", "past")}
-        told |= {"refreshes_since_full": self.past.refreshes, "added_since_full": self.past.added}
-        return {f"plan_{k}": v for k, v in told.items()}
+        params = {k: v for k, v in asdict(self).items() if k not in ("chosen", "history")}
+        params |= {"refreshes_since_full": self.history.refreshes, "added_since_full": self.history.added}
+        return {f"plan_{k}": v for k, v in params.items()}
 
 
-def make(
+def make_plan(
     mode: Mode,
     is_new: NDArray[np.bool_],
     cold: str | None,
-    past: Past,
+    history: RefreshHistory,
     *,
     draw: Draw,
     replay_ratio: float,
@@ -57,36 +57,38 @@ def make(
     """Choose mode and samples.
 
     Args:
-        mode: a person's wish, or ``auto``.
-        is_new: ``bool[N]``, a training sample that the champion did not learn from, or not by this label.
-        cold: why there are no weights to start from; None if there are.
-        past: the champion's.
-        draw: picks what is replayed.
+        mode: as requested, or ``auto``.
+        is_new: ``bool[N]``, training samples that the champion was not trained on, or not with this label.
+        cold: why a warm start is impossible; None if it is possible.
+        history: refresh history of the champion.
+        draw: selects the samples to replay.
         replay_ratio: old samples for each new one.
-        full_every: after so many refreshes in a row comes a full training; 0: never for that.
-        full_growth: a full training when there is so many times what the last one saw; 0: never for that.
+        full_every: number of consecutive refreshes before a full training; 0: no limit.
+        full_growth: factor by which the training set grew since the last full training that triggers another; 0: never.
     """
     count, new = len(is_new), np.flatnonzero(is_new)
-    reason = cold or _why_full(mode, count, len(new), past, full_every, full_growth)
+    reason = cold or _why_full(mode, count, len(new), history, full_every, full_growth)
     if reason:
         fresh = count if cold else len(new)
-        return Plan("full", reason, fresh, count - fresh, Past(), np.arange(count))
+        return Plan("full", reason, fresh, count - fresh, RefreshHistory(), np.arange(count))
     replayed = draw(np.flatnonzero(~is_new), round(len(new) * replay_ratio))
     chosen = np.sort(np.concatenate([new, replayed]))
-    after = Past(past.refreshes + 1, past.added + len(new))
-    return Plan("refresh", "new samples since the champion", len(new), len(replayed), after, chosen)
+    history = RefreshHistory(history.refreshes + 1, history.added + len(new))
+    return Plan("refresh", "new samples since the champion", len(new), len(replayed), history, chosen)
 
 
-def _why_full(mode: Mode, count: int, new: int, past: Past, full_every: int, full_growth: float) -> str | None:
+def _why_full(
+    mode: Mode, count: int, new: int, history: RefreshHistory, full_every: int, full_growth: float
+) -> str | None:
     if mode == "full":
         return "asked for"
     if not new:
         return "nothing is new since the champion"
     if mode == "refresh":
         return None
-    if full_every and past.refreshes >= full_every:
-        return f"{past.refreshes} refreshes in a row"
-    known = count - new - past.added
-    if full_growth and count > full_growth * max(1, known):
-        return f"{count} samples, {max(0, known)} at the last full training"
+    if full_every and history.refreshes >= full_every:
+        return f"{history.refreshes} refreshes in a row"
+    at_last_full = count - new - history.added
+    if full_growth and count > full_growth * max(1, at_last_full):
+        return f"{count} samples, {max(0, at_last_full)} at the last full training"
     return None

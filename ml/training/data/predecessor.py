@@ -1,4 +1,4 @@
-"""The champion as a starting point: its bundle's facts and weights."""
+"""The champion as the starting point of a warm start: bundle info and weights."""
 
 import logging
 import tempfile
@@ -17,7 +17,7 @@ from ml.context import Context
 from ml.errors import IntegrityError, NotFoundError
 from ml.models import bundle
 from ml.models.bundle import BundleInfo
-from ml.training.data.plan import Past
+from ml.training.data.plan import RefreshHistory
 from ml.training.network import networks
 
 log = logging.getLogger(__name__)
@@ -25,73 +25,73 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Predecessor:
-    """What a warm start takes from the champion.
+    """What a warm start uses of the champion.
 
     Attributes:
-        labels: its outputs, by the names that their classes have now.
-        past: how it came about.
+        labels: its outputs, by the current names of their classes.
+        history: its refreshes since the last full training.
     """
 
     version: int
     info: BundleInfo
     labels: tuple[str, ...]
     weights: dict[str, Tensor]
-    past: Past
+    history: RefreshHistory
 
-    def renamed(self, class_map: Mapping[str, str]) -> Self:
-        """After classes were renamed or merged."""
+    def with_class_map(self, class_map: Mapping[str, str]) -> Self:
+        """A copy with the labels mapped after classes were renamed or merged."""
         return replace(self, labels=tuple(class_map.get(label, label) for label in self.info.labels))
 
     def network(self) -> nn.Module:
-        """The champion itself."""
+        """The champion's network, in evaluation mode."""
         info = self.info
-        made = networks.build(info.architecture, info.channels, len(info.labels), info.image_size, 0)
-        networks.carry_head(made, self.weights, info.labels, info.labels)
-        return made.eval()
+        network = networks.build(info.architecture, info.channels, len(info.labels), info.image_size, 0)
+        networks.carry_head(network, self.weights, info.labels, info.labels)
+        return network.eval()
 
     def positions(self, classes: Sequence[str]) -> NDArray[np.int64]:
-        """For each class, its place among the champion's outputs; −1 for one it does not know."""
-        known = {label: i for i, label in enumerate(self.labels)}
-        return np.asarray([known.get(label, -1) for label in classes], np.int64)
+        """For each class, its position in the champion's outputs; −1 for unknown classes."""
+        positions = {label: i for i, label in enumerate(self.labels)}
+        return np.asarray([positions.get(label, -1) for label in classes], np.int64)
 
 
 @dataclass(frozen=True)
-class Absent:
-    """There is nothing to start from, for this reason."""
+class NoPredecessor:
+    """Why a warm start is impossible."""
 
     reason: str
 
 
-def champion(ctx: Context) -> Predecessor | Absent:
-    """The champion's weights, proven to fit a network of ours, or why there are none.
+def load_champion(ctx: Context) -> Predecessor | NoPredecessor:
+    """Load the champion's weights and check that they fit the configured network, or say why there are none.
 
     Raises:
         UnavailableError: the registry or the bucket does not answer.
     """
     version = ctx.registry.alias("champion")
     if version is None:
-        return Absent("there is no champion to start from")
+        return NoPredecessor("there is no champion to start from")
     try:
         return _load(ctx, version)
     except (IntegrityError, NotFoundError) as error:
-        log.warning("champion %s cannot be started from, training afresh: %s", version, error)
-        return Absent(f"champion {version} cannot be started from: {error}")
+        log.warning("champion %s cannot be used for a warm start, training from scratch: %s", version, error)
+        return NoPredecessor(f"champion {version} cannot be started from: {error}")
 
 
 def _load(ctx: Context, version: int) -> Predecessor:
     place = ctx.registry.bundle(version)
-    # A folder of its own: the service may prune its cache of bundles at any time.
+    # A temporary folder, because the service may prune its bundle cache at any time.
     with tempfile.TemporaryDirectory() as folder:
         info = bundle.fetch(ctx.artifacts, place.prefix, place.digest, Path(folder), names=(bundle.WEIGHTS,))
         data = (Path(folder) / bundle.WEIGHTS).read_bytes()
-    if info.architecture != (wanted := ctx.settings.architecture):
-        raise IntegrityError(f"its architecture is `{info.architecture}`, set is `{wanted}`")
+    if info.architecture != (configured := ctx.settings.architecture):
+        raise IntegrityError(f"its architecture is `{info.architecture}`, set is `{configured}`")
     try:
         weights = load(data)
     except SafetensorError as error:
         raise IntegrityError(f"{bundle.WEIGHTS} cannot be read: {error}") from error
     tags = ctx.registry.tags(version)
-    past = Past(int(tags.get("refreshes", 0)), int(tags.get("added", 0)))
-    found = Predecessor(version, info, info.labels, weights, past)
-    found.network()
-    return found
+    history = RefreshHistory(int(tags.get("refreshes", 0)), int(tags.get("added", 0)))
+    predecessor = Predecessor(version, info, info.labels, weights, history)
+    predecessor.network()
+    return predecessor

@@ -1,4 +1,4 @@
-"""Which old samples a refresh sees again."""
+"""Which old samples a refresh trains on again."""
 
 from collections.abc import Callable
 from typing import Final, Literal
@@ -9,66 +9,66 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml.training.data.feed import Pictures
-from ml.training.loop.fit import logits_of
+from ml.training.data.feed import ImageArray
+from ml.training.loop.fit import compute_logits
 
 Policy = Literal["stratified", "herding", "hardest"]
 Positions = NDArray[np.int64]
 Draw = Callable[[Positions, int], Positions]
-"""Of a pool of positions, about so many."""
+"""Selects about that many positions from a pool."""
 
-_SIFTED: Final = 4
-"""Candidates for each sample that is picked by the champion's answers: what looking costs follows what is drawn."""
+_CANDIDATES_PER_SAMPLE: Final = 4
+"""Candidates scored by the champion per replayed sample, so that the cost depends on the replay size."""
 
 
-def by(policy: Policy, labels: Positions, images: Pictures, champion: nn.Module | None, seed: int) -> Draw:
-    """A policy's draw, which evens the classes out: together with what is new, as equal in number as may be.
+def make_draw(policy: Policy, labels: Positions, images: ImageArray, champion: nn.Module | None, seed: int) -> Draw:
+    """Return the draw function of a policy. It balances the class counts of new and replayed samples together.
 
     `stratified` draws at random. `hardest` takes the samples with the champion's largest losses, and
-    `herding` those whose mean answer is nearest the class's (Welling 2009, as iCaRL has it, on
-    log-probabilities in place of features), each from four times as many random ones.
+    `herding` those whose mean prediction is nearest the mean of their class (Welling 2009, as in iCaRL, on
+    log-probabilities instead of features), each from four times as many random candidates.
 
     Args:
         labels: ``int64[N]``, positions among the champion's outputs, or −1 for classes new to it. What a pool
             leaves out counts as new.
-        champion: None draws by chance whatever the policy.
+        champion: None draws at random, whatever the policy.
     """
 
     def draw(pool: Positions, count: int) -> Positions:
         if policy == "stratified" or champion is None or count >= len(pool):
             return stratified(labels, pool, count, seed)
-        candidates = stratified(labels, pool, count * _SIFTED, seed)
-        known = candidates[labels[candidates] >= 0]
-        answers = functional.log_softmax(logits_of(champion, images, known), 1)
+        candidates = stratified(labels, pool, count * _CANDIDATES_PER_SAMPLE, seed)
+        scored = candidates[labels[candidates] >= 0]
+        answers = functional.log_softmax(compute_logits(champion, images, scored), 1)
         rank = _hardest if policy == "hardest" else _herded
-        ranked = rank(answers, torch.from_numpy(labels[known]), known)
-        return even(ranked, _new_of(ranked, labels, pool), count)
+        ranked = rank(answers, torch.from_numpy(labels[scored]), scored)
+        return balanced(ranked, _count_outside_pool(ranked, labels, pool), count)
 
     return draw
 
 
 def stratified(labels: Positions, pool: Positions, count: int, seed: int) -> Positions:
-    """About `count` of `pool` by chance, so that the classes come out even together with what `pool` leaves out."""
+    """About `count` random positions of `pool` that balance the classes together with the samples outside the pool."""
     if count >= len(pool):
         return pool
     generator = np.random.default_rng(seed)
     shuffled = [generator.permutation(pool[labels[pool] == c]) for c in np.unique(labels[pool])]
-    return even(shuffled, _new_of(shuffled, labels, pool), count)
+    return balanced(shuffled, _count_outside_pool(shuffled, labels, pool), count)
 
 
-def even(by_class: list[Positions], ahead: list[int], count: int) -> Positions:
-    """The first `count` when classes take turns, each in its own order; one that is `ahead` waits for the others."""
+def balanced(by_class: list[Positions], ahead: list[int], count: int) -> Positions:
+    """The first `count` positions, round-robin over the classes, each starting `ahead` turns later."""
     members = np.concatenate(by_class) if by_class else np.zeros(0, np.int64)
     turns = [np.arange(len(c)) + start for c, start in zip(by_class, ahead, strict=True)]
     turn = np.concatenate(turns) if turns else members
     return members[np.argsort(turn, kind="stable")[:count]]
 
 
-def _new_of(by_class: list[Positions], labels: Positions, pool: Positions) -> list[int]:
-    """For each class, how many samples the pool leaves out."""
-    left = np.ones(len(labels), bool)
-    left[pool] = False
-    counts = np.bincount(labels[left & (labels >= 0)], minlength=int(labels.max(initial=0)) + 1)
+def _count_outside_pool(by_class: list[Positions], labels: Positions, pool: Positions) -> list[int]:
+    """For each class, how many samples are outside the pool."""
+    outside = np.ones(len(labels), bool)
+    outside[pool] = False
+    counts = np.bincount(labels[outside & (labels >= 0)], minlength=int(labels.max(initial=0)) + 1)
     return [int(counts[labels[c[0]]]) if len(c) and labels[c[0]] >= 0 else 0 for c in by_class]
 
 
@@ -79,17 +79,17 @@ def _hardest(answers: Tensor, labels: Tensor, positions: Positions) -> list[Posi
 
 
 def _herded(answers: Tensor, labels: Tensor, positions: Positions) -> list[Positions]:
-    found = []
+    result = []
     for c in np.unique(labels.numpy()):
         members = torch.nonzero(labels == c).flatten()
         points, chosen = answers[members], []
-        left, mean, total = torch.ones(len(members), dtype=torch.bool), answers[members].mean(0), torch.zeros(1)
-        for number in range(1, len(members) // _SIFTED + 2):
-            distance = ((total + points) / number - mean).square().sum(1).masked_fill(~left, torch.inf)
+        remaining, mean, total = torch.ones(len(members), dtype=torch.bool), answers[members].mean(0), torch.zeros(1)
+        for number in range(1, len(members) // _CANDIDATES_PER_SAMPLE + 2):
+            distance = ((total + points) / number - mean).square().sum(1).masked_fill(~remaining, torch.inf)
             best = int(distance.argmin())
-            if not bool(left[best]):
+            if not bool(remaining[best]):
                 break
-            left[best], total = False, total + points[best]
+            remaining[best], total = False, total + points[best]
             chosen.append(best)
-        found.append(positions[members[chosen].numpy()])
-    return found
+        result.append(positions[members[chosen].numpy()])
+    return result

@@ -1,4 +1,4 @@
-"""Everything a fit needs, gathered before it starts: samples, plan, and the network to begin with."""
+"""Everything a training needs: samples, plan and initial network."""
 
 import logging
 from dataclasses import dataclass
@@ -15,33 +15,33 @@ from ml.datasets.versions import DatasetVersion
 from ml.errors import InvalidInputError
 from ml.settings import Settings
 from ml.training.data import novelty, plan, predecessor, replay
-from ml.training.data.plan import Mode, Past, Plan
-from ml.training.data.predecessor import Absent, Predecessor
+from ml.training.data.plan import Mode, Plan, RefreshHistory
+from ml.training.data.predecessor import NoPredecessor, Predecessor
 from ml.training.loop.objective import Teacher
 from ml.training.network import backbones, networks, weights
 from ml.training.network.weights import Pretrained
 
 log = logging.getLogger(__name__)
 
-_JUDGES_LEAST: Final = 500
+_MIN_VALIDATION: Final = 500
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is learned from, and by what the epochs are judged.
+    """The training and validation samples, the plan and the initial weights.
 
     Attributes:
-        warm: the predecessor that the network starts from, if it does; else it may start `pretrained`.
-        judge: of the validation split as many as suit what is learned from; of the training split where a
-            handful of samples left validation empty.
-        rates: factors of the learning rate, see `networks.build`.
+        warm: the predecessor of a warm start; None: start from `pretrained` or from scratch.
+        validation: samples of the validation split, their number limited by `sample_validation`; the training
+            split if the validation split is empty.
+        rates: learning rate factors, see `networks.build`.
     """
 
     version: DatasetVersion
     warm: Predecessor | None
     plan: Plan
     train: Split
-    judge: Split
+    validation: Split
     size: int
     channels: int
     architecture: str
@@ -50,32 +50,34 @@ class TrainingData:
 
     @property
     def chosen(self) -> tuple[Images, NDArray[np.int64]]:
-        """Images and labels that the plan picked from the training split."""
+        """Images and labels that the plan selected from the training split."""
         return self.train.images.take(self.plan.chosen), self.train.labels[self.plan.chosen]
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Of the classes in the whole training split: a plan picks them in others."""
+        """Class shares of the whole training split; those of the selected samples differ."""
         return np.bincount(self.train.labels, minlength=len(self.version.classes)) / len(self.train)
 
     def network(self, seed: int) -> nn.Module:
-        """Fresh, pretrained, or with the predecessor's weights."""
-        made = networks.build(self.architecture, self.channels, len(self.version.classes), self.size, seed, self.rates)
+        """The initial network: from scratch, pretrained, or with the predecessor's weights."""
+        network = networks.build(
+            self.architecture, self.channels, len(self.version.classes), self.size, seed, self.rates
+        )
         if self.warm:
-            networks.carry_head(made, self.warm.weights, self.warm.labels, self.version.classes)
+            networks.carry_head(network, self.warm.weights, self.warm.labels, self.version.classes)
         elif self.pretrained:
-            self.pretrained.put_into(made)
-        return made
+            self.pretrained.load_into(network)
+        return network
 
     def teacher(self) -> Teacher | None:
-        """The predecessor as it was, for a network that starts from it."""
+        """The predecessor as distillation teacher for a warm start; None without one."""
         if self.warm is None:
             return None
-        now = {label: i for i, label in enumerate(self.version.classes)}
-        return Teacher(self.warm.network(), tuple(now.get(label, -1) for label in self.warm.labels))
+        positions = {label: i for i, label in enumerate(self.version.classes)}
+        return Teacher(self.warm.network(), tuple(positions.get(label, -1) for label in self.warm.labels))
 
     def origin(self) -> dict[str, str]:
-        """Where the weights started from."""
+        """Where the initial weights come from."""
         return {
             "pretrained": self.pretrained.source if self.pretrained else "none",
             "warm_start_from": str(self.warm.version) if self.warm else "none",
@@ -89,7 +91,7 @@ class TrainingData:
             "channels": self.channels,
             "classes": len(self.version.classes),
             "training_samples": len(self.plan.chosen),
-            "validation_samples": len(self.judge),
+            "validation_samples": len(self.validation),
             **self.origin(),
             **self.plan.as_params(),
         }
@@ -101,26 +103,49 @@ def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Trai
     Raises:
         InvalidInputError: fewer than two classes have training samples.
     """
-    found = predecessor.champion(ctx)
-    if isinstance(found, Predecessor):
-        found = found.renamed(versions.manifest(ctx, version.id).class_map)
-    before = found if isinstance(found, Predecessor) else None
-    size, channels = (before.info.image_size, before.info.channels) if before else _shape(ctx, version)
+    champion = predecessor.load_champion(ctx)
+    if isinstance(champion, Predecessor):
+        champion = champion.with_class_map(versions.manifest(ctx, version.id).class_map)
+    previous = champion if isinstance(champion, Predecessor) else None
+    size, channels = (previous.info.image_size, previous.info.channels) if previous else _shape(ctx, version)
     train = loader.load(ctx, version.id, "train", size, channels)
     if (classes := len(np.unique(train.labels))) < 2:
         raise InvalidInputError(
             f"dataset version {version.id[:12]} has {len(train)} training samples of {classes} classes; "
             "at least two classes are needed: upload more labelled images"
         )
-    known = novelty.is_new(ctx, train, version.id, before.info.dataset_version) if before else np.ones(len(train), bool)
-    made = _plan(ctx.settings, mode, found, version, train, known, seed)
-    log.info("plan: %s (%s), %d new and %d replayed samples", made.mode, made.reason, made.new, made.replayed)
+    is_new = (
+        novelty.is_new(ctx, train, version.id, previous.info.dataset_version) if previous else np.ones(len(train), bool)
+    )
+    training_plan = _plan(ctx.settings, mode, champion, version, train, is_new, seed)
+    log.info(
+        "plan: %s (%s), %d new and %d replayed samples",
+        training_plan.mode,
+        training_plan.reason,
+        training_plan.new,
+        training_plan.replayed,
+    )
     validation = loader.load(ctx, version.id, "validation", size, channels)
-    judge = validation.take(judges(validation.labels, len(made.chosen), seed)) if len(validation) else train
-    warm = before if made.mode == "refresh" else None
+    chosen_validation = (
+        validation.take(sample_validation(validation.labels, len(training_plan.chosen), seed))
+        if len(validation)
+        else train
+    )
+    warm = previous if training_plan.mode == "refresh" else None
     pretrained = None if warm else weights.pretrained(ctx)
     rates = weights.rates(ctx.settings)
-    return TrainingData(version, warm, made, train, judge, size, channels, ctx.settings.architecture, rates, pretrained)
+    return TrainingData(
+        version,
+        warm,
+        training_plan,
+        train,
+        chosen_validation,
+        size,
+        channels,
+        ctx.settings.architecture,
+        rates,
+        pretrained,
+    )
 
 
 def _shape(ctx: Context, version: DatasetVersion) -> tuple[int, int]:
@@ -128,43 +153,43 @@ def _shape(ctx: Context, version: DatasetVersion) -> tuple[int, int]:
     return loader.shape_of(ctx, version.id, *(backbones.sides(name) if name in backbones.NAMES else ()))
 
 
-def judges(labels: NDArray[np.int64], learned: int, seed: int) -> NDArray[np.int64]:
-    """Positions of the samples that judge the epochs: by chance, at most a third of those learned from, or 500.
+def sample_validation(labels: NDArray[np.int64], training_samples: int, seed: int) -> NDArray[np.int64]:
+    """Random positions of validation samples: at most a third of the number of training samples, or 500.
 
-    Each epoch looks at all of them, so a refresh must not look at a share of everything stored.
+    Every epoch evaluates all of them, so the cost of a refresh must not grow with the store.
     """
-    most = max(_JUDGES_LEAST, learned // 3)
+    most = max(_MIN_VALIDATION, training_samples // 3)
     return np.sort(np.random.default_rng(seed).permutation(len(labels))[:most])
 
 
 def _plan(
     settings: Settings,
     mode: Mode,
-    found: Predecessor | Absent,
+    champion: Predecessor | NoPredecessor,
     version: DatasetVersion,
     train: Split,
     is_new: NDArray[np.bool_],
     seed: int,
 ) -> Plan:
-    before = found if isinstance(found, Predecessor) else None
-    labels = before.positions(train.classes)[train.labels] if before else train.labels
-    champion = before.network() if before and settings.replay_policy != "stratified" else None
-    return plan.make(
+    previous = champion if isinstance(champion, Predecessor) else None
+    labels = previous.positions(train.classes)[train.labels] if previous else train.labels
+    champion_network = previous.network() if previous and settings.replay_policy != "stratified" else None
+    return plan.make_plan(
         mode,
         is_new,
-        _why_cold(found, version),
-        before.past if before else Past(),
-        draw=replay.by(settings.replay_policy, labels, train.images, champion, seed),
+        _why_cold(champion, version),
+        previous.history if previous else RefreshHistory(),
+        draw=replay.make_draw(settings.replay_policy, labels, train.images, champion_network, seed),
         replay_ratio=settings.replay_ratio,
         full_every=settings.full_every,
         full_growth=settings.full_growth,
     )
 
 
-def _why_cold(found: Predecessor | Absent, version: DatasetVersion) -> str | None:
+def _why_cold(champion: Predecessor | NoPredecessor, version: DatasetVersion) -> str | None:
     """Why a warm start is impossible; None if it is possible."""
-    if isinstance(found, Absent):
-        return found.reason
-    if not set(found.labels) & set(version.classes):
-        return f"champion {found.version} knows none of the classes"
+    if isinstance(champion, NoPredecessor):
+        return champion.reason
+    if not set(champion.labels) & set(version.classes):
+        return f"champion {champion.version} knows none of the classes"
     return None

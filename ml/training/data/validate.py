@@ -1,4 +1,4 @@
-"""Judges the training set of a dataset version by `expectations/dataset.yml`, before anything is trained on it."""
+"""Validates the training set of a dataset version against `expectations/dataset.yml` before training."""
 
 import logging
 from typing import Any
@@ -17,15 +17,15 @@ from ml.validation import data_docs, suites
 log = logging.getLogger(__name__)
 
 
-def judge(ctx: Context, version: DatasetVersion) -> None:
-    """Judge and keep the result.
+def validate_training_set(ctx: Context, version: DatasetVersion) -> None:
+    """Validate the version, publish the data docs page and record the result.
 
     Raises:
         InvalidInputError: the version breaks an expectation, or the suite cannot be used.
     """
-    told = figures(ctx, version)
-    verdict = suites.judge(ctx.settings.expectations / "dataset.yml", suites.one_row(told))
-    page, failures = data_docs.key(version.id, "datasets"), verdict.words
+    row = figures(ctx, version)
+    verdict = suites.validate(ctx.settings.expectations / "dataset.yml", suites.single_row_frame(row))
+    page, failures = data_docs.key(version.id, "datasets"), verdict.messages
     if failures:
         outcome = ("bad", f"Not trained on: {'; '.join(failures)}")
     elif verdict.warnings:
@@ -33,25 +33,25 @@ def judge(ctx: Context, version: DatasetVersion) -> None:
     else:
         outcome = ("good", "The training set meets every expectation.")
     title = f"Dataset version {version.number}"
-    data_docs.publish(ctx, page, data_docs.page(title, version.id, outcome, [("The training set", verdict)], told))
-    validations.keep(
+    data_docs.publish(ctx, page, data_docs.render(title, version.id, outcome, [("The training set", verdict)], row))
+    validations.record(
         ctx.engine,
         "dataset",
         version.id,
         failures=failures,
         warnings=verdict.warnings,
-        figures=told,
+        figures=row,
         report_key=page,
     )
-    for words in verdict.warnings:
-        log.warning("dataset version %s: %s", version.id[:12], words)
+    for message in verdict.warnings:
+        log.warning("dataset version %s: %s", version.id[:12], message)
     if failures:
         where = data_docs.url(ctx.settings, page)
         raise InvalidInputError(f"dataset version {version.id[:12]} is not trained on: {'; '.join(failures)}; {where}")
 
 
 def figures(ctx: Context, version: DatasetVersion) -> dict[str, Any]:
-    """The row that `dataset.yml` judges.
+    """The row that `dataset.yml` is evaluated on.
 
     Returns:
         `train`, `validation`, `holdout`: samples. `classes`: those with training samples. `smallest_class`:

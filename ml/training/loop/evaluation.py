@@ -1,4 +1,4 @@
-"""How a network did on the samples that judged it: by class, by confidence, and where it was most wrong."""
+"""Evaluation of a network on the validation samples: by class, by confidence, and its worst errors."""
 
 import csv
 import io
@@ -16,12 +16,12 @@ _BINS: Final = 15
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class. `precision`, `recall` and `f1` are None where nothing defines them.
+    """Figures of one class. `precision`, `recall` and `f1` are None where undefined.
 
     Attributes:
-        trained: samples it was learned from.
-        judged: samples it was judged on; `answered`: how often it was the answer.
-        mostly_taken_for: the commonest wrong answer to it, empty if there was none.
+        trained: number of training samples.
+        judged: number of validation samples; `answered`: number of predictions of this class.
+        mostly_taken_for: the most frequent wrong prediction, empty if there was none.
     """
 
     label: str
@@ -36,12 +36,12 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Given labels and calibrated answers.
+    """True labels and calibrated predictions.
 
     Attributes:
         truth: ``int64[N]``, N ≥ 1, positions in `classes`.
         probabilities: ``float32[N, classes]``.
-        trained: samples learned from, a class each.
+        trained: ``int64[classes]``, training samples per class.
     """
 
     truth: Labels
@@ -51,12 +51,12 @@ class Evaluation:
 
     @property
     def answers(self) -> Labels:
-        found: Labels = self.probabilities.argmax(1)
-        return found
+        positions: Labels = self.probabilities.argmax(1)
+        return positions
 
     @property
-    def given(self) -> NDArray[np.float32]:
-        """``float32[N]``: the probability of the given label."""
+    def label_probabilities(self) -> NDArray[np.float32]:
+        """``float32[N]``: the probability of the true label."""
         return self.probabilities[np.arange(len(self.truth)), self.truth]
 
     @property
@@ -66,7 +66,7 @@ class Evaluation:
     @property
     def loss(self) -> float:
         """Mean negative log-likelihood in nats."""
-        return float(-np.log(np.maximum(self.given, 1e-12)).mean())
+        return float(-np.log(np.maximum(self.label_probabilities, 1e-12)).mean())
 
     @property
     def calibration_error(self) -> float:
@@ -74,37 +74,37 @@ class Evaluation:
         return calibration.error(self.probabilities.max(1), self.answers == self.truth, _BINS)
 
     def confusion(self) -> NDArray[np.int64]:
-        """Counts, a row for each given label, a column for each answer."""
+        """Confusion matrix of counts: a row per true label, a column per prediction."""
         matrix = np.zeros((len(self.classes), len(self.classes)), np.int64)
         np.add.at(matrix, (self.truth, self.answers), 1)
         return matrix
 
     def by_class(self) -> list[ClassRow]:
         matrix = self.confusion()
-        right, judged, answered = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+        right, support, answered = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         wrong = matrix - np.diag(right)
         return [
             ClassRow(
                 label,
                 int(self.trained[i]),
-                int(judged[i]),
+                int(support[i]),
                 int(answered[i]),
                 _share(right[i], answered[i]),
-                _share(right[i], judged[i]),
-                _share(2 * right[i], judged[i] + answered[i]),
+                _share(right[i], support[i]),
+                _share(2 * right[i], support[i] + answered[i]),
                 self.classes[int(wrong[i].argmax())] if wrong[i].any() else "",
             )
             for i, label in enumerate(self.classes)
         ]
 
-    def worst(self, most: int) -> Labels:
-        """Positions of wrong answers, those first to which the given label seemed least likely."""
+    def worst(self, limit: int) -> Labels:
+        """Positions of wrong predictions, ordered by the probability of the true label, lowest first."""
         wrong = np.flatnonzero(self.answers != self.truth)
-        return wrong[np.argsort(self.given[wrong], kind="stable")][:most]
+        return wrong[np.argsort(self.label_probabilities[wrong], kind="stable")][:limit]
 
 
 def as_csv(rows: list[ClassRow]) -> str:
-    """A table with a header; undefined figures are empty."""
+    """A CSV table with a header; undefined figures are empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(ClassRow.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -112,5 +112,5 @@ def as_csv(rows: list[ClassRow]) -> str:
     return out.getvalue()
 
 
-def _share(part: int, whole: int) -> float | None:
-    return round(float(part / whole), 4) if whole else None
+def _share(part: int, total: int) -> float | None:
+    return round(float(part / total), 4) if total else None

@@ -1,4 +1,4 @@
-"""The training loop, in one piece."""
+"""The training loop."""
 
 import copy
 import logging
@@ -9,17 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch._dynamo  # the first optimizer of a process imports it, over a second; here a preloading parent does
+import torch._dynamo  # the first optimizer imports it, which takes over 1 s; imported here so that preloading covers it
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ml.training.data import augment, feed, order
-from ml.training.data.feed import Labels, Pictures, Progress
+from ml.training.data.feed import ImageArray, Labels, Progress
 from ml.training.loop import objective, optimizers
 from ml.training.loop.checkpoint import Checkpoint
 from ml.training.loop.objective import Teacher
-from ml.training.loop.placement import ALONE, Placement, computing
+from ml.training.loop.placement import SINGLE_PROCESS, Placement, torch_threads
 from ml.training.loop.recipe import Recipe
 from ml.training.network.networks import normalise
 
@@ -27,21 +27,21 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 Shares = NDArray[np.float64]
-Stepped = Callable[[int, Metrics], None]
+OnStep = Callable[[int, Metrics], None]
 
 _POINTS: Final = 200
 
 
 @dataclass
-class Standing:
-    """How far a training is: the next step's position, and what is known of the epochs before it.
+class TrainingState:
+    """The state of a training: the position of the next step, and the metrics so far.
 
     Attributes:
         start: metrics before the first epoch.
-        history: an epoch's metrics a row.
-        best_epoch: from 0; −1 when no epoch was better than the start of a warm one.
+        history: metrics per epoch.
+        best_epoch: from 0; −1 if no epoch was better than the initial weights of a warm start.
         total: loss of the unfinished epoch, summed over its samples.
-        points: single steps a row, evenly spread over all that there may be, so that they are few.
+        points: metrics of at most about `_POINTS` single steps, evenly spaced over the longest possible training.
     """
 
     start: Metrics
@@ -53,13 +53,13 @@ class Standing:
     history: list[Metrics] = field(default_factory=list)
     points: list[Metrics] = field(default_factory=list)
 
-    def ended(self, recipe: Recipe) -> bool:
+    def finished(self, recipe: Recipe) -> bool:
         return self.epoch >= recipe.epochs or self.epoch - 1 - max(0, self.best_epoch) >= recipe.patience
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """The network with its best weights, and how it came to them."""
+class FitResult:
+    """The network with its best weights, and the metrics of the training."""
 
     network: nn.Module
     start: Metrics
@@ -69,53 +69,53 @@ class Fitted:
 
     @property
     def best(self) -> Metrics:
-        """Metrics of the weights that were kept."""
+        """Metrics of the best weights."""
         return self.history[self.best_epoch] if self.best_epoch >= 0 else self.start
 
 
 def fit(
     network: nn.Module,
-    train: tuple[Pictures, Labels],
-    validation: tuple[Pictures, Labels],
+    train: tuple[ImageArray, Labels],
+    validation: tuple[ImageArray, Labels],
     recipe: Recipe,
     progress: Progress | None = None,
     *,
-    stepped: Stepped | None = None,
+    on_step: OnStep | None = None,
     warm: bool = False,
     teacher: Teacher | None = None,
     shares: Shares | None = None,
     checkpoint: Checkpoint | None = None,
-    place: Placement = ALONE,
-) -> Fitted:
+    place: Placement = SINGLE_PROCESS,
+) -> FitResult:
     """Train by the recipe; stop early on the validation loss and keep the best weights.
 
     Args:
-        network: takes ``float32[N, channels, side, side]``, gives logits.
+        network: maps ``float32[N, channels, side, side]`` to logits.
         train: ``uint8[N, side, side, channels]`` and ``int64[N]``, N ≥ 2.
-        validation: likewise; judges the epochs.
-        progress: told epoch, epochs and metrics after each epoch, of those before a kill once more.
-        stepped: told some steps, counted from 1, with their metrics; likewise.
-        warm: the network has learned already; its weights stay if no epoch betters them.
-        teacher: whose answers count as far as the recipe's `distillation` says.
-        shares: ``float64[classes]`` of the classes where the network will answer; None: those of `train`.
-        checkpoint: continue where a killed call with the same arguments stood, to the same weights bit for bit.
-        place: this process among those that share every batch; all of them call this.
+        validation: likewise; evaluated after each epoch.
+        progress: called with epoch, epochs and metrics after each epoch; after a resume also for earlier epochs.
+        on_step: called with the number, from 1, and the metrics of some steps; likewise.
+        warm: the network is trained already; its weights are kept if no epoch is better.
+        teacher: for distillation, weighted by the recipe's `distillation`.
+        shares: ``float64[classes]``, expected class shares in production; None: those of `train`.
+        checkpoint: resume an interrupted call with the same arguments; gives the same weights bit for bit.
+        place: this process in distributed training; every process calls this function.
     """
-    with computing(recipe.threads):
-        return _Loop(
-            network, train, validation, recipe, progress, stepped, warm, teacher, shares, checkpoint, place
+    with torch_threads(recipe.threads):
+        return _TrainingLoop(
+            network, train, validation, recipe, progress, on_step, warm, teacher, shares, checkpoint, place
         ).run()
 
 
-class _Loop:
+class _TrainingLoop:
     def __init__(
         self,
         network: nn.Module,
-        train: tuple[Pictures, Labels],
-        validation: tuple[Pictures, Labels],
+        train: tuple[ImageArray, Labels],
+        validation: tuple[ImageArray, Labels],
         recipe: Recipe,
         progress: Progress | None,
-        stepped: Stepped | None,
+        on_step: OnStep | None,
         warm: bool,
         teacher: Teacher | None,
         shares: Shares | None,
@@ -124,107 +124,113 @@ class _Loop:
     ) -> None:
         self.network, self.recipe, self.place, self.checkpoint = network, recipe, place, checkpoint
         self.train, self.validation = train, validation
-        self.progress, self.stepped = progress, stepped
+        self.progress, self.on_step = progress, on_step
         self.teacher = teacher if teacher is not None and recipe.distillation else None
         network.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.teacher:
             self.teacher.network.to(place.device)
-        self.inner = place.quickest(place.shared(copy.deepcopy(network)))
-        learner = place.wrapped(self.inner)
-        self.learner: nn.Module = torch.compile(learner) if recipe.compile else learner  # type: ignore[assignment]
-        self.optimizer = optimizers.optimizer(self.inner, recipe)
-        self.average = optimizers.average(self.inner, recipe.ema)
-        self.classes = logits_of(network, train[0], np.zeros(1, np.int64)).shape[1]
+        self.trained = place.optimized(place.with_shared_norms(copy.deepcopy(network)))
+        model = place.data_parallel(self.trained)
+        self.model: nn.Module = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
+        self.optimizer = optimizers.optimizer(self.trained, recipe)
+        self.average = optimizers.average(self.trained, recipe.ema)
+        self.classes = compute_logits(network, train[0], np.zeros(1, np.int64)).shape[1]
         self.balance = objective.balance(train[1], self.classes, recipe, shares)
-        self.best = _copy(network)
-        self.at = Standing({}, math.inf)
+        self.best = _copy_state(network)
+        self.state = TrainingState({}, math.inf)
         if not self._restore():
             start = evaluate(network, *validation, place)
-            self.at = Standing(start, start["validation_loss"] if warm else math.inf)
+            self.state = TrainingState(start, start["validation_loss"] if warm else math.inf)
 
-    def run(self) -> Fitted:
-        recipe, at, place = self.recipe, self.at, self.place
+    def run(self) -> FitResult:
+        recipe, state, place = self.recipe, self.state, self.place
         kind, bf16 = torch.device(place.device).type, place.bf16_pays()
-        while not at.ended(recipe):
-            self.learner.train()
-            batches = order.batches(len(self.train[1]), recipe.batch_size, recipe.seed, at.epoch, self.balance.chances)
-            for chosen, images, labels in feed.batches(self.train, batches[at.step :], place):
-                rate = optimizers.rate(recipe, at.epoch * len(batches) + at.step, recipe.epochs * len(batches))
+        while not state.finished(recipe):
+            self.model.train()
+            batches = order.batches(
+                len(self.train[1]), recipe.batch_size, recipe.seed, state.epoch, self.balance.sampling_weights
+            )
+            for chosen, images, labels in feed.batches(self.train, batches[state.step :], place):
+                rate = optimizers.rate(recipe, state.epoch * len(batches) + state.step, recipe.epochs * len(batches))
                 optimizers.set_rate(self.optimizer, rate)
-                batch, target = self._prepared(images, labels, len(chosen))
+                batch, target = self._prepare_batch(images, labels, len(chosen))
                 with torch.autocast(kind, torch.bfloat16, enabled=bf16):
-                    logits = self.learner(batch).float()
+                    logits = self.model(batch).float()
                 losses = objective.losses(logits, target, recipe, self.balance)
                 if self.teacher:
-                    losses = losses + recipe.distillation * objective.kept(logits, batch, self.teacher)
-                # Processes average their gradients: times their number, it is the mean over the whole batch.
-                loss = losses.sum() * (place.world / len(chosen))
+                    losses = losses + recipe.distillation * objective.distillation_loss(logits, batch, self.teacher)
+                # Processes average their gradients; multiplied by their number, it is the mean over the whole batch.
+                loss = losses.sum() * (place.world_size / len(chosen))
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if recipe.clip:
-                    nn.utils.clip_grad_norm_(self.inner.parameters(), recipe.clip)
+                    nn.utils.clip_grad_norm_(self.trained.parameters(), recipe.clip)
                 self.optimizer.step()
                 if self.average:
-                    self.average.update_parameters(self.inner)
-                at.total += float(losses.detach().sum())
-                at.step += 1
-                self._note(len(batches), losses.detach(), rate)
+                    self.average.update_parameters(self.trained)
+                state.total += float(losses.detach().sum())
+                state.step += 1
+                self._record_step(len(batches), losses.detach(), rate)
                 self._save()
-            self._judge(optimizers.rate(recipe, (at.epoch + 1) * len(batches) - 1, recipe.epochs * len(batches)))
+            self._end_epoch(optimizers.rate(recipe, (state.epoch + 1) * len(batches) - 1, recipe.epochs * len(batches)))
         self.network.load_state_dict(self.best)
-        return Fitted(self.network.eval(), at.start, at.history, at.best_epoch, at.points)
+        return FitResult(self.network.eval(), state.start, state.history, state.best_epoch, state.points)
 
-    def _prepared(self, images: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Augmented and normalised; what is random depends on the step and the place in the batch alone."""
+    def _prepare_batch(self, images: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Augment and normalise; random numbers depend only on the step and the position in the batch."""
         recipe, place = self.recipe, self.place
-        seed = order.step_seed(recipe.seed, self.at.epoch, self.at.step)
+        seed = order.step_seed(recipe.seed, self.state.epoch, self.state.step)
         draws = torch.rand(size, augment.DRAWS, generator=torch.Generator().manual_seed(seed))
-        draws = draws[place.mine].to(place.device)
+        draws = draws[place.shard].to(place.device)
         place.seed(seed + place.rank)  # dropout must differ between processes
         if recipe.augmentation != "none":
             images = augment.light(images, draws, flips=recipe.flips)
         if recipe.augmentation == "trivial":
             images = augment.trivial(images)
         batch = normalise(images)
-        return augment.mixed(batch, labels, self.classes, recipe.mix)
+        return augment.mix_batch(batch, labels, self.classes, recipe.mix)
 
-    def _note(self, steps: int, losses: Tensor, rate: float) -> None:
-        """Keep this step's metrics if it is one of those that are kept; `steps`: of an epoch."""
-        number = self.at.epoch * steps + self.at.step
+    def _record_step(self, steps: int, losses: Tensor, rate: float) -> None:
+        """Record the metrics of this step if it is one of the sampled points; `steps`: steps per epoch."""
+        number = self.state.epoch * steps + self.state.step
         if (number - 1) % math.ceil(self.recipe.epochs * steps / _POINTS) == 0:
             loss = float(losses.mean())
-            self.at.points.append({"step": number, "epoch": number / steps, "loss": loss, "learning_rate": rate})
-            self._tell(self.at.points[-1])
+            self.state.points.append({"step": number, "epoch": number / steps, "loss": loss, "learning_rate": rate})
+            self._report_step(self.state.points[-1])
 
-    def _tell(self, point: Metrics) -> None:
-        if self.stepped:
-            self.stepped(int(point["step"]), {f"step_{k}": point[k] for k in ("loss", "learning_rate")})
+    def _report_step(self, point: Metrics) -> None:
+        if self.on_step:
+            self.on_step(int(point["step"]), {f"step_{k}": point[k] for k in ("loss", "learning_rate")})
 
-    def _judge(self, rate: float) -> None:
-        """Close an epoch: its metrics, and its weights if they are the best."""
-        at, recipe, count = self.at, self.recipe, len(self.train[1])
-        total = float(self.place.total(torch.tensor(at.total, dtype=torch.float64, device=self.place.device)))
-        judged = self.average.module if self.average else self.inner
+    def _end_epoch(self, rate: float) -> None:
+        """Finish an epoch: record its metrics, and keep its weights if they are the best so far."""
+        state, recipe, count = self.state, self.recipe, len(self.train[1])
+        total = float(self.place.all_reduce(torch.tensor(state.total, dtype=torch.float64, device=self.place.device)))
+        evaluated = self.average.module if self.average else self.trained
         metrics = {
             "train_loss": total / count,
-            **evaluate(judged, *self.validation, self.place),
+            **evaluate(evaluated, *self.validation, self.place),
             "learning_rate": rate,
         }
-        at.history.append(metrics)
-        log.info("epoch %d/%d %s", at.epoch + 1, recipe.epochs, {k: round(v, 4) for k, v in metrics.items()})
-        if metrics["validation_loss"] < at.best_loss:
-            at.best_loss, at.best_epoch, self.best = metrics["validation_loss"], at.epoch, _copy(judged)
-        at.epoch, at.step, at.total = at.epoch + 1, 0, 0.0
+        state.history.append(metrics)
+        log.info("epoch %d/%d %s", state.epoch + 1, recipe.epochs, {k: round(v, 4) for k, v in metrics.items()})
+        if metrics["validation_loss"] < state.best_loss:
+            state.best_loss, state.best_epoch, self.best = (
+                metrics["validation_loss"],
+                state.epoch,
+                _copy_state(evaluated),
+            )
+        state.epoch, state.step, state.total = state.epoch + 1, 0, 0.0
         self._save()
         if self.progress:
-            self.progress(at.epoch, recipe.epochs, metrics)
+            self.progress(state.epoch, recipe.epochs, metrics)
 
     def _save(self) -> None:
-        if self.checkpoint is None or not self.place.leads or not self.checkpoint.due:
+        if self.checkpoint is None or not self.place.is_leader or not self.checkpoint.due:
             return
         state: dict[str, Any] = {
-            "standing": asdict(self.at),
-            "network": self.inner.state_dict(),
+            "standing": asdict(self.state),
+            "network": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "best": self.best,
@@ -232,50 +238,50 @@ class _Loop:
         self.checkpoint.write(state)
 
     def _restore(self) -> bool:
-        state = self.checkpoint.read() if self.checkpoint and self.place.leads else None
-        if (state := self.place.told(state)) is None:
+        state = self.checkpoint.read() if self.checkpoint and self.place.is_leader else None
+        if (state := self.place.broadcast(state)) is None:
             return False
-        self.at = Standing(**state["standing"])
-        self.inner.load_state_dict(state["network"])
+        self.state = TrainingState(**state["standing"])
+        self.trained.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
         self.best = state["best"]
-        log.info("continuing at epoch %d, step %d", self.at.epoch + 1, self.at.step + 1)
-        for epoch, metrics in enumerate(self.at.history, 1):
+        log.info("resuming at epoch %d, step %d", self.state.epoch + 1, self.state.step + 1)
+        for epoch, metrics in enumerate(self.state.history, 1):
             if self.progress:
                 self.progress(epoch, self.recipe.epochs, metrics)
-        for point in self.at.points:
-            self._tell(point)
+        for point in self.state.points:
+            self._report_step(point)
         return True
 
 
-def evaluate(network: nn.Module, images: Pictures, labels: Labels, place: Placement = ALONE) -> Metrics:
-    """``validation_loss`` (nats) and ``validation_accuracy`` of the network as it stands, shared by all processes."""
+def evaluate(network: nn.Module, images: ImageArray, labels: Labels, place: Placement = SINGLE_PROCESS) -> Metrics:
+    """``validation_loss`` (nats) and ``validation_accuracy`` of the network; samples are sharded over the processes."""
     sums = torch.zeros(2, dtype=torch.float64)
-    mine = np.arange(len(labels))[place.mine]
-    if len(mine):
+    shard = np.arange(len(labels))[place.shard]
+    if len(shard):
         with torch.autocast(torch.device(place.device).type, torch.bfloat16, enabled=place.bf16_pays()):
-            output = logits_of(network, images, mine)
-        target = torch.from_numpy(labels[mine])
+            output = compute_logits(network, images, shard)
+        target = torch.from_numpy(labels[shard])
         sums[0] = functional.cross_entropy(output, target, reduction="sum")
         sums[1] = (output.argmax(1) == target).sum()
-    loss, right = (place.total(sums.to(place.device)) / max(1, len(labels))).tolist()
+    loss, right = (place.all_reduce(sums.to(place.device)) / max(1, len(labels))).tolist()
     return {"validation_loss": loss, "validation_accuracy": right}
 
 
 @torch.no_grad()
-def logits_of(network: nn.Module, images: Pictures, positions: Labels | None = None) -> Tensor:
+def compute_logits(network: nn.Module, images: ImageArray, positions: Labels | None = None) -> Tensor:
     """``float32[N, classes]`` of ``uint8[N, side, side, channels]``, N ≥ 1, or of some `positions`, in batches."""
     network.eval()
     device = next(network.parameters()).device
-    wanted = np.arange(len(images)) if positions is None else positions
+    chosen = np.arange(len(images)) if positions is None else positions
     parts = []
-    for i in range(0, len(wanted), 256):
-        batch = normalise(torch.from_numpy(np.ascontiguousarray(images[wanted[i : i + 256]])).to(device))
+    for i in range(0, len(chosen), 256):
+        batch = normalise(torch.from_numpy(np.ascontiguousarray(images[chosen[i : i + 256]])).to(device))
         parts.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(parts)
 
 
-def _copy(network: nn.Module) -> dict[str, Tensor]:
+def _copy_state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""What the loop makes small."""
+"""The training loss: class balancing, logit adjustment and distillation."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from torch.nn import functional
 
 from ml.training.loop.recipe import Recipe
 
-_FOCUS = 2.0
-_SOFTNESS = 2.0
+_FOCAL_GAMMA = 2.0
+_DISTILLATION_TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network whose answers are to be kept.
+    """The teacher network of distillation.
 
     Attributes:
-        columns: for each of its outputs, the position of the same class in the student's; −1: gone.
+        columns: for each of its outputs, the student's output of the same class; −1: the class no longer exists.
     """
 
     network: nn.Module
@@ -27,48 +27,47 @@ class Teacher:
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> tuple[Tensor, list[int]]:
-        """Logits of the classes that the student has too, and their columns there."""
-        kept = [i for i, column in enumerate(self.columns) if column >= 0]
+        """Logits of the classes that the student has too, and the student's columns of these classes."""
+        shared = [i for i, column in enumerate(self.columns) if column >= 0]
         self.network.eval()
-        return self.network(images).float()[:, kept], [self.columns[i] for i in kept]
+        return self.network(images).float()[:, shared], [self.columns[i] for i in shared]
 
 
 @dataclass(frozen=True)
 class Balance:
-    """How classes are weighed against each other.
+    """How classes are weighted against each other.
 
     Attributes:
-        offsets: ``float32[classes]``, added to the logits in the loss and never afterwards.
+        offsets: ``float32[classes]``, added to the logits in the loss only, not at inference.
         weights: ``float32[classes]`` of the classes in the loss, or None.
-        chances: ``float64[N]`` of the samples to be drawn, or None.
+        sampling_weights: ``float64[N]`` for sampling training samples, or None.
     """
 
     offsets: Tensor
     weights: Tensor | None = None
-    chances: NDArray[np.float64] | None = None
+    sampling_weights: NDArray[np.float64] | None = None
 
 
 def balance(
-    labels: NDArray[np.int64], classes: int, recipe: Recipe, wanted: NDArray[np.float64] | None = None
+    labels: NDArray[np.int64], classes: int, recipe: Recipe, target_shares: NDArray[np.float64] | None = None
 ) -> Balance:
-    """What the recipe does for rare classes, and what makes the answers fit other class shares than the labels'.
+    """Class weights for rare classes, and logit offsets for class shares that differ from those of the labels.
 
-    The offsets are the logarithms of the labels' shares over those wanted (Menon et al. 2021, logit
-    adjustment): a network that has learned with them answers for the shares wanted, raised to the
-    power of the recipe's `prior`.
+    The offsets are the logarithms of the labels' shares over the target shares (logit adjustment, Menon et al.
+    2021): a network trained with them predicts for the target shares, raised to the power of the recipe's `prior`.
 
-    Weights and chances are inverse to the root of the class's share: the full inverse lets a handful of
-    images rule the gradient (Mahajan et al. 2018). The weights are 1 on average over the samples.
+    Weights and sampling_weights are inverse to the square root of the class share: with the full inverse a handful of
+    images dominates the gradient (Mahajan et al. 2018). The weights are 1 on average over the samples.
 
     Args:
-        labels: ``int64[N]``, of what is learned from.
-        wanted: ``float64[classes]``, shares of the classes where the network will answer; None: the labels' own.
+        labels: ``int64[N]`` of the training samples.
+        target_shares: ``float64[classes]``, expected shares in production; None: those of the labels.
     """
-    # A class without samples counts as if it had one: its offset must stay finite.
-    found = np.maximum(1 / len(labels), np.bincount(labels, minlength=classes) / len(labels))
-    shares = found if wanted is None else np.maximum(1 / len(labels), wanted)
-    offsets = np.log(found) - recipe.prior * np.log(shares)
-    offsets -= offsets @ found  # the loss does not know a constant
+    # A class without samples counts as one sample, so that its offset stays finite.
+    observed = np.maximum(1 / len(labels), np.bincount(labels, minlength=classes) / len(labels))
+    shares = observed if target_shares is None else np.maximum(1 / len(labels), target_shares)
+    offsets = np.log(observed) - recipe.prior * np.log(shares)
+    offsets -= offsets @ observed  # the loss is invariant to a constant
     by_class = 1 / np.sqrt(shares)
     by_class /= by_class[labels].mean()
     return Balance(
@@ -79,26 +78,31 @@ def balance(
 
 
 def losses(logits: Tensor, target: Tensor, recipe: Recipe, balance: Balance) -> Tensor:
-    """``float32[N]``, a sample each.
+    """Loss per sample, ``float32[N]``.
 
     Args:
         logits: ``float32[N, classes]``.
         target: ``int64[N]``, or ``float32[N, classes]`` of mixed images.
     """
     logits = logits + balance.offsets.to(logits.device)
-    found = functional.cross_entropy(logits, target, reduction="none", label_smoothing=recipe.label_smoothing)
+    values = functional.cross_entropy(logits, target, reduction="none", label_smoothing=recipe.label_smoothing)
     shares = target if target.is_floating_point() else functional.one_hot(target, logits.shape[1]).float()
     if recipe.balance == "focal":
         right = (logits.softmax(1) * shares).sum(1)
-        found = found * (1 - right) ** _FOCUS
+        values = values * (1 - right) ** _FOCAL_GAMMA
     if balance.weights is not None:
-        found = found * (shares @ balance.weights.to(shares.device))
-    return found
+        values = values * (shares @ balance.weights.to(shares.device))
+    return values
 
 
-def kept(logits: Tensor, images: Tensor, teacher: Teacher) -> Tensor:
-    """``float32[N]``: how far the student's answers are from the teacher's, on the classes that both know."""
-    expected, columns = teacher.answers(images)
-    found = functional.log_softmax(logits[:, columns] / _SOFTNESS, 1)
-    wanted = functional.log_softmax(expected / _SOFTNESS, 1)
-    return functional.kl_div(found, wanted, reduction="none", log_target=True).sum(1) * _SOFTNESS**2
+def distillation_loss(logits: Tensor, images: Tensor, teacher: Teacher) -> Tensor:
+    """KL divergence per sample between student and teacher on their shared classes, ``float32[N]``."""
+    teacher_logits, columns = teacher.answers(images)
+    student_log_probabilities = functional.log_softmax(logits[:, columns] / _DISTILLATION_TEMPERATURE, 1)
+    teacher_log_probabilities = functional.log_softmax(teacher_logits / _DISTILLATION_TEMPERATURE, 1)
+    return (
+        functional.kl_div(student_log_probabilities, teacher_log_probabilities, reduction="none", log_target=True).sum(
+            1
+        )
+        * _DISTILLATION_TEMPERATURE**2
+    )

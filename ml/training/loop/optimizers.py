@@ -1,4 +1,4 @@
-"""What moves the weights, and how fast."""
+"""Optimizer, learning rate schedule and weight averaging."""
 
 import math
 
@@ -11,7 +11,7 @@ from ml.training.network import networks
 
 
 def optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov's momentum; frozen weights are left out."""
+    """AdamW, or SGD with Nesterov momentum; frozen weights are excluded."""
     groups = [
         {"params": [p for p in parameters if p.requires_grad], "factor": factor}
         for _, parameters, factor in networks.groups(network)
@@ -25,13 +25,13 @@ def optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Every group's learning rate: `rate` times its factor."""
+    """Set the learning rate of every group to `rate` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
 def rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate: a line up over the recipe's warm-up, then half a cosine down to 0."""
+    """The learning rate of a step: linear warm-up, then cosine decay to 0."""
     warm = max(1, int(steps * recipe.warm_up))
     if step < warm:
         return recipe.learning_rate * (step + 1) / warm
@@ -39,7 +39,7 @@ def rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def average(network: nn.Module, decay: float) -> AveragedModel | None:
-    """A running average of weights and statistics, or None; young ones forget faster, else they keep the start."""
+    """Exponential moving average of weights and buffers, or None; the decay grows so that the start is forgotten."""
     if not decay:
         return None
 

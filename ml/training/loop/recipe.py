@@ -1,4 +1,4 @@
-"""How to train: everything that, with the data and the code, determines the weights."""
+"""The training recipe: every hyperparameter that, with data and code, determines the weights."""
 
 import os
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ Optimizer = Literal["adamw", "sgd"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The choices of one training.
+    """The hyperparameters of one training.
 
     Attributes:
         patience: epochs without a better validation loss before stopping.
-        batch_size: of all processes together.
-        learning_rate: at its highest; layer groups have factors of it.
-        flips: half the images are mirrored.
-        threads: of PyTorch, a process.
-        augmentation: `light` moves an image by up to a twelfth of its side; `trivial` is TrivialAugment
-            (Müller & Hutter 2021) on top.
+        batch_size: over all processes.
+        learning_rate: the maximum; layer groups multiply it by their factor.
+        flips: mirror half of the images.
+        threads: PyTorch threads per process.
+        augmentation: `light` shifts an image by up to a twelfth of its side; `trivial` adds TrivialAugment
+            (Müller & Hutter 2021).
         mix: images and labels of a batch mixed with each other (Zhang et al. 2018, Yun et al. 2019).
-        prior: how far answers follow the stored classes' shares: 1 wholly, 0 not at all, as if all were even.
-        balance: what is done for rare classes: a weight in the loss, drawn more often, or the focal
-            loss (Lin et al. 2017).
-        warm_up: share of the steps in which the learning rate rises; then it falls as half a cosine.
-        ema: decay of the running average of the weights that is judged and kept; 0: none.
-        clip: most norm of the gradient; 0: unbounded.
-        distillation: weight of staying with the teacher's answers (Li & Hoiem 2016); 0: none.
+        prior: how far predictions follow the class shares of the store: 1 fully, 0 as if all classes were equal.
+        balance: handling of rare classes: class weights in the loss, oversampling, or the focal loss
+            (Lin et al. 2017).
+        warm_up: share of the steps with a rising learning rate; a cosine decay follows.
+        ema: decay of the moving average of the weights, which is evaluated and kept; 0: none.
+        clip: maximum gradient norm; 0: unbounded.
+        distillation: weight of the distillation loss (Li & Hoiem 2016); 0: none.
         compile: `torch.compile`; pays on long trainings of large networks only.
     """
 
@@ -56,7 +56,7 @@ class Recipe:
     compile: bool = False
 
 
-def of(
+def from_settings(
     settings: Settings,
     samples: int,
     side: int,
@@ -68,17 +68,17 @@ def of(
     seed: int | None = None,
     threads: int | None = None,
 ) -> Recipe:
-    """The settings' recipe for so many samples: fewer epochs for more or larger images, smaller batches for few.
+    """The recipe of the settings for a number of samples: more or larger images get fewer epochs, few smaller batches.
 
-    The cost of an image grows with its area, so a budget counts images at 32 px. The wall clock has
-    no say: the same data, settings and seed give the same model on a busy machine.
+    The cost of an image grows with its area, so a budget counts images at 32 px. It never depends on time, so
+    the same data, settings and seed give the same model on a busy machine.
 
-    Half the cores, at most four, is the default of `threads`: the operations on small images last
-    microseconds and all threads meet after each, so that with every core taken one busy neighbour
-    made training 10 to 40 times slower, where on an idle machine a second thread gained next to nothing.
+    `threads` defaults to half the cores, at most four: operations on small images take microseconds and all
+    threads synchronise after each, so that with every core in use one other busy process made training 10 to 40
+    times slower, while on an idle machine a second thread gained next to nothing.
 
-    A warm start has a budget of its own and needs about half the way: as good on the hard second drops
-    tried, for half the time.
+    A warm start has a separate budget and half the epochs: as accurate on the hard second drops tried, in half the
+    time.
     """
     budget = budget or (settings.refresh_budget if warm else settings.train_budget)
     most = epochs or (max(1, settings.epochs // 2) if warm else settings.epochs)

@@ -1,4 +1,4 @@
-"""torchvision's classifiers behind the loop's contract: −1…1 pixels in, logits out, the head apart."""
+"""torchvision classifiers with the interface of the training loop: −1…1 pixels in, logits out, separate head."""
 
 import re
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ NAMES: Final[tuple[str, ...]] = tuple(name for name in get_args(Architecture) if
 VIT: Final = "vit_b_16"
 PATCH: Final = 16
 _WHOLE: Final = 224
-"""What all of them were pretrained at; `vgg16` averages to 7×7 places, which only multiples of it give evenly."""
+"""Side that all were pretrained at; `vgg16` pools to 7×7, which divides only multiples of it evenly."""
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """A torchvision network whose last linear layer is our head.
+    """A torchvision network with its last linear layer replaced by `head`.
 
-    The loop and the service know one normalisation, −1…1; ImageNet's mean and deviation are applied
-    in here, so that they are part of the exported graph. A grey image is shown to all three inputs.
+    Training and serving normalise to −1…1; ImageNet's mean and deviation are applied here, so that they are part
+    of the exported graph. A grey image is repeated on all three input channels.
 
     Args:
         name: one of `NAMES`.
@@ -45,7 +45,7 @@ class Backbone(nn.Module):
         check_side(name, side)
         options: dict[str, Any] = {"image_size": side} if name == VIT else {}
         self.body: nn.Module = vision.load().models.get_model(name, weights=None, **options)
-        self.head = nn.Linear(_behead(self.body), classes)
+        self.head = nn.Linear(_remove_head(self.body), classes)
         self.rates: tuple[float, ...] = (1.0,)
         mean, std = torch.tensor(_MEAN).view(1, 3, 1, 1), torch.tensor(_STD).view(1, 3, 1, 1)
         self.register_buffer("scale", 0.5 / std, persistent=False)
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> "Backbone":
-        """As ever, but a frozen batch norm keeps its statistics too."""
+        """Set the mode as usual, but keep the statistics of frozen batch norms."""
         super().train(mode)
         for module in self.body.modules():
             weight = getattr(module, "weight", None)
@@ -82,16 +82,16 @@ def check_side(name: str, side: int) -> None:
 
 def blocks(names: Sequence[str]) -> dict[str, list[str]]:
     """Parameter names by the block they belong to, from the input on: `layer1`, `features.3`, `encoder_layer_7` …"""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for name in names:
         # The first part of the path that ends in a digit numbers the block: true of all nine.
         block = re.match(r"(?:[^.]*[^.\d]\.)*?[^.]*\d(?=\.)", name)
-        found.setdefault(block.group() if block else name.rpartition(".")[0], []).append(name)
-    return found
+        result.setdefault(block.group() if block else name.rpartition(".")[0], []).append(name)
+    return result
 
 
-def _behead(body: nn.Module) -> int:
-    """Replace the last linear layer, which answers ImageNet's classes, by nothing; its inputs."""
+def _remove_head(body: nn.Module) -> int:
+    """Replace the last linear layer, the ImageNet head, by the identity; return its number of inputs."""
     path, last = [(n, m) for n, m in body.named_modules() if isinstance(m, nn.Linear)][-1]
     parent, _, name = path.rpartition(".")
     setattr(body.get_submodule(parent), name, nn.Identity())

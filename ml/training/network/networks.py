@@ -12,7 +12,7 @@ from ml.training.network import backbones
 SMALL_CNN: Final = "small_cnn"
 ARCHITECTURES: Final = (SMALL_CNN, *backbones.NAMES)
 _LARGE = 48
-"""Side from which a network has four stages, so that its last sees about 6×6 places either way."""
+"""Side from which the network has four stages, so that the last stage works on about 6×6 positions."""
 
 
 class SmallCNN(nn.Module):
@@ -29,10 +29,10 @@ class SmallCNN(nn.Module):
 
     def __init__(self, channels: int, classes: int, side: int) -> None:
         super().__init__()
-        first, *others = (32, 48, 64, 128) if side >= _LARGE else (32, 64, 128)
+        first, *widths = (32, 48, 64, 128) if side >= _LARGE else (32, 64, 128)
         layers = _block(channels, first, stride=2)
         width, edge = first, (side + 1) // 2
-        for wide in others:
+        for wide in widths:
             layers += [nn.MaxPool2d(2), *_block(width, wide), *_block(wide, wide)]
             width, edge = wide, edge // 2
         # Not the adaptive kind: its gradient has another memory layout, on which ReLU's is ten times slower.
@@ -54,7 +54,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 class ParameterGroup(NamedTuple):
-    """Layers that learn at `factor` times the recipe's learning rate; frozen at 0."""
+    """Layers trained with `factor` times the recipe's learning rate; 0 freezes them."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -64,11 +64,11 @@ class ParameterGroup(NamedTuple):
 def build(
     architecture: str, channels: int, classes: int, side: int, seed: int, rates: Sequence[float] = (1.0,)
 ) -> nn.Module:
-    """A fresh network of a name, whose weights depend on nothing but the arguments.
+    """Build a network; its initial weights depend only on the arguments.
 
     Args:
         rates: factors of the learning rate for the layers from the input on, the last for the head;
-            the blocks before it are shared out evenly. A single one is for all.
+            the blocks before it are distributed evenly. A single factor applies to all layers.
 
     Raises:
         InvalidInputError: no such architecture, a side it cannot take, or more rates than blocks.
@@ -79,16 +79,16 @@ def build(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = (
+        network = (
             SmallCNN(channels, classes, side)
             if architecture == SMALL_CNN
             else backbones.Backbone(architecture, channels, classes, side)
         )
-    made.rates = tuple(rates)
-    for group in groups(made):
+    network.rates = tuple(rates)
+    for group in groups(network):
         for parameter in group.parameters:
             parameter.requires_grad_(group.factor > 0)
-    return made
+    return network
 
 
 def groups(network: nn.Module) -> list[ParameterGroup]:
@@ -98,27 +98,27 @@ def groups(network: nn.Module) -> list[ParameterGroup]:
         InvalidInputError: there are more rates than blocks.
     """
     rates: tuple[float, ...] = getattr(network, "rates", (1.0,))
-    named = dict(network.named_parameters())
+    parameters = dict(network.named_parameters())
     if len(rates) == 1:
-        return [ParameterGroup("all", list(named.values()), rates[0])]
+        return [ParameterGroup("all", list(parameters.values()), rates[0])]
     *lower, top = rates
-    blocks = list(backbones.blocks([name for name in named if not name.startswith("head.")]).items())
+    blocks = list(backbones.blocks([name for name in parameters if not name.startswith("head.")]).items())
     if len(lower) > len(blocks):
         raise InvalidInputError(
             f"`EVERGREEN_LAYER_RATES` must have at most {len(blocks) + 1} rates here (received {len(rates)})"
         )
-    made, done = [], 0
+    result, start = [], 0
     for number, factor in enumerate(lower, 1):
         end = round(number * len(blocks) / len(lower))
-        names = [name for _, members in blocks[done:end] for name in members]
-        label = f"{blocks[done][0]} to {blocks[end - 1][0]}"
-        made.append(ParameterGroup(label, [named[name] for name in names], factor))
-        done = end
-    return [*made, ParameterGroup("head", [p for name, p in named.items() if name.startswith("head.")], top)]
+        names = [name for _, members in blocks[start:end] for name in members]
+        label = f"{blocks[start][0]} to {blocks[end - 1][0]}"
+        result.append(ParameterGroup(label, [parameters[name] for name in names], factor))
+        start = end
+    return [*result, ParameterGroup("head", [p for name, p in parameters.items() if name.startswith("head.")], top)]
 
 
 def carry_head(network: nn.Module, weights: Mapping[str, Tensor], old: tuple[str, ...], new: tuple[str, ...]) -> None:
-    """Load a predecessor's weights; the head's rows go to their labels, labels that came keep fresh rows.
+    """Load a predecessor's weights; the head's rows are matched by label, new labels keep their initial rows.
 
     Args:
         network: has a head for `new`.
@@ -152,5 +152,5 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
 
 
 def seeded(channels: int, classes: int, side: int, seed: int) -> nn.Module:
-    """A fresh small CNN."""
+    """A small CNN with initial weights from `seed`."""
     return build(SMALL_CNN, channels, classes, side, seed)

@@ -1,4 +1,4 @@
-"""Batch norm over a batch that processes on CPUs share; PyTorch's own is for GPUs alone."""
+"""Synchronised batch norm for CPUs; PyTorch's SyncBatchNorm supports GPUs only."""
 
 import torch
 from torch import Tensor, distributed, nn
@@ -6,7 +6,7 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """In training, mean and variance of all processes' images together; else as its parent."""
+    """In training, mean and variance over the images of all processes; otherwise like `BatchNorm2d`."""
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.training:
@@ -33,8 +33,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance * count / max(1.0, count - 1), share)
 
 
-def converted(network: nn.Module) -> nn.Module:
-    """Every 2-d batch norm replaced, in place; names, weights and statistics stay."""
+def convert(network: nn.Module) -> nn.Module:
+    """Replace every 2-d batch norm in place; names, weights and statistics stay."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
             shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
@@ -42,5 +42,5 @@ def converted(network: nn.Module) -> nn.Module:
             shared.requires_grad_(child.weight.requires_grad)
             setattr(network, name, shared)
         else:
-            converted(child)
+            convert(child)
     return network

@@ -1,4 +1,4 @@
-"""torchvision, importable with any build of torch. For backbones; the small CNN needs none of it."""
+"""Imports torchvision with any build of torch. Only backbones need it, the small CNN does not."""
 
 from types import ModuleType
 from typing import Any, Final
@@ -9,7 +9,7 @@ _OPERATORS: Final = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_declared: list[Any] = []  # a library that is collected takes its operators with it
+_declared: list[Any] = []  # keeps the library alive: garbage collection would remove its operators
 
 
 def load() -> ModuleType:
@@ -18,8 +18,8 @@ def load() -> ModuleType:
     A torchvision wheel made for CUDA cannot load its C++ extension beside a CPU build of torch, and
     then its import fails: it registers a shape rule for operators that only the extension declares.
     Declaring them beforehand lets the import through. The operators themselves
-    (`torchvision.ops.nms`, `torchvision.io.decode_image`) stay unusable there; nothing here needs
-    them: boxes are not our trade, and images are decoded by `ml.imaging.images`.
+    (`torchvision.ops.nms`, `torchvision.io.decode_image`) stay unusable there and are not used: there are no boxes, and
+    `ml.imaging.images` decodes the images.
     """
     try:
         import torchvision

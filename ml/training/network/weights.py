@@ -1,4 +1,4 @@
-"""Pretrained weights: torchvision's, a file's, or the bucket's. A missing one is an error that says what to do."""
+"""Pretrained weights from torchvision, a file or a bucket. Errors say what to do."""
 
 import io
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 NONE: Final = "none"
 TORCHVISION: Final = "torchvision"
 _FINE_TUNED: Final = (0.1, 1.0)
-"""What knows much already changes slowly, the new head fast."""
+"""Learning rate factors of a pretrained body and of the new head."""
 
 
 @dataclass(frozen=True)
@@ -35,48 +35,48 @@ class Pretrained:
     weights: dict[str, Tensor]
     source: str
 
-    def put_into(self, network: nn.Module) -> None:
+    def load_into(self, network: nn.Module) -> None:
         """Load everything but the head, from a state of torchvision's layout or of a bundle's.
 
         Raises:
             InvalidInputError: weights are missing or of another shape.
         """
         prefix = "body." if isinstance(network, backbones.Backbone) else ""
-        own = network.state_dict()
-        given = {prefix + key.removeprefix("body."): value for key, value in self.weights.items()}
+        current = network.state_dict()
+        loaded = {prefix + key.removeprefix("body."): value for key, value in self.weights.items()}
         if self.architecture == backbones.VIT:
-            given = _interpolated(given, own)
-        wanted = [key for key in own if not key.startswith("head.")]
+            loaded = _interpolate_positions(loaded, current)
+        required = [key for key in current if not key.startswith("head.")]
         # Files of old releases lack batch norm's counters, which nothing reads.
-        missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-        wrong = [key for key in wanted if key in given and given[key].shape != own[key].shape]
+        missing = [key for key in required if key not in loaded and not key.endswith("num_batches_tracked")]
+        wrong = [key for key in required if key in loaded and loaded[key].shape != current[key].shape]
         if missing or wrong:
             raise InvalidInputError(
-                f"{self.source} does not hold the weights of {self.architecture} for these images: of {len(wanted)} "
+                f"{self.source} does not hold the weights of {self.architecture} for these images: of {len(required)} "
                 f"tensors {len(missing)} are missing {missing[:2]}, {len(wrong)} have another shape {wrong[:2]}; set "
                 "`EVERGREEN_WEIGHTS` to a file for this architecture, or `EVERGREEN_ARCHITECTURE` to the file's"
             )
-        network.load_state_dict({key: given.get(key, own[key]) for key in wanted}, strict=False)
+        network.load_state_dict({key: loaded.get(key, current[key]) for key in required}, strict=False)
 
 
 def pretrained(ctx: Context) -> Pretrained | None:
-    """What the setting `weights` asks for.
+    """The pretrained weights that the setting `weights` selects, or None.
 
     Raises:
-        InvalidInputError: it names nothing that can be used.
+        InvalidInputError: the setting has no usable value.
         NotFoundError: the file or object is not there.
-        UnavailableError: torchvision's file is not on this host and cannot be downloaded, or the bucket is away.
-        IntegrityError: the bytes are not what their name or format promises.
+        UnavailableError: torchvision's file is not here and cannot be downloaded, or the bucket does not answer.
+        IntegrityError: the bytes do not match the checksum in their name, or their format.
     """
-    architecture, wish = ctx.settings.architecture, ctx.settings.weights
-    if wish == NONE:
+    architecture, setting = ctx.settings.architecture, ctx.settings.weights
+    if setting == NONE:
         return None
-    if wish == TORCHVISION:
-        name, data = _of_torchvision(architecture, ctx.settings.home / "weights")
-    elif wish.startswith("s3://"):
-        name, data = wish, _of_bucket(ctx, wish)
+    if setting == TORCHVISION:
+        name, data = _read_torchvision(architecture, ctx.settings.home / "weights")
+    elif setting.startswith("s3://"):
+        name, data = setting, _read_bucket(ctx, setting)
     else:
-        name, data = Path(wish).name, _of_file(Path(wish))
+        name, data = Path(setting).name, _read_file(Path(setting))
     source = f"{name} (SHA-256 {digest(data)[:12]})"
     log.info("pretrained weights: %s", source)
     return Pretrained(architecture, _parse(name, data), source)
@@ -89,7 +89,7 @@ def rates(settings: Settings) -> tuple[float, ...]:
     return (1.0,) if settings.weights == NONE else _FINE_TUNED
 
 
-def _of_torchvision(architecture: str, folder: Path) -> tuple[str, bytes]:
+def _read_torchvision(architecture: str, folder: Path) -> tuple[str, bytes]:
     if architecture not in backbones.NAMES:
         raise InvalidInputError(
             f"torchvision has no weights for `{architecture}`: set `EVERGREEN_WEIGHTS=none`, or "
@@ -110,10 +110,10 @@ def _of_torchvision(architecture: str, folder: Path) -> tuple[str, bytes]:
 
 
 def download(url: str, path: Path, timeout: float = 20.0) -> bytes:
-    """Fetch `url` and keep it at `path`, which appears whole or not at all.
+    """Download `url` to `path`, atomically.
 
     Raises:
-        UnavailableError: it cannot be had; says what to do without a network.
+        UnavailableError: the download failed; the message says what to do without a network.
     """
     try:
         answer = httpx.get(url, timeout=timeout, follow_redirects=True).raise_for_status()
@@ -130,7 +130,7 @@ def download(url: str, path: Path, timeout: float = 20.0) -> bytes:
     return answer.content
 
 
-def _of_file(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -140,12 +140,12 @@ def _of_file(path: Path) -> bytes:
         ) from error
 
 
-def _of_bucket(ctx: Context, wish: str) -> bytes:
-    bucket, _, key = wish.removeprefix("s3://").partition("/")
+def _read_bucket(ctx: Context, uri: str) -> bytes:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key.endswith(".safetensors"):
         # PyTorch's own format is a pickle; even restricted, it is not read from a bucket.
         raise InvalidInputError(
-            f"`EVERGREEN_WEIGHTS` in a bucket must be s3://BUCKET/KEY.safetensors (received {wish!r}); "
+            f"`EVERGREEN_WEIGHTS` in a bucket must be s3://BUCKET/KEY.safetensors (received {uri!r}); "
             "convert a .pth with safetensors.torch.save_file(torch.load(FILE, weights_only=True), TARGET)"
         )
     try:
@@ -157,27 +157,27 @@ def _of_bucket(ctx: Context, wish: str) -> bytes:
 def _parse(name: str, data: bytes) -> dict[str, Tensor]:
     try:
         if name.endswith(".safetensors"):
-            found: Any = parse_safetensors(data)
+            state: Any = parse_safetensors(data)
         else:
-            # Tensors alone: anything else in the file is refused before it could do anything.
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # as many types as ways to be broken; a pickle with more than tensors among them
+            # Tensors only: the restricted unpickler rejects anything else.
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # parsers raise many types, also for a pickle with more than tensors
         raise IntegrityError(f"{name} cannot be read as weights, and nothing else is: {error}") from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise IntegrityError(f"{name} holds no plain state of a network")
-    return found
+    return state
 
 
-def _interpolated(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A transformer's places resampled to the image's side, if that is not the one it was trained at."""
+def _interpolate_positions(loaded: dict[str, Tensor], current: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Resample a transformer's position embeddings to the image's side, if it was trained at another side."""
     key = "body.encoder.pos_embedding"
-    if key not in given or given[key].shape == own[key].shape:
-        return given
+    if key not in loaded or loaded[key].shape == current[key].shape:
+        return loaded
     from ml.training.network import vision
 
-    side = round((own[key].shape[1] - 1) ** 0.5) * backbones.PATCH
+    side = round((current[key].shape[1] - 1) ** 0.5) * backbones.PATCH
     interpolate = vision.load().models.vision_transformer.interpolate_embeddings
-    short = {name.removeprefix("body."): value for name, value in given.items()}
+    short = {name.removeprefix("body."): value for name, value in loaded.items()}
     return {f"body.{name}": value for name, value in interpolate(side, backbones.PATCH, short).items()}

@@ -2,8 +2,7 @@
 
 Lavin & Gray, *Fast Algorithms for Convolutional Neural Networks* (2016), with the whole map as the one tile. A map of
 6×6 takes 64 multiplications a pair of channels where a direct convolution takes 324, most of them as products of large
-matrices. The gradients are the transposed products, which autograd finds by itself. What it is worth is in
-docs/decisions/0026-training-without-bf16.md.
+matrices. Autograd derives the gradients. Measurements: docs/decisions/0026-training-without-bf16.md.
 """
 
 from functools import cache
@@ -32,7 +31,7 @@ _MOST_WEIGHTS: Final = 128 * 128
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A 3×3 convolution that in training goes the cheaper way where its map is small; else as its parent."""
+    """A 3×3 convolution that uses Winograd filtering in training on small maps; otherwise like `Conv2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``float32[N, outputs, side, side]`` of ``float32[N, inputs, side, side]``, channels last."""
@@ -44,21 +43,21 @@ class SmallMapConv2d(nn.Conv2d):
         maps = input.permute(2, 3, 0, 1).reshape(places, count * inputs)
         weights = self.weight.permute(2, 3, 1, 0).reshape(9, inputs * outputs)
         products = torch.bmm((spread @ maps).view(-1, count, inputs), (taps @ weights).view(-1, inputs, outputs))
-        found = gathered @ products.view(-1, count * outputs)
-        whole = found.view(side, side, count, outputs).permute(2, 3, 0, 1)
+        flat = gathered @ products.view(-1, count * outputs)
+        output = flat.view(side, side, count, outputs).permute(2, 3, 0, 1)
         if self.bias is not None:
-            whole = whole + self.bias.view(1, -1, 1, 1)
-        return whole.contiguous(memory_format=torch.channels_last)
+            output = output + self.bias.view(1, -1, 1, 1)
+        return output.contiguous(memory_format=torch.channels_last)
 
 
-def converted(network: nn.Module) -> nn.Module:
-    """Every convolution that may go the cheaper way replaced, in place; names and weights stay."""
+def convert(network: nn.Module) -> nn.Module:
+    """Replace every eligible convolution in place; names and weights stay."""
     for name, child in network.named_children():
         if isinstance(child, nn.Conv2d):
             if _fits(child):
-                setattr(network, name, _of(child))
+                setattr(network, name, _from_conv(child))
         else:
-            converted(child)
+            convert(child)
     return network
 
 
@@ -71,10 +70,10 @@ def _fits(layer: nn.Conv2d) -> bool:
     )
 
 
-def _of(layer: nn.Conv2d) -> SmallMapConv2d:
-    made = SmallMapConv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=layer.bias is not None)
-    made.weight, made.bias = layer.weight, layer.bias
-    return made.train(layer.training)
+def _from_conv(layer: nn.Conv2d) -> SmallMapConv2d:
+    replacement = SmallMapConv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=layer.bias is not None)
+    replacement.weight, replacement.bias = layer.weight, layer.bias
+    return replacement.train(layer.training)
 
 
 @cache
@@ -84,7 +83,11 @@ def _transforms(side: int) -> tuple[Tensor, Tensor, Tensor]:
     P = (side + 2)² products a pair of channels.
     """
     size = side + 2
-    results, taps, padded = _evaluated(side, side), _evaluated(side, 3), np.linalg.inv(_evaluated(side, size)).T
+    results, taps, padded = (
+        _evaluation_matrix(side, side),
+        _evaluation_matrix(side, 3),
+        np.linalg.inv(_evaluation_matrix(side, size)).T,
+    )
     # Each point's three rows may be scaled as long as the product of the factors is 1: alike in size, they round best.
     norms = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in (results, taps, padded)]
     mean = np.cbrt(norms[0] * norms[1] * norms[2])
@@ -93,7 +96,7 @@ def _transforms(side: int) -> tuple[Tensor, Tensor, Tensor]:
     return _both_ways(maps), _both_ways(results.T), _both_ways(taps)
 
 
-def _evaluated(side: int, length: int) -> NDArray[np.float64]:
+def _evaluation_matrix(side: int, length: int) -> NDArray[np.float64]:
     """``[points, length]``: a polynomial's coefficients to its values at the points, at infinity the last one."""
     finite = np.vander(np.asarray(_POINTS[side]), length, increasing=True)
     return np.vstack([finite, np.eye(length)[-1:]])

@@ -1,4 +1,4 @@
-"""The model card: what a person should know of a model before they use it, in Markdown."""
+"""The model card in Markdown."""
 
 from collections.abc import Mapping
 
@@ -9,18 +9,23 @@ from ml.training.loop.evaluation import ClassRow, Evaluation
 from ml.training.loop.recipe import Recipe
 
 LONGEST = 4900
-"""Characters that MLflow's registry takes as a description, with a margin."""
+"""Maximum description length in MLflow's registry, in characters, with a margin."""
 _SHOWN = 12
 
 
 def text(
-    info: BundleInfo, version: DatasetVersion, plan: Plan, recipe: Recipe, told: Evaluation, origin: Mapping[str, str]
+    info: BundleInfo,
+    version: DatasetVersion,
+    plan: Plan,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    origin: Mapping[str, str],
 ) -> str:
-    """The card.
+    """The text of the model card.
 
     Args:
-        told: on the validation samples; the gate's verdict on the holdout comes later, as tags of the version.
-        origin: further facts a line each, such as where the network started from.
+        evaluation: on the validation samples; the gate's verdict on the holdout is added later, as version tags.
+        origin: further facts, one per line, such as the source of the initial weights.
     """
     return "\n".join(
         (
@@ -31,13 +36,13 @@ def text(
             "gate on the holdout, see this version's tags.",
             "",
             "## Figures",
-            f"On {len(told.truth)} validation samples, which chose epoch and temperature and so flatter it:",
+            f"On {len(evaluation.truth)} validation samples, which chose epoch and temperature and so flatter it:",
             "",
-            f"- accuracy {told.accuracy:.1%}, negative log-likelihood {told.loss:.3f} nats, "
-            f"expected calibration error {told.calibration_error:.3f}",
+            f"- accuracy {evaluation.accuracy:.1%}, negative log-likelihood {evaluation.loss:.3f} nats, "
+            f"expected calibration error {evaluation.calibration_error:.3f}",
             *_reduced(info),
             "",
-            *_classes(told.by_class()),
+            *_classes(evaluation.by_class()),
             "",
             "## Data",
             f"- dataset version `{version.id}` (number {version.number}, made by {version.cause})",
@@ -62,7 +67,7 @@ def text(
 
 
 def short(card: str) -> str:
-    """The card as a description of a registered version."""
+    """The card, shortened to a description of the registered version."""
     if len(card) <= LONGEST:
         return card
     return card[: card.rindex("\n", 0, LONGEST)] + "\n\n… the whole card is `model-card.md` of the run.\n"
@@ -70,34 +75,34 @@ def short(card: str) -> str:
 
 def _reduced(info: BundleInfo) -> list[str]:
     return [
-        f"- in {name.replace('int8', 'INT8')} it is right on {found.accuracy_loss:.2%} fewer, agrees on "
-        f"{found.agreement:.1%}, and is {found.speedup:.1f} times as fast {_where(found)}"
-        for name, found in info.reduced().items()
+        f"- in {name.replace('int8', 'INT8')} it is right on {report.accuracy_loss:.2%} fewer, agrees on "
+        f"{report.agreement:.1%}, and is {report.speedup:.1f} times as fast {_where(report)}"
+        for name, report in info.reduced().items()
     ]
 
 
-def _where(found: Reduced) -> str:
-    """Where speed and rightness were found."""
-    speed = f"by {found.measured_on}" if found.measured_on else "where it was made"
-    return f"{speed}, proven by {' and '.join(found.proven_on)}" if found.proven_on else speed
+def _where(report: Reduced) -> str:
+    """Where speed was measured and correctness verified."""
+    speed = f"by {report.measured_on}" if report.measured_on else "where it was made"
+    return f"{speed}, proven by {' and '.join(report.proven_on)}" if report.proven_on else speed
 
 
 def _classes(rows: list[ClassRow]) -> list[str]:
-    """A table of the classes, of many the ones found least."""
-    judged = sorted((row for row in rows if row.recall is not None), key=lambda row: (row.recall, row.label))
-    shown = judged[:_SHOWN] if len(rows) > _SHOWN else judged
-    title = "By class:" if shown == judged else f"The {len(shown)} classes found least, of {len(rows)}:"
-    if unseen := len(rows) - len(judged):
+    """A table of the classes; if there are many, those with the lowest recall."""
+    evaluated = sorted((row for row in rows if row.recall is not None), key=lambda row: (row.recall, row.label))
+    listed = evaluated[:_SHOWN] if len(rows) > _SHOWN else evaluated
+    title = "By class:" if listed == evaluated else f"The {len(listed)} classes found least, of {len(rows)}:"
+    if unseen := len(rows) - len(evaluated):
         title = f"{title[:-1]} ({unseen} without a validation sample):"
     lines = [
         f"| {_cell(row.label)} | {row.trained} | {row.judged} | {row.recall:.1%} | "
         f"{'' if row.precision is None else f'{row.precision:.1%}'} | {_cell(row.mostly_taken_for)} |"
-        for row in shown
+        for row in listed
     ]
     head = "| class | trained | judged | recall | precision | mostly taken for |"
     return [title, "", head, "| --- | --: | --: | --: | --: | --- |", *lines]
 
 
 def _cell(name: str) -> str:
-    """A label, which may be any text, as part of a table."""
+    """Escape a label, which may be any text, for a table cell."""
     return name.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

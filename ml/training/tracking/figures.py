@@ -1,4 +1,4 @@
-"""The pictures of a training run. No pyplot: nothing global, nothing that opens a window."""
+"""Plots of a training run. Without pyplot, so without global state or windows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ _COLUMNS: Final = 6
 _CELL: Final = 150
 _WORDS: Final = 34
 _GAP: Final = 6
-"""Of the sheet of mistakes, in pixels: a picture with its gaps, the lines of text beneath it, a gap."""
+"""Layout of the sheet of mistakes in pixels: cell with gaps, text lines below it, gap."""
 
 
 def curves(history: Sequence[Mapping[str, float]], points: Sequence[Mapping[str, float]]) -> Figure:
     """Loss, accuracy and learning rate over the epochs.
 
     Args:
-        history: an epoch's metrics a row.
-        points: single steps, a row each, with `epoch` as a fraction.
+        history: metrics per epoch.
+        points: metrics of single steps, with a fractional `epoch`.
     """
     figure = _figure(12, 3)
     left, middle, right = figure.subplots(1, 3)
@@ -44,7 +44,7 @@ def curves(history: Sequence[Mapping[str, float]], points: Sequence[Mapping[str,
 
 
 def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Rows are given labels, columns answers; shares of a row as colour, counts as text while they fit."""
+    """Confusion matrix: true labels by predictions; row shares as colour, counts as text if they fit."""
     n = len(classes)
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     side = min(12.0, 2.2 + 0.45 * n)
@@ -63,14 +63,14 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     return figure
 
 
-def mistakes(images: Pixels, positions: NDArray[np.int64], told: Evaluation) -> Figure:
-    """A sheet of pictures with what they were said to be and what the network said.
+def mistakes(images: Pixels, positions: NDArray[np.int64], evaluation: Evaluation) -> Figure:
+    """A sheet of misclassified images with label and prediction.
 
-    One set of axes for all: a set for each picture took seconds.
+    All images share one set of axes: one set per image took seconds.
 
     Args:
         images: ``uint8[M, side, side, channels]``, M ≥ 0.
-        positions: ``int64[M]``, the images' places in `told`.
+        positions: ``int64[M]``, the images' positions in `evaluation`.
     """
     rows = max(1, math.ceil(len(images) / _COLUMNS))
     width, height = _COLUMNS * _CELL, rows * (_CELL + _WORDS) + _WORDS
@@ -79,19 +79,19 @@ def mistakes(images: Pixels, positions: NDArray[np.int64], told: Evaluation) -> 
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    wrong = int((told.answers != told.truth).sum())
+    wrong = int((evaluation.answers != evaluation.truth).sum())
     title = f"The {len(images)} worst of {wrong} wrong answers" if wrong else "No wrong answer"
-    axes.text(_GAP, _WORDS / 2, f"{title} on {len(told.truth)} validation samples", fontsize=10, va="center")
+    axes.text(_GAP, _WORDS / 2, f"{title} on {len(evaluation.truth)} validation samples", fontsize=10, va="center")
     for number, (image, position) in enumerate(zip(images, positions, strict=True)):
         left, top = number % _COLUMNS * _CELL + _GAP, number // _COLUMNS * (_CELL + _WORDS) + _WORDS
         picture = image.squeeze(-1) if image.shape[-1] == 1 else image
         extent = (left, left + _CELL - 2 * _GAP, top + _CELL - 2 * _GAP, top)
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest", aspect="auto")
-        answer, label = int(told.answers[position]), int(told.truth[position])
-        for row, (what, c, colour) in enumerate((("label", label, "black"), ("answer", answer, "tab:red"))):
-            words = f"{what} {_short(told.classes[c])}  {told.probabilities[position, c]:.0%}"
-            axes.text(left, top + _CELL - _GAP + 13 * row, words, fontsize=7, va="top", color=colour)
-    axes.set(xlim=(0, width), ylim=(height, 0))  # each picture moved them
+        answer, label = int(evaluation.answers[position]), int(evaluation.truth[position])
+        for row, (kind, c, colour) in enumerate((("label", label, "black"), ("answer", answer, "tab:red"))):
+            text = f"{kind} {_short(evaluation.classes[c])}  {evaluation.probabilities[position, c]:.0%}"
+            axes.text(left, top + _CELL - _GAP + 13 * row, text, fontsize=7, va="top", color=colour)
+    axes.set(xlim=(0, width), ylim=(height, 0))  # imshow changed the limits
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Which code made a model, and among which packages."""
+"""The code version and the installed packages that a model was trained with."""
 
 import platform
 import subprocess
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def code_version(file: Path = Path(__file__)) -> str:
-    """The git revision of the checkout that `file` belongs to, with `-dirty` if it differs from it.
+    """The git revision of the checkout of `file`, with `-dirty` if there are changes.
 
-    Outside a checkout (an installed package, a container) the package's version.
+    Outside a checkout (an installed package, a container) it is the package version.
     """
     folder = str(file.resolve().parent)
-    # An installed package may lie below somebody else's checkout, hence the question for the file itself.
+    # An installed package may be inside another project's checkout, so check that git tracks the file itself.
     if _git(folder, "ls-files", "--error-unmatch", file.name) is None:
         return f"evergreen-{version('evergreen')}"
     revision = _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
@@ -23,15 +23,15 @@ def code_version(file: Path = Path(__file__)) -> str:
 def _git(folder: str, *arguments: str) -> str | None:
     command = ["git", "-C", folder, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return completed.stdout.strip() if completed.returncode == 0 else None
 
 
 @cache
 def environment() -> str:
-    """Interpreter, system and every installed package with its version, a line each."""
+    """Interpreter, system and every installed package with its version, one per line."""
     packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
     system = (f"# Python {platform.python_version()}", f"# {platform.platform()}")
     return "\n".join((*system, *packages)) + "\n"

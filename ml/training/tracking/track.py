@@ -1,4 +1,4 @@
-"""What a training run leaves in MLflow: parameters, live metrics, its dataset, files, how it ended."""
+"""MLflow tracking of a training run: parameters, live metrics, dataset, artifacts and status."""
 
 import json
 import tempfile
@@ -15,13 +15,13 @@ from ml.context import Context
 from ml.datasets import versions
 from ml.datasets.versions import DatasetVersion
 from ml.errors import EvergreenError
-from ml.models.registry import Registry, translated
+from ml.models.registry import Registry, translate_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 _LIVE_SECONDS: Final = 2.0
-"""Metrics are sent at most this often: a call costs as much as an epoch of a small data set."""
+"""Minimum interval between metric batches: a call takes as long as an epoch of a small dataset."""
 _WATCH_SECONDS: Final = 5.0
 _DIGEST: Final = 32
 _TAG: Final = 500
@@ -33,34 +33,34 @@ class Run:
     def __init__(self, registry: Registry, run_id: str) -> None:
         self.id = run_id
         self._client = registry.client
-        self._waiting: list[Metric] = []
+        self._pending: list[Metric] = []
         self._sent = time.monotonic()
 
     @classmethod
-    def begin(cls, registry: Registry, experiment: str, name: str, tags: Mapping[str, str]) -> "Run":
-        """A new run, in an experiment that is made if it is not there."""
-        with translated(f"a run in experiment `{experiment}`"):
-            made = registry.client.create_run(_experiment_id(registry, experiment), run_name=name, tags=dict(tags))
-        return cls(registry, str(made.info.run_id))
+    def start(cls, registry: Registry, experiment: str, name: str, tags: Mapping[str, str]) -> "Run":
+        """Create a run; the experiment is created if it does not exist."""
+        with translate_errors(f"a run in experiment `{experiment}`"):
+            created = registry.client.create_run(_experiment_id(registry, experiment), run_name=name, tags=dict(tags))
+        return cls(registry, str(created.info.run_id))
 
     @contextmanager
-    def ended(self) -> Iterator[None]:
-        """The run is finished after the block, failed if it raises, killed if it is interrupted."""
+    def terminating(self) -> Iterator[None]:
+        """End the run after the block: finished, failed if the block raises, killed if it is interrupted."""
         try:
             yield
             self.flush()
         except BaseException as error:
-            with suppress(EvergreenError):  # the block's own error tells more
+            with suppress(EvergreenError):  # the block's error is the one to raise
                 self.end("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         self.end("FINISHED")
 
     def end(self, status: str) -> None:
-        with translated(f"run {self.id}"):
+        with translate_errors(f"run {self.id}"):
             self._client.set_terminated(self.id, status)
 
-    def inputs(self, ctx: Context, version: DatasetVersion, params: Mapping[str, Any]) -> None:
-        """Parameters, and the dataset version as the run's input, with its lineage.
+    def log_inputs(self, ctx: Context, version: DatasetVersion, params: Mapping[str, Any]) -> None:
+        """Log parameters, and the dataset version with its lineage as the run's input.
 
         The source is the manifest: `mlflow.data.get_source(…).load()` fetches it from the bucket.
         """
@@ -85,46 +85,46 @@ class Run:
             source=json.dumps({"uri": source}),
             profile=json.dumps(counts | changes | extent),
         )
-        with translated(f"run {self.id}"):
+        with translate_errors(f"run {self.id}"):
             self._client.log_batch(self.id, params=[Param(k, str(v)) for k, v in params.items()])
             tags = [InputTag(key, value) for key, value in lineage.items()]
             self._client.log_inputs(self.id, [DatasetInput(dataset, tags)])
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """A point for each metric; sent with the next batch."""
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to each metric; sent with the next batch."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self._waiting += [Metric(k, v, now, step) for k, v in values.items()]
+        timestamp = int(time.time() * 1000)
+        self._pending += [Metric(k, v, timestamp, step) for k, v in values.items()]
         if time.monotonic() - self._sent > _LIVE_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        if self._waiting:
-            with translated(f"run {self.id}"):
-                self._client.log_batch(self.id, metrics=self._waiting)
-        self._waiting, self._sent = [], time.monotonic()
+        if self._pending:
+            with translate_errors(f"run {self.id}"):
+                self._client.log_batch(self.id, metrics=self._pending)
+        self._pending, self._sent = [], time.monotonic()
 
-    def tag(self, name: str, value: str) -> None:
-        with translated(f"run {self.id}"):
+    def set_tag(self, name: str, value: str) -> None:
+        with translate_errors(f"run {self.id}"):
             self._client.set_tag(self.id, name, value)
 
-    def artifacts(self, write: Callable[[Path], None]) -> None:
-        """Keep the files that `write` puts into the folder it is given."""
+    def log_artifacts(self, write: Callable[[Path], None]) -> None:
+        """Log the files that `write` creates in a temporary folder."""
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
-            with translated(f"run {self.id}"):
+            with translate_errors(f"run {self.id}"):
                 self._client.log_artifacts(self.id, folder)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """System metrics during the block, if psutil is installed: MLflow's own monitor."""
+    def system_metrics(self) -> Iterator[None]:
+        """Log system metrics during the block with MLflow's monitor, if psutil is installed."""
         if find_spec("psutil") is None:
             yield
             return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        with translated(f"run {self.id}"):
+        with translate_errors(f"run {self.id}"):
             make: Any = SystemMetricsMonitor  # without annotations
             monitor = make(self.id, _WATCH_SECONDS, tracking_uri=self._client.tracking_uri)
             monitor.start()
@@ -133,37 +133,40 @@ class Run:
         finally:
             monitor.finish()
             with suppress(MlflowException, OSError):
-                # It drops what it saw since its last report, which is all there is of a short training.
+                # On finish it drops samples since its last report; a short training has no others.
                 monitor.collect_metrics()
                 monitor.publish_metrics(monitor.aggregate_metrics())
                 monitor.mlflow_logger.flush()
 
 
 def close_abandoned(registry: Registry, experiment: str, cycle_id: str, finished: str | None) -> None:
-    """End the cycle's runs that a killed process left running: `finished` as finished, others as killed.
+    """End runs of the cycle that a killed process left running: `finished` as finished, all others as killed.
 
-    For the one trainer that a cycle has at a time.
+    Only for use by the single trainer of the cycle.
     """
-    with translated(f"runs of cycle {cycle_id}"):
-        found = registry.client.get_experiment_by_name(experiment)
-        if found is None:
+    with translate_errors(f"runs of cycle {cycle_id}"):
+        experiment_info = registry.client.get_experiment_by_name(experiment)
+        if experiment_info is None:
             return
         query = f"tags.cycle = '{cycle_id}' and attributes.status = 'RUNNING'"
-        for left in registry.client.search_runs([found.experiment_id], query):
-            run = Run(registry, left.info.run_id)
+        for stale in registry.client.search_runs([experiment_info.experiment_id], query):
+            run = Run(registry, stale.info.run_id)
             run.end("FINISHED" if run.id == finished else "KILLED")
 
 
 def _experiment_id(registry: Registry, name: str) -> str:
     client = registry.client
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name))
         except MlflowException as error:
-            # Another process was quicker.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
+            # Another process created it at the same time.
+            if (
+                error.error_code != "RESOURCE_ALREADY_EXISTS"
+                or (experiment := client.get_experiment_by_name(name)) is None
+            ):
                 raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)

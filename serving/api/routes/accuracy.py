@@ -1,4 +1,4 @@
-"""GET /v1/accuracy: how right the models were, by what came back as feedback."""
+"""GET /v1/accuracy: live accuracy of model versions, by feedback."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
@@ -7,20 +7,21 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Engine
 
 from ml.catalog import accuracy
-from ml.catalog.engine import transaction
-from serving.api.route_classes import needs
+from ml.catalog.engine import limit_statements, transaction
+from serving.api.route_classes import requires_role
 from serving.api.schemas import LiveAccuracy, problems
-from serving.console.overview import hurry
 from serving.dependencies import Injected
 
-router = APIRouter(tags=["model"], route_class=needs("predict"))
+_MILLISECONDS: Final = 1500
+
+router = APIRouter(tags=["model"], route_class=requires_role("predict"))
 
 SECONDS: Final = 3.0
 
 
 @router.get(
     "/v1/accuracy",
-    summary="ServingModel accuracy by model version",
+    summary="Live accuracy by model version",
     response_model=list[LiveAccuracy],
     responses=problems(_422="`days` does not fit.", _503="The catalog does not answer."),
 )
@@ -38,5 +39,5 @@ async def live_accuracy(
 
 def read(engine: Engine, since: datetime) -> list[dict[str, Any]]:
     with transaction(engine) as connection:
-        hurry(connection)
+        limit_statements(connection, _MILLISECONDS)
         return accuracy.by_version(connection, since)

@@ -11,17 +11,17 @@ from ml.errors import InvalidInputError
 from serving.api import batch
 from serving.api.batch import Item
 from serving.api.multipart import FORM, files
-from serving.api.predict_params import PARAMETERS, asked
-from serving.api.route_classes import needs
+from serving.api.predict_params import PARAMETERS, parse_params
+from serving.api.route_classes import requires_role
 from serving.api.schemas import BatchAnswer, BatchUrls, problems
 from serving.dependencies import Dependencies
 from serving.errors import ProblemError
 from serving.inference.predictor import PredictionRequest
 
 _SECONDS: Final = 120.0
-"""That a batch may take, where a single image has `answer_seconds`."""
+"""Answer timeout of a batch; that of a single image is the setting `answer_seconds`."""
 
-router = APIRouter(tags=["predictions"], route_class=needs("predict", seconds=_SECONDS, direct=True))
+router = APIRouter(tags=["predictions"], route_class=requires_role("predict", seconds=_SECONDS, raw=True))
 
 _JSON: Final = "application/json"
 _BODY: Final[dict[str, Any]] = {
@@ -66,36 +66,36 @@ async def predict_batch(request: Request) -> Response:
     dependencies: Dependencies = request.app.state.dependencies
     dependencies.predictor.live()
     dependencies.inference.check()
-    wanted = asked(request)
-    most = dependencies.settings.max_batch_images
-    items = _items(await request.body(), request.headers.get("content-type", ""), most)
-    if len(items) > most:
-        raise ProblemError(413, "too_many_images", f"more than {most} images in one request")
+    params = parse_params(request)
+    max_images = dependencies.settings.max_batch_images
+    items = _items(await request.body(), request.headers.get("content-type", ""), max_images)
+    if len(items) > max_images:
+        raise ProblemError(413, "too_many_images", f"more than {max_images} images in one request")
     common = PredictionRequest(
         body=b"",
         content_type="",
-        top=wanted.top,
-        client_key=wanted.client_key,
-        logged=wanted.logged,
+        top=params.top,
+        client_key=params.client_key,
+        logged=params.logged,
         started=started,
         caller=request.state.caller,
     )
-    found = await batch.answers(dependencies, items, common)
-    return Response(orjson.dumps({"results": found}), media_type=_JSON)
+    results = await batch.predict_all(dependencies, items, common)
+    return Response(orjson.dumps({"results": results}), media_type=_JSON)
 
 
-def _items(body: bytes, content_type: str, most: int) -> list[Item]:
-    """One more than `most`, where there are more."""
+def _items(body: bytes, content_type: str, max_images: int) -> list[Item]:
+    """The images of a body; at most `max_images` + 1, so that the caller can tell when there are too many."""
     media = content_type.partition(";")[0].strip().lower()
     if media == FORM:
-        return [Item(name, data) for name, data in files(body, content_type, most + 1)]
+        return [Item(name, data) for name, data in files(body, content_type, max_images + 1)]
     if media == _JSON:
         try:
-            return [Item(url, None) for url in BatchUrls.model_validate_json(body).urls[: most + 1]]
+            return [Item(url, None) for url in BatchUrls.model_validate_json(body).urls[: max_images + 1]]
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
-            where = ".".join(("body", *map(str, first["loc"])))
-            raise InvalidInputError(f"`{where}`: {first['msg']}") from error
+            field = ".".join(("body", *map(str, first["loc"])))
+            raise InvalidInputError(f"`{field}`: {first['msg']}") from error
     raise ProblemError(
         415,
         "unsupported_media_type",

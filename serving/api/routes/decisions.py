@@ -1,4 +1,4 @@
-"""POST /v1/decisions/{id}/approval: a person's answer to a decision that needs one."""
+"""POST /v1/decisions/{id}/approval: a person approves or rejects a decision."""
 
 from typing import Annotated, Final
 
@@ -6,11 +6,11 @@ from fastapi import APIRouter, Path, Request
 
 from ml.catalog import approvals
 from ml.catalog.approvals import Approval
-from serving.api.route_classes import needs
+from serving.api.route_classes import requires_role
 from serving.api.schemas import DecisionAnswer, DecisionAnswered, problems
 from serving.dependencies import Injected
 
-router = APIRouter(tags=["decisions"], route_class=needs("operate"))
+router = APIRouter(tags=["decisions"], route_class=requires_role("operate"))
 
 _SECONDS: Final = 5.0
 
@@ -31,8 +31,8 @@ Id = Annotated[str, Path(pattern=r"^[0-9a-f]{1,64}$")]
 async def answer(decision_id: Id, body: DecisionAnswer, dependencies: Injected, request: Request) -> DecisionAnswered:
     """Recorded at once; Airflow releases what was approved, or ends the cycle, within a minute."""
     caller: str | None = request.state.caller
-    shown = f" with the key of {caller}" if caller else ""
-    given = Approval(decision_id, body.approved, f"{body.actor} by REST{shown}", body.reason)
+    suffix = f" with the key of {caller}" if caller else ""
+    approval = Approval(decision_id, body.approved, f"{body.actor} by REST{suffix}", body.reason)
     hours = dependencies.settings.gate_review_hours
-    kept = await dependencies.database.run_within(_SECONDS, approvals.answer, dependencies.engine, given, hours)
-    return DecisionAnswered(**vars(kept))
+    stored = await dependencies.database.run_within(_SECONDS, approvals.answer, dependencies.engine, approval, hours)
+    return DecisionAnswered(**vars(stored))

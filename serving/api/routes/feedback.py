@@ -11,13 +11,13 @@ from ml.catalog import feedback
 from ml.catalog.engine import transaction
 from ml.catalog.feedback import FeedbackRecord, Outcome
 from ml.errors import UnavailableError
-from serving.api.route_classes import needs
+from serving.api.route_classes import requires_role
 from serving.api.schemas import Feedback, FeedbackStored, problems
 from serving.dependencies import Injected
 from serving.errors import RETRY, ProblemError
-from serving.prediction_log.log import moment
+from serving.prediction_log.log import timestamp_of
 
-router = APIRouter(tags=["predictions"], route_class=needs("feedback"))
+router = APIRouter(tags=["predictions"], route_class=requires_role("feedback"))
 
 SECONDS: Final = 2.0
 _STATUS: Final[dict[Outcome, int]] = {"new": 201, "known": 200, "waiting": 202}
@@ -46,28 +46,33 @@ async def give_feedback(body: Feedback, dependencies: Injected, request: Request
 
     The prediction itself may still be on its way to the log.
     """
-    given = _given(body, request.state.caller)
+    record = _record(body, request.state.caller)
     try:
-        outcome = await dependencies.database.run_within(SECONDS, store, dependencies.engine, given)
-    except (UnavailableError, ProblemError):  # away, or so slow that too many wait for it
+        outcome = await dependencies.database.run_within(SECONDS, store, dependencies.engine, record)
+    except (UnavailableError, ProblemError):  # not available, or so slow that the queue is full
         outcome = "waiting"
-        if not dependencies.prediction_log.append_feedback(orjson.dumps(given)):
-            raise ProblemError(503, "unavailable", "feedback can be neither stored nor kept now", RETRY) from None
+        if not dependencies.prediction_log.append_feedback(orjson.dumps(record)):
+            raise ProblemError(
+                503,
+                "unavailable",
+                "feedback cannot be stored now: the catalog does not answer and the spool is full",
+                RETRY,
+            ) from None
     response.status_code = _STATUS[outcome]
     return FeedbackStored(
         prediction_id=body.prediction_id, client_key=body.client_key, label=body.label, source=body.source
     )
 
 
-def store(engine: Engine, given: FeedbackRecord) -> Outcome:
+def store(engine: Engine, record: FeedbackRecord) -> Outcome:
     with transaction(engine) as connection:
-        return feedback.store(connection, given)
+        return feedback.store(connection, record)
 
 
-def _given(body: Feedback, caller: str | None) -> FeedbackRecord:
+def _record(body: Feedback, caller: str | None) -> FeedbackRecord:
     return FeedbackRecord(
         prediction_id=body.prediction_id,
-        predicted_at=moment(body.prediction_id) if body.prediction_id else None,
+        predicted_at=timestamp_of(body.prediction_id) if body.prediction_id else None,
         client_key=body.client_key,
         caller=caller,
         label=body.label,

@@ -18,7 +18,7 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """Attributes: model_version: what this worker answers with."""
+    """Attributes: model_version: the live version of this worker."""
 
     model_config = {"protected_namespaces": ()}
 

@@ -4,12 +4,12 @@ from dataclasses import asdict
 
 from fastapi import APIRouter
 
-from serving.api.route_classes import needs
+from serving.api.route_classes import requires_role
 from serving.api.schemas import ModelInfo, VariantStanding, problems
 from serving.dependencies import Injected
 from serving.rollout.serving_model import ServingModel
 
-router = APIRouter(tags=["model"], route_class=needs("predict"))
+router = APIRouter(tags=["model"], route_class=requires_role("predict"))
 
 
 @router.get("/v1/model", summary="The live model", responses=problems(_503="No model yet."))
@@ -27,7 +27,7 @@ def describe(live: ServingModel, replica: str) -> ModelInfo:
         architecture=info.architecture,
         variant=live.model.variant,
         runtime=live.model.runtime.name,
-        variants=[VariantStanding.model_validate(asdict(one)) for one in live.model.variants],
+        variants=[VariantStanding.model_validate(asdict(variant)) for variant in live.model.variants],
         dataset_version=info.dataset_version,
         run_id=info.run_id,
         digest=live.digest,

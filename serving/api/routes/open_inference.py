@@ -10,22 +10,22 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel
 
 from ml.models.bundle import BundleInfo
-from serving.api.route_classes import needs
+from serving.api.route_classes import requires_role
 from serving.api.schemas import problems
 from serving.dependencies import Dependencies, Injected
 from serving.errors import RETRY, ProblemError
 from serving.inference import open_inference
-from serving.inference.open_inference import InferParams, InferResponse, Rows
+from serving.inference.open_inference import InferParams, InferResponse, InferRows
 from serving.inference.predictor import PredictionRequest
 from serving.rollout.serving_model import ServingModel
 
 router = APIRouter(tags=["open inference protocol"])
-guarded = APIRouter(tags=["open inference protocol"], route_class=needs("predict"))
+guarded = APIRouter(tags=["open inference protocol"], route_class=requires_role("predict"))
 
 _BINARY: Final = "application/octet-stream"
 _HEADER_LENGTH: Final = "inference-header-content-length"
 _TRIES: Final = 3
-_ALL: Final = 2**31
+_ALL_LABELS: Final = 2**31
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -112,10 +112,10 @@ async def version_metadata(name: Name, number: Version, dependencies: Injected) 
     return _metadata(_model(dependencies, name, number), name)
 
 
-def _metadata(found: ServingModel, name: str) -> ModelMetadata:
-    info = found.model.info
-    told = open_inference.metadata(name, found.version, info.image_size, info.channels, len(info.labels))
-    return ModelMetadata(**told)
+def _metadata(live: ServingModel, name: str) -> ModelMetadata:
+    info = live.model.info
+    metadata = open_inference.metadata(name, live.version, info.image_size, info.channels, len(info.labels))
+    return ModelMetadata(**metadata)
 
 
 _INFER: Final[dict[str, Any]] = {
@@ -157,7 +157,7 @@ async def _infer(
     common = PredictionRequest(
         body=b"",
         content_type=_BINARY,
-        top=_ALL,
+        top=_ALL_LABELS,
         client_key=None,
         logged=True,
         started=started,
@@ -165,19 +165,19 @@ async def _infer(
         request_id=request.scope["request_id"],
         live_only=number is not None,
     )
-    answering = _Answering(dependencies, body, json_length, info, common)
-    asked, rows = await dependencies.inference.run(_Answering.run, answering)
+    job = _InferJob(dependencies, body, json_length, info, common)
+    params, rows = await dependencies.inference.run(_InferJob.run, job)
     if number is not None and str(rows.version) != number:
         raise _not_found(f"version {number} was replaced by version {rows.version} meanwhile")
-    content, length = open_inference.express(asked, rows, name)
+    content, length = open_inference.encode_response(params, rows, name)
     if length is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type=_BINARY, headers={_HEADER_LENGTH: str(length)})
 
 
 @dataclass(frozen=True)
-class _Answering:
-    """One request as one job of the line."""
+class _InferJob:
+    """One request as one job of the inference queue."""
 
     dependencies: Dependencies
     body: bytes
@@ -185,40 +185,42 @@ class _Answering:
     info: BundleInfo
     common: PredictionRequest
 
-    def run(self) -> tuple[InferParams, Rows]:
-        """All images answered by one model version: where it changed in between, they are asked again."""
-        asked = open_inference.understand(self.body, self.json_length, self.info.image_size, self.info.channels)
-        printable = asked.id if asked.id and asked.id.isprintable() and asked.id.isascii() else None
+    def run(self) -> tuple[InferParams, InferRows]:
+        """Predict all images with one model version; if the model was replaced meanwhile, predict them again."""
+        params = open_inference.parse_request(self.body, self.json_length, self.info.image_size, self.info.channels)
+        printable = params.id if params.id and params.id.isprintable() and params.id.isascii() else None
         common = replace(self.common, client_key=printable)
         for _ in range(_TRIES):
             answers: list[dict[str, Any]] = [
-                self.dependencies.predictor.predict(replace(common, body=image)) for image in asked.images
+                self.dependencies.predictor.predict(replace(common, body=image)) for image in params.images
             ]
             live = self.dependencies.predictor.live()
-            able = {each.version: each for each in (live, live.trial and live.trial.candidate) if each}
-            given = {answer["model_version"] for answer in answers}
-            if len(given) == 1 and (one := able.get(*given)):
-                return asked, _in_order(answers, one)
-        raise ProblemError(503, "no_answer", "models changed too often meanwhile; try again", RETRY)
+            models = {model.version: model for model in (live, live.trial and live.trial.candidate) if model}
+            versions = {answer["model_version"] for answer in answers}
+            if len(versions) == 1 and (model := models.get(*versions)):
+                return params, _to_rows(answers, model)
+        raise ProblemError(
+            503, "no_answer", "the model was replaced during the request, several times; try again", RETRY
+        )
 
 
-def _in_order(answers: list[dict[str, Any]], live: ServingModel) -> Rows:
+def _to_rows(answers: list[dict[str, Any]], live: ServingModel) -> InferRows:
     column = {label: i for i, label in enumerate(live.model.info.labels)}
     probabilities = np.zeros((len(answers), len(column)), np.float32)
     for row, answer in zip(probabilities, answers, strict=True):
         for candidate in answer["top"]:
             row[column[candidate["label"]]] = candidate["probability"]
-    return Rows(live.version, probabilities, [a["label"] for a in answers], [a["id"] for a in answers])
+    return InferRows(live.version, probabilities, [a["label"] for a in answers], [a["id"] for a in answers])
 
 
 def _model(dependencies: Dependencies, name: str, number: str | None = None) -> ServingModel:
     """Raises ProblemError: 404 for another name or version, 503 while there is none."""
     if name != dependencies.settings.model_name:
         raise _not_found(f"there is no model {name!r} here; `{dependencies.settings.model_name}` is")
-    found = dependencies.predictor.live()
-    if number is not None and number != str(found.version):
-        raise _not_found(f"version {number!r} does not answer now; version {found.version} does")
-    return found
+    live_model = dependencies.predictor.live()
+    if number is not None and number != str(live_model.version):
+        raise _not_found(f"version {number!r} is not live; version {live_model.version} is")
+    return live_model
 
 
 def _not_found(detail: str) -> ProblemError:

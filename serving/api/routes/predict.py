@@ -5,17 +5,17 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from serving.api.predict_params import PARAMETERS, asked
-from serving.api.route_classes import needs
+from serving.api.predict_params import PARAMETERS, parse_params
+from serving.api.route_classes import requires_role
 from serving.api.schemas import Answer, problems
 from serving.dependencies import Dependencies
 from serving.inference.predictor import PredictionRequest
 from serving.telemetry import stages
 
-router = APIRouter(tags=["predictions"], route_class=needs("predict", direct=True))
+router = APIRouter(tags=["predictions"], route_class=requires_role("predict", raw=True))
 
-_BRIEF_BYTES: Final = 16_384
-"""Of a body whose image probably takes no time to decode; a hostile one of this size takes up to 0.4 s."""
+_SMALL_BYTES: Final = 16_384
+"""Bodies up to this size usually decode in no time; a hostile one of this size takes up to 0.4 s."""
 _IMAGE: Final = {"schema": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -57,26 +57,26 @@ async def predict(request: Request) -> Response:
     """
     started = time.perf_counter()
     dependencies: Dependencies = request.app.state.dependencies
-    # Before the body is read: what cannot be answered need not be uploaded.
+    # Before the body is read: a request that cannot be answered need not be uploaded.
     dependencies.predictor.live()
     dependencies.inference.check()
-    wanted = asked(request)
-    body, noted = await request.body(), stages.of(request.scope)
-    if noted is not None:
-        noted.append(("receive", started, time.perf_counter()))
-    question = PredictionRequest(
+    params = parse_params(request)
+    body, request_stages = await request.body(), stages.from_scope(request.scope)
+    if request_stages is not None:
+        request_stages.append(("receive", started, time.perf_counter()))
+    prediction_request = PredictionRequest(
         body=body,
         content_type=request.headers.get("content-type", ""),
-        top=wanted.top,
-        client_key=wanted.client_key,
-        logged=wanted.logged,
+        top=params.top,
+        client_key=params.client_key,
+        logged=params.logged,
         started=started,
         caller=request.state.caller,
-        stages=noted,
+        stages=request_stages,
         request_id=request.scope.get("request_id", ""),
     )
-    brief = len(body) <= _BRIEF_BYTES
+    is_small = len(body) <= _SMALL_BYTES
     return Response(
-        await dependencies.inference.run(dependencies.predictor.predict_json, question, brief),
+        await dependencies.inference.run(dependencies.predictor.predict_json, prediction_request, is_small),
         media_type="application/json",
     )

@@ -1,4 +1,4 @@
-"""GET /v1/predictions/{id}: a logged prediction; …/explanation: what in the image speaks for its label."""
+"""GET /v1/predictions/{id}: a logged prediction; …/explanation: which parts of the image support its label."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -9,23 +9,23 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from ml.imaging.images import Limits
 from ml.models import occlusion
-from serving.api.route_classes import needs
+from serving.api.route_classes import requires_role
 from serving.api.schemas import LoggedPrediction, problems
 from serving.dependencies import Dependencies, Injected
 from serving.errors import ProblemError
 from serving.prediction_log import lookup
-from serving.prediction_log.log import is_uuid7, moment
+from serving.prediction_log.log import is_uuid7, timestamp_of
 from serving.prediction_log.lookup import LoggedRecord
 
 SECONDS: Final = 3.0
 PICTURE_SECONDS: Final = 70.0
-_YOUNG: Final = timedelta(seconds=1)
-_LOGGED_SECONDS: Final = 0.05
+_RECENT: Final = timedelta(seconds=1)
+_LOG_DELAY_SECONDS: Final = 0.05
 
-router = APIRouter(tags=["predictions"], route_class=needs("predict", seconds=PICTURE_SECONDS + 4 * SECONDS))
+router = APIRouter(tags=["predictions"], route_class=requires_role("predict", seconds=PICTURE_SECONDS + 4 * SECONDS))
 
 Id = Annotated[UUID, Path(description="As /v1/predict returned it.")]
-_SPOKEN: Final = {404: "No such prediction.", 422: "Not a UUID.", 503: "Not in this host's spool, and the "
+_PROBLEMS: Final = {404: "No such prediction.", 422: "Not a UUID.", 503: "Not in this host's spool, and the "
                   "catalog does not answer."}  # fmt: skip
 
 
@@ -33,20 +33,20 @@ _SPOKEN: Final = {404: "No such prediction.", 422: "Not a UUID.", 503: "Not in t
     "/v1/predictions/{prediction_id}",
     summary="A prediction from the log",
     response_model=LoggedPrediction,
-    responses=problems(**{f"_{status}": words for status, words in _SPOKEN.items()}),
+    responses=problems(**{f"_{status}": text for status, text in _PROBLEMS.items()}),
 )
 async def prediction(prediction_id: Id, dependencies: Injected, request: Request) -> LoggedPrediction:
-    """LoggedRecord as soon as it is answered on the host that answered, and everywhere a second or two later.
+    """Found as soon as it is answered on the host that answered, and everywhere a second or two later.
 
     With a key, the predictions that were asked for with it.
     """
-    found = await _find(dependencies, prediction_id, request.state.caller)
+    record = await _find(dependencies, prediction_id, request.state.caller)
     return LoggedPrediction.model_validate(
-        found.row
+        record.row
         | {
-            "stored": "replica" in found.row,
-            "image_kept": bool(found.waiting or found.row.get("image_object")),
-            "feedback": found.feedback,
+            "stored": "replica" in record.row,
+            "image_kept": bool(record.spooled_image or record.row.get("image_object")),
+            "feedback": record.feedback,
         }
     )
 
@@ -73,46 +73,49 @@ async def explanation(
     label: Annotated[str | None, Query(max_length=200, description="Another label than the one answered.")] = None,
 ) -> Response:
     """Red where covering the image makes the label less likely. Made at low priority, in a second or so."""
-    live, found = dependencies.predictor.live(), await _find(dependencies, prediction_id, request.state.caller)
-    version = found.row["model_version"]
+    live, record = dependencies.predictor.live(), await _find(dependencies, prediction_id, request.state.caller)
+    version = record.row["model_version"]
     if version != live.version:
         detail = (
             f"this was answered by model version {version}; only answers of the live one, {live.version}, are explained"
         )
         raise ProblemError(409, "other_model", detail)
-    chosen = label or found.row["label"]
-    if chosen not in live.model.info.labels:
-        raise ProblemError(404, "no_label", f"model version {version} has no label `{chosen}`")
-    data = await dependencies.storage.run_within(SECONDS, lookup.image, found, dependencies.store)
+    explained_label = label or record.row["label"]
+    if explained_label not in live.model.info.labels:
+        raise ProblemError(404, "no_label", f"model version {version} has no label `{explained_label}`")
+    data = await dependencies.storage.run_within(SECONDS, lookup.read_image, record, dependencies.store)
     limits = Limits(dependencies.settings.max_image_bytes, dependencies.settings.max_image_pixels)
     folder = (dependencies.settings.home / "bundles" / live.digest).absolute()
-    by = live.model.variant, live.model.runtime.name
+    variant = live.model.variant, live.model.runtime.name
     picture = await dependencies.pictures.run_within(
-        PICTURE_SECONDS, occlusion.explain, folder, by, data, chosen, limits
+        PICTURE_SECONDS, occlusion.explain, folder, variant, data, explained_label, limits
     )
     return Response(picture, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
 
 async def _find(dependencies: Dependencies, identifier: UUID, caller: str | None) -> LoggedRecord:
-    """The spool first: what leaves it is stored already.
+    """Look up a prediction, in the spool first: what leaves it is stored already.
 
     Raises:
-        ProblemError: 404 there is none, or not of this caller.
-        UnavailableError: it may be stored, but the catalog does not answer.
+        ProblemError: 404 it does not exist, or belongs to another caller.
+        UnavailableError: the catalog does not answer, so it is unknown whether it is find_stored.
     """
     if not is_uuid7(identifier):
         raise ProblemError(404, "not_found", f"`{identifier}` is no UUIDv7: use the `id` that /v1/predict returned")
-    found = await _look(dependencies, identifier)
-    if found is None and datetime.now(UTC) - moment(identifier) < _YOUNG:  # an answer is logged just after it is sent
-        await asyncio.sleep(_LOGGED_SECONDS)
-        found = await _look(dependencies, identifier)
-    if found is None or (caller is not None and found.row["caller"] != caller):
+    record = await _look_up(dependencies, identifier)
+    # A prediction is logged just after its response is sent.
+    if record is None and datetime.now(UTC) - timestamp_of(identifier) < _RECENT:
+        await asyncio.sleep(_LOG_DELAY_SECONDS)
+        record = await _look_up(dependencies, identifier)
+    if record is None or (caller is not None and record.row["caller"] != caller):
         raise ProblemError(404, "not_found", f"there is no prediction {identifier} in the log; is it past retention?")
-    return found
+    return record
 
 
-async def _look(dependencies: Dependencies, identifier: UUID) -> LoggedRecord | None:
-    found = await dependencies.storage.run_within(
-        SECONDS, lookup.in_spool, dependencies.settings.home / "spool", identifier
+async def _look_up(dependencies: Dependencies, identifier: UUID) -> LoggedRecord | None:
+    record = await dependencies.storage.run_within(
+        SECONDS, lookup.find_in_spool, dependencies.settings.home / "spool", identifier
     )
-    return found or await dependencies.database.run_within(SECONDS, lookup.stored, dependencies.engine, identifier)
+    return record or await dependencies.database.run_within(
+        SECONDS, lookup.find_stored, dependencies.engine, identifier
+    )

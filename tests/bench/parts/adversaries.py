@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ml.catalog.holdout_comparisons import HoldoutComparison
 from ml.gate import budget
-from ml.gate.evidence import parts
-from ml.gate.lead import largest_loss, lead
+from ml.gate.evidence import holdout_subsets
+from ml.gate.lead import largest_loss, lead, succession_risk
 from ml.gate.metrics import PerSample
 
 ALPHA: Final = 0.05
@@ -81,7 +81,7 @@ class Holdout:
         verdict = self._verdict(challenger)
         if (
             self.best is not self.champion
-            and lead(self._paired(self.champion, self.best), None, 5 * ALPHA).metric_least > 0
+            and lead(self._paired(self.champion, self.best), None, succession_risk(ALPHA)).metric_least > 0
         ):
             self.best = self.champion
         number = len(self.past) + 1
@@ -107,7 +107,7 @@ class Holdout:
         if not self.naive and not all(lead(of, None, ALPHA).holds(MARGIN) for of in pairs):
             return Verdict(promoted=False, stated=1.0)
         share = budget.even_share(ALPHA)
-        chosen = budget.choose(share, parts(self.came, self.past, 30))
+        chosen = budget.choose(share, holdout_subsets(self.came, self.past, 30))
         on, level = (0, ALPHA) if self.naive else (chosen.after, budget.level(share, chosen))
         recent = [self._paired(challenger, other, self.came >= on) for other in others]
         return Verdict(promoted=True, stated=max(MARGIN, *(largest_loss(of, level) for of in recent)))

@@ -8,7 +8,7 @@ import orjson
 from sqlalchemy import Engine, text
 
 from ml.catalog.engine import transaction
-from serving.prediction_log.log import moment, uuid7
+from serving.prediction_log.log import timestamp_of, uuid7
 
 LABELS: Final = tuple(f"class {n}" for n in range(10))
 VERSIONS: Final = (1, 2, 3)
@@ -63,7 +63,8 @@ def fresh(count: int) -> Iterator[bytes]:
         made = uuid7()
         yield orjson.dumps(
             {
-                "id": made, "at": moment(made), "model_version": 3, "label": "class 1", "probability": 0.9, "top": [],
+                "id": made, "at": timestamp_of(made), "model_version": 3, "label": "class 1", "probability": 0.9,
+                "top": [],
                 "milliseconds": 4.2, "image_sha256": "0" * 64, "width": 500, "height": 375, "brightness": 0.5,
             }
         )  # fmt: skip

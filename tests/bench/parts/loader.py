@@ -18,7 +18,7 @@ from ml.datasets import loader
 from ml.imaging import images
 from ml.settings import Settings
 from ml.storage.object_store import ObjectStore
-from ml.training.data.feed import Labels, Pictures
+from ml.training.data.feed import ImageArray, Labels
 from ml.training.loop import recipe
 from ml.training.loop.fit import fit
 from ml.training.network import networks
@@ -57,7 +57,7 @@ def figures() -> dict[str, Any]:
     }
 
 
-def _shares(ctx: Context, version: str, cached: Pictures, labels: Labels) -> dict[str, list[float]]:
+def _shares(ctx: Context, version: str, cached: ImageArray, labels: Labels) -> dict[str, list[float]]:
     """Seconds of an epoch, in turns."""
     memory = np.ascontiguousarray(cached[:])
     seconds: dict[str, list[float]] = {"memory": [], "cache": [], "cold": []}
@@ -74,9 +74,9 @@ def _shares(ctx: Context, version: str, cached: Pictures, labels: Labels) -> dic
     return seconds
 
 
-def _epoch(pictures: Pictures, labels: Labels) -> float:
+def _epoch(pictures: ImageArray, labels: Labels) -> float:
     network = networks.seeded(3, 10, SIDE, 1)
-    chosen = recipe.of(Settings(), len(labels), SIDE, 3, epochs=1)
+    chosen = recipe.from_settings(Settings(), len(labels), SIDE, 3, epochs=1)
     judge = pictures[:64], labels[:64]
     started = time.perf_counter()
     fit(network, (pictures, labels), judge, chosen)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ml.settings import Settings
 from ml.training.loop import recipe
 from ml.training.loop.fit import evaluate, fit
-from ml.training.loop.placement import ALONE
+from ml.training.loop.placement import SINGLE_PROCESS
 from ml.training.loop.recipe import Recipe
 from ml.training.network import networks, vision
 from tests.bench.parts import stored
@@ -31,7 +31,7 @@ def figures() -> dict[str, Any]:
     train, judge = order[JUDGES:], order[:JUDGES]
     readings: dict[str, list[tuple[float, float]]] = {"naive": [], "plain fp32": [], "ours": []}
     for seed in range(RUNS):
-        chosen = recipe.of(Settings(seed=seed), len(train), SIDE, 3, epochs=EPOCHS, threads=1)
+        chosen = recipe.from_settings(Settings(seed=seed), len(train), SIDE, 3, epochs=EPOCHS, threads=1)
         for name, learn in (("naive", _naive), ("plain fp32", _plain), ("ours", _ours)):
             started = time.process_time()
             network = learn(images[train], labels[train], chosen)
@@ -44,7 +44,7 @@ def figures() -> dict[str, Any]:
         "times plain fp32 on tensors": spread((speeds["ours"] / speeds["plain fp32"]).tolist()),
         **{f"{name} loop: images a CPU second": spread(found.tolist()) for name, found in speeds.items()},
         **{f"{name} loop: accuracy": spread([a for _, a in found]) for name, found in readings.items()},
-        "bf16_pays": float(ALONE.bf16_pays()),
+        "bf16_pays": float(SINGLE_PROCESS.bf16_pays()),
     }
 
 

@@ -20,9 +20,9 @@ from ml.gate.lead import lead
 from ml.gate.metrics import PerSample
 from ml.settings import Settings
 from ml.training.data import plan, replay, training_data
-from ml.training.data.plan import Past
+from ml.training.data.plan import RefreshHistory
 from ml.training.loop import objective, recipe
-from ml.training.loop.fit import fit, logits_of
+from ml.training.loop.fit import compute_logits, fit
 from ml.training.network import networks
 
 DROPS, CLASSES, SIDE = 10, 10, 32
@@ -76,14 +76,14 @@ class Champion:
 
     network: nn.Module
     known: Labels
-    past: Past
+    past: RefreshHistory
     number: int
 
     def probabilities(self, images: Pixels) -> NDArray[np.float32]:
         """``float32[N, CLASSES]``; 0 of a class that it does not know."""
         found = np.zeros((len(images), CLASSES), np.float32)
         with torch.inference_mode():
-            found[:, self.known] = logits_of(self.network, images).softmax(1).numpy()
+            found[:, self.known] = compute_logits(self.network, images).softmax(1).numpy()
         return found
 
 
@@ -135,13 +135,16 @@ def full(stream: Stream, settings: Settings) -> Course:
     seen = 0.0
     for number in range(DROPS):
         learned, looked = _here(stream, number)
-        epochs = recipe.of(settings, len(learned), SIDE, 3).epochs
+        epochs = recipe.from_settings(settings, len(learned), SIDE, 3).epochs
         judged = min(len(looked), max(500, len(learned) // 3))
         seen += (len(learned) + judged * _LOOKING) * epochs
-    network, chosen = networks.seeded(3, CLASSES, SIDE, settings.seed), recipe.of(settings, len(learned), SIDE, 3)
+    network, chosen = (
+        networks.seeded(3, CLASSES, SIDE, settings.seed),
+        recipe.from_settings(settings, len(learned), SIDE, 3),
+    )
     judge = _judge(stream, DROPS - 1, len(learned), np.arange(CLASSES))
     done = fit(network, (stream.images[learned], stream.labels[learned]), judge, chosen)
-    return _course(seen, [Champion(done.network, np.arange(CLASSES), Past(), DROPS - 1)], stream)
+    return _course(seen, [Champion(done.network, np.arange(CLASSES), RefreshHistory(), DROPS - 1)], stream)
 
 
 def refreshed(stream: Stream, settings: Settings, *, gated: bool = True) -> Course:
@@ -170,12 +173,12 @@ def _trained(stream: Stream, settings: Settings, number: int, champion: Champion
     classes, known = (tuple(str(c) for c in of) for of in (present, champion.known if champion else ()))
     network = champion.network if champion else None
     before = np.asarray([known.index(c) if c in known else -1 for c in classes])[labels]
-    made = plan.make(
+    made = plan.make_plan(
         "auto",
         stream.drop[here] > (champion.number if champion else -1),
         None if champion else "first",
-        champion.past if champion else Past(),
-        draw=replay.by(settings.replay_policy, before, images, network, settings.seed + number),
+        champion.past if champion else RefreshHistory(),
+        draw=replay.make_draw(settings.replay_policy, before, images, network, settings.seed + number),
         replay_ratio=settings.replay_ratio,
         full_every=settings.full_every,
         full_growth=settings.full_growth,
@@ -189,7 +192,7 @@ def _trained(stream: Stream, settings: Settings, number: int, champion: Champion
         fresh,
         (images[made.chosen], labels[made.chosen]),
         judge,
-        recipe.of(settings, len(made.chosen), SIDE, 3, warm=warm),
+        recipe.from_settings(settings, len(made.chosen), SIDE, 3, warm=warm),
         warm=warm,
         teacher=_teacher(network, known, classes) if warm else None,
         shares=np.bincount(labels) / len(labels),
@@ -197,7 +200,7 @@ def _trained(stream: Stream, settings: Settings, number: int, champion: Champion
     sifted = 4 * made.replayed if warm and settings.replay_policy != "stratified" else 0
     taught = len(made.chosen) if warm and settings.distillation else 0
     seen = (len(made.chosen) + (taught + len(judge[1])) * _LOOKING) * len(done.history) + sifted * _LOOKING
-    return Champion(done.network, present, made.past, number), seen
+    return Champion(done.network, present, made.history, number), seen
 
 
 def _promoted(stream: Stream, settings: Settings, challenger: Champion, champion: Champion, best: Champion) -> bool:
@@ -264,7 +267,7 @@ def _here(stream: Stream, number: int) -> tuple[Labels, Labels]:
 
 def _judge(stream: Stream, number: int, learned: int, present: Labels) -> tuple[Pixels, Labels]:
     _, every = _here(stream, number)
-    chosen = every[training_data.judges(stream.labels[every], learned, seed=number)]
+    chosen = every[training_data.sample_validation(stream.labels[every], learned, seed=number)]
     return stream.images[chosen], np.searchsorted(present, stream.labels[chosen])
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ml.catalog.holdout_comparisons import HoldoutComparison
 from ml.gate import budget, slices, statistics
-from ml.gate.evidence import parts
-from ml.gate.lead import lead
+from ml.gate.evidence import holdout_subsets
+from ml.gate.lead import lead, succession_risk
 from ml.gate.metrics import PerSample
 from ml.gate.slices import Tolerance
 
@@ -30,8 +30,7 @@ NOISE: Final = 0.004
 BRIER_NOISE: Final = 0.002
 """Of what a refresh's Brier score does beside its accuracy."""
 BRIER_SLOPE: Final = 0.38
-RISK: Final = 0.25
-"""As 5 % with a Brier score: without one, a fifth of it is taken."""
+RISK: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,10 @@ class _Loop:
 
     def _settle_best(self) -> None:
         """As `ml.gate.evidence` does: the champion is the best so far once it surely is."""
-        if self.best is not self.champion and lead(paired(self.champion, self.best), None, RISK).metric_least > 0:
+        if (
+            self.best is not self.champion
+            and lead(paired(self.champion, self.best), None, succession_risk(RISK)).metric_least > 0
+        ):
             self.best = self.champion
 
     def _truth(self, change: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -241,7 +243,7 @@ def proven(alpha: float = 0.05) -> Rule:
         holdout: Holdout, new: Model, champion: Model, best: Model, past: list[HoldoutComparison]
     ) -> tuple[bool, bool]:
         share = budget.early_share(len(past) + 1, alpha)
-        chosen = budget.choose(share, parts(holdout.came, past, 30))
+        chosen = budget.choose(share, holdout_subsets(holdout.came, past, 30))
         on = holdout.came >= chosen.after
         gained, lost = (int((a & ~b & on).sum()) for a, b in ((new.right, champion.right), (champion.right, new.right)))
         passed = gained > lost and statistics.mcnemar(gained, lost) <= budget.level(share, chosen)
@@ -281,7 +283,7 @@ def forbidden(holdout: Holdout, new: Model, champion: Model, margin: float) -> b
     }
     groups = [g for kind, each in names.items() for g in slices.group(kind, each, champion.right, new.right)]
     tolerance = Tolerance(margin, 0.05, CLASSES, 0.05)
-    return any(row["finding"] == "worse" for row in slices.judge(groups, tolerance))
+    return any(row["finding"] == "worse" for row in slices.evaluate_groups(groups, tolerance))
 
 
 def better_pair(kind: Kind, samples: int, gain: float, generator: np.random.Generator) -> tuple[Holdout, Model, Model]:

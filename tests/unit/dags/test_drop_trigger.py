@@ -84,4 +84,4 @@ def test_polling_is_done_beside_the_event_loop_and_rests_after_a_slow_poll(bucke
     assert threading.get_ident() not in bucket.threads
     assert ticks >= 2
     gaps = [later - earlier for earlier, later in zip(bucket.polls, bucket.polls[1:], strict=False)]
-    assert min(gaps) >= 0.9 * bucket.takes * (1 + drop_trigger.REST)
+    assert min(gaps) >= 0.9 * bucket.takes * (1 + drop_trigger.MIN_PAUSE_FACTOR)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ml.catalog.classes import composed
+from ml.catalog.classes import compose_renames
 from ml.datasets import labels
 from ml.settings import Settings
 
@@ -25,7 +25,7 @@ def said(label: str, who: str | None, day: int, drop: str = "d") -> dict[str, An
 
 def chosen(policy: str, *annotations: dict[str, Any], stands: str = "cat", trusted: tuple[str, ...] = ()) -> str:
     settings = Settings(label_policy=policy, trusted_annotators=trusted)  # type: ignore[arg-type]
-    return labels.current(annotations, stands, settings)
+    return labels.resolve_label(annotations, stands, settings)
 
 
 def test_latest_takes_the_newest_by_the_time_of_labelling_not_of_arrival() -> None:
@@ -54,8 +54,10 @@ def test_the_first_trusted_annotator_who_said_anything_decides() -> None:
 
 def test_saying_the_same_again_is_no_news() -> None:
     first = said("cat", None, 1, "d1")
-    assert labels.news([said("cat", None, 9, "d2")], [first]) == []
-    assert [n["label"] for n in labels.news([said("dog", None, 9, "d2"), said("cat", "ann", 9)], [first])] == [
+    assert labels.new_annotations([said("cat", None, 9, "d2")], [first]) == []
+    assert [
+        n["label"] for n in labels.new_annotations([said("dog", None, 9, "d2"), said("cat", "ann", 9)], [first])
+    ] == [
         "dog",
         "cat",
     ]
@@ -71,7 +73,7 @@ def test_saying_the_same_again_is_no_news() -> None:
     ],
 )
 def test_steps_of_renaming_become_one_map(steps: list[tuple[list[str], str]], expected: dict[str, str]) -> None:
-    assert composed(steps) == expected
+    assert compose_renames(steps) == expected
 
 
 def test_trusted_annotators_are_separated_by_commas() -> None:

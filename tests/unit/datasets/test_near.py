@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ml.datasets import near_duplicates
-from ml.datasets.near_duplicates import Neighbour, Placer, SplitAssignment
+from ml.datasets.near_duplicates import Neighbour, SplitAssigner, SplitAssignment
 from ml.settings import Settings
 from tests.pictures import halves
 
@@ -34,7 +34,7 @@ def distance(one: int, other: int) -> int:
 
 @given(st.lists(HASHES, max_size=40))
 def test_every_near_pair_of_a_drop_is_found_and_no_other(values: list[int]) -> None:
-    found = near_duplicates.among(*looks(values))
+    found = near_duplicates.find_within(*looks(values))
     expected = {
         (j, i)
         for i, j in combinations(range(len(values)), 2)
@@ -54,9 +54,9 @@ def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[i
             for i, v in enumerate(values)
             if (found := [n for other, n in stored if distance(v, other) <= near_duplicates.RADIUS])
         }
-        placer = Placer(*looks(values), SETTINGS)
+        placer = SplitAssigner(*looks(values), SETTINGS)
         for i, (value, told) in enumerate(zip(values, rows, strict=True)):
-            if isinstance(place := placer.place(i, told, known.get(i, ())), SplitAssignment):
+            if isinstance(place := placer.assign(i, told, known.get(i, ())), SplitAssignment):
                 stored.append((value, Neighbour(told["key"], place.group_id, place.split, "a")))
     for (one, a), (other, b) in combinations(stored, 2):
         if distance(one, other) <= near_duplicates.RADIUS:
@@ -65,7 +65,7 @@ def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[i
 
 def test_what_looks_like_both_sides_is_put_aside_with_both_names() -> None:
     known = [Neighbour("aaa", "g1", "train", "x"), Neighbour("bbb", "g2", "holdout", "x")]
-    place = Placer(*looks([0]), SETTINGS).place(0, row(0, 0), known)
+    place = SplitAssigner(*looks([0]), SETTINGS).assign(0, row(0, 0), known)
     assert isinstance(place, str)
     assert "aaa (train)" in place
     assert "bbb (holdout)" in place

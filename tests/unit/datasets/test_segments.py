@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.datasets import segments
-from ml.datasets.segments import Sample, Segment, Uploads
+from ml.datasets.segments import Sample, Segment, SegmentUploads
 from ml.errors import UnavailableError
 from ml.storage import tar_members
 from ml.storage.object_store import ObjectStore
@@ -52,7 +52,7 @@ SAMPLES = [sample(data) for data in IMAGES]
 
 def write(limit: int) -> tuple[MemoryStore, list[Segment]]:
     store = MemoryStore()
-    with Uploads(store) as uploads:
+    with SegmentUploads(store) as uploads:
         return store, [segment for segment, _ in segments.write(uploads, iter(SAMPLES), limit)]
 
 
@@ -88,7 +88,7 @@ def test_a_segment_closes_at_its_limit() -> None:
 
 
 def test_nothing_makes_no_segment() -> None:
-    with Uploads(MemoryStore()) as uploads:
+    with SegmentUploads(MemoryStore()) as uploads:
         assert list(segments.write(uploads, iter(()), 10)) == []
 
 
@@ -97,7 +97,7 @@ def test_what_befalls_an_upload_is_told() -> None:
         def put_file(self, key: str, path: Path, content_type: str = "") -> None:
             raise UnavailableError("the disk is full")
 
-    with pytest.raises(UnavailableError, match="full"), Uploads(Full()) as uploads:
+    with pytest.raises(UnavailableError, match="full"), SegmentUploads(Full()) as uploads:
         list(segments.write(uploads, iter(SAMPLES), 10_000_000))
 
 
@@ -109,5 +109,5 @@ def test_members_are_what_tarfile_writes(data: bytes, kind: str) -> None:
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
     member = tar_members.encode(digest, kind, data)
-    assert member + tar_members.ending(len(member)) == buffer.getvalue()
-    assert len(member) == tar_members.span(len(data))
+    assert member + tar_members.end_of_archive(len(member)) == buffer.getvalue()
+    assert len(member) == tar_members.member_size(len(data))

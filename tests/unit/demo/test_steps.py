@@ -8,12 +8,12 @@ from rich.console import Console
 
 from infra.demo import steps, watch
 from infra.demo.steps import StepFailedError, step
-from infra.demo.watch import Finished, Patience
+from infra.demo.watch import CycleResult, StallDetector
 from ml.errors import UnavailableError
 from ml.settings import Settings
 
 REASON = "worse on corruption dim; 97.2% against 82.9% on 286 holdout samples: 44 gained, 3 lost, p < 0.0001"
-REJECTED = Finished(
+REJECTED = CycleResult(
     drop={"prefix": "drops/demo-second/", "report_key": "drops/d/report.html"},
     cycle={"verdict": "reject", "reason": REASON, "seconds": {"claim": 0.1, "train": 15.6, "gate": 0.2}},
     decision={"report_key": "decisions/0123456789abcdef/report.html"},
@@ -34,7 +34,7 @@ def shown(failed: StepFailedError, settings: Settings | None) -> str:
 
 def test_another_verdict_is_shown_with_its_reason_its_report_and_the_last_stage() -> None:
     with pytest.raises(StepFailedError) as caught, step("3 · A second drop", "it is promoted", console()) as this:
-        this.ended(REJECTED, ("promote",))
+        this.check_verdict(REJECTED, ("promote",))
     text = " ".join(shown(caught.value, Settings()).split())
     assert "This step failed: 3 · A second drop" in text
     assert "expected it is promoted" in text
@@ -46,9 +46,9 @@ def test_another_verdict_is_shown_with_its_reason_its_report_and_the_last_stage(
 
 
 def test_a_stopped_drop_has_the_report_of_its_validation() -> None:
-    stopped = Finished(REJECTED.drop, REJECTED.cycle | {"verdict": "stopped", "seconds": {}}, None)
+    stopped = CycleResult(REJECTED.drop, REJECTED.cycle | {"verdict": "stopped", "seconds": {}}, None)
     with pytest.raises(StepFailedError) as caught, step("1", "it is promoted", console()) as this:
-        this.ended(stopped, ("promote",))
+        this.check_verdict(stopped, ("promote",))
     assert "/console/files/drops/d/report.html" in shown(caught.value, Settings())
 
 
@@ -64,18 +64,18 @@ def test_what_a_part_cannot_do_is_the_steps_failure(error: Exception) -> None:
 
 def test_as_promised_nothing_is_raised() -> None:
     with step("3", "it is rejected", console()) as this:
-        assert this.ended(REJECTED, ("stopped", "reject")) is REJECTED
+        assert this.check_verdict(REJECTED, ("stopped", "reject")) is REJECTED
 
 
 def test_patience_lasts_as_long_as_something_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
-    patience = Patience(10)
+    patience = StallDetector(10)
     for moved in range(20):
         clock[0] += 9
-        patience.see(moved, "an epoch")
+        patience.check(moved, "an epoch")
     clock[0] += 9
-    patience.see(19, "an epoch")
+    patience.check(19, "an epoch")
     clock[0] += 2
-    with pytest.raises(UnavailableError, match="waited for an epoch; nothing has moved for 10 s"):
-        patience.see(19, "an epoch")
+    with pytest.raises(UnavailableError, match="waited for an epoch; nothing has changed for 10 s"):
+        patience.check(19, "an epoch")

@@ -22,11 +22,11 @@ def digits() -> list[Picture]:
 
 
 def test_the_same_seed_tells_the_same_story(digits: list[Picture]) -> None:
-    assert drops.tell(digits) == drops.tell(pictures.load(None))
+    assert drops.make_story(digits) == drops.make_story(pictures.load(None))
 
 
 def test_the_first_drop_has_four_bad_files_and_is_else_clean(digits: list[Picture]) -> None:
-    first = drops.tell(digits).first
+    first = drops.make_story(digits).first
     bad = {p.name: p for p in first if p.name.startswith(("bad-", "duplicate-"))}
     assert len(bad) == 4
     (duplicate,) = (p for n, p in bad.items() if n.startswith("duplicate-"))
@@ -40,13 +40,13 @@ def test_the_first_drop_has_four_bad_files_and_is_else_clean(digits: list[Pictur
 
 def test_shuffling_keeps_the_images_and_breaks_the_labels(digits: list[Picture]) -> None:
     truth = {p.name: p.label for p in digits}
-    third = drops.tell(digits).third
+    third = drops.make_story(digits).third
     assert sum(truth[p.name] == p.label for p in third) < 0.25 * len(third)
     assert {p.name for p in third} <= truth.keys()
 
 
 def test_no_picture_is_in_two_drops(digits: list[Picture]) -> None:
-    story = drops.tell(digits)
+    story = drops.make_story(digits)
     names = [
         {p.name.rpartition("-")[2] for p in part if not p.name.startswith(("bad", "dup"))}
         for part in (story.first, story.second, story.third)

@@ -14,7 +14,7 @@ def counts(worse: int, better: int, alike: int) -> Differences:
 
 
 def test_differences_are_counted_and_their_bound_holds() -> None:
-    of = Differences.of(np.asarray([0.5, -1.5, 0.5, 0.0]), 1.0)
+    of = Differences.from_samples(np.asarray([0.5, -1.5, 0.5, 0.0]), 1.0)
     assert (of.values.tolist(), of.counts.tolist(), of.bound) == ([-1.5, 0.0, 0.5], [1, 1, 2], 1.5)
     assert (of.samples, of.mean) == (4, pytest.approx(-0.125))
     assert of.negated.mean == -of.mean
@@ -55,13 +55,13 @@ def test_the_score_is_a_standard_normal_where_the_mean_is_what_is_tested() -> No
 
 def test_the_usual_bound_is_the_mean_less_so_many_standard_errors_for_many_samples() -> None:
     values = np.random.default_rng(5).normal(0.01, 0.2, 20_000)
-    of = Differences.of(values)
+    of = Differences.from_samples(values)
     assert betting.usual_bound(of, 2.0) == pytest.approx(values.mean() - 2 * values.std() / math.sqrt(20_000), abs=1e-4)
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
 def test_answers_that_are_all_alike_have_bounds_too(value: float) -> None:
-    of = Differences.of(np.full(40, value))
+    of = Differences.from_samples(np.full(40, value))
     for bound in (betting.usual_bound(of, 2.0), betting.lower_bound(of, 0.01)):
         assert -1 <= bound <= value
     assert betting.score(of, value) == 0

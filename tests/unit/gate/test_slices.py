@@ -11,7 +11,7 @@ TOLERANCE = Tolerance(margin=0.01, group_margin=0.05, classes=10, alpha=0.05)
 
 
 def finding(*groups: Group) -> list[str]:
-    return [row["finding"] for row in slices.judge(groups, TOLERANCE)]
+    return [row["finding"] for row in slices.evaluate_groups(groups, TOLERANCE)]
 
 
 def test_samples_are_grouped_by_name_and_nameless_ones_left_out() -> None:
@@ -31,13 +31,13 @@ def test_a_harm_is_named_a_gain_is_not() -> None:
     harmed = Group("class", "dog", *pair(0, 60, 140), weight=0.1)
     gained = Group("class", "cat", *pair(40, 0, 160), weight=0.1)
     assert finding(harmed, gained) == ["worse", "fine"]
-    (row, _) = slices.judge([harmed, gained], TOLERANCE)
+    (row, _) = slices.evaluate_groups([harmed, gained], TOLERANCE)
     assert (row["samples"], row["champion"], row["challenger"], row["tolerated"]) == (200, 1.0, 0.7, 0.1)
 
 
 def test_a_large_group_may_lose_little_and_a_small_one_more_but_never_half() -> None:
     answers = pair(0, 0, 80, 20)
-    allowed = [TOLERANCE.of(Group("class", "a", *answers, weight=w)) for w in (1.0, 0.2, 0.1, 0.05, 0.001)]
+    allowed = [TOLERANCE.allowed_loss(Group("class", "a", *answers, weight=w)) for w in (1.0, 0.2, 0.1, 0.05, 0.001)]
     assert allowed == pytest.approx([0.05, 0.05, 0.1, 0.2, 0.4])
 
 
@@ -63,7 +63,7 @@ def test_within_what_is_tolerated_is_fine_beyond_it_on_few_samples_unclear_and_o
 
 def test_what_is_only_reported_has_no_part_in_the_correction() -> None:
     reported = [Group("corruption", str(i), *pair(0, 40, 24), weight=1.0, judged=False) for i in range(4)]
-    rows = slices.judge(reported, TOLERANCE)
+    rows = slices.evaluate_groups(reported, TOLERANCE)
     assert {(row["finding"], row["judged"]) for row in rows} == {("worse", False)}
 
 
@@ -78,4 +78,4 @@ def test_equal_models_are_seldom_said_to_harm_any_of_many_groups() -> None:
 
 
 def test_no_groups_no_rows() -> None:
-    assert slices.judge([], TOLERANCE) == []
+    assert slices.evaluate_groups([], TOLERANCE) == []

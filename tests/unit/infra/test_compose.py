@@ -99,7 +99,7 @@ def test_airflow_is_set_up_as_in_the_local_stack(tmp_path: Path) -> None:
 def test_init_gets_everything_it_insists_on_and_names_what_is_blank() -> None:
     assert set(init._REQUIRED) <= _environment("init").keys()
     with pytest.raises(InvalidInputError, match="MLFLOW_DB_PASSWORD"):
-        init._refuse_blanks({**dict.fromkeys(init._REQUIRED, "x"), "MLFLOW_DB_PASSWORD": ""})
+        init._require_variables({**dict.fromkeys(init._REQUIRED, "x"), "MLFLOW_DB_PASSWORD": ""})
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.stem)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml.intake.pending import bundles
+from ml.intake.pending import chunk_batches
 
 
 @pytest.mark.parametrize(
@@ -10,12 +10,12 @@ from ml.intake.pending import bundles
     [([], 0), ([0], 0), ([1], 1), ([3, 2], 5), ([1000], 1000), ([1001], 501), ([5000, 1], 835), ([1] * 1000, 1000)],
 )
 def test_every_chunk_is_in_one_piece(chunks: list[int], pieces: int) -> None:
-    made = bundles([{"drop_id": f"d{i}", "chunks": n} for i, n in enumerate(chunks)], most=1000)
+    made = chunk_batches([{"drop_id": f"d{i}", "chunks": n} for i, n in enumerate(chunks)], limit=1000)
     assert len(made) == pieces
     found = sorted((piece["drop_id"], chunk) for piece in made for chunk in piece["chunks"])
     assert found == sorted((f"d{i}", c) for i, n in enumerate(chunks) for c in range(n))
 
 
 def test_more_drops_than_pieces_end_all_the_same() -> None:
-    made = bundles([{"drop_id": str(i), "chunks": 2} for i in range(5)], most=3)
+    made = chunk_batches([{"drop_id": str(i), "chunks": 2} for i in range(5)], limit=3)
     assert [piece["chunks"] for piece in made] == [[0, 1]] * 5

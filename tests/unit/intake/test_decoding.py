@@ -13,7 +13,7 @@ from PIL import Image
 from ml.errors import UnavailableError
 from ml.imaging import images
 from ml.imaging.images import Limits
-from ml.imaging.sandbox import Decoders
+from ml.imaging.sandbox import DecoderPool
 from tests.hostile.make import GOOD, encoded, hostile, picture, png
 from tests.hostile.make import progressive_bomb as scans
 from tests.servers import wait_until
@@ -26,12 +26,12 @@ FRAGILE = (
     "import os, sys, time\n"
     "from ml.imaging import images\n"
     "from ml.imaging import sandbox_process as decoder\n"
-    "sight = images.sight\n"
+    "decode = images.decode_for_features\n"
     "def fragile(data, *rest):\n"
     "    if data == b'kill': os.kill(os.getpid(), 11)\n"
     "    if data == b'slow': time.sleep(30)\n"
-    "    return sight(data, *rest)\n"
-    "images.sight = fragile\n"
+    "    return decode(data, *rest)\n"
+    "images.decode_for_features = fragile\n"
     "decoder.main(sys.argv[1:])\n",
 )
 
@@ -45,7 +45,7 @@ def children() -> set[int]:
 
 def test_answers_are_those_of_this_process_in_order() -> None:
     made = [encoded(Image.new("L", (4 + i, 5)), "PNG") for i in range(100)]
-    with Decoders(LIMITS) as decoders:
+    with DecoderPool(LIMITS) as decoders:
         futures = [decoders.submit(made[i : i + 7]) for i in range(0, 100, 7)]
         answers = [a for f in futures for a in f.result()]
     assert [a["width"] for a in answers] == list(range(4, 104))
@@ -55,7 +55,7 @@ def test_answers_are_those_of_this_process_in_order() -> None:
 
 def test_hostile_images_have_reasons_in_bounded_time() -> None:
     made = hostile()
-    with Decoders(LIMITS, seconds=5) as decoders:
+    with DecoderPool(LIMITS, seconds=5) as decoders:
         names = list(made)
         answers = dict(zip(names, decoders.submit([made[n][0] for n in names]).result(), strict=True))
     assert {n for n in names if "problem" not in answers[n]} == {n for n in names if made[n][1] is GOOD}
@@ -63,7 +63,7 @@ def test_hostile_images_have_reasons_in_bounded_time() -> None:
 
 def test_an_image_that_kills_its_decoder_is_the_only_victim() -> None:
     batch = [GOOD_PNG, b"kill", GOOD_PNG, b"kill", b"text", GOOD_PNG]
-    with Decoders(LIMITS, program=FRAGILE) as decoders:
+    with DecoderPool(LIMITS, program=FRAGILE) as decoders:
         answers = decoders.submit(batch).result()
         assert decoders.submit([GOOD_PNG]).result()[0]["width"] == 24
     assert ["width" in a for a in answers] == [True, False, True, False, False, True]
@@ -75,14 +75,14 @@ def test_an_image_that_kills_its_decoder_is_the_only_victim() -> None:
 def test_time_is_bounded() -> None:
     slow = scans(80)
     assert images.inspect(slow, LIMITS).width == 4096  # it would come to an end
-    with Decoders(LIMITS, seconds=0.2) as decoders:
+    with DecoderPool(LIMITS, seconds=0.2) as decoders:
         (answer,) = decoders.submit([slow]).result()
     assert answer == {"problem": "decoding the image takes more than 0.2 s of processor time"}
 
 
 def test_memory_is_bounded() -> None:
     large = encoded(Image.fromarray(np.zeros((6000, 6000), np.uint8)), "PNG")
-    with Decoders(LIMITS, memory=400_000_000) as decoders:
+    with DecoderPool(LIMITS, memory=400_000_000) as decoders:
         answers = decoders.submit([GOOD_PNG, large, GOOD_PNG]).result()
     assert "memory" in answers[1]["problem"]
     assert answers[0] == answers[2]
@@ -91,13 +91,13 @@ def test_memory_is_bounded() -> None:
 def test_the_largest_image_fits_into_the_memory_given() -> None:
     side = int(LIMITS.max_pixels**0.5)
     for kind, mode in (("PNG", "RGBA"), ("JPEG", "RGB")):
-        with Decoders(LIMITS, seconds=60) as decoders:
+        with DecoderPool(LIMITS, seconds=60) as decoders:
             (answer,) = decoders.submit([encoded(Image.new(mode, (side, side)), kind)]).result()
         assert answer.get("width") == side, answer
 
 
 def test_a_decoder_killed_from_outside_costs_nothing() -> None:
-    with Decoders(LIMITS) as decoders:
+    with DecoderPool(LIMITS) as decoders:
         assert decoders.submit([GOOD_PNG]).result()
         assert len(children()) == 1
         for pid in children():
@@ -107,14 +107,14 @@ def test_a_decoder_killed_from_outside_costs_nothing() -> None:
 
 
 def test_a_decoder_that_does_not_start_is_no_fault_of_the_image() -> None:
-    with Decoders(LIMITS, program=("-c", "raise SystemExit(3)")) as decoders, pytest.raises(UnavailableError):
+    with DecoderPool(LIMITS, program=("-c", "raise SystemExit(3)")) as decoders, pytest.raises(UnavailableError):
         decoders.submit([GOOD_PNG]).result()
 
 
 def test_decoders_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from ml.imaging.sandbox import Decoders; from ml.imaging.images import Limits\n"
-        "decoders = Decoders(Limits(9, 9)); decoders.__enter__(); decoders.submit([b'x']).result()\n"
+        "import os, sys; from ml.imaging.sandbox import DecoderPool; from ml.imaging.images import Limits\n"
+        "decoders = DecoderPool(Limits(9, 9)); decoders.__enter__(); decoders.submit([b'x']).result()\n"
         "print(decoders._idle.get()._process.pid, flush=True); os.kill(os.getpid(), 9)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path.cwd())
@@ -128,14 +128,14 @@ def test_no_credentials_reach_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None
         "import json, os, sys\nprint('ready', flush=True)\nsys.stdin.buffer.read(4)\n"
         "print(json.dumps([dict(os.environ)]), flush=True)\n",
     )
-    with Decoders(LIMITS, program=told) as decoders:
+    with DecoderPool(LIMITS, program=told) as decoders:
         (environment,) = decoders.submit([b"x"]).result()
     assert "PYTHONPATH" in environment
     assert not [name for name in environment if name.startswith("EVERGREEN")]
 
 
 def test_odd_sizes() -> None:
-    with Decoders(LIMITS) as decoders:
+    with DecoderPool(LIMITS) as decoders:
         assert decoders.submit([]).result() == []
         assert "empty" in decoders.submit([b""]).result()[0]["problem"]
         assert "broken" in decoders.submit([png(9, 9, data=b"x")]).result()[0]["problem"]

@@ -164,13 +164,13 @@ BOMB = b'<!DOCTYPE a [<!ENTITY b "cc">]><annotations><image name="1.jpg"><tag la
         ({"annotations.xml": b'<annotations><image name="1.jpg"><polygon/></image></annotations>'}, "polygon"),
         ({"annotations.xml": BOMB}, "entities"),
         ({"annotations.xml": b"\xff\xfe<"}, "not UTF-8"),
-        ({"annotations.xml": b"<annotations>"}, "no XML"),
-        ({"labels.jsonl": b"[" * 100_000}, "no JSON"),
+        ({"annotations.xml": b"<annotations>"}, "not valid XML"),
+        ({"labels.jsonl": b"[" * 100_000}, "not valid JSON"),
         ({"labels.jsonl": b"[1]"}, "line 1, must be a JSON object"),
         ({"labels.parquet": b"PAR1 not really PAR1"}, "cannot be read as Parquet"),
         ({"labels.parquet": parquet([{"file": "x/1.jpg"}])}, "lacks the column label"),
         ({"metadata.jsonl": b'{"file_name":"x/1.jpg","text":"a cat"}'}, "no column `label`"),
-        ({"_classes.csv": b"filename\nx/1.jpg\n"}, "no column of a class"),
+        ({"_classes.csv": b"filename\nx/1.jpg\n"}, "no class columns"),
     ],
 )  # fmt: skip
 def test_a_drop_of_another_kind_is_refused_as_a_whole(files: dict[str, bytes], words: str) -> None:

@@ -37,17 +37,17 @@ FIGURES: dict[str, Any] = {
 
 def images(*changes: dict[str, Any]) -> SuiteResult:
     rows = [GOOD, *(GOOD | {"key": f"k{i}"} | change for i, change in enumerate(changes))]
-    return suites.judge(SHIPPED / "images.yml", pd.DataFrame(rows).astype({"label": object}))
+    return suites.validate(SHIPPED / "images.yml", pd.DataFrame(rows).astype({"label": object}))
 
 
 def drop(**changes: Any) -> SuiteResult:
-    return suites.judge(SHIPPED / "drop.yml", suites.one_row(FIGURES | changes))
+    return suites.validate(SHIPPED / "drop.yml", suites.single_row_frame(FIGURES | changes))
 
 
 def own(folder: Path, text: str, frame: pd.DataFrame) -> SuiteResult:
     path = folder / "own.yml"
     path.write_text("name: own\nexpectations:\n" + text)
-    return suites.judge(path, frame)
+    return suites.validate(path, frame)
 
 
 @pytest.mark.parametrize(
@@ -178,15 +178,15 @@ def test_a_warning_is_reported_and_puts_nothing_aside(tmp_path: Path) -> None:
         ("  - {type: expect_column_values_to_be_null, kwargs: {column: v}, severity: deadly}\n", "deadly"),
         ("  - {kwargs: {column: v}}\n", "expectation 1"),
         ("  - just words\n", "just words"),
-        ("  - [\n", "no readable expectation suite"),
-        ("", "no readable expectation suite"),
+        ("  - [\n", "not a valid expectation suite"),
+        ("", "not a valid expectation suite"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InvalidInputError, match=rf"own\.yml.*{words}"):
         own(tmp_path, text, pd.DataFrame({"key": ["a"], "v": [2.0]}))
     with pytest.raises(InvalidInputError, match=r"missing\.yml"):
-        suites.judge(tmp_path / "missing.yml", pd.DataFrame({"key": ["a"]}))
+        suites.validate(tmp_path / "missing.yml", pd.DataFrame({"key": ["a"]}))
 
 
 def test_data_docs_show_hostile_names_as_text(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_data_docs_show_hostile_names_as_text(tmp_path: Path) -> None:
     assert "<img src=x>" in verdict.reasons["<script>alert(1)</script>"][0]
     rows = list(verdict.reasons.items())
     figures = {"format": "<i>"}
-    page = data_docs.page("<u>drop</u>", "d-1", ("bad", "<b>no</b>"), [("Each image", verdict)], figures, rows)
+    page = data_docs.render("<u>drop</u>", "d-1", ("bad", "<b>no</b>"), [("Each image", verdict)], figures, rows)
     assert "&lt;img src=x&gt;" in page
     assert "&lt;script&gt;alert(1)" in page
     for markup in ("<img", "<script", "<u>", "<b>", "<i>", "&amp;lt;"):
@@ -206,7 +206,7 @@ def test_data_docs_show_hostile_names_as_text(tmp_path: Path) -> None:
 
 def test_a_page_of_data_docs_needs_nothing_from_elsewhere_and_stays_small() -> None:
     verdict = images(*({"width": 1.0} for _ in range(500)))
-    page = data_docs.page(
+    page = data_docs.render(
         "Drop", "d-1", ("good", "ok"), [("Each image", verdict)], {"images": 501}, list(verdict.reasons.items())
     )
     assert "http" not in page

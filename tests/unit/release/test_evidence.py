@@ -12,8 +12,8 @@ Z = evidence.quantile(0.05, 6)
 
 
 def test_looks_double_and_end_where_they_should() -> None:
-    assert evidence.planned(1000) == [50, 100, 200, 400, 800, 1000]
-    assert evidence.planned(100) == [50, 100]
+    assert evidence.planned_looks(1000) == [50, 100, 200, 400, 800, 1000]
+    assert evidence.planned_looks(100) == [50, 100]
 
 
 def test_the_level_is_shared_by_looks_and_measures() -> None:
@@ -32,47 +32,49 @@ def test_newcombes_example() -> None:
     p, q = 56 / 70, 48 / 80
     lower, upper = evidence.wilson(56, 70, 1.96)[0], evidence.wilson(48, 80, 1.96)[1]
     assert p - q - math.hypot(p - lower, upper - q) == pytest.approx(0.0524, abs=1e-4)
-    assert evidence.excess("errors", (56, 70), (48, 80), 1.96).harm
-    assert not evidence.excess("errors", (56, 70), (48, 80), 2.9).harm
+    assert evidence.rate_increase("errors", (56, 70), (48, 80), 1.96).harm
+    assert not evidence.rate_increase("errors", (56, 70), (48, 80), 2.9).harm
 
 
 def test_a_harmless_candidate_is_hardly_ever_turned_down() -> None:
     rng = np.random.default_rng(0)
-    planned = evidence.planned(800)
+    planned = evidence.planned_looks(800)
     z = evidence.quantile(0.05, len(planned))
     turned_down = 0
     for _ in range(300):
         bad, live_bad = rng.random(800) < 0.03, rng.random(3200) < 0.03
-        looks = [evidence.excess("errors", (bad[:n].sum(), n), (live_bad[: 4 * n].sum(), 4 * n), z) for n in planned]
+        looks = [
+            evidence.rate_increase("errors", (bad[:n].sum(), n), (live_bad[: 4 * n].sum(), 4 * n), z) for n in planned
+        ]
         turned_down += any(look.harm for look in looks)
     assert turned_down <= 300 * 0.05
 
 
 def test_harm_is_seen_and_nothing_is_seen_in_nothing() -> None:
-    assert evidence.excess("errors", (10, 50), (0, 400), Z).harm
-    assert evidence.excess("errors", (2, 1000), (0, 9000), Z).harm
-    assert not evidence.excess("errors", (1, 1000), (0, 9000), Z).harm
-    assert not evidence.excess("errors", (5, 50), (0, 0), Z).harm
-    assert not evidence.excess("errors", (0, 0), (0, 0), Z).harm
-    assert evidence.at_most("other labels", 40, 100, 0.2, Z).harm
-    assert not evidence.at_most("other labels", 22, 100, 0.2, Z).harm
-    assert evidence.drop((200, 0.5, 0.04), (800, 0.9, 0.01), 0.1, Z).harm
-    assert not evidence.drop((200, 0.85, 0.04), (800, 0.9, 0.01), 0.1, Z).harm
-    assert not evidence.drop((1, 0.1, 0.0), (800, 0.9, 0.01), 0.1, Z).harm
+    assert evidence.rate_increase("errors", (10, 50), (0, 400), Z).harm
+    assert evidence.rate_increase("errors", (2, 1000), (0, 9000), Z).harm
+    assert not evidence.rate_increase("errors", (1, 1000), (0, 9000), Z).harm
+    assert not evidence.rate_increase("errors", (5, 50), (0, 0), Z).harm
+    assert not evidence.rate_increase("errors", (0, 0), (0, 0), Z).harm
+    assert evidence.rate_above("other labels", 40, 100, 0.2, Z).harm
+    assert not evidence.rate_above("other labels", 22, 100, 0.2, Z).harm
+    assert evidence.confidence_drop((200, 0.5, 0.04), (800, 0.9, 0.01), 0.1, Z).harm
+    assert not evidence.confidence_drop((200, 0.85, 0.04), (800, 0.9, 0.01), 0.1, Z).harm
+    assert not evidence.confidence_drop((1, 0.1, 0.0), (800, 0.9, 0.01), 0.1, Z).harm
     assert evidence.mean_above("latency", "", (100, 80.0, 70.0), math.log(1.5), Z).harm
     assert not evidence.mean_above("latency", "", (100, 30.0, 20.0), math.log(1.5), Z).harm
-    assert evidence.slower([16.0, 17.0], [10.0, 9.5], 1.5).harm
-    assert not evidence.slower([14.0, 17.0], [10.0, 9.5], 1.5).harm
+    assert evidence.latency_increase([16.0, 17.0], [10.0, 9.5], 1.5).harm
+    assert not evidence.latency_increase([14.0, 17.0], [10.0, 9.5], 1.5).harm
 
 
 def test_bounds_of_a_median_hold_it() -> None:
     rng = np.random.default_rng(1)
-    low, high = evidence.median_shares(200, 1.96) or (0, 0)
+    low, high = evidence.median_quantiles(200, 1.96) or (0, 0)
     samples = np.sort(rng.exponential(size=(2000, 200)), axis=1)
     held = (samples[:, int(low * 200)] <= math.log(2)) & (samples[:, math.ceil(high * 200) - 1] >= math.log(2))
     assert held.mean() > 0.94
-    assert evidence.median_shares(4, 2.9) is None
-    assert evidence.median_shares(0, 2.9) is None
+    assert evidence.median_quantiles(4, 2.9) is None
+    assert evidence.median_quantiles(0, 2.9) is None
 
 
 def test_disputed_answers() -> None:

@@ -45,7 +45,7 @@ def live(tmp_path: Path) -> ServingModel:
 def client(make_app: Callable[..., FastAPI], live: ServingModel) -> TestClient:
     """Talks to a service with a live model; an exception that escapes it fails the test."""
     app = make_app()
-    app.state.dependencies.slot.put(live)
+    app.state.dependencies.slot.set(live)
     return near(app)
 
 

@@ -67,7 +67,7 @@ def test_form_and_raw_body_are_the_same(client: TestClient) -> None:
 
 def test_a_form_larger_than_a_megabyte_stays_in_memory(make_app: Callable[..., FastAPI], live: ServingModel) -> None:
     app = make_app(max_body_bytes=20_000_000)
-    app.state.dependencies.slot.put(live)
+    app.state.dependencies.slot.set(live)
     data = picture("BMP", 1200)
     assert len(data) > 4_000_000
     answer = near(app).post("/v1/predict", files={"file": data})
@@ -87,14 +87,14 @@ def test_every_answer_is_logged_except_for_probes(client: TestClient) -> None:
     client.post("/v1/predict", content=picture(), headers=PNG | {"x-evergreen-probe": "1"})
     client.post("/v1/predict", content=b"nonsense", headers=PNG)
     client.app.state.dependencies.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
-    (path,) = own.closed(age=0)
+    (path,) = own.closed_files(age=0)
     (record,) = spool.decode(path.read_bytes()).records
     row = orjson.loads(record.row)
     assert (row["id"], row["client_key"], row["width"], row["variant"]) == (said["id"], "key-1", 20, "fp32")
     dependencies = [row[f"{part}_milliseconds"] for part in ("queue", "decode", "inference")]
     assert 0 < sum(dependencies) <= row["milliseconds"] == said["milliseconds"]
-    assert record.place is not None
-    assert path.with_suffix(".tar").read_bytes()[record.place.offset :][: record.place.size] == picture()
+    assert record.member is not None
+    assert path.with_suffix(".tar").read_bytes()[record.member.offset :][: record.member.size] == picture()
 
 
 def test_without_a_model_the_service_is_alive_but_not_ready(make_app: Callable[..., FastAPI]) -> None:
@@ -211,13 +211,13 @@ def test_a_body_too_large_is_turned_away_announced_or_not(client: TestClient) ->
 
 def test_an_image_may_have_as_many_pixels_as_are_set(make_app: Callable[..., FastAPI], live: ServingModel) -> None:
     app = make_app(max_image_pixels=399)
-    app.state.dependencies.slot.put(live)
+    app.state.dependencies.slot.set(live)
     expect_problem(near(app).post("/v1/predict", content=picture(side=20), headers=PNG), 422, "too_many_pixels")
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     line = client.app.state.dependencies.inference  # type: ignore[attr-defined]
-    monkeypatch.setattr(line, "_inside", line._longest + 1)
+    monkeypatch.setattr(line, "_in_flight", line._max_waiting + 1)
     answer = client.post("/v1/predict", content=picture(), headers=PNG)
     expect_problem(answer, 503, "overloaded")
     assert answer.headers["retry-after"]
@@ -231,7 +231,7 @@ def test_a_model_without_an_answer_is_no_200(client: TestClient, live: ServingMo
 
     folder = Path(str(tmp_path)) / "nan"
     make_bundle(folder, ("a", "b"), bias=float("nan"))
-    client.app.state.dependencies.slot.put(dataclasses.replace(live, model=loaded(folder)))  # type: ignore[attr-defined]
+    client.app.state.dependencies.slot.set(dataclasses.replace(live, model=loaded(folder)))  # type: ignore[attr-defined]
     expect_problem(client.post("/v1/predict", content=picture(), headers=PNG), 500, "model_failed")
 
 
@@ -287,8 +287,8 @@ def test_feedback_without_a_database_is_kept_and_without_room_refused(client: Te
     answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
     assert (answer.status_code, answer.json()["prediction_id"]) == (202, said)
     assert client.post("/v1/feedback", json={"client_key": "mine", "label": "cat"}).status_code == 202
-    assert dependencies.prediction_log.figures()["waiting_bytes"] > 0
-    dependencies.prediction_log.elsewhere = dependencies.settings.spool_bytes
+    assert dependencies.prediction_log.stats()["waiting_bytes"] > 0
+    dependencies.prediction_log.other_spools_bytes = dependencies.settings.spool_bytes
     answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
     expect_problem(answer, 503, "unavailable")
     assert "127.0.0.1" not in answer.text

@@ -2,11 +2,11 @@
 
 import pytest
 
-from serving.server.balance import MOST_WORKERS, ConnectionBalancer, ConnectionCounts
+from serving.server.balance import MAX_WORKERS, ConnectionBalancer, ConnectionCounts
 
 
 def worker(seats: ConnectionCounts, connections: int) -> ConnectionBalancer:
-    taken = seats.take(lambda: True)
+    taken = seats.claim(lambda: True)
     assert taken
     made = ConnectionBalancer(seats.counts, taken[0], is_replacement=taken[1])
     made.update(connections)
@@ -63,18 +63,18 @@ def test_who_cannot_answer_yet_is_sent_nobody() -> None:
 def test_the_seat_of_a_dead_worker_is_taken_again() -> None:
     seats = ConnectionCounts()
     alive = [True, True]
-    assert seats.take(lambda: alive[0]) == (0, False)
-    assert seats.take(lambda: alive[1]) == (1, False)
+    assert seats.claim(lambda: alive[0]) == (0, False)
+    assert seats.claim(lambda: alive[1]) == (1, False)
     seats.counts[0] = 8
     alive[0] = False
-    assert seats.take(lambda: True) == (0, True)
+    assert seats.claim(lambda: True) == (0, True)
     assert seats.counts[0] < 0, "its connections went with it"
 
 
 def test_there_is_no_seat_for_more_workers_than_were_thought_of() -> None:
     seats = ConnectionCounts()
-    assert all(seats.take(lambda: True) for _ in range(MOST_WORKERS))
-    assert seats.take(lambda: True) is None
+    assert all(seats.claim(lambda: True) for _ in range(MAX_WORKERS))
+    assert seats.claim(lambda: True) is None
 
 
 def test_while_nobody_is_ready_nobody_is_sent_away() -> None:
@@ -87,8 +87,8 @@ def test_while_nobody_is_ready_nobody_is_sent_away() -> None:
 def test_who_is_gone_or_going_has_no_share() -> None:
     seats = ConnectionCounts()
     me, going, _ = worker(seats, 8), worker(seats, 8), worker(seats, 0)
-    seats.leave(2)
+    seats.release(2)
     assert let_go(me, 8) == 0
-    going.leave()
+    going.withdraw()
     going.update(3)
     assert let_go(me, 8, now=2.0) == 0

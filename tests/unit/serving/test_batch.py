@@ -86,12 +86,12 @@ def test_what_is_no_batch_is_told_so(client: TestClient, make_app: Any, live: An
     expect_problem(client.post(url, files={"other": b"x"}), 422, "no_file")
     expect_problem(client.post(f"{url}?top=0", files=form(picture())), 422, "invalid")
     app = make_app(max_batch_images=2)
-    app.state.dependencies.slot.put(live)
+    app.state.dependencies.slot.set(live)
     small = near(app)
     assert codes(small.post(url, files=form(picture(), picture()))) == ["answer", "answer"]
     expect_problem(small.post(url, files=form(*[picture()] * 3)), 413, "too_many_images")
     expect_problem(small.post(url, json={"urls": ["s3://a/b"] * 3}), 413, "too_many_images")
-    app.state.dependencies.inference._inside = 99
+    app.state.dependencies.inference._in_flight = 99
     refused = small.post(url, files=form(picture()))
     expect_problem(refused, 503, "overloaded")
     assert refused.headers["retry-after"]

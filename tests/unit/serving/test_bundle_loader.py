@@ -8,7 +8,7 @@ import pytest
 from ml.errors import IntegrityError, NotFoundError, UnavailableError
 from ml.models import bundle
 from ml.storage.object_store import ObjectStore
-from serving.rollout.bundle_loader import KEPT_BUNDLES, BundleLoader, DesiredDeployment
+from serving.rollout.bundle_loader import MAX_BUNDLES, BundleLoader, DesiredDeployment
 from tests.bundles import make_bundle
 
 
@@ -146,22 +146,22 @@ def test_a_bundle_damaged_on_disk_is_fetched_anew(tmp_path: Path, bucket: FakeBu
 
 
 def test_what_served_last_is_remembered_whole(tmp_path: Path, bucket: FakeBucket, loader: BundleLoader) -> None:
-    assert loader.last_good() is None
+    assert loader.read_last_good() is None
     wanted = put(tmp_path, bucket)
     loader.load(wanted)
-    loader.remember(wanted)
-    assert loader.last_good() == wanted
+    loader.save_last_good(wanted)
+    assert loader.read_last_good() == wanted
     (tmp_path / "bundles" / "last-good.json").write_text("{")
     with pytest.raises(IntegrityError):
-        loader.last_good()
+        loader.read_last_good()
 
 
 def test_old_bundles_are_forgotten_but_not_the_newest(tmp_path: Path, bucket: FakeBucket, loader: BundleLoader) -> None:
-    orders = [put(tmp_path, bucket, f"p{i}", seed=i) for i in range(KEPT_BUNDLES + 2)]
+    orders = [put(tmp_path, bucket, f"p{i}", seed=i) for i in range(MAX_BUNDLES + 2)]
     for wanted in orders:
         loader.load(wanted)
     kept = {p.name for p in (tmp_path / "bundles").iterdir() if p.is_dir()}
-    assert kept == {o.bundle_digest for o in orders[-KEPT_BUNDLES:]}
+    assert kept == {o.bundle_digest for o in orders[-MAX_BUNDLES:]}
 
 
 def _rewritten(tmp_path: Path, bucket: FakeBucket, name: str, data: bytes) -> DesiredDeployment:

@@ -84,7 +84,7 @@ def test_what_does_not_pass_is_not(how: str, slept: list[float]) -> None:
         assert (error.value.status, error.value.code, error.value.request_id) == (status, "c", "r")
         assert "why" in str(error.value)
     for strange in (b"<html>", b"[]", b"{}", b"null"):
-        with pytest.raises(ServiceError, match="no service of ours"):
+        with pytest.raises(ServiceError, match="not a response of the prediction service"):
             ask(how, failing(httpx.Response(200, content=strange)))
     assert slept == []
 
@@ -113,9 +113,9 @@ def test_every_method_speaks_with_the_real_app(make_app: Callable[..., FastAPI],
     from ml.catalog import api_keys
 
     app = make_app(api_keys="required")
-    app.state.dependencies.slot.put(live)
+    app.state.dependencies.slot.set(live)
     key = api_keys.generate()
-    app.state.dependencies.access._ring.put([known(key, "admin")])
+    app.state.dependencies.access._key_ring.replace([known(key, "admin")])
 
     async def run() -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=True)

@@ -2,7 +2,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 
-from serving.prediction_log.log import is_uuid7, moment, uuid7
+from serving.prediction_log.log import is_uuid7, timestamp_of, uuid7
 
 
 def test_ids_are_uuid7_in_order_of_time_and_distinct() -> None:
@@ -17,7 +17,7 @@ def test_ids_are_uuid7_in_order_of_time_and_distinct() -> None:
 
 def test_the_time_is_in_the_id() -> None:
     before = datetime.now(UTC).timestamp()
-    found = moment(uuid7()).timestamp()
+    found = timestamp_of(uuid7()).timestamp()
     assert before - 0.001 <= found <= datetime.now(UTC).timestamp()
 
 

@@ -5,7 +5,7 @@ import logging
 import orjson
 import pytest
 
-from serving.telemetry.logs import AccessLog, JsonFormatter, access, with_fields
+from serving.telemetry.logs import AccessLog, JsonFormatter, access_logger, with_fields
 
 
 def line(message: str, *args: object, **options: object) -> dict[str, object]:
@@ -32,19 +32,19 @@ def test_access_lines_are_sampled_but_for_errors_and_bounded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.telemetry.logs._WAITING", 300)
-    caplog.set_level(logging.INFO, access.name)
+    caplog.set_level(logging.INFO, access_logger.name)
     for share, expected in ((0.0, 0), (1e-9, 50), (1.0, 150)):
         caplog.clear()
         kept = AccessLog(share)
         for _ in range(100):
-            kept.note(200, 0.001, method="GET", route="/x")
+            kept.record(200, 0.001, method="GET", route="/x")
         for _ in range(50):
-            kept.note(429, 0.001, method="GET", route="/x")
+            kept.record(429, 0.001, method="GET", route="/x")
         kept._write()
         assert len(caplog.records) == expected
     caplog.clear()
     for _ in range(310):
-        kept.note(200, 0.001, method="GET", route="/x")
+        kept.record(200, 0.001, method="GET", route="/x")
     kept._write()
     assert len(caplog.records) == 301
-    assert caplog.records[-1].getMessage().startswith("10 lines were let go")
+    assert caplog.records[-1].getMessage().startswith("10 lines were dropped")

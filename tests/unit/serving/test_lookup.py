@@ -24,13 +24,13 @@ def test_with_a_key_only_what_was_asked_for_with_it_is_found(
     make_app: Callable[..., FastAPI], live: ServingModel
 ) -> None:
     app = make_app()
-    app.state.dependencies.slot.put(live)
+    app.state.dependencies.slot.set(live)
     keys = {name: api_keys.generate() for name in ("ann", "ben")}
     grants = [
         StoredKey(str(api_keys.id_of(key)), api_keys.digest(key), Grant(name, ("predict",)), None)
         for name, key in keys.items()
     ]
-    app.state.dependencies.access._ring.put(grants)
+    app.state.dependencies.access._key_ring.replace(grants)
     shown = {name: {"authorization": f"Bearer {key}"} for name, key in keys.items()}
     ask = near(app)
     said = ask.post("/v1/predict", content=picture(), headers=PNG | shown["ann"]).json()

@@ -24,7 +24,7 @@ PLAIN = HEAD + IMAGE + b"\r\n--b-1--\r\n"
     ],
 )
 def test_a_plain_form_needs_no_parser_and_gives_the_same(form: bytes) -> None:
-    found = multipart._only_part(form, TYPE)
+    found = multipart._single_part(form, TYPE)
     assert found == files(form, TYPE, 1)[0][1]
     assert found in (IMAGE, b"")
 
@@ -41,13 +41,13 @@ def test_a_plain_form_needs_no_parser_and_gives_the_same(form: bytes) -> None:
     ],
 )
 def test_any_other_form_is_the_parsers(form: bytes, kind: str) -> None:
-    assert multipart._only_part(form, kind) is None
+    assert multipart._single_part(form, kind) is None
     assert image_bytes(form, kind) == IMAGE
 
 
 @pytest.mark.parametrize("form", [PLAIN[:40], PLAIN[:-12], b"", PLAIN.replace(b'"file"', b'"other"'), PLAIN[2:]])
 def test_what_is_broken_is_the_parsers_to_tell(form: bytes) -> None:
-    assert multipart._only_part(form, TYPE) is None
+    assert multipart._single_part(form, TYPE) is None
     with pytest.raises(ProblemError) as caught:
         image_bytes(form, TYPE)
     assert caught.value.status in (400, 422)
@@ -59,5 +59,5 @@ def test_a_direct_route_cannot_pass_over_what_it_declares() -> None:
     from serving.api.route_classes import RawRoute
 
     router = APIRouter(route_class=RawRoute)
-    with pytest.raises(TypeError, match="takes the request alone"):
+    with pytest.raises(TypeError, match="must take only the request"):
         router.get("/x")(lambda top: top)

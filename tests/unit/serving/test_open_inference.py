@@ -58,7 +58,7 @@ def test_the_server_and_the_model_tell_of_themselves(client: TestClient) -> None
 
 def test_a_canary_answers_a_request_whole_and_never_one_for_a_version(client: TestClient, live: ServingModel) -> None:
     slot = client.app.state.dependencies.slot  # type: ignore[attr-defined]
-    slot.put_trial(Trial(replace(live, version=8, deployment_id=2), "canary", 0.5, TrialCounters()))
+    slot.set_trial(Trial(replace(live, version=8, deployment_id=2), "canary", 0.5, TrialCounters()))
     seen = set()
     for _ in range(40):
         told = infer(client, {"inputs": [tensor()]})
@@ -90,7 +90,7 @@ def test_encoded_images_are_answered_as_predict_answers_and_every_row_is_logged(
     np.testing.assert_allclose(said["by_name"]["probabilities"]["data"][:3], expected, atol=2e-6)
     client.app.state.dependencies.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
     own = client.app.state.dependencies.predictor._log._spool  # type: ignore[attr-defined]
-    rows = [orjson.loads(r.row) for path in own.closed(age=0) for r in spool.decode(path.read_bytes()).records]
+    rows = [orjson.loads(r.row) for path in own.closed_files(age=0) for r in spool.decode(path.read_bytes()).records]
     assert sorted(said["by_name"]["id"]["data"]) == sorted(row["id"] for row in rows)
     assert {row["client_key"] for row in rows} == {"k"}
     assert {row["image_sha256"] for row in rows} == {sha256(d).hexdigest() for d in (picture(), picture("JPEG"))}
@@ -176,10 +176,10 @@ def test_an_image_that_is_none_fails_the_request(client: TestClient) -> None:
 
 
 def test_grey_pixels_come_through_unchanged() -> None:
-    from serving.inference.open_inference import understand
+    from serving.inference.open_inference import parse_request
 
     grey = np.random.default_rng(3).integers(0, 256, (1, 9, 9, 1), dtype=np.uint8)
     body = orjson.dumps({"inputs": [tensor(shape=[1, 9, 9, 1], data=grey.tolist())]})
-    (png,) = understand(body, None, 9, 1).images
+    (png,) = parse_request(body, None, 9, 1).images
     assert Image.open(io.BytesIO(png)).mode == "L"
     np.testing.assert_array_equal(images.decode(png, 9, 1, Limits(10**6, 10**6)), grey[0])

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ml.catalog.tables import predictions
-from serving.prediction_log.log import Prediction, PredictionLog, moment, uuid7
+from serving.prediction_log.log import Prediction, PredictionLog, timestamp_of, uuid7
 from serving.prediction_log.retention import ImagePolicy
 from serving.prediction_log.spool import Kind, Spool, SpoolRecord, decode, rows_files
 from serving.telemetry.metrics import Metrics
@@ -50,7 +50,7 @@ def stored(own: Spool) -> list[tuple[Path, SpoolRecord]]:
 
 def images(own: Spool) -> list[bool]:
     """For each row, whether its image is still there, oldest first."""
-    return [bool(r.place and path.with_suffix(".tar").exists()) for path, r in stored(own)]
+    return [bool(r.member and path.with_suffix(".tar").exists()) for path, r in stored(own)]
 
 
 def test_a_row_has_the_tables_columns_and_the_time_of_its_id(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_row_has_the_tables_columns_and_the_time_of_its_id(tmp_path: Path) -> 
     row = orjson.loads(record.row)
     of_the_file = {"image_object", "image_offset", "image_size", "replica"}
     assert set(row) | of_the_file == {c.name for c in predictions.columns}
-    assert (row["id"], row["at"]) == (str(said.id), moment(said.id).isoformat())
+    assert (row["id"], row["at"]) == (str(said.id), timestamp_of(said.id).isoformat())
     assert row["image_sha256"] == hashlib.sha256(b"image").hexdigest()
     assert (row["label"], row["width"], row["height"], row["brightness"]) == ("cat", 4, 5, 0.5)
 
@@ -90,16 +90,16 @@ def test_when_full_the_oldest_images_go_first_and_rows_last(tmp_path: Path, capl
     for number in range(60):
         log.append(prediction(bytes([number]) * 2000))
     kept = images(own)
-    assert own.waiting()[1] <= 100_000
+    assert own.pending()[1] <= 100_000
     assert len(kept) == 60
     assert kept == sorted(kept), "what is kept is the youngest"
     assert 10 < sum(kept) < 60
     assert shed(metrics) == {"image": 60 - sum(kept), "row": 0}
-    assert log.figures()["shed_images"] == 60 - sum(kept)
+    assert log.stats()["shed_images"] == 60 - sum(kept)
     for number in range(300):
         log.append(prediction(bytes([number % 256, 1]) * 1000))
     kept = images(own)
-    assert own.waiting()[1] <= 100_000
+    assert own.pending()[1] <= 100_000
     assert sum(kept) <= 3, "rows have the room now; a folder's newest pair is let be"
     assert len(kept) == 360 - shed(metrics)["row"] < 360
     assert shed(metrics)["image"] == 360 - sum(kept)
@@ -113,8 +113,8 @@ def test_there_is_room_again_after_a_drain(tmp_path: Path, caplog: pytest.LogCap
     log = PredictionLog(own, 50_000, ALL, Metrics({}))
     for number in range(40):
         log.append(prediction(bytes([number]) * 2000))
-    for path in own.closed(age=0):
-        own.drained(path)
+    for path in own.closed_files(age=0):
+        own.remove(path)
     log.append(prediction())
     assert "keeping" in caplog.records[-1].message
     assert images(own) == [True]
@@ -129,7 +129,7 @@ def test_other_workers_bytes_count(tmp_path: Path) -> None:
     log.append(prediction())
     assert not log.append_feedback(b"{}")
     assert shed(metrics)["row"] == 1
-    other.drained(other.closed(age=0)[0])
+    other.remove(other.closed_files(age=0)[0])
     log.measure()
     log.append(prediction())
     assert log.append_feedback(b"{}")

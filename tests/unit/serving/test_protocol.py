@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from serving.api.connection import buffered, close_if_over_share
 from serving.server.balance import ConnectionBalancer, ConnectionCounts
-from serving.server.protocol import Protocol, balanced
+from serving.server.protocol import Protocol, balanced_protocol
 
 
 class Wire(asyncio.Transport):
@@ -115,8 +115,8 @@ def one_too_many() -> tuple[ConnectionCounts, type[Protocol]]:
     """A worker that has one connection more than its share."""
     seats = ConnectionCounts()
     balance = ConnectionBalancer(seats.counts, 0)
-    balance._spare, balance._look_at = 1, float("inf")
-    return seats, balanced(balance)
+    balance._to_close, balance._update_at = 1, float("inf")
+    return seats, balanced_protocol(balance)
 
 
 def test_a_connection_too_many_ends_with_its_answer(one_too_many: tuple[ConnectionCounts, type[Protocol]]) -> None:

@@ -43,7 +43,7 @@ def test_nobody_is_let_in_beyond_the_bound_on_length() -> None:
         line, gate = InferenceQueue("test", 2, 9), Gate()
         asked = [asyncio.ensure_future(line.run(gate.pass_, n)) for n in range(3)]
         await asyncio.sleep(0)
-        with pytest.raises(ProblemError, match="3 requests are here already") as caught:
+        with pytest.raises(ProblemError, match="3 requests are in the queue") as caught:
             await line.run(gate.pass_, 9)
         assert (caught.value.status, caught.value.code) == (503, "overloaded")
         assert caught.value.headers == {"retry-after": "1"}
@@ -58,16 +58,16 @@ def test_nobody_is_let_in_beyond_the_bound_on_length() -> None:
 def test_who_would_wait_too_long_is_told_how_long() -> None:
     async def story() -> None:
         line, gate = InferenceQueue("test", 99, 0.5), Gate()
-        line._mean = 2.0  # as if jobs took so long lately
+        line._mean_seconds = 2.0  # as if jobs took so long lately
         asked = [asyncio.ensure_future(line.run(gate.pass_, n)) for n in range(2)]  # the first waits for nobody
         await asyncio.sleep(0)
-        assert line.wait() == 4.0
-        with pytest.raises(ProblemError, match=r"take 4\.00 s") as caught:
+        assert line.estimated_wait() == 4.0
+        with pytest.raises(ProblemError, match=r"about 4\.00 s") as caught:
             await line.run(gate.pass_, 9)
         assert caught.value.headers == {"retry-after": "4"}
         gate.open.set()
         await asyncio.gather(*asked)
-        assert line._mean < 2.0  # quick ones are learnt from
+        assert line._mean_seconds < 2.0  # quick ones are learnt from
         line.close(1)
 
     asyncio.run(story())
@@ -77,10 +77,10 @@ def test_who_was_let_in_already_comes_again(monkeypatch: pytest.MonkeyPatch) -> 
     async def story() -> None:
         line, gate = InferenceQueue("test", 0, 9), Gate()
         first = asyncio.ensure_future(line.run(gate.pass_, 1))
-        second = asyncio.ensure_future(line.run_patiently(gate.pass_, 2, 10))
+        second = asyncio.ensure_future(line.run_with_retries(gate.pass_, 2, 10))
         await asyncio.sleep(0.03)
-        with pytest.raises(ProblemError, match="are here already"):
-            await line.run_patiently(gate.pass_, 3, 0)
+        with pytest.raises(ProblemError, match="are in the queue"):
+            await line.run_with_retries(gate.pass_, 3, 0)
         gate.open.set()
         assert (await first, await second) == (1, 2)
         line.close(1)
@@ -109,7 +109,7 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
         gate.open.set()
         assert (await first, await third) == (0, 2)
         assert gate.done == [0, 2]
-        assert line.wait() == 0
+        assert line.estimated_wait() == 0
         line.close(1)
 
     asyncio.run(story())
@@ -121,7 +121,7 @@ def test_what_is_left_to_do_comes_after_the_answer_and_is_not_forgotten() -> Non
         gate = threading.Event()
 
         def job(n: int) -> int:
-            line.afterwards(lambda: told.append(f"left by {n}") if gate.wait(60) else None)
+            line.defer(lambda: told.append(f"left by {n}") if gate.wait(60) else None)
             return n
 
         assert await line.run(job, 1) == 1
@@ -146,7 +146,7 @@ async def told_by(jobs: int, seconds: float) -> list[str]:
     def job(n: int) -> None:
         told.append(f"job {n}")
         time.sleep(seconds)
-        line.afterwards(lambda: told.append(f"left by {n}"))
+        line.defer(lambda: told.append(f"left by {n}"))
 
     await asyncio.gather(*(line.run(job, n) for n in range(jobs)))
     line.close(10)
@@ -155,7 +155,7 @@ async def told_by(jobs: int, seconds: float) -> list[str]:
 
 def test_what_is_left_to_do_waits_for_company_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "serving.inference.queue._PUT_OFF", 0.2
+        "serving.inference.queue._DEFER_SECONDS", 0.2
     )  # longer than a busy machine needs from one job to the next
     told = asyncio.run(told_by(12, 0.04))
     assert [what for what in told if what.startswith("left")] == [f"left by {n}" for n in range(12)]
@@ -168,14 +168,14 @@ def test_what_is_left_to_do_may_fail(caplog: pytest.LogCaptureFixture) -> None:
         line = InferenceQueue("test", 9, 9)
 
         def job(n: int) -> int:
-            line.afterwards(lambda: operator.floordiv(1, n))
+            line.defer(lambda: operator.floordiv(1, n))
             return n
 
         assert [await line.run(job, n) for n in (0, 1)] == [0, 1]
         line.close(10)
 
     asyncio.run(story())
-    assert [r.message for r in caplog.records] == ["what was left to do after an answer failed"]
+    assert [r.message for r in caplog.records] == ["deferred work of a prediction failed"]
 
 
 def test_a_short_job_is_done_at_once_while_nobody_waits() -> None:
@@ -184,20 +184,20 @@ def test_a_short_job_is_done_at_once_while_nobody_waits() -> None:
         left = list[int]()
 
         def where(_: object) -> int:
-            line.afterwards(lambda: left.append(threading.get_ident()))
+            line.defer(lambda: left.append(threading.get_ident()))
             return threading.get_ident()
 
-        thread = await line.run(where, None, brief=True)
+        thread = await line.run(where, None, short=True)
         assert thread != here, "how long jobs take is not known yet"
-        line._mean = 0.0001
-        assert await line.run(where, None, brief=True) == here
+        line._mean_seconds = 0.0001
+        assert await line.run(where, None, short=True) == here
         assert await line.run(where, None) == thread, "nobody said that it is short"
-        line._mean = 0.5
-        assert await line.run(where, None, brief=True) == thread, "jobs are long"
-        line._mean, gate = 0.0001, Gate()
+        line._mean_seconds = 0.5
+        assert await line.run(where, None, short=True) == thread, "jobs are long"
+        line._mean_seconds, gate = 0.0001, Gate()
         waiting = asyncio.ensure_future(line.run(gate.pass_, 1))
         await asyncio.sleep(0)
-        behind = asyncio.ensure_future(line.run(where, None, brief=True))
+        behind = asyncio.ensure_future(line.run(where, None, short=True))
         await asyncio.sleep(0)
         gate.open.set()
         assert (await waiting, await behind) == (1, thread), "one was inside"
@@ -210,16 +210,16 @@ def test_a_short_job_is_done_at_once_while_nobody_waits() -> None:
 def test_the_place_of_who_left_is_free_when_the_thread_came_to_it() -> None:
     async def story() -> None:
         line, gate = InferenceQueue("test", 9, 9), Gate()
-        line._mean = 0.0001
+        line._mean_seconds = 0.0001
         gone = asyncio.ensure_future(line.run(gate.pass_, 1))
         await until(gate.entered.is_set)
         gone.cancel()
         await asyncio.sleep(0)
-        behind = asyncio.ensure_future(line.run(lambda _: threading.get_ident(), None, brief=True))
+        behind = asyncio.ensure_future(line.run(lambda _: threading.get_ident(), None, short=True))
         await asyncio.sleep(0)
         gate.open.set()
         assert await behind != threading.get_ident(), "the thread was still at it"
-        assert line.wait() == 0
+        assert line.estimated_wait() == 0
         line.close(10)
 
     asyncio.run(story())
@@ -228,10 +228,10 @@ def test_the_place_of_who_left_is_free_when_the_thread_came_to_it() -> None:
 def test_an_error_of_a_job_done_at_once_is_the_callers() -> None:
     async def story() -> None:
         line = InferenceQueue("test", 9, 9)
-        line._mean = 0.0001
+        line._mean_seconds = 0.0001
         with pytest.raises(ZeroDivisionError):
-            await line.run(lambda n: 1 // n, 0, brief=True)
-        assert await line.run(lambda n: 1 // n, 1, brief=True) == 1
+            await line.run(lambda n: 1 // n, 0, short=True)
+        assert await line.run(lambda n: 1 // n, 1, short=True) == 1
         line.close(10)
 
     asyncio.run(story())
@@ -240,17 +240,17 @@ def test_an_error_of_a_job_done_at_once_is_the_callers() -> None:
 def test_nothing_is_done_at_once_while_what_is_left_is_late() -> None:
     async def story() -> None:
         line, here, gate = InferenceQueue("test", 9, 9), threading.get_ident(), threading.Event()
-        line._mean = 0.0001
+        line._mean_seconds = 0.0001
 
         def where(_: object) -> int:
-            line.afterwards(lambda: gate.wait(60))
+            line.defer(lambda: gate.wait(60))
             return threading.get_ident()
 
-        assert await line.run(where, None, brief=True) == here
-        await until(lambda: not line._after)  # the disk stalls
-        assert await line.run(where, None, brief=True) == here, "the thread took what was left, nothing waits"
+        assert await line.run(where, None, short=True) == here
+        await until(lambda: not line._deferred)  # the disk stalls
+        assert await line.run(where, None, short=True) == here, "the thread took what was left, nothing waits"
         await asyncio.sleep(0.05)
-        third = asyncio.ensure_future(line.run(where, None, brief=True))
+        third = asyncio.ensure_future(line.run(where, None, short=True))
         await asyncio.sleep(0.05)
         assert not third.done(), "it stands in the line, which is bounded"
         gate.set()
@@ -275,6 +275,6 @@ def test_who_left_before_the_thread_came_teaches_nothing() -> None:
         gate.open.set()
         await first
         line.close(10)
-        assert line._mean > 0.015
+        assert line._mean_seconds > 0.015
 
     asyncio.run(story())

@@ -11,7 +11,7 @@ RATE = Rate(per_second=2, burst=4)
 
 
 def waits(rates: RateLimiter, times: int, now: float, key: str = "one", rate: Rate = RATE) -> list[float]:
-    return [round(rates.take(key, rate, now).wait, 6) for _ in range(times)]
+    return [round(rates.acquire(key, rate, now).wait, 6) for _ in range(times)]
 
 
 def test_a_burst_passes_and_then_one_each_half_second() -> None:
@@ -30,8 +30,8 @@ def test_who_is_refused_loses_nothing_by_it() -> None:
 
 def test_what_is_left_is_told() -> None:
     rates = RateLimiter()
-    told = [rates.take("one", RATE, 100) for _ in range(5)]
-    assert [(t.left, t.full) for t in told] == [(3, 0.5), (2, 1.0), (1, 1.5), (0, 2.0), (0, 2.0)]
+    told = [rates.acquire("one", RATE, 100) for _ in range(5)]
+    assert [(t.remaining, t.reset) for t in told] == [(3, 0.5), (2, 1.0), (1, 1.5), (0, 2.0), (0, 2.0)]
     assert dict(rate_limit.headers(RATE, told[1])) == {
         b"ratelimit-policy": b'"key";q=4;w=2',
         b"ratelimit": b'"key";r=2;t=1',

@@ -15,7 +15,7 @@ from tests.unit.serving.test_api import PNG, picture
 
 def test_nothing_is_rejected_unless_limits_are_set() -> None:
     assert RejectPolicy().reason(0.01, 99.0) is None
-    both = RejectPolicy(below=0.5, beyond=1.2)
+    both = RejectPolicy(min_confidence=0.5, max_distance=1.2)
     assert [both.reason(c, d) for c, d in ((0.4, 1.0), (0.5, 1.2), (0.4, 1.3), (0.9, 1.3), (0.4, None))] == [
         "unsure", None, "unfamiliar", "unfamiliar", "unsure",
     ]  # fmt: skip
@@ -24,7 +24,7 @@ def test_nothing_is_rejected_unless_limits_are_set() -> None:
 class Strange(Model):
     """Finds every image as far away as it may be and a bit."""
 
-    def judge(self, images: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
+    def predict_with_distances(self, images: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
         return self.predict(images), np.full(len(images), 1.25, np.float32)
 
 
@@ -34,7 +34,7 @@ def test_a_rejected_answer_says_so_and_is_logged_so(
 ) -> None:
     app = make_app(**limits)
     strange = Strange(live.model.info, live.model.runtime)
-    app.state.dependencies.slot.put(replace(live, model=strange))
+    app.state.dependencies.slot.set(replace(live, model=strange))
     with near(app) as client:
         answer = client.post("/v1/predict", content=picture(), headers=PNG).json()
         row = client.get(f"/v1/predictions/{answer['id']}").json()

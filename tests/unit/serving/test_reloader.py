@@ -31,10 +31,10 @@ class FakeLoader(BundleLoader):
             raise self.errors.pop(0)
         return self.model
 
-    def remember(self, order: DesiredDeployment) -> None:
+    def save_last_good(self, order: DesiredDeployment) -> None:
         self.last = order
 
-    def last_good(self) -> DesiredDeployment | None:
+    def read_last_good(self) -> DesiredDeployment | None:
         return self.last
 
 
@@ -67,7 +67,7 @@ def following(loader: FakeLoader) -> Iterator[tuple[ModelReloader, ModelSlot]]:
 
 
 def live(slot: ModelSlot) -> int | None:
-    taken = slot.take()
+    taken = slot.get()
     return taken.deployment_id if taken else None
 
 
@@ -77,7 +77,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_the_wish_becomes_the_live_model(loader: FakeLoader) -> None:
     with following(loader) as (follower, slot):
-        follower.want(order(1))
+        follower.set_desired(order(1))
         until(lambda: live(slot) == 1)
         until(lambda: loader.last is not None and loader.last.deployment_id == 1)
 
@@ -86,7 +86,7 @@ def test_the_wish_becomes_the_live_model(loader: FakeLoader) -> None:
 def test_who_loads_gives_way_and_who_answers_does_not(loader: FakeLoader) -> None:
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with following(loader) as (follower, slot):
-        follower.want(order(1))
+        follower.set_desired(order(1))
         until(lambda: live(slot) == 1)
         assert os.getpriority(os.PRIO_PROCESS, follower.native_id or 0) > own
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
@@ -94,17 +94,17 @@ def test_who_loads_gives_way_and_who_answers_does_not(loader: FakeLoader) -> Non
 
 def test_a_refused_bundle_leaves_the_old_model_and_is_not_tried_again(loader: FakeLoader) -> None:
     with following(loader) as (follower, slot):
-        follower.want(order(1))
+        follower.set_desired(order(1))
         until(lambda: live(slot) == 1)
         loader.errors = [IntegrityError("bad bytes")]
-        follower.want(order(2))
+        follower.set_desired(order(2))
         until(lambda: follower.refusal is not None)
-        follower.want(order(2))
+        follower.set_desired(order(2))
         assert live(slot) == 1
         assert follower.refusal is not None
         assert (follower.refusal.deployment_id, follower.refusal.reason) == (2, "bad bytes")
         loads = loader.loads
-        follower.want(order(3))
+        follower.set_desired(order(3))
         until(lambda: live(slot) == 3)
         assert loader.loads == loads + 1
         assert follower.refusal is None
@@ -119,21 +119,21 @@ def test_a_part_that_is_away_is_asked_again_and_is_no_refusal(
     with following(loader) as (follower, slot):
 
         def watched(wanted: DesiredDeployment) -> Model:
-            states.append((follower.trouble, follower.refusal))
+            states.append((follower.load_error, follower.refusal))
             return load(wanted)
 
         monkeypatch.setattr(loader, "load", watched)
-        follower.want(order(1))
+        follower.set_desired(order(1))
         until(lambda: live(slot) == 1)
         assert states == [(None, None), ("bucket away", None), ("disk full", None)], "at each try"
-        until(lambda: follower.trouble is None)
+        until(lambda: follower.load_error is None)
 
 
 def test_the_same_bundle_under_a_new_deployment_is_not_loaded_again(loader: FakeLoader) -> None:
     with following(loader) as (follower, slot):
-        follower.want(order(1, "a" * 64))
+        follower.set_desired(order(1, "a" * 64))
         until(lambda: live(slot) == 1)
-        follower.want(order(2, "a" * 64))
+        follower.set_desired(order(2, "a" * 64))
         until(lambda: live(slot) == 2)
         assert loader.loads == 1
 
@@ -142,19 +142,19 @@ def test_the_same_bundle_under_a_new_deployment_is_not_loaded_again(loader: Fake
 def test_without_a_catalog_what_served_last_serves(
     loader: FakeLoader, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.rollout.reloader.PATIENCE", 60 if told else 0.2)
+    monkeypatch.setattr("serving.rollout.reloader.CATALOG_WAIT_SECONDS", 60 if told else 0.2)
     loader.last = order(5)
     with following(loader) as (follower, slot):
         if told:
-            follower.unreachable()
+            follower.catalog_unreachable()
         until(lambda: live(slot) == 5)
 
 
 def test_a_catalog_without_deployments_leaves_the_slot_empty(loader: FakeLoader) -> None:
     loader.last = order(5)
     with following(loader) as (follower, slot):
-        follower.want(None)
-        follower.want(None)
+        follower.set_desired(None)
+        follower.set_desired(None)
         assert live(slot) is None
     assert loader.loads == 0
 
@@ -162,27 +162,27 @@ def test_a_catalog_without_deployments_leaves_the_slot_empty(loader: FakeLoader)
 def test_a_first_wish_that_cannot_be_loaded_leaves_what_served_last(loader: FakeLoader) -> None:
     loader.last, loader.errors = order(5), [IntegrityError("bad")]
     with following(loader) as (follower, slot):
-        follower.want(order(6))
+        follower.set_desired(order(6))
         until(lambda: live(slot) == 5)
         assert follower.refusal is not None
 
 
 def held(slot: ModelSlot) -> int | None:
-    taken = slot.take()
+    taken = slot.get()
     return taken.trial.candidate.deployment_id if taken and taken.trial else None
 
 
 def test_a_trial_comes_goes_and_becomes_live_without_loading_again(loader: FakeLoader) -> None:
     tried = order(2).model_copy(update={"strategy": "canary", "share": 0.2})
     with following(loader) as (follower, slot):
-        follower.want(order(1), tried)
+        follower.set_desired(order(1), tried)
         until(lambda: (live(slot), held(slot)) == (1, 2))
-        follower.want(order(1), None)
+        follower.set_desired(order(1), None)
         until(lambda: held(slot) is None)
-        follower.want(order(1), tried)
+        follower.set_desired(order(1), tried)
         until(lambda: held(slot) == 2)
         loads = loader.loads
-        follower.want(tried, None)
+        follower.set_desired(tried, None)
         until(lambda: (live(slot), held(slot)) == (2, None))
         assert loader.loads == loads
         until(lambda: loader.last is not None and loader.last.deployment_id == 2)
@@ -190,10 +190,10 @@ def test_a_trial_comes_goes_and_becomes_live_without_loading_again(loader: FakeL
 
 def test_a_candidate_that_is_bad_is_refused_and_the_live_model_goes_on(loader: FakeLoader) -> None:
     with following(loader) as (follower, slot):
-        follower.want(order(1))
+        follower.set_desired(order(1))
         until(lambda: live(slot) == 1)
         loader.errors = [UnavailableError("the bucket is away"), IntegrityError("damaged")]
-        follower.want(order(1), order(2).model_copy(update={"strategy": "shadow", "share": 0.2}))
+        follower.set_desired(order(1), order(2).model_copy(update={"strategy": "shadow", "share": 0.2}))
         until(lambda: follower.refusal is not None and follower.refusal.deployment_id == 2)
         assert (live(slot), held(slot)) == (1, None)
         assert loader.last is not None

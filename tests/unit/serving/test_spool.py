@@ -8,7 +8,7 @@ import pytest
 
 from ml.storage import tar_members
 from serving.prediction_log import retention, spool
-from serving.prediction_log.spool import MAGIC, MemberRange, Spool, SpoolRecord, adopted, decode, encode
+from serving.prediction_log.spool import MAGIC, MemberRange, Spool, SpoolRecord, adopt, decode, encode
 
 RECORDS = [
     SpoolRecord("prediction", b'{"n":0}', MemberRange(512, 11)),
@@ -19,7 +19,7 @@ RECORDS = [
 
 
 def _bytes(records: list[SpoolRecord]) -> bytes:
-    return b"".join(encode(r.kind, r.row, r.place) for r in records)
+    return b"".join(encode(r.kind, r.row, r.member) for r in records)
 
 
 def content(path: Path) -> list[tuple[bytes, bytes | None]]:
@@ -27,7 +27,7 @@ def content(path: Path) -> list[tuple[bytes, bytes | None]]:
     records = decode(path.read_bytes()).records
     images = path.with_suffix(".tar")
     data = images.read_bytes() if images.exists() else b""
-    return [(r.row, data[r.place.offset :][: r.place.size] if r.place else None) for r in records]
+    return [(r.row, data[r.member.offset :][: r.member.size] if r.member else None) for r in records]
 
 
 def filled(root: Path, name: str, *images: bytes, age: int = 0) -> Spool:
@@ -46,17 +46,17 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     own.append("prediction", b"1", "b", b"x" * 600)
     own.append("prediction", b"2", "a", b"first")
     own.append("feedback", b"3")
-    rows, size = own.waiting()
-    (path,) = own.closed(age=0)
+    rows, size = own.pending()
+    (path,) = own.closed_files(age=0)
     assert content(path) == [(b"0", b"first"), (b"1", b"x" * 600), (b"2", b"first"), (b"3", None)]
-    assert (rows, size) == (4, spool.size(own.folder)) == own.waiting()
-    places = [r.place for r in decode(path.read_bytes()).records if r.place]
-    whole = spool.finished(path.with_suffix(".tar"), places)
+    assert (rows, size) == (4, spool.size(own.folder)) == own.pending()
+    places = [r.member for r in decode(path.read_bytes()).records if r.member]
+    whole = spool.finished_tar(path.with_suffix(".tar"), places)
     with tarfile.open(fileobj=io.BytesIO(whole)) as opened:
         assert {m.name: opened.extractfile(m).read() for m in opened} == {"a": b"first", "b": b"x" * 600}  # type: ignore[union-attr]
-    own.drained(path)
-    assert own.waiting() == (0, 0)
-    assert own.closed(age=0) == []
+    own.remove(path)
+    assert own.pending() == (0, 0)
+    assert own.closed_files(age=0) == []
     assert [p.name for p in own.folder.iterdir()] == ["lock"]
 
 
@@ -83,13 +83,13 @@ def test_a_flipped_byte_costs_its_own_record_only() -> None:
 def test_a_tar_is_the_same_whether_its_worker_closed_it_or_was_killed_in_the_middle(tmp_path: Path) -> None:
     own = Spool(tmp_path, "one")
     own.append("prediction", b"0", "a", b"whole")
-    (path,) = own.closed(age=0)
-    places = [r.place for r in decode(path.read_bytes()).records if r.place]
+    (path,) = own.closed_files(age=0)
+    places = [r.member for r in decode(path.read_bytes()).records if r.member]
     images = path.with_suffix(".tar")
-    before = spool.finished(images, places)
+    before = spool.finished_tar(images, places)
     with images.open("ab") as more:
         more.write(tar_members.header("b", 10_000) + b"cut o")
-    assert spool.finished(images, places) == before
+    assert spool.finished_tar(images, places) == before
     assert spool.count(images) == 1
 
 
@@ -97,10 +97,10 @@ def test_files_are_closed_by_size_and_otherwise_only_when_nothing_waits(tmp_path
     own = Spool(tmp_path, "one", file_bytes=1000)
     own.append("prediction", b"{}", "a", bytes(1000))
     own.append("prediction", b"{}")
-    assert [p.name for p in own.closed(age=0)] == ["000000.rows"]
-    own.drained(own.folder / "000000.rows")
-    assert own.closed(age=3600) == []
-    assert [p.name for p in own.closed(age=0)] == ["000001.rows"]
+    assert [p.name for p in own.closed_files(age=0)] == ["000000.rows"]
+    own.remove(own.folder / "000000.rows")
+    assert own.closed_files(age=3600) == []
+    assert [p.name for p in own.closed_files(age=0)] == ["000001.rows"]
 
 
 @pytest.mark.parametrize("image", [b"", b"image"])
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
         own.append("prediction", b"lost", "b", image)
     monkeypatch.undo()
     own.append("prediction", b"after", "c", b"kept too")
-    (path,) = own.closed(age=0)
+    (path,) = own.closed_files(age=0)
     assert content(path) == [(b"before", b"kept"), (b"after", b"kept too")]
     assert decode(path.read_bytes()).damaged == 0
 
@@ -121,12 +121,12 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
 def test_a_living_worker_keeps_its_folder_and_a_dead_one_loses_it(tmp_path: Path) -> None:
     own = Spool(tmp_path, "one")
     own.append("prediction", b"{}", "a", b"x")
-    with adopted(own.folder) as files:
+    with adopt(own.folder) as files:
         assert files is None
     os.close(own._lock_fd)  # what the kernel does for a killed process
-    with adopted(tmp_path / "one") as files:
+    with adopt(tmp_path / "one") as files:
         assert [p.name for p in files or []] == ["000000.rows"]
-        with adopted(tmp_path / "one") as second:
+        with adopt(tmp_path / "one") as second:
             assert second is None
         for path in files or []:
             path.unlink()  # killed here, before the images went: they go with the folder
@@ -137,7 +137,7 @@ def test_a_folder_that_could_not_be_drained_stays(tmp_path: Path) -> None:
     own = Spool(tmp_path, "one")
     own.append("prediction", b"{}", "a", b"x")
     own.close()
-    with adopted(own.folder) as files:
+    with adopt(own.folder) as files:
         assert files
     assert sorted(p.name for p in own.folder.iterdir()) == ["000000.rows", "000000.tar", "lock"]
 
@@ -150,7 +150,7 @@ def test_an_empty_folder_goes_with_its_worker(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_lock_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "strange").mkdir()
-    with adopted(tmp_path / "strange") as files:
+    with adopt(tmp_path / "strange") as files:
         assert files is None
 
 
@@ -162,24 +162,24 @@ def test_a_lock_that_was_replaced_meanwhile_is_not_taken_for_the_folder(tmp_path
     fcntl.flock(fd, fcntl.LOCK_EX)
     (folder / "lock").unlink()
     os.close(fd)
-    with adopted(folder) as files:
+    with adopt(folder) as files:
         assert files is None
 
 
 def test_folders_of_others_are_found_and_measured(tmp_path: Path) -> None:
     own, other = Spool(tmp_path, "own"), Spool(tmp_path, "other")
     other.append("prediction", b"{}", "a", b"1234")
-    assert spool.others(tmp_path, own.folder) == [other.folder]
-    assert spool.size(other.folder) == other.waiting()[1]
+    assert spool.other_folders(tmp_path, own.folder) == [other.folder]
+    assert spool.size(other.folder) == other.pending()[1]
 
 
 def test_the_oldest_images_of_all_workers_go_first_and_rows_stay(tmp_path: Path) -> None:
     young, old = filled(tmp_path, "a", b"1", b"2", b"3"), filled(tmp_path, "z", b"4", b"5", b"6", age=100)
     each = 2 * spool.BLOCK
     assert retention.shed_images(tmp_path, each + 1) == (2, 2 * each)
-    old.images_gone()
-    assert [content(p) for p in old.closed(age=0)] == [[(b"{}", b"")], [(b"{}", b"")], [(b"{}", b"6")]]
-    assert [content(p) for p in young.closed(age=0)] == [[(b"{}", b"1")], [(b"{}", b"2")], [(b"{}", b"3")]]
-    assert old.waiting() == (3, spool.size(old.folder))
+    old.refresh_image_bytes()
+    assert [content(p) for p in old.closed_files(age=0)] == [[(b"{}", b"")], [(b"{}", b"")], [(b"{}", b"6")]]
+    assert [content(p) for p in young.closed_files(age=0)] == [[(b"{}", b"1")], [(b"{}", b"2")], [(b"{}", b"3")]]
+    assert old.pending() == (3, spool.size(old.folder))
     # A folder's newest pair is let be, however much is asked for.
     assert retention.shed_images(tmp_path, 10**9) == (2, 2 * each)

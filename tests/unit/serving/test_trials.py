@@ -17,7 +17,7 @@ from serving.errors import ProblemError
 from serving.rollout import canary
 from serving.rollout.serving_model import ModelSlot, ServingModel, Trial
 from serving.rollout.shadow import ShadowRunner
-from serving.rollout.trial_counters import KEPT, Disagreement, TrialCounters
+from serving.rollout.trial_counters import MAX_DISAGREEMENTS, Disagreement, TrialCounters
 from tests.bundles import loaded, make_bundle
 from tests.pictures import png
 from tests.servers import wait_until
@@ -41,7 +41,7 @@ def tried(live: ServingModel, candidate: ServingModel, strategy: str = "canary",
 
 def figures(live: ServingModel) -> dict[str, float]:
     assert live.trial is not None
-    return live.trial.tally.figures()
+    return live.trial.counters.totals()
 
 
 def test_a_share_is_sticky_and_of_its_size_and_another_for_each_deployment() -> None:
@@ -56,10 +56,10 @@ def test_a_share_is_sticky_and_of_its_size_and_another_for_each_deployment() -> 
 
 def test_a_canary_answers_its_share_and_both_are_counted(live: ServingModel, tmp_path: Path) -> None:
     both = tried(live, made(tmp_path, 2))
-    answered = [canary.answer(both, f"k{n}", lambda chosen: chosen.version) for n in range(200)]
+    answered = [canary.route(both, f"k{n}", lambda chosen: chosen.version) for n in range(200)]
     assert set(answered) == {1, 2}
     assert figures(both) == {"candidate_asked": answered.count(2), "live_asked": answered.count(1)}
-    assert canary.answer(both, None, lambda chosen: chosen.version) == 1, "checks are no traffic"
+    assert canary.route(both, None, lambda chosen: chosen.version) == 1, "checks are no traffic"
     assert sum(figures(both).values()) == 200
 
 
@@ -72,7 +72,7 @@ def test_what_a_canary_cannot_answer_the_live_model_does(live: ServingModel, tmp
             raise error
         return chosen.version
 
-    assert canary.answer(both, "k", ask) == 1
+    assert canary.route(both, "k", ask) == 1
     assert figures(both) == {"candidate_asked": 1, "candidate_errors": 1}
 
 
@@ -84,28 +84,28 @@ def test_a_bad_image_is_nobodys_fault_and_asked_about_once(live: ServingModel, t
         raise ImageRejectedError("broken", "cut off")
 
     with pytest.raises(ImageRejectedError):
-        canary.answer(both, "k", ask)
+        canary.route(both, "k", ask)
     assert (asked, figures(both)) == ([2], {})
 
 
 def test_an_error_of_the_live_model_is_counted_and_raised(live: ServingModel, tmp_path: Path) -> None:
     both = tried(live, made(tmp_path, 2), share=1e-9)
     with pytest.raises(ZeroDivisionError):
-        canary.answer(both, "k", lambda _: 1 // 0)
+        canary.route(both, "k", lambda _: 1 // 0)
     assert figures(both) == {"live_asked": 1, "live_errors": 1}
 
 
 def test_a_trial_ends_with_the_model_it_hung_on(live: ServingModel, tmp_path: Path) -> None:
     slot, trial = ModelSlot(), Trial(made(tmp_path, 2), "canary", 0.5, TrialCounters())
-    slot.put_trial(trial)
-    assert slot.take() is None, "nothing is tried beside nothing"
-    slot.put(live)
-    slot.put_trial(trial)
-    taken = slot.take()
+    slot.set_trial(trial)
+    assert slot.get() is None, "nothing is tried beside nothing"
+    slot.set(live)
+    slot.set_trial(trial)
+    taken = slot.get()
     assert taken is not None
     assert taken.trial is trial
-    slot.put(made(tmp_path, 3))
-    assert slot.take().trial is None  # type: ignore[union-attr]
+    slot.set(made(tmp_path, 3))
+    assert slot.get().trial is None  # type: ignore[union-attr]
     assert taken.trial is trial, "who took it keeps it"
 
 
@@ -113,7 +113,7 @@ def test_a_shadow_is_asked_aside_and_differences_are_noted(live: ServingModel, t
     both = tried(live, made(tmp_path, 9, size=16, channels=3), "shadow", 1.0)
     image = png(PIXELS[..., 0])
     shadow = ShadowRunner(Limits(10**6, 10**6))
-    assert canary.answer(both, "k", lambda chosen: chosen.version) == 1
+    assert canary.route(both, "k", lambda chosen: chosen.version) == 1
     shadow.submit(live, uuid4(), image, PIXELS, "a", 0.9)  # no trial: nothing happens
     for _ in range(20):  # nobody works yet, so what finds no room is skipped at once
         shadow.submit(both, uuid4(), image, PIXELS, "no such label", 0.9)
@@ -124,9 +124,9 @@ def test_a_shadow_is_asked_aside_and_differences_are_noted(live: ServingModel, t
     assert not shadow.is_alive()
     counted = figures(both)
     assert (counted["disagreed"], counted["live_asked"]) == (8, 8)
-    noted = both.trial.tally.take_noted()  # type: ignore[union-attr]
+    noted = both.trial.counters.pop_disagreements()  # type: ignore[union-attr]
     assert {one.candidate_label for one in noted} <= {"a", "b", "c"}
-    assert both.trial.tally.take_noted() == []  # type: ignore[union-attr]
+    assert both.trial.counters.pop_disagreements() == []  # type: ignore[union-attr]
 
 
 class Cold:
@@ -173,16 +173,16 @@ def test_a_tally_counts_all_and_keeps_some() -> None:
     one = Disagreement(uuid4(), "a", 0.5, "b", 0.6)
 
     def disagree() -> None:
-        for _ in range(KEPT):
-            tally.disagree(one)
+        for _ in range(MAX_DISAGREEMENTS):
+            tally.add_disagreement(one)
 
     threads = [threading.Thread(target=disagree) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert tally.figures() == {"disagreed": 3 * KEPT}
-    taken = tally.take_noted()
-    assert len(taken) == KEPT
-    tally.give_back(taken)
-    assert tally.take_noted() == taken
+    assert tally.totals() == {"disagreed": 3 * MAX_DISAGREEMENTS}
+    taken = tally.pop_disagreements()
+    assert len(taken) == MAX_DISAGREEMENTS
+    tally.restore_disagreements(taken)
+    assert tally.pop_disagreements() == taken

@@ -10,7 +10,7 @@ from ml.errors import InvalidInputError
 from ml.models import model
 from ml.settings import Settings
 from ml.training import export
-from ml.training.loop.fit import fit, logits_of
+from ml.training.loop.fit import compute_logits, fit
 from ml.training.loop.recipe import Recipe
 from ml.training.network import backbones, networks, shared_norm
 from tests.unit.training.test_fit_and_export import info
@@ -87,7 +87,7 @@ def test_it_learns_and_its_bundle_answers_as_it_does(
     assert "head.weight" in moved
     assert any(k.startswith("body.") for k in moved) == (rates[0] > 0), "frozen layers and their statistics stay"
     export.export(network, info(labels=("a", "b"), image_size=32, channels=channels), x, tmp_path)
-    expected = torch.softmax(logits_of(network, x[:5]), 1).numpy()
+    expected = torch.softmax(compute_logits(network, x[:5]), 1).numpy()
     assert model.load(tmp_path).predict(x[:5]) == pytest.approx(expected, abs=1e-4)
 
 
@@ -96,7 +96,7 @@ def test_the_body_sees_imagenets_normalisation() -> None:
     seen: list[torch.Tensor] = []
     network.get_submodule("body").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    logits_of(network, pixels)
+    compute_logits(network, pixels)
     scaled = (pixels / 255 - np.asarray([0.485, 0.456, 0.406])) / np.asarray([0.229, 0.224, 0.225])
     assert seen[0].numpy() == pytest.approx(scaled.transpose(0, 3, 1, 2), abs=1e-5)
 
@@ -110,7 +110,7 @@ def test_the_head_grows_as_the_small_networks_does() -> None:
 
 
 def test_layers_stay_frozen_when_processes_share_their_batch_norm() -> None:
-    network = shared_norm.converted(networks.build("resnet18", 3, 2, 32, 0, (0, 1))).train()
+    network = shared_norm.convert(networks.build("resnet18", 3, 2, 32, 0, (0, 1))).train()
     norms = [m for m in network.modules() if isinstance(m, shared_norm.SharedBatchNorm)]
     assert norms
     assert not any(m.training or m.weight.requires_grad or m.bias.requires_grad for m in norms)

@@ -5,7 +5,7 @@ import pytest
 
 from ml.datasets.versions import DatasetVersion
 from ml.models.bundle import Reduced
-from ml.training.data.plan import Past, Plan
+from ml.training.data.plan import Plan, RefreshHistory
 from ml.training.loop.evaluation import Evaluation, as_csv
 from ml.training.loop.recipe import Recipe
 from ml.training.tracking import card
@@ -19,7 +19,7 @@ TOLD = Evaluation(
     trained=np.asarray([7, 5, 0]),
 )
 VERSION = DatasetVersion("v" * 64, 4, None, CLASSES, 12, 5, 3, "a test")
-PLAN = Plan("full", "asked for", 12, 0, Past(), np.arange(12))
+PLAN = Plan("full", "asked for", 12, 0, RefreshHistory(), np.arange(12))
 RECIPE = Recipe(epochs=6, patience=5, batch_size=32, learning_rate=2e-3, seed=3)
 
 

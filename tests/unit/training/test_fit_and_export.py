@@ -13,7 +13,7 @@ from ml.models.bundle import BundleInfo
 from ml.training import export
 from ml.training.data.augment import DRAWS, light
 from ml.training.loop.checkpoint import Checkpoint
-from ml.training.loop.fit import Fitted, fit, logits_of
+from ml.training.loop.fit import FitResult, compute_logits, fit
 from ml.training.loop.recipe import Recipe
 from ml.training.network import networks
 from tests.pictures import digits
@@ -29,11 +29,11 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def fitted(arrays: tuple[np.ndarray, np.ndarray]) -> Fitted:
+def fitted(arrays: tuple[np.ndarray, np.ndarray]) -> FitResult:
     return learn(arrays)
 
 
-def learn(arrays: tuple[np.ndarray, np.ndarray]) -> Fitted:
+def learn(arrays: tuple[np.ndarray, np.ndarray]) -> FitResult:
     x, y = arrays
     return fit(networks.seeded(1, 10, 24, 3), (x[:300], y[:300]), (x[300:], y[300:]), RECIPE)
 
@@ -54,7 +54,7 @@ def info(**changes: object) -> BundleInfo:
     return BundleInfo.model_validate(values | changes)
 
 
-def test_it_learns_and_twice_the_same(fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+def test_it_learns_and_twice_the_same(fitted: FitResult, arrays: tuple[np.ndarray, np.ndarray]) -> None:
     assert max(row["validation_accuracy"] for row in fitted.history) > 0.6
     again = learn(arrays)
     for name, weights in fitted.network.state_dict().items():
@@ -62,27 +62,27 @@ def test_it_learns_and_twice_the_same(fitted: Fitted, arrays: tuple[np.ndarray, 
 
 
 def test_the_bundle_answers_as_the_network_for_any_batch(
-    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    fitted: FitResult, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     digest = export.export(fitted.network, info(), arrays[0][:40], tmp_path)
     assert digest == bundle.digest((tmp_path / bundle.INFO).read_bytes())
     loaded = model.load(tmp_path)
     model.check_probes(loaded, tmp_path, 1e-5)
-    expected = torch.softmax(logits_of(fitted.network, arrays[0][:7]), 1).numpy()
+    expected = torch.softmax(compute_logits(fitted.network, arrays[0][:7]), 1).numpy()
     assert loaded.predict(arrays[0][:7]) == pytest.approx(expected, abs=1e-4)
     assert loaded.predict(arrays[0][:1]).shape == (1, 10)
 
 
 def test_the_bundle_tells_what_is_unlike_its_training_set(
-    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    fitted: FitResult, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     x, y = arrays
     export.export(fitted.network, info(), x[300:], tmp_path, (x[:300], y[:300]))
     loaded = model.load(tmp_path)
-    probabilities, near = loaded.judge(x[300:])
+    probabilities, near = loaded.predict_with_distances(x[300:])
     assert np.array_equal(probabilities, loaded.predict(x[300:]))
     noise = np.random.default_rng(0).integers(0, 256, x[300:].shape, np.uint8)
-    _, far = loaded.judge(noise)
+    _, far = loaded.predict_with_distances(noise)
     assert near is not None
     assert far is not None
     assert (near <= 1).mean() > 0.97
@@ -93,7 +93,7 @@ def test_the_bundle_tells_what_is_unlike_its_training_set(
 
 
 def test_a_bundle_with_other_labels_is_refused(
-    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    fitted: FitResult, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     export.export(fitted.network, info(), arrays[0][:20], tmp_path)
     bundle.write(tmp_path, info(labels=("a", "b")))
@@ -101,7 +101,7 @@ def test_a_bundle_with_other_labels_is_refused(
         model.load(tmp_path)
 
 
-def test_the_head_keeps_its_labels_when_classes_come(fitted: Fitted) -> None:
+def test_the_head_keeps_its_labels_when_classes_come(fitted: FitResult) -> None:
     old, new = tuple("0123456789"), tuple("!0123456789z")
     grown = networks.seeded(1, len(new), 24, 1)
     networks.carry_head(grown, fitted.network.state_dict(), old, new)
@@ -121,7 +121,7 @@ def test_temperature_lowers_the_loss() -> None:
     assert loss(logits / heat, labels) < loss(logits, labels)
 
 
-def test_weights_of_another_network_are_refused(fitted: Fitted) -> None:
+def test_weights_of_another_network_are_refused(fitted: FitResult) -> None:
     labels = tuple("0123456789")
     large = networks.seeded(3, 10, 96, 0)
     with pytest.raises(IntegrityError, match="do not fit"):
@@ -131,7 +131,7 @@ def test_weights_of_another_network_are_refused(fitted: Fitted) -> None:
 
 
 def test_an_onnx_model_that_answers_otherwise_is_refused(
-    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    fitted: FitResult, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     export.export(networks.seeded(1, 10, 24, 5), info(), arrays[0][:20], tmp_path)
     with pytest.raises(IntegrityError, match="ONNX and PyTorch differ"):
@@ -139,7 +139,7 @@ def test_an_onnx_model_that_answers_otherwise_is_refused(
 
 
 def test_the_bundle_is_plain_files_on_their_own(
-    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    fitted: FitResult, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     export.export(fitted.network, info(), arrays[0][:20], tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {bundle.INFO, bundle.MODEL, bundle.PROBES, bundle.WEIGHTS}
@@ -160,7 +160,7 @@ def test_every_size_of_input_is_learned_and_exported(side: int, channels: int, t
 
 
 def test_a_warm_network_keeps_its_weights_when_no_epoch_betters_them(
-    fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray]
+    fitted: FitResult, arrays: tuple[np.ndarray, np.ndarray]
 ) -> None:
     x, y = arrays
     wild = Recipe(epochs=9, patience=2, batch_size=32, learning_rate=5.0, seed=0)
@@ -223,7 +223,7 @@ def test_some_steps_are_told_few_and_evenly_spread_and_again_after_a_kill(
         samples,
         judges,
         recipe,
-        stepped=lambda step, metrics: told.append((step, metrics)),
+        on_step=lambda step, metrics: told.append((step, metrics)),
         checkpoint=checkpoint,
     )
     steps = [step for step, _ in told]

@@ -72,5 +72,5 @@ def test_weights_and_chances_follow_the_shares_wanted() -> None:
     assert even.weights is not None
     assert even.weights.tolist() == pytest.approx([1, 1])
     own = objective.balance(LABELS, 2, recipe("sampler"))
-    assert own.chances is not None
-    assert own.chances[-1] / own.chances[0] == pytest.approx(3)
+    assert own.sampling_weights is not None
+    assert own.sampling_weights[-1] / own.sampling_weights[0] == pytest.approx(3)

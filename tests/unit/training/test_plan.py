@@ -9,16 +9,22 @@ from torch import nn
 
 from ml.settings import Settings
 from ml.training.data import plan, replay
-from ml.training.data.plan import Mode, Past
+from ml.training.data.plan import Mode, RefreshHistory
 from ml.training.loop import recipe
-from ml.training.loop.fit import logits_of
+from ml.training.loop.fit import compute_logits
 
 
 def make(mode: Mode, is_new: np.ndarray, labels: np.ndarray | None = None, **changes: Any) -> plan.Plan:
     labels = np.zeros(len(is_new), np.int64) if labels is None else labels
-    values = {"cold": None, "past": Past(), "replay_ratio": 2.0, "full_every": 0, "full_growth": 0.0} | changes
-    draw = replay.by("stratified", labels, np.zeros((len(is_new), 8, 8, 1), np.uint8), None, seed=4)
-    return plan.make(mode, is_new, draw=draw, **values)
+    values = {
+        "cold": None,
+        "history": RefreshHistory(),
+        "replay_ratio": 2.0,
+        "full_every": 0,
+        "full_growth": 0.0,
+    } | changes
+    draw = replay.make_draw("stratified", labels, np.zeros((len(is_new), 8, 8, 1), np.uint8), None, seed=4)
+    return plan.make_plan(mode, is_new, draw=draw, **values)
 
 
 def test_without_a_champion_everything_is_trained_on() -> None:
@@ -52,13 +58,13 @@ def test_nothing_new_or_asked_for_is_a_full_training() -> None:
 
 def test_a_line_of_refreshes_ends_with_a_full_training() -> None:
     is_new = np.arange(100) >= 90
-    assert make("auto", is_new, past=Past(3, 30), full_every=4).past == Past(4, 40)
-    ended = make("auto", is_new, past=Past(4, 40), full_every=4)
-    assert (ended.mode, ended.reason, ended.past) == ("full", "4 refreshes in a row", Past())
-    grown = make("auto", is_new, past=Past(4, 70), full_growth=4.0)  # 20 then, 100 now
+    assert make("auto", is_new, history=RefreshHistory(3, 30), full_every=4).history == RefreshHistory(4, 40)
+    ended = make("auto", is_new, history=RefreshHistory(4, 40), full_every=4)
+    assert (ended.mode, ended.reason, ended.history) == ("full", "4 refreshes in a row", RefreshHistory())
+    grown = make("auto", is_new, history=RefreshHistory(4, 70), full_growth=4.0)  # 20 then, 100 now
     assert (grown.mode, grown.reason) == ("full", "100 samples, 20 at the last full training")
-    assert make("auto", is_new, past=Past(4, 60), full_growth=4.0).mode == "refresh"
-    assert make("refresh", is_new, past=Past(4, 40), full_every=4).mode == "refresh"
+    assert make("auto", is_new, history=RefreshHistory(4, 60), full_growth=4.0).mode == "refresh"
+    assert make("refresh", is_new, history=RefreshHistory(4, 40), full_every=4).mode == "refresh"
 
 
 class Oracle(nn.Module):
@@ -78,7 +84,7 @@ def test_the_hardest_are_those_the_champion_gets_wrong() -> None:
     images = np.where(labels == 1, 255, 0).astype(np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
     wrong = np.asarray([0, 1, 2, 3, 4, 5])
     images[wrong] = 255 - images[wrong]
-    draw = replay.by("hardest", labels, images, Oracle(), seed=0)
+    draw = replay.make_draw("hardest", labels, images, Oracle(), seed=0)
     assert set(wrong) <= set(draw(np.arange(400), 100))
     assert np.bincount(labels[draw(np.arange(400), 100)]).tolist() == [50, 50]
 
@@ -87,22 +93,22 @@ def test_a_herd_has_the_mean_of_its_class() -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (400, 8, 8, 1), np.uint8)
     labels = np.arange(400) % 2
-    few = replay.by("herding", labels, images, Oracle(), seed=0)(np.arange(400), 40)
+    few = replay.make_draw("herding", labels, images, Oracle(), seed=0)(np.arange(400), 40)
     assert len(set(few.tolist())) == 40
-    values = torch.nn.functional.log_softmax(logits_of(Oracle(), images), 1)[:, 0].numpy()
+    values = torch.nn.functional.log_softmax(compute_logits(Oracle(), images), 1)[:, 0].numpy()
     for label in (0, 1):
         mine = few[labels[few] == label]
         assert abs(values[mine].mean() - values[labels == label].mean()) < 0.1
 
 
 def test_threads_leave_room_for_the_others() -> None:
-    assert 1 <= recipe.of(Settings(), 10, 24, 1).threads <= 4
-    assert recipe.of(Settings(train_threads=7), 10, 24, 1).threads == 7
+    assert 1 <= recipe.from_settings(Settings(), 10, 24, 1).threads <= 4
+    assert recipe.from_settings(Settings(train_threads=7), 10, 24, 1).threads == 7
 
 
 @pytest.mark.parametrize(("samples", "side", "epochs"), [(600, 24, 30), (7000, 32, 8), (700, 96, 9), (50_000, 64, 4)])
 def test_the_budget_bounds_the_epochs_by_data_alone(samples: int, side: int, epochs: int) -> None:
-    assert recipe.of(Settings(train_budget=60_000), samples, side, 3).epochs == epochs
+    assert recipe.from_settings(Settings(train_budget=60_000), samples, side, 3).epochs == epochs
 
 
 def test_a_replay_evens_out_what_is_new() -> None:

@@ -12,7 +12,7 @@ from ml.errors import IntegrityError
 from ml.imaging import images
 from ml.models import bundle, model, runtimes, variants
 from ml.training import export, quantise
-from ml.training.loop.fit import Fitted, fit
+from ml.training.loop.fit import FitResult, fit
 from ml.training.loop.recipe import Recipe
 from ml.training.network import networks
 from tests.pictures import digits
@@ -28,14 +28,14 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def fitted(arrays: tuple[np.ndarray, np.ndarray]) -> Fitted:
+def fitted(arrays: tuple[np.ndarray, np.ndarray]) -> FitResult:
     x, y = arrays
     recipe = Recipe(epochs=6, patience=5, batch_size=32, learning_rate=2e-3, seed=3)
     return fit(networks.seeded(1, 10, 24, 3), (x[:300], y[:300]), (x[300:], y[300:]), recipe)
 
 
 @pytest.fixture
-def folder(fitted: Fitted, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
+def folder(fitted: FitResult, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
     export.export(fitted.network, info(), arrays[0][:40], tmp_path)
     return tmp_path
 
@@ -44,10 +44,10 @@ def add(folder: Path, arrays: tuple[np.ndarray, np.ndarray], max_loss: float = 0
     """What was found of INT8."""
     x, y = arrays
     verdict = quantise.add(folder, x[:300], (x[300:], y[300:]), max_loss)["int8"]
-    return verdict.report, verdict.kept
+    return verdict.report, verdict.accepted
 
 
-def standing(loaded: model.Model, variant: str) -> model.Standing:
+def standing(loaded: model.Model, variant: str) -> model.VariantStatus:
     (found,) = (one for one in loaded.variants if one.variant == variant)
     return found
 
@@ -57,8 +57,8 @@ def test_it_is_kept_with_figures_and_probes_of_its_own(folder: Path, arrays: tup
     assert kept
     assert report.samples == 60
     assert report.agreement > 0.9
-    assert report.measured_on == runtimes.place("openvino")
-    assert report.proven_on == (runtimes.place("openvino"), runtimes.place("onnxruntime"))
+    assert report.measured_on == runtimes.describe("openvino")
+    assert report.proven_on == (runtimes.describe("openvino"), runtimes.describe("onnxruntime"))
     assert bundle.parse((folder / bundle.INFO).read_bytes()).int8 == report
     assert set(bundle.parse((folder / bundle.INFO).read_bytes()).files) - {bundle.BF16_PROBES} == {
         bundle.MODEL, bundle.PROBES, bundle.INT8_MODEL, bundle.INT8_PROBES, bundle.WEIGHTS,
@@ -87,7 +87,7 @@ def test_ranges_of_the_wrong_images_cost_accuracy_and_are_seen(
     x, y = arrays
     verdict = quantise.add(folder, np.zeros_like(x[:32]), (x[300:], y[300:]), 0.05)["int8"]
     assert verdict.report.accuracy_loss > 0.05
-    assert not verdict.kept
+    assert not verdict.accepted
 
 
 def test_runtimes_agree_and_the_one_wished_for_computes(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:

@@ -44,8 +44,8 @@ def run(client: FakeClient) -> Run:
 def test_a_finished_run_has_sent_all_its_metrics() -> None:
     client = FakeClient()
     made = run(client)
-    with made.ended():
-        made.metrics(1, {"loss": 2.0, "accuracy": 0.5})
+    with made.terminating():
+        made.log_metrics(1, {"loss": 2.0, "accuracy": 0.5})
         assert client.metrics == []  # few calls: they wait for more
     assert client.metrics == [("loss", 1), ("accuracy", 1)]
     assert client.ends == [("r", "FINISHED")]
@@ -56,19 +56,19 @@ def test_a_finished_run_has_sent_all_its_metrics() -> None:
 )
 def test_an_error_ends_the_run_and_goes_on(error: type[BaseException], status: str) -> None:
     client = FakeClient()
-    with pytest.raises(error), run(client).ended():
+    with pytest.raises(error), run(client).terminating():
         raise error
     assert client.ends == [("r", status)]
 
 
 def test_an_error_is_not_hidden_by_a_server_that_is_away() -> None:
-    with pytest.raises(ValueError, match="the real trouble"), run(FakeClient(away=True)).ended():
+    with pytest.raises(ValueError, match="the real trouble"), run(FakeClient(away=True)).terminating():
         raise ValueError("the real trouble")
 
 
 def test_a_server_that_is_away_is_unavailable() -> None:
     made = run(FakeClient(away=True))
-    made.metrics(1, {"loss": 1.0})
+    made.log_metrics(1, {"loss": 1.0})
     with pytest.raises(UnavailableError, match="run r"):
         made.flush()
 
@@ -76,7 +76,7 @@ def test_a_server_that_is_away_is_unavailable() -> None:
 def test_without_psutil_there_are_no_system_metrics_and_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml.training.tracking.track.find_spec", lambda name: None)
     client = FakeClient()
-    with run(client).watched():
+    with run(client).system_metrics():
         pass
     assert client.metrics == []
 

@@ -39,7 +39,7 @@ def test_torchvisions_layout_fills_the_body_and_leaves_the_head(
     found = ask(tmp_path, path)
     network = networks.build(NAME, 1, 3, 64, 0)
     head = network.state_dict()["head.weight"].clone()
-    found.put_into(network)
+    found.load_into(network)
     assert torch.equal(network.state_dict()["body.features.0.0.weight"], original["features.0.0.weight"])
     assert torch.equal(network.state_dict()["head.weight"], head)
     assert found.source.startswith(f"mine.{suffix} (SHA-256 ")
@@ -50,7 +50,7 @@ def test_a_bundles_weights_can_be_started_from(tmp_path: Path, architecture: str
     before = networks.build(architecture, 3, 7, 64, 1).state_dict()
     save_file(before, tmp_path / "weights.safetensors")
     network = networks.build(architecture, 3, 2, 64, 2)
-    ask(tmp_path, tmp_path / "weights.safetensors", architecture).put_into(network)
+    ask(tmp_path, tmp_path / "weights.safetensors", architecture).load_into(network)
     after = network.state_dict()
     assert all(torch.equal(after[k], before[k]) for k in before if not k.startswith("head."))
 
@@ -59,7 +59,7 @@ def test_places_of_a_transformer_are_resampled(tmp_path: Path) -> None:
     state = networks.build("vit_b_16", 3, 2, 64, 1).state_dict()
     found = weights.Pretrained("vit_b_16", state, "test")
     network = networks.build("vit_b_16", 3, 2, 32, 2)
-    found.put_into(network)
+    found.load_into(network)
     assert network.state_dict()["body.encoder.pos_embedding"].shape[1] == 1 + 4
     assert torch.equal(network.state_dict()["body.conv_proj.weight"], state["body.conv_proj.weight"])
 
@@ -68,7 +68,7 @@ def test_weights_of_another_architecture_are_refused(original: dict[str, torch.T
     torch.save(original, tmp_path / "mine.pth")
     found = ask(tmp_path, tmp_path / "mine.pth", "resnet18")
     with pytest.raises(InvalidInputError, match="EVERGREEN_ARCHITECTURE"):
-        found.put_into(networks.build("resnet18", 3, 2, 64, 0))
+        found.load_into(networks.build("resnet18", 3, 2, 64, 0))
 
 
 class Trap:

@@ -32,7 +32,7 @@ def test_results_and_gradients_are_those_of_a_direct_convolution(side: int, bias
     images = torch.randn(5, 24, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     above = torch.randn(5, 40, side, side, generator=generator)
     exact = results(copy.deepcopy(direct).double(), images.double().requires_grad_(), above.double())
-    quick = winograd.converted(nn.Sequential(direct))[0].train()
+    quick = winograd.convert(nn.Sequential(direct))[0].train()
     assert type(quick) is winograd.SmallMapConv2d
     for one, other in zip(results(quick, images.requires_grad_(), above), exact, strict=True):
         assert (one - other).norm() < 1e-4 * other.norm(), "bf16 loses 30 times as much"
@@ -41,12 +41,12 @@ def test_results_and_gradients_are_those_of_a_direct_convolution(side: int, bias
 def test_answers_outside_of_training_are_the_plain_convolutions_bit_for_bit() -> None:
     network = networks.seeded(3, 10, 32, 0).eval()
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(winograd.converted(copy.deepcopy(network)).eval()(images), network(images))
+    assert torch.equal(winograd.convert(copy.deepcopy(network)).eval()(images), network(images))
 
 
 def test_names_weights_and_what_is_frozen_stay() -> None:
     plain = networks.build("small_cnn", 1, 10, 24, 0, (0, 1))
-    quick = winograd.converted(copy.deepcopy(plain))
+    quick = winograd.convert(copy.deepcopy(plain))
     assert sum(isinstance(layer, winograd.SmallMapConv2d) for layer in quick.modules()) == 4
     for (name, one), (other_name, other) in zip(plain.named_parameters(), quick.named_parameters(), strict=True):
         assert name == other_name
@@ -67,13 +67,13 @@ def test_names_weights_and_what_is_frozen_stay() -> None:
     ],
 )
 def test_other_convolutions_stay_as_they_are(layer: nn.Conv2d) -> None:
-    assert winograd.converted(nn.Sequential(layer))[0] is layer
+    assert winograd.convert(nn.Sequential(layer))[0] is layer
 
 
 def test_maps_that_are_no_squares_are_convolved_directly() -> None:
     layer = nn.Conv2d(8, 8, 3, padding=1)
     images = torch.randn(2, 8, 4, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(winograd.converted(nn.Sequential(layer)).train()(images), layer(images))
+    assert torch.equal(winograd.convert(nn.Sequential(layer)).train()(images), layer(images))
 
 
 def test_a_training_without_bf16_uses_it_and_gives_back_the_network_it_was_given() -> None:
@@ -105,7 +105,7 @@ def test_a_training_without_bf16_uses_it_and_gives_back_the_network_it_was_given
 
 
 def test_a_shared_batch_norm_and_the_cheaper_convolution_go_together() -> None:
-    network = winograd.converted(shared_norm.converted(networks.seeded(1, 2, 24, 0)))
+    network = winograd.convert(shared_norm.convert(networks.seeded(1, 2, 24, 0)))
     kinds = {type(layer) for layer in network.modules()}
     assert {winograd.SmallMapConv2d, shared_norm.SharedBatchNorm} <= kinds
 
@@ -120,4 +120,4 @@ def test_bf16_needs_instructions_that_pytorch_may_use(
     monkeypatch.setattr(
         "ml.models.cpu.features", lambda library: frozenset(features) if library == "torch" else frozenset()
     )
-    assert placement.ALONE.bf16_pays() is pays
+    assert placement.SINGLE_PROCESS.bf16_pays() is pays
