@@ -1,4 +1,4 @@
-"""`evergreen classes …`, `evergreen labels …`, `evergreen erase`: what people decide about the data."""
+"""`evergreen classes …`, `evergreen labels …`, `evergreen erase`: changes to classes, labels and samples."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`evergreen datasets …`: versions listed, shown, compared, proven, exported; the holdout's state."""
+"""`evergreen datasets …`: list, show, compare, verify and export dataset versions; state of the holdout."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal

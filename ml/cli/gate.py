@@ -1,4 +1,4 @@
-"""`evergreen decisions | approve | reject`: what the gate decided, and answers to what it left to a person."""
+"""`evergreen decisions | approve | reject`: decisions of the gate, and approvals."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from ml.cli.output import (
     show,
 )
 
-Decided = Annotated[str, typer.Argument(metavar="ID", help="The decision's id; `evergreen decisions` lists them.")]
+DecisionId = Annotated[str, typer.Argument(metavar="ID", help="The decision's id; `evergreen decisions` lists them.")]
 
 
 def decisions(as_json: Json = False) -> None:
@@ -39,7 +39,7 @@ def decisions(as_json: Json = False) -> None:
 
 
 def approve(
-    decision: Decided,
+    decision: DecisionId,
     reason: Annotated[str, typer.Option("--reason", help="Why; is kept.")] = "",
     actor: Actor = None,
     as_json: Json = False,
@@ -61,7 +61,7 @@ def approve(
     report_deployment(deployment, as_json)
 
 
-def reject(decision: Decided, reason: Reason, actor: Actor = None, as_json: Json = False) -> None:
+def reject(decision: DecisionId, reason: Reason, actor: Actor = None, as_json: Json = False) -> None:
     """Say no to a decision that needs a person."""
     from ml.catalog import approvals
     from ml.catalog.approvals import Approval

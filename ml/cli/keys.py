@@ -1,4 +1,4 @@
-"""`evergreen keys …`: who may ask the service, for what, how often."""
+"""`evergreen keys …`: API keys, their roles and rate limits."""
 
 from datetime import datetime
 from typing import Annotated

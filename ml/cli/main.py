@@ -1,7 +1,7 @@
-"""`evergreen …`: each stage and the whole cycle without Airflow. `infra.cli` adds what starts the stack.
+"""The `evergreen` CLI: single stages and the full cycle without Airflow. `infra.cli` adds commands for the stack.
 
-Every command prints for a person, or with `--json` for a program. Heavy modules are imported by the
-commands that need them, so that `--help` is quick.
+Every command prints text, or JSON with `--json`. Heavy modules are imported inside the commands that need them, so
+that `--help` is fast.
 """
 
 from pathlib import Path
@@ -38,8 +38,8 @@ app.add_typer(data.labels, name="labels")
 app.command()(validate.validate)
 for _command in (tune.tune, gate.decisions, gate.approve, gate.reject):
     app.command()(_command)
-for _move in (release.models, release.deployments, release.promote, release.rollback):
-    app.command()(_move)
+for _release_command in (release.models, release.deployments, release.promote, release.rollback):
+    app.command()(_release_command)
 
 
 @app.command()
@@ -66,7 +66,7 @@ def drop(
 
 
 def _print_preview(path: Path, prepared: "Upload", *, full: bool) -> None:
-    """What it will be read as; as a dry run also every class and every problem."""
+    """Print how the drop will be read; with `full` also every class and every problem."""
     say(f"{path}: {len(prepared.files)} files, to be read as {prepared.format}, {len(prepared.classes)} classes")
     problems = list(prepared.problems.items()) if full else list(prepared.problems.items())[:5]
     if full:
@@ -79,7 +79,7 @@ def _print_preview(path: Path, prepared: "Upload", *, full: bool) -> None:
 
 
 def send(ctx: "Context", prepared: "Upload", *, ready: bool = True, quiet: bool = False) -> str:
-    """Upload with a progress bar; the drop's prefix."""
+    """Upload with a progress bar; return the drop's prefix."""
     from ml.intake import upload
 
     columns = (TextColumn("  uploading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -122,9 +122,9 @@ def cycle(
 @app.command()
 def drops(as_json: Json = False) -> None:
     """The newest drops: counts, fate, and why."""
-    from ml.catalog import drops as rows_of
+    from ml.catalog import drops as drops_catalog
 
-    rows = rows_of.recent(connected().engine)
+    rows = drops_catalog.recent(connected().engine)
     table = new_table("drop", "status", "images", "accepted", "quarantined", "duplicates")
     for row in rows:
         counts = (str(row[name]) for name in ("images", "accepted", "quarantined", "duplicates"))

@@ -1,4 +1,4 @@
-"""What every command of `evergreen` shares: its options, its tables, its way to print for a person or a program."""
+"""Shared parts of all `evergreen` commands: options, tables, and output as text or JSON."""
 
 import getpass
 import os
@@ -20,11 +20,11 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; is kept.")]
 Actor = Annotated[str | None, typer.Option("--as", help="Your name; the login name by default.")]
 
 STOPPED: Final = 4
-"""Exit code when the command worked and what it asked for was refused."""
+"""Exit code of a command that ran but whose request was refused."""
 
 
 def connected() -> "Context":
-    """The context of this shell's settings."""
+    """The context for the settings in the environment."""
     from ml.context import connect
     from ml.settings import Settings
 
@@ -68,7 +68,7 @@ def add_row(into: Table, *cells: str) -> None:
 
 
 def printable(text: str) -> str:
-    """What others wrote, without characters that would command the terminal."""
+    """Replace control characters in untrusted text, so that it cannot control the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -77,7 +77,7 @@ def say(text: str) -> None:
 
 
 def show(table: Table, rows: list[Any], as_json: bool, reasons: dict[str, str | None] | None = None) -> None:
-    """The table, and under it what would not fit into a column."""
+    """Print the table, and below it reasons that do not fit into a column."""
     emit(rows, as_json)
     if as_json:
         return
@@ -95,7 +95,7 @@ def emit(body: Any, as_json: bool) -> None:
 
 
 def report_deployment(deployment: Any, as_json: bool) -> None:
-    """What came of a release; exit code 4 where it was undone."""
+    """Print the result of a deployment; exit code 4 if it was rolled back."""
     emit(vars(deployment), as_json)
     if not as_json:
         previous = f", before it v{deployment.previous_version}" if deployment.previous_version else ""

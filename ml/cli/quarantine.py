@@ -1,4 +1,4 @@
-"""`evergreen quarantine …`: what was put aside, and what becomes of it."""
+"""`evergreen quarantine …`: list, release or discard quarantined images."""
 
 from pathlib import Path
 from typing import Annotated

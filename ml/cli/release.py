@@ -1,4 +1,4 @@
-"""`evergreen models | deployments | promote | rollback`: what there is, what served when, and a person's moves."""
+"""`evergreen models | deployments | promote | rollback`: model versions and deployments."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -62,9 +62,9 @@ def deployments(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="So many, the newest.")] = 20, as_json: Json = False
 ) -> None:
     """What served when, on whose word and why, and what became of each try."""
-    from ml.catalog import deployments as rows_of
+    from ml.catalog import deployments as deployments_catalog
 
-    rows = rows_of.history(connected().engine, limit)
+    rows = deployments_catalog.history(connected().engine, limit)
     table = new_table("id", "version", "before", "how", "status", "served from", "until", "by")
     for row in rows:
         how = row["strategy"] if row["strategy"] == "direct" else f"{row['strategy']} {row['share']:.0%}"
@@ -118,7 +118,7 @@ def _wait(deployment_id: int, *, quiet: bool) -> Any:
 
 
 def _why(row: dict[str, Any]) -> str:
-    """Why it was wished, and what became of it."""
+    """The reason of the deployment, and its outcome."""
     outcome = row["reason"]
     if row["status"] == "trial":
         findings = row["findings"]

@@ -1,4 +1,4 @@
-"""`evergreen tune`: a search for a better recipe."""
+"""`evergreen tune`: hyperparameter search for a better recipe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

@@ -1,4 +1,4 @@
-"""`evergreen validate`: a drop judged before it is uploaded."""
+"""`evergreen validate`: validate a drop before uploading it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,14 +1,14 @@
-"""What paired differences say about their mean: tests and bounds by betting. Pure.
+"""Tests and confidence bounds for the mean of paired differences, by betting. Pure functions.
 
 A gambler bets on each difference x that the mean is above m: wealth is the product of ``1 + bet * (x - m)``. If the
 mean is m or less, wealth multiplies by W with probability at most 1 / W, for any number of samples and any
 distribution within the bound (Ville 1939; Waudby-Smith and Ramdas, J. R. Stat. Soc. B 86 (2024)). Two uses:
 
-- `p_value` and `lower_bound` spread the gambler's money over a few bets that were fixed before. They hold for every
-  number of samples and for levels as small as you like, and pay for that with some width.
+- `p_value` and `lower_bound` spread the wealth evenly over a few bets fixed in advance. They hold for any number of
+  samples and any level, at the cost of some width.
 - `score` takes the best bet in hindsight. Twice its log wealth is the empirical likelihood ratio of Owen
-  (Biometrika 75 (1988)), within the bound, so its signed root is a standard normal for many samples: as sharp as
-  tests are, but not for tiny levels.
+  (Biometrika 75 (1988)), within the bound, so its signed root is asymptotically standard normal: sharp, but not valid
+  for tiny levels.
 """
 
 import math
@@ -22,14 +22,14 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 _BET_SPREADS: Final = 1.5 ** -np.arange(10)
-"""Standard deviations, as shares of the bound, for each of which the best bet is among those that are made."""
+"""Standard deviations, as shares of the bound; the bets include the optimal one for each."""
 _DIGITS: Final = 4
-"""That are kept of a difference, so that there are few distinct ones; what is rounded off averages out."""
+"""Decimal places that differences are rounded to, so that there are few distinct values; errors average out."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Paired differences, one a sample: distinct `values` and how often each occurs; none is beyond ± `bound`."""
+    """Paired differences, one per sample: distinct `values` and their `counts`, all within ± `bound`."""
 
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
@@ -37,7 +37,7 @@ class Differences:
 
     @classmethod
     def from_samples(cls, differences: NDArray[np.floating], bound: float = 1.0) -> Self:
-        """Differences ``float[N]``, N ≥ 1; where one is beyond the bound, that is the bound."""
+        """From differences ``float[N]``, N ≥ 1; a larger difference becomes the bound."""
         values, counts = np.unique(np.asarray(differences, np.float64).round(_DIGITS), return_counts=True)
         return cls(values, counts.astype(np.int64), max(bound, float(np.abs(values[[0, -1]]).max())))
 
@@ -55,10 +55,10 @@ class Differences:
 
 
 def p_value(differences: Differences, mean: float, level: float) -> float:
-    """An upper bound of the chance of such differences if their mean is at most `mean`; valid for any N.
+    """p-value of the hypothesis that the mean is at most `mean`; valid for any N.
 
     Args:
-        level: at which it will be compared; the bets are made so that it is sharp there.
+        level: the level it will be compared with; the bets are chosen to be sharp there.
     """
     return math.exp(min(0.0, -_log_wealth(differences, mean, level)))
 
@@ -69,7 +69,7 @@ def lower_bound(differences: Differences, level: float) -> float:
 
 
 def score(differences: Differences, mean: float) -> float:
-    """How many standard deviations the differences lie above `mean`; a standard normal if that is the mean."""
+    """Signed root of the likelihood ratio: standard normal if the true mean is `mean`, positive if it is larger."""
     if differences.mean <= mean:
         return -score(differences.negated, -mean) if differences.mean < mean else 0.0
     excess = differences.values - mean
@@ -78,7 +78,7 @@ def score(differences: Differences, mean: float) -> float:
         return float(differences.counts @ (excess / (1 + bet * excess)))
 
     best = _max_bet(differences, mean)
-    if slope(0.0) <= 0:  # the mean itself, but for rounding
+    if slope(0.0) <= 0:  # equal to the mean, up to rounding
         return 0.0
     if slope(best) < 0:
         best = brentq(slope, 0.0, best, xtol=1e-12, rtol=1e-9)
@@ -86,17 +86,17 @@ def score(differences: Differences, mean: float) -> float:
 
 
 def usual_bound(differences: Differences, deviations: float) -> float:
-    """The mean is above this, with the confidence that so many standard `deviations` give, for many samples."""
+    """Lower bound of the mean at the confidence of that many standard `deviations`, for many samples."""
     return _solve(differences, lambda mean: score(differences, mean) - deviations)
 
 
 def _max_bet(differences: Differences, mean: float) -> float:
-    """The bet that loses all where a difference is as small as can be; a little less."""
+    """Slightly less than the bet that loses all wealth at the smallest possible difference."""
     return (1 - 1e-9) / (differences.bound + mean)
 
 
 def _log_wealth(differences: Differences, mean: float, level: float) -> float:
-    """Logarithm of the wealth, with the money spread evenly over the bets."""
+    """Logarithm of the wealth, split evenly over the bets."""
     if mean <= -differences.bound:
         return math.inf
     ideal_bets = math.sqrt(-2 * math.log(level) / differences.samples) / (_BET_SPREADS * differences.bound)
@@ -106,7 +106,7 @@ def _log_wealth(differences: Differences, mean: float, level: float) -> float:
 
 
 def _solve(differences: Differences, evidence: Callable[[float], float]) -> float:
-    """The mean below that of the differences at which the falling `evidence` against smaller ones is zero."""
+    """Solve for the mean, below the observed one, at which the decreasing function `evidence` is zero."""
     low = -differences.bound * (1 - 1e-9)
     if evidence(low) <= 0:
         return -differences.bound

@@ -1,20 +1,19 @@
-"""What verdicts may have told of the holdout, and the level at which a decision can still be sure. Pure.
+"""The error budget of a holdout that is reused: how much earlier verdicts reveal, and the level left. Pure functions.
 
-Promise: of any `WINDOW` consecutive decisions, the chance that even one states something of the holdout that is
-false is at most `alpha`, although all of them consult the same holdout, and whatever each challenger
-owes to the verdicts before it.
+Guarantee: in any `WINDOW` consecutive decisions, the probability of one or more false statements about the holdout is
+at most `alpha`, although all decisions use the same holdout and a challenger may depend on all verdicts before it.
 
-Why it holds. Decision number k has a share of alpha, and the shares of `WINDOW` consecutive decisions sum
-to alpha. What a challenger can owe to the holdout went through verdicts, so within a share it is a union bound
-over all courses of verdicts, each with the weight that a code gives it that learns how frequent each verdict is
-(Krichevsky and Trofimov, IEEE Trans. Inf. Theory 27 (1981)): a verdict costs what it can tell, about a quarter of a
-nat where one in fifteen is a promotion, and nearly nothing where none is (the description length bound of Dwork et
-al., Science 349 (2015); Blum and Hardt, ICML 2015). A verdict that is no plain rejection is an event. Samples
-that came after an event owe nothing to what was said until then, so a statement on these alone counts only
-the courses since, with a weight for how many events ago that was. These weights sum to one, so the bound holds
-whichever part is chosen, as long as the answers on it do not choose.
+Why it holds. Decision number k has a share of alpha, and the shares of `WINDOW` consecutive decisions sum to alpha.
+A challenger depends on the holdout only through verdicts, so within a share a union bound over all sequences of
+verdicts applies, each weighted by an adaptive code that learns the frequency of each verdict (Krichevsky and Trofimov,
+IEEE Trans. Inf. Theory 27 (1981)): a verdict costs the information it reveals, about a quarter of a nat if one in
+fifteen is a promotion, and almost nothing if none is (the description length bound of Dwork et al., Science 349 (2015);
+Blum and Hardt, ICML 2015). A verdict other than a plain rejection is an event. Samples that arrived after an event do
+not depend on earlier verdicts, so a statement on these samples alone counts only the sequences since, with a weight for
+how many events ago that was. These weights sum to one, so the bound holds for any choice of subset that does not look
+at the predictions on it.
 
-What it does not cover: a person who reads reports and acts on them passes on more than verdicts.
+Not covered: a person who reads reports and acts on them passes on more than verdicts.
 """
 
 import math
@@ -26,17 +25,17 @@ from scipy.special import gammaln, ndtri
 
 WINDOW: Final = 100
 _PRIOR: Final = (0.5, 0.5, 0.125, 0.125)
-"""Of each of `holdout_comparisons.OUTCOMES`, in decisions: the parameters of the code's Dirichlet distribution."""
+"""Dirichlet parameters of the code, one for each of `holdout_comparisons.OUTCOMES`."""
 _FRONT: Final = 0.95
-"""Share of alpha that the first decisions of a window get, falling as 1/(k(k+1)); the rest is dealt evenly."""
+"""Share of alpha that the first decisions of a window get, falling as 1/(k(k+1)); the rest is split evenly."""
 _LEAST: Final = -690.0
-"""Logarithm of the smallest level: floats end a little below, and no sum of so little counts."""
+"""Logarithm of the smallest level, slightly above the smallest float."""
 POWER: Final = 0.8
 
 
 @dataclass(frozen=True)
 class HoldoutSubset:
-    """Holdout samples that a statement could be made on: those that came after decision number `after`.
+    """A subset of the holdout for a statement: the samples that arrived after decision number `after`.
 
     `after` is the number of an event, or 0 for all samples; `verdicts` counts the decisions since, by outcome in
     the order of `ml.catalog.holdout_comparisons.OUTCOMES`.
@@ -56,41 +55,41 @@ class HoldoutSubset:
 
 
 def even_share(alpha: float) -> float:
-    """What each decision may spend where all are alike."""
+    """The share of alpha per decision if it is split evenly."""
     return alpha / WINDOW
 
 
 def early_share(number: int, alpha: float) -> float:
-    """What the decision of this number, from 1, may spend where the first count most; any `WINDOW` sum to `alpha`."""
+    """The share of alpha of decision `number`, from 1, with larger early shares; any `WINDOW` sum to `alpha`."""
     k = (number - 1) % WINDOW + 1
     front = (WINDOW + 1) / WINDOW / (k * (k + 1))
     return alpha * (_FRONT * front + (1 - _FRONT) / WINDOW)
 
 
 def level(share: float, part: HoldoutSubset) -> float:
-    """The level at which a decision that may spend `share` can make a statement on `part`."""
+    """The level at which a decision with this `share` can make a statement on the subset `part`."""
     weight = 0.5 if part.after == 0 else 0.5 / ((part.events + 1) * (part.events + 2))
     logarithm = math.log(share) + math.log(weight) + code_length(part.verdicts)
     return math.exp(max(logarithm, _LEAST))
 
 
 def code_length(verdicts: Sequence[int]) -> float:
-    """Logarithm of the weight of one course with these counts, 0 or less; all courses of a length sum to 1."""
+    """Log weight, 0 or less, of one verdict sequence with these counts; weights of a length sum to 1."""
     prior, total = sum(_PRIOR), sum(verdicts)
     each = sum(float(gammaln(a + n) - gammaln(a)) for a, n in zip(_PRIOR, verdicts, strict=True))
     return each - float(gammaln(prior + total) - gammaln(prior))
 
 
 def choose(share: float, parts: Sequence[HoldoutSubset]) -> HoldoutSubset:
-    """The part on which the smallest difference can be seen."""
+    """The subset with the smallest detectable difference."""
     return min(parts, key=lambda p: (detectable(level(share, p), p.samples, 1.0), p.after))
 
 
 def detectable(at: float, samples: int, disagreement: float) -> float:
-    """The improvement that a test at level `at` sees with probability `POWER`, as a share.
+    """The improvement that a test at level `at` detects with probability `POWER`, as a share.
 
     Args:
-        disagreement: share of samples that exactly one of the two models gets right.
+        disagreement: share of samples that exactly one of the two models predicts correctly.
     """
     if not samples:
         return math.inf
@@ -98,17 +97,17 @@ def detectable(at: float, samples: int, disagreement: float) -> float:
 
 
 def samples_needed(at: float, improvement: float, disagreement: float) -> int:
-    """Holdout samples with which a test at level `at` sees `improvement` with probability `POWER`."""
+    """Number of samples for a test at level `at` to detect `improvement` with probability `POWER`."""
     return math.ceil((_deviations(at) / improvement) ** 2 * disagreement)
 
 
 def fresh_needed(share: float, parts: Sequence[HoldoutSubset], improvement: float, disagreement: float) -> int:
-    """Holdout samples that must come until the next decision can see `improvement`; 0 if it can already.
+    """New holdout samples needed for the next decision to detect `improvement`; 0 if none.
 
-    As if this decision becomes a plain rejection; new samples belong to every part.
+    Assumes that this decision is a plain rejection; new samples belong to every subset.
 
     Args:
-        share: of the next decision.
+        share: share of alpha of the next decision.
     """
     shortfalls = []
     for part in parts:
@@ -118,5 +117,5 @@ def fresh_needed(share: float, parts: Sequence[HoldoutSubset], improvement: floa
 
 
 def _deviations(at: float) -> float:
-    """By how many standard deviations of a difference a test at level `at` misses with probability 1 - `POWER`."""
+    """The difference in standard deviations that a test at level `at` detects with probability `POWER`."""
     return float(ndtri(POWER) - ndtri(at))

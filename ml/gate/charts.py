@@ -1,4 +1,4 @@
-"""Small plots as SVG for the report: no scripts, colours by the page's classes, every number in words beside them."""
+"""SVG plots for the report: no scripts, colours from CSS classes; the page repeats every number as text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Any, Final
 from markupsafe import Markup
 
 Scale = tuple[float, float]
-"""The shares at a plot's left and right end."""
+"""The shares at the left and right end of a plot."""
 
 _SIDES: Final = ("champion", "challenger")
 _FULL: Final = 680
 
 
 def scale(values: Sequence[float]) -> Scale:
-    """Both ends at a multiple of 5 %, at least 20 % apart, so that differences are seen and not magnified."""
+    """Axis ends at multiples of 5 %, at least 20 % apart, so that differences are visible but not magnified."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     left = min(math.floor(low * 20) / 20, 0.8)
     right = min(1.0, max(math.ceil(high * 20) / 20, left + 0.2))
@@ -25,7 +25,7 @@ def intervals(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> Markup
     """A dot with its interval for each model.
 
     Args:
-        rows: side (champion or challenger), words, accuracy, interval's ends.
+        rows: side (champion or challenger), label, accuracy, ends of the interval.
     """
     ends = scale([value for *_, interval in rows for value in interval])
     plot = _Track(150, 500, ends)
@@ -43,7 +43,7 @@ def intervals(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> Markup
 
 
 def flips(both: int, gained: int, lost: int, neither: int) -> Markup:
-    """A bar of all images: right in both, only in the new, only in the old, in neither."""
+    """A bar of all images: right in both models, only the challenger, only the champion, neither."""
     total, x, parts = max(1, both + gained + lost + neither), 0.0, []
     for name, count in (("both", both), ("gained", gained), ("lost", lost), ("neither", neither)):
         width = 680 * count / total
@@ -53,7 +53,7 @@ def flips(both: int, gained: int, lost: int, neither: int) -> Markup:
 
 
 def pair(row: Mapping[str, Any], ends: Scale) -> Markup:
-    """A table row's two dots and the way from the old to the new."""
+    """Two dots for a table row, champion and challenger, and the line between them."""
     plot, challenger = _Track(6, 208, ends), float(row["challenger"])
     parts = [Markup('<line class="grid" x1="6" x2="214" y1="9" y2="9"/>')]
     if (champion := row.get("champion")) is not None:
@@ -68,7 +68,7 @@ def pair(row: Mapping[str, Any], ends: Scale) -> Markup:
 
 
 def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
-    """How often an answer is right against how sure the model said it was; the area of a dot is the images' share."""
+    """Reliability diagram: accuracy over confidence; the area of a dot is the share of images."""
     left, top, side = 46, 8, 260
     parts = [Markup('<line class="ideal" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(left, top + side, left + side, top)]
     for i in range(5):
@@ -102,7 +102,7 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """Two bars a row, from 0 to 100 %."""
+    """Two bars per row, from 0 to 100 %."""
     parts, y = [], 0
     for row in rows:
         parts.append(Markup('<text class="t" x="0" y="{}">{}</text>').format(y + 19, row["name"]))
@@ -119,7 +119,7 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 class _Track:
-    """From shares to places between `left` and `left + width`."""
+    """Maps shares to x coordinates between `left` and `left + width`."""
 
     def __init__(self, left: float, width: float, ends: Scale) -> None:
         self._left, self._width, self._ends = left, width, ends
@@ -142,7 +142,7 @@ class _Track:
 
 
 def _svg(width: float, height: float, label: str, parts: Sequence[Markup]) -> Markup:
-    """As wide as it is drawn, or as the page where it was drawn for the whole of it."""
+    """The SVG element, in its drawn width; a drawing of full width scales with the page."""
     return Markup(
         '<svg role="img" aria-label="{}" viewBox="0 0 {w} {h}" width="{w}" height="{h}"{full}>{}</svg>'
     ).format(label, Markup("").join(parts), w=width, h=height, full=Markup(' class="full"') if width == _FULL else "")

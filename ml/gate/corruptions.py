@@ -1,6 +1,6 @@
-"""A few of the common corruptions of Hendrycks and Dietterich (ICLR 2019), at their middle severity, in numpy.
+"""Some of the common corruptions of Hendrycks and Dietterich (ICLR 2019), at their middle severity, in numpy.
 
-Each takes and gives ``uint8[N, H, W, C]``; the same seed gives the same images.
+Each maps ``uint8[N, H, W, C]`` to the same shape; the same seed gives the same images.
 """
 
 import io
@@ -15,30 +15,30 @@ from ml.imaging.images import Pixels
 
 
 def noise(images: Pixels, seed: int) -> Pixels:
-    """Gaussian, with a deviation of 0.08 of the range: what their small-image set has at severity 3."""
+    """Gaussian noise with a standard deviation of 0.08 of the range: severity 3 of their small-image set."""
     gaussian = np.random.default_rng(seed).normal(0, 0.08 * 255, images.shape)
     return _clipped(images + gaussian)
 
 
 def blur(images: Pixels) -> Pixels:
-    """Gaussian, deviation 1 pixel for each 32 of the side, at least half a pixel: less would change nothing."""
+    """Gaussian blur with a standard deviation of side / 32, at least half a pixel: less has no effect."""
     sigma = max(0.5, images.shape[1] / 32)
     return _clipped(gaussian_filter(images.astype(np.float32), (0, sigma, sigma, 0)))
 
 
 def dim(images: Pixels) -> Pixels:
-    """Half the light and half the contrast."""
+    """Half the brightness and half the contrast."""
     mean = images.mean(axis=(1, 2, 3), keepdims=True)
     return _clipped(((images - mean) * 0.5 + mean) * 0.5)
 
 
 def jpeg(images: Pixels) -> Pixels:
-    """Quality 15."""
+    """JPEG compression with quality 15."""
     return np.stack([_recoded(image) for image in images]).reshape(images.shape)
 
 
 def corrupted(images: Pixels, seed: int) -> Iterator[tuple[str, Pixels]]:
-    """Each corruption's name and the images with it."""
+    """Yield the name of each corruption and the corrupted images."""
     yield "noise", noise(images, seed)
     yield "blur", blur(images)
     yield "dim", dim(images)

@@ -28,19 +28,19 @@ log = logging.getLogger(__name__)
 
 
 def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
-    """Judge a challenger against the champion on the holdout of the dataset it was trained on.
+    """Evaluate a challenger against the champion on the holdout of its dataset version, and record the decision.
 
-    The same challenger, champion and dataset give the same decision, so running again returns what
-    was recorded; so it does for a challenger that has become the champion since.
+    Idempotent: the same challenger, champion and dataset return the recorded decision, also for a challenger that
+    has become the champion since.
 
     Raises:
-        NotFoundError: no such version, or it does not tell its dataset.
+        NotFoundError: no such version, or it has no tag `dataset_version`.
         ConflictError: the version is the champion, without a decision.
         IntegrityError: the challenger's bundle is broken.
         UnavailableError: a server does not answer.
     """
     dataset = ctx.registry.tags(model_version).get("dataset_version")
-    # One gate at a time: each decision's level depends on how many there were before.
+    # One gate at a time: the level of a decision depends on how many decisions were made before.
     with advisory_lock(ctx.engine, "gate"):
         champion = ctx.registry.alias("champion")
         if champion == model_version:
@@ -60,9 +60,11 @@ def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
 
 
 def asks_for_labels(decision: Decision) -> str | None:
-    """Where only a worn or small holdout kept a challenger that is ahead from promotion: how many labels are wanted."""
+    """How many labels are needed, if only a small or reused holdout blocked a better challenger; None otherwise."""
     figures, spent = decision.statistics, decision.statistics.get("budget")
-    if not spent or decision.verdict == "promote" or "incumbents" not in figures:  # of before the rule `better`
+    if (
+        not spent or decision.verdict == "promote" or "incumbents" not in figures
+    ):  # recorded before the rule `better` existed
         return None
     rules = Policy(**figures["rules"])
     if policy.harms(figures, rules):
@@ -88,7 +90,7 @@ def asks_for_labels(decision: Decision) -> str | None:
 
 
 def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | None, dataset: str) -> Decision:
-    """Judge, and record it: report first, rows last."""
+    """Decide and record: the report is stored first, database rows last."""
     ruling, figures = _judge(ctx, challenger, champion, dataset)
     decision = Decision(
         id=decision_id,
@@ -115,7 +117,7 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
 
 
 def _recorded_decision(ctx: Context, champion: int, cycle_id: str) -> Decision:
-    """What the cycle decided on the champion, else what made it the champion."""
+    """The cycle's decision on the champion, else the newest decision on it."""
     cycle = cycles.get(ctx.engine, cycle_id)
     if cycle["decision_id"] is not None and cycle["model_version"] in (None, champion):
         return decisions.get(ctx.engine, cycle["decision_id"])
@@ -155,7 +157,7 @@ def _champion(ctx: Context, version: int | None) -> tuple[tuple[Model, Path] | N
 
 
 def _best_so_far(ctx: Context, champion: EvaluatedModel, dataset: str) -> EvaluatedModel:
-    """The best champion so far, or the champion where that one is not to be had any more."""
+    """The best champion so far, or the champion if that model is no longer available."""
     best = decisions.best_so_far(ctx.engine, champion.version)
     if best == champion.version:
         return champion
@@ -167,12 +169,12 @@ def _best_so_far(ctx: Context, champion: EvaluatedModel, dataset: str) -> Evalua
 
 
 def report_key(decision_id: str) -> str:
-    """The page of the decision, in our bucket."""
+    """Object key of the decision's report in the store bucket."""
     return f"decisions/{decision_id}/report.html"
 
 
 def _publish(ctx: Context, decision: Decision, cycle_id: str) -> None:
-    """Say it where people look: on the MLflow version, and in the cycle."""
+    """Publish the decision as tags of the MLflow version and in the cycle."""
     figures = decision.statistics
     tags = {"decision": decision.id, "verdict": decision.verdict, "reason": decision.reason}
     page = {"decision_report": data_docs.url(ctx.settings, report_key(decision.id))}
@@ -180,7 +182,7 @@ def _publish(ctx: Context, decision: Decision, cycle_id: str) -> None:
     values = {"decision_id": decision.id, "verdict": decision.verdict, "reason": decision.reason}
     ended = func.now() if decision.verdict == "reject" else None
     with transaction(ctx.engine) as connection:
-        # A decision noted before may have been followed by a release, whose outcome stays.
+        # If the decision was recorded before, a release may have followed, whose outcome must stay.
         new = cycles_table.c.decision_id.is_distinct_from(decision.id)
         connection.execute(
             update(cycles_table).where(cycles_table.c.id == cycle_id, new).values(finished_at=ended, **values)
@@ -188,7 +190,7 @@ def _publish(ctx: Context, decision: Decision, cycle_id: str) -> None:
 
 
 def _figure_tags(figures: dict[str, Any]) -> dict[str, object]:
-    """The figures that are worth a tag each; all of them are in the report."""
+    """The key figures as tags; the report has all of them."""
     names = ("challenger_accuracy", "champion_accuracy", "p_value", "holdout", "calibration_rise")
     tags = {name: figures[name] for name in names if figures.get(name) is not None}
     tags |= {f"served_{name}": value for name, value in figures["served"].items()}

@@ -1,4 +1,4 @@
-"""Everything that challenger and champion show on the same holdout, as figures for policy, ledger and report."""
+"""Compares challenger and champion on the same holdout: figures for policy, decision record and report."""
 
 import math
 import time
@@ -26,7 +26,7 @@ _LATENCY_ROUNDS: Final = 20
 
 
 def challenger_figures(side: EvaluatedModel) -> dict[str, Any]:
-    """What is told of a challenger with or without a champion."""
+    """Figures of the challenger alone."""
     n, right = len(side.right), int(side.right.sum())
     return {
         "holdout": n,
@@ -40,7 +40,7 @@ def challenger_figures(side: EvaluatedModel) -> dict[str, Any]:
 
 
 def class_rows(side: EvaluatedModel) -> list[dict[str, Any]]:
-    """A row a class, where there is no champion."""
+    """A row per class, if there is no champion."""
     return [
         {
             "kind": "class",
@@ -53,7 +53,7 @@ def class_rows(side: EvaluatedModel) -> list[dict[str, Any]]:
 
 
 def serving_cost(side: EvaluatedModel) -> dict[str, float]:
-    """Bytes of what answers, and milliseconds of one image on one core, by the variant that a service runs."""
+    """Bundle bytes and milliseconds per image on one core, for the variant that the service runs."""
     info, variant = side.model.info, side.model.variant
     single = model.load(side.folder, threads=1, variant=variant, runtime=side.model.runtime.name)
     image = np.zeros((1, info.image_size, info.image_size, info.channels), np.uint8)
@@ -69,10 +69,10 @@ def serving_cost(side: EvaluatedModel) -> dict[str, float]:
 def paired_figures(
     ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel, best: EvaluatedModel, dataset: str
 ) -> dict[str, Any]:
-    """The paired figures; see `ml.gate.policy` for what follows from them.
+    """The paired figures; `ml.gate.policy` decides on them.
 
     Args:
-        best: the best champion so far; the champion, if that is the best.
+        best: the best champion so far; may be the champion.
     """
     settings = ctx.settings
     comparison = statistics.compare(champion.right, challenger.right, settings.seed)
@@ -105,7 +105,7 @@ def _incumbents(champion: EvaluatedModel, best: EvaluatedModel) -> list[tuple[Ev
 
 
 def _incumbent(ctx: Context, challenger: EvaluatedModel, other: EvaluatedModel, role: str) -> dict[str, Any]:
-    """The lead over a model on the classes that it knows: what it could not answer is no loss to anybody."""
+    """The lead over a model on the classes that it knows; on other classes nothing can be lost."""
     return {"version": other.version, "role": role} | asdict(_lead(ctx, challenger, other, _known(challenger, other)))
 
 
@@ -119,7 +119,7 @@ def _lead(ctx: Context, challenger: EvaluatedModel, other: EvaluatedModel, among
 
 
 def _best(ctx: Context, champion: EvaluatedModel, best: EvaluatedModel) -> EvaluatedModel:
-    """The best so far, until the champion is surely better: were it replaced sooner, small losses could add up."""
+    """The best so far, until the champion is significantly better: otherwise small losses could add up."""
     if best.version == champion.version:
         return champion
     per_sample = _per_sample(ctx, champion, best, _known(champion, best))
@@ -127,11 +127,11 @@ def _best(ctx: Context, champion: EvaluatedModel, best: EvaluatedModel) -> Evalu
 
 
 def _new_classes(challenger: EvaluatedModel, champion: EvaluatedModel) -> dict[str, float]:
-    """How the challenger does on classes that the champion does not know.
+    """Results of the challenger on classes that the champion does not know.
 
     Returns:
-        `samples` of them and how many are `right`; `sampled`, the classes that have samples, and of these how many stay
-        `unknown`: right at most twice as often as guessing.
+        Number of `samples`, and how many are `right`; `sampled`: classes with samples; `unknown`: those of them with
+        at most twice the accuracy of guessing.
     """
     new = np.isin(challenger.truth, sorted(challenger.classes - champion.classes))
     guessing = 1 / max(1, len(challenger.classes))
@@ -186,7 +186,7 @@ def _budget_figures(
 
 
 def _relevant(ctx: Context, challenger: EvaluatedModel, incumbents: Sequence[EvaluatedModel]) -> Mask:
-    """Samples that the metric looks at, of classes that every incumbent knows."""
+    """Samples that the metric counts, of classes that every incumbent knows."""
     counted = _per_sample(ctx, challenger, incumbents[0], np.ones(len(challenger.right), np.bool_)).counted
     relevant: Mask = np.logical_and.reduce([counted, *(_known(challenger, other) for other in incumbents)])
     return relevant
@@ -195,10 +195,10 @@ def _relevant(ctx: Context, challenger: EvaluatedModel, incumbents: Sequence[Eva
 def _stated_margin(
     ctx: Context, challenger: EvaluatedModel, incumbents: Sequence[EvaluatedModel], mask: Mask, level: float
 ) -> dict[str, Any]:
-    """The margin by which the challenger may be worse whatever was done with the verdicts, and labels for a smaller.
+    """The largest loss that is not excluded, whatever use was made of the verdicts, and labels to reduce it.
 
-    The labels are as many as would bring it to the margin that is set, as if the width went with the root of the
-    samples and the challenger were no better than the others.
+    The labels would reduce it to the configured margin, if the width shrinks with the root of the number of samples
+    and the challenger is no better than the others.
     """
     margin, worst, lacking = ctx.settings.gate_margin, 0.0, 0.0
     for other in incumbents:
@@ -215,9 +215,9 @@ def _stated_margin(
 
 
 def samples_to_exclude(incumbents: Sequence[Mapping[str, Any]], margin: float) -> int:
-    """Further holdout samples with which the usual bounds would exclude a loss beyond the margin by an equal model.
+    """Further holdout samples for the usual bounds to exclude a loss beyond the margin of an equally good model.
 
-    As if their width went with the root of the samples; 0 if they are narrow enough.
+    Assumes that their width shrinks with the root of the number of samples; 0 if they are narrow enough.
     """
     lacking = [0.0]
     for row in incumbents:
@@ -228,9 +228,9 @@ def samples_to_exclude(incumbents: Sequence[Mapping[str, Any]], margin: float) -
 
 
 def _decisions_before(ctx: Context, holdout: Split) -> NDArray[np.int64]:
-    """How many decisions had been made when each sample came, or a near duplicate of it, ``int64[N]``."""
+    """Number of decisions before each sample or a near duplicate of it arrived, ``int64[N]``."""
     known_decisions = holdout_comparisons.before(ctx.engine, sorted(set(holdout.drop_ids)))
-    # A drop that is unknown by now counts as old: it might have been seen.
+    # An unknown drop counts as old: its samples may have been used before.
     decisions_before = np.asarray([known_decisions.get(drop, 0) for drop in holdout.drop_ids], np.int64)
     _, group = np.unique(grouping.column(ctx, holdout, "group_id").astype(np.str_), return_inverse=True)
     first = np.full(group.max(initial=-1) + 1, np.iinfo(np.int64).max)
@@ -241,12 +241,12 @@ def _decisions_before(ctx: Context, holdout: Split) -> NDArray[np.int64]:
 def holdout_subsets(
     decisions_before: NDArray[np.int64], past: Sequence[HoldoutComparison], min_samples: int
 ) -> list[HoldoutSubset]:
-    """All samples, and those that came after each decision that was not a plain rejection, where they are enough.
+    """All samples, and the subsets since each event (no plain rejection) that have at least `min_samples`.
 
     Args:
-        decisions_before: how many decisions had been made when each sample came, ``int64[N]``.
+        decisions_before: number of decisions before each sample arrived, ``int64[N]``.
         past: the decisions, the oldest first.
-        min_samples: samples without which nothing is decided.
+        min_samples: smallest subset to decide on.
     """
     subsets = [HoldoutSubset(0, len(decisions_before), _verdicts(past))]
     for comparison in past:
@@ -267,7 +267,7 @@ def _gain(ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel, ma
 
 
 def _per_sample(ctx: Context, challenger: EvaluatedModel, other: EvaluatedModel, among: Mask) -> PerSample:
-    """The metric's differences on some of the samples only: macro-F1 and its weights depend on which these are."""
+    """The metric's differences on some of the samples; macro-F1 and its weights depend on the selection."""
     classes = challenger.holdout.classes
     was, now = (s.positions[among] for s in (other, challenger))
     return metrics.per_sample(_metric(ctx), challenger.holdout.labels[among], was, now, classes)

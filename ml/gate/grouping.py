@@ -1,4 +1,4 @@
-"""Which samples of a holdout belong together: by class, drop, brightness, age, and what corruptions do to a few."""
+"""Groups of holdout samples: by class, drop, brightness and age, and corrupted copies of a few samples."""
 
 from typing import Any, Final
 
@@ -18,11 +18,11 @@ from ml.gate.statistics import Right
 from ml.training.data import novelty
 
 _TRAFFIC: Final = 1000
-"""Logged answers from which the mix of classes in them is worth knowing."""
+"""Minimum number of logged predictions for their class shares to be used."""
 
 
 def groups(ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel, dataset: str) -> list[Group]:
-    """All groups that both models are compared on."""
+    """All groups for comparing the models."""
     holdout, before, after = challenger.holdout, champion.right, challenger.right
     newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
     drop_names = [drop if drop in newest else "" for drop in holdout.drop_ids]
@@ -48,7 +48,7 @@ def column(ctx: Context, holdout: Split, name: str) -> NDArray[Any]:
 
 
 def _traffic(ctx: Context, champion: EvaluatedModel) -> dict[str, float]:
-    """Shares of the classes, as they are called now, in what the champion answered; empty where that is too little."""
+    """Class shares, by current names, of the champion's predictions; empty if there are too few."""
     answers = predictions.by_label(ctx.engine, champion.version)
     if (total := sum(answers.values())) < _TRAFFIC:
         return {}
@@ -59,7 +59,7 @@ def _traffic(ctx: Context, champion: EvaluatedModel) -> dict[str, float]:
 
 
 def _corruption_groups(ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel) -> list[Group]:
-    """Both models on the same few holdout images, corrupted at each model's own input size."""
+    """Both models on the same few corrupted holdout images, at each model's input size."""
     n, settings = len(challenger.right), ctx.settings
     count = min(settings.gate_corrupted, n)
     if not count:

@@ -1,8 +1,8 @@
-"""How far a challenger is ahead of another model on the same samples, and how far it may be behind. Pure.
+"""The lead of a challenger over another model on the same samples, with lower bounds. Pure functions.
 
-Two things are compared, sample by sample: the metric that was chosen, and the Brier score (Brier, Mon. Weather Rev. 78
-(1950)) of the probabilities. The Brier score is proper, and tells two models apart with a third to a quarter of the
-samples that right and wrong answers need (docs/decisions/0028); the metric is what people want.
+Two scores are compared per sample: the configured metric and the Brier score (Brier, Mon. Weather Rev. 78
+(1950)) of the probabilities. The Brier score is proper, and distinguishes two models with a third to a quarter of the
+samples that accuracy needs (docs/decisions/0028); the metric is the goal.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from ml.gate.betting import Differences
 from ml.gate.metrics import PerSample
 
 BRIER_BOUND: Final = 1.0
-"""Two models' Brier scores of a sample seldom differ by more; where they do, that is the bound."""
+"""Bound of the difference of two Brier scores; a larger observed difference becomes the bound."""
 BRIER_RISK: Final = 0.2
-"""Of the risk that is taken with the metric."""
+"""Share of the metric's risk for the Brier score."""
 _SUCCESSION: Final = 3
 
 
@@ -28,11 +28,11 @@ class Lead:
     """Means over the samples, as shares; positive is better than the other model.
 
     Attributes:
-        samples: that were compared; with none, nothing is known and nothing can be lost.
+        samples: number of compared samples; if 0, nothing is known and nothing can be lost.
         metric: gain in the metric.
-        metric_least: what that gain is at least, with the confidence asked for.
-        brier: by how much the Brier score fell; None where it is not known.
-        brier_least: likewise.
+        metric_least: lower bound of that gain.
+        brier: decrease of the Brier score; None if unknown.
+        brier_least: lower bound of that decrease.
     """
 
     samples: int
@@ -43,11 +43,11 @@ class Lead:
 
     @property
     def ahead(self) -> bool:
-        """By the metric; where that is even, by the Brier score."""
+        """Better by the metric; if equal, by the Brier score."""
         return self.metric > 0 or (self.metric == 0 and (self.brier or 0.0) > 0)
 
     def holds(self, margin: float) -> bool:
-        """Neither the metric nor the Brier score may be worse by more than the margin."""
+        """Whether a loss beyond the margin is excluded for both the metric and the Brier score."""
         return self.metric_least > -margin and (self.brier_least is None or self.brier_least > -margin)
 
 
@@ -57,8 +57,8 @@ def lead(gains: PerSample, brier: NDArray[np.floating] | None, risk: float) -> L
     Args:
         gains: the metric's differences on these samples.
         brier: the other model's Brier score minus the challenger's, ``float[N]``, of the same; None: not known.
-        risk: chance that a challenger that is worse by more than a margin passes for one that is not, by the metric.
-            Without a Brier score a fifth of it, since then one test bears it all.
+        risk: probability that a challenger that is worse by more than a margin passes, by the metric.
+            Without Brier scores a fifth of it is used, since there is only one test then.
     """
     if not len(gains.differences):
         return Lead(0, 0.0, 0.0, None, None)
@@ -82,10 +82,10 @@ def succession_risk(risk: float) -> float:
 
 
 def largest_loss(gains: PerSample, level: float) -> float:
-    """By how much the challenger may be worse by the metric; it is worse than that with probability `level` at most.
+    """Upper bound of the challenger's loss in the metric; exceeded with probability at most `level`.
 
-    Holds for any number of samples and any level, however small; for macro-F1, which is no mean, for many samples. With
-    no sample all may be lost.
+    Holds for any number of samples and any level; for macro-F1, which is not a mean, only for many samples. Without
+    samples the bound is the largest possible loss.
     """
     if not len(gains.differences):
         return gains.bound

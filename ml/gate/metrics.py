@@ -1,8 +1,7 @@
-"""What must get better: accuracy, macro-F1, recall of a class, or cost; a value a sample, and a paired test. Pure.
+"""The gate's metrics: accuracy, macro-F1, recall of a class, or cost; per-sample values and a paired test. Pure.
 
-The test asks how often so large an improvement comes about if, sample by sample, it were a matter of chance
-which of the two models gave which of the two answers. For accuracy and recall that is the exact McNemar
-test; for the others it is done by drawing (Fisher's randomisation test, paired).
+The null hypothesis is that, for each sample, the two models' predictions are exchangeable. For accuracy and recall
+the test is the exact McNemar test; for the others a paired randomisation test (Fisher), by sampling.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Gain:
-    """Values of both models (for cost: negated, so that more is better), their difference, and one-sided p."""
+    """Values of both models (cost is negated, so that higher is better), difference and one-sided p-value."""
 
     champion: float
     challenger: float
@@ -47,7 +46,7 @@ class Gain:
 def gain(
     metric: Metric, truth: Labels, champion: Labels, challenger: Labels, classes: Sequence[str], seed: int
 ) -> Gain:
-    """Compare two models' answers on the same samples.
+    """Compare the predictions of two models on the same samples.
 
     Args:
         truth: ``int64[N]``, positions in `classes`.
@@ -70,13 +69,13 @@ def gain(
 
 @dataclass(frozen=True)
 class PerSample:
-    """What the metric is the mean of, for two models on the samples that it looks at; costs as shares of the dearest.
+    """Per-sample differences of the metric between two models; costs are shares of the highest cost.
 
     Attributes:
-        counted: which samples it looks at, ``bool[N]``.
+        counted: samples that the metric counts, ``bool[N]``.
         differences: challenger minus champion, ``float64[counted]``; positive is better.
-        bound: no difference can be larger, except for macro-F1, whose values are its influence function.
-        weights: of the counted samples in a mean over classes, ``float64[counted]``, 1 on average.
+        bound: largest possible difference, except for macro-F1, where it is the influence function.
+        weights: of the counted samples, to weight classes equally, ``float64[counted]``, 1 on average.
     """
 
     counted: NDArray[np.bool_]
@@ -88,10 +87,10 @@ class PerSample:
 def per_sample(
     metric: Metric, truth: Labels, champion: Labels, challenger: Labels, classes: Sequence[str]
 ) -> PerSample:
-    """The paired differences behind `gain`, with the same arguments.
+    """The per-sample differences behind `gain`, with the same arguments.
 
-    Macro-F1 is no mean of samples; it is replaced by its linearisation at both models' answers (the influence
-    function, Hampel, J. Am. Stat. Assoc. 69 (1974)), so what is said of it holds for many samples.
+    Macro-F1 is not a mean over samples; it is linearised at both models' predictions (influence function, Hampel,
+    J. Am. Stat. Assoc. 69 (1974)), so results on it hold for many samples.
 
     Raises:
         InvalidInputError: the metric names a class that does not exist.
@@ -113,13 +112,13 @@ def per_sample(
 
 
 def macro_f1(truth: Labels, answers: Labels, classes: int) -> float:
-    """Mean of the F1 of the classes that are present in `truth`."""
+    """Mean F1 of the classes that occur in `truth`."""
     hit = np.bincount(truth[truth == answers], minlength=classes)
     return float(_f1(hit, np.bincount(answers[answers >= 0], minlength=classes), np.bincount(truth, minlength=classes)))
 
 
 def _f1_influence(truth: Labels, answers: Labels, classes: int) -> NDArray[np.float64]:
-    """``float64[N]`` whose mean is the macro-F1 and whose deviations are each sample's influence on it."""
+    """``float64[N]`` with the macro-F1 as mean and each sample's influence as deviation from it."""
     support = np.bincount(truth, minlength=classes)
     answered = np.bincount(answers[answers >= 0], minlength=classes)
     hit = np.bincount(truth[truth == answers], minlength=classes)
@@ -166,7 +165,7 @@ def _by_f1(truth: Labels, champion: Labels, challenger: Labels, classes: int, se
     predicted_a, predicted_b = (x[:, None] == names for x in (a, b))
     at_least = 0
     for swapped in _choices(len(t), seed):
-        # float32 counts are exact, and its matrix product is the fast one.
+        # float32 is exact for counts and has the fast matrix product.
         unswapped = (~swapped).astype(np.float32)
         swapped_weights = swapped.astype(np.float32)
         first = _f1(
@@ -184,7 +183,7 @@ def _by_f1(truth: Labels, champion: Labels, challenger: Labels, classes: int, se
 
 
 def _choices(samples: int, seed: int) -> Iterator[NDArray[np.bool_]]:
-    """`_ROUNDS` rows of `samples` coin tosses, in chunks ``bool[rounds, samples]``."""
+    """`_ROUNDS` rows of `samples` random bits, in chunks ``bool[rounds, samples]``."""
     generator = np.random.default_rng(seed)
     step = max(1, min(_ROUNDS, _CHUNK // max(1, samples)))
     for start in range(0, _ROUNDS, step):
@@ -198,7 +197,7 @@ def _f1(hit: NDArray[Any], answered: NDArray[Any], support: NDArray[Any]) -> NDA
 
 
 def _costs(costs: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> NDArray[np.float64]:
-    """``float64[C, C + 1]``; the last column is for answers that are no class."""
+    """Cost matrix ``float64[C, C + 1]``; the last column is for predictions of unknown classes."""
     table = np.ones((len(classes), len(classes) + 1))
     table[np.arange(len(classes)), np.arange(len(classes))] = 0
     for true, answers in costs.items():

@@ -1,4 +1,4 @@
-"""From figures to a verdict, in words a person understands. Pure."""
+"""Decides on the figures: a verdict and its reason in plain language. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _NAMED: Final = 5
 
 @dataclass(frozen=True)
 class Policy:
-    """The settings that decide; see `ml.settings` for their meaning."""
+    """The gate settings; see `ml.settings` for their meaning."""
 
     rule: Literal["better", "proven"] = "better"
     alpha: float = 0.05
@@ -40,14 +40,14 @@ class Policy:
 
 @dataclass(frozen=True)
 class Ruling:
-    """The verdict and why."""
+    """The verdict and its reason."""
 
     verdict: Verdict
     reason: str
 
 
 def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, Any], policy: Policy) -> Ruling:
-    """There is no champion: promote what is surely better than naming the commonest class."""
+    """Without a champion: promote a model that is significantly better than always predicting the commonest class."""
     if problem := too_small(len(right), policy):
         return problem
     accuracy, (low, high) = float(right.mean()), statistics.wilson(int(right.sum()), len(right))
@@ -64,7 +64,7 @@ def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, A
 
 
 def against_champion(figures: Mapping[str, Any], policy: Policy) -> Ruling:
-    """Promote by the rule that is set, if the challenger is worse nowhere that counts and within the budgets."""
+    """Promote by the configured rule, if the challenger harms no group and is within the budgets."""
     compared = "; ".join([*_new_classes(figures), *_weaker_when_corrupted(figures, policy), compared_with(figures)])
     if obstacles := harms(figures, policy):
         return Ruling("reject", f"{'; '.join(obstacles)}; {compared}")
@@ -72,7 +72,7 @@ def against_champion(figures: Mapping[str, Any], policy: Policy) -> Ruling:
 
 
 def _better(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling:
-    """Ahead of the champion, and neither against it nor against the best so far worse by more than the margin."""
+    """Rule `better`: ahead of the champion, and no loss beyond the margin against it or the best so far."""
     if not _ahead(figures):
         return Ruling("reject", f"not better: {compared}")
     if (doubt := too_uncertain(figures, policy)) is None:
@@ -81,7 +81,7 @@ def _better(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling
 
 
 def _proven(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling:
-    """Surely better than the champion, however often the holdout was consulted before."""
+    """Rule `proven`: significantly better than the champion, accounting for earlier use of the holdout."""
     spent = figures["budget"]
     p_value, better = spent["gain"]["p_value"], spent["gain"]["difference"] > 0
     compared += f", p {_p(p_value)}"
@@ -96,14 +96,14 @@ def _proven(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling
 
 
 def lacks_samples_only(figures: Mapping[str, Any], policy: Policy) -> bool:
-    """Whether it is ahead, nowhere seems worse by the margin, and more samples alone could exclude that it is."""
+    """Whether the challenger is ahead and only more samples are needed to exclude a loss beyond the margin."""
     rows = figures["incumbents"]
     seems = any(mean is not None and mean <= -policy.margin for r in rows for mean in (r["metric"], r["brier"]))
     return _ahead(figures) and not seems and too_uncertain(figures, policy) is not None
 
 
 def too_uncertain(figures: Mapping[str, Any], policy: Policy) -> str | None:
-    """Against which model a loss beyond the margin is not excluded, and of what; None if against none."""
+    """The model and score for which a loss beyond the margin is not excluded; None if there is none."""
     for row in figures["incumbents"]:
         if row["metric_least"] <= -policy.margin:
             return "ahead, but " + _uncertain(row, policy, row["metric"], row["metric_least"], "it is worse than", "")
@@ -125,7 +125,7 @@ def _uncertain(row: Mapping[str, Any], policy: Policy, mean: float, least: float
 
 
 def _behind_the_best(figures: Mapping[str, Any], policy: Policy) -> str | None:
-    """Better than the champion, but perhaps not than one before it: small losses must not add up."""
+    """Possible loss beyond the margin against an earlier champion: small losses must not add up."""
     for row in figures["incumbents"]:
         if row["role"] != "champion" and row["metric_least"] <= -policy.margin:
             return f"it may be worse than {_model_name(row)} by {points(-row['metric_least'])}"
@@ -137,7 +137,7 @@ def _ahead(figures: Mapping[str, Any]) -> bool:
 
 
 def harms(figures: Mapping[str, Any], policy: Policy) -> list[str]:
-    """What forbids a promotion, however much better the rest is."""
+    """Reasons that block a promotion whatever the other figures are."""
     worse = [_group(row) for row in figures["groups"] if row["finding"] == "worse" and row["judged"]]
     obstacles = [f"worse on {', '.join(worse)}"] if worse else []
     if figures["calibration_rise_least"] > policy.calibration_margin:
@@ -150,7 +150,7 @@ def harms(figures: Mapping[str, Any], policy: Policy) -> list[str]:
 
 
 def doubts(figures: Mapping[str, Any]) -> list[str]:
-    """What a person may want to look at: a drop beyond what is tolerated that is not proven, new classes."""
+    """Reasons for a review: losses beyond the tolerance that are not significant, and new classes."""
     unclear = [_group(row) for row in figures["groups"] if row["finding"] == "unclear" and row["judged"]]
     doubtful = [f"unclear on {', '.join(unclear)}"] if unclear else []
     if figures["new_classes"]:
@@ -159,7 +159,7 @@ def doubts(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _new_classes(figures: Mapping[str, Any]) -> list[str]:
-    """How the new classes are known, and how many of them stay unknown."""
+    """Results on the new classes, and how many of them the challenger does not know."""
     counts, names = figures["new_class_answers"], figures["new_classes"]
     if not names:
         return []
@@ -190,12 +190,12 @@ def _group(row: Mapping[str, Any]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names in words; the first of many, and how many more."""
+    """Join names for a sentence; of many, the first ones and the number of the rest."""
     return ", ".join(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
 def over_budget(figures: Mapping[str, Any], policy: Policy) -> str | None:
-    """What it costs to serve beyond what is allowed."""
+    """The exceeded limit of latency or size; None if both are within their limits."""
     served = figures["served"]
     if policy.max_milliseconds is not None and served["milliseconds"] > policy.max_milliseconds:
         return f"an image takes {served['milliseconds']:.2f} ms, at most {policy.max_milliseconds:g} are allowed"
@@ -205,7 +205,7 @@ def over_budget(figures: Mapping[str, Any], policy: Policy) -> str | None:
 
 
 def compared_with(figures: Mapping[str, Any]) -> str:
-    """The comparison in a line."""
+    """The comparison in one line."""
     line = (
         f"{figures['challenger_accuracy']:.1%} against {figures['champion_accuracy']:.1%} on {figures['samples']} "
         f"holdout samples: {figures['challenger_only_right']} gained, {figures['champion_only_right']} lost"
@@ -220,7 +220,7 @@ def compared_with(figures: Mapping[str, Any]) -> str:
 
 
 def _at_worst(figures: Mapping[str, Any]) -> str:
-    """How far it may be behind the models that it was compared with, at most."""
+    """The largest possible loss against the models compared with."""
     row = min(figures["incumbents"], key=lambda row: row["metric_least"])
     if not row["samples"]:
         return f"no sample is of a class that {_model_name(row)} knows"
@@ -237,13 +237,13 @@ def _model_name(row: Mapping[str, Any]) -> str:
 
 
 def points(share: float) -> str:
-    """A share in points of a hundred, as words."""
+    """Format a share as percentage points."""
     number = f"{100 * share:.1f}".removesuffix(".0")
     return f"{number} point{'' if number == '1' else 's'}"
 
 
 def _with_review(promotion: Ruling, figures: Mapping[str, Any], policy: Policy) -> Ruling:
-    """The promotion, or a question to a person; `figures` are empty where there is no champion."""
+    """The promotion, or a request for approval; `figures` are empty without a champion."""
     doubtful = doubts(figures) if figures else []
     if policy.corruptions == "ask" and figures and (weaker := _corrupted(figures)):
         return Ruling("needs_person", f"worse on {weaker}; {promotion.reason}")
@@ -255,7 +255,7 @@ def _with_review(promotion: Ruling, figures: Mapping[str, Any], policy: Policy) 
 
 
 def too_small(samples: int, policy: Policy) -> Ruling | None:
-    """The answer where there is nothing to decide on; nothing was consulted then."""
+    """The rejection if the holdout is too small; the holdout counts as unused then."""
     if samples >= policy.min_holdout:
         return None
     return Ruling(

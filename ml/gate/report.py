@@ -1,4 +1,4 @@
-"""A decision as one HTML page that needs no engineer, no network and no script."""
+"""The decision report: one self-contained HTML page in plain language, without scripts."""
 
 from typing import Any, Final
 
@@ -13,13 +13,13 @@ _KINDS: Final = {
     "class": "By class",
     "drop": "By drop, the newest ones",
     "brightness": "By brightness",
-    "age": "TrainingData the champion was trained on, and newer",
+    "age": "Material the champion was trained on, and newer",
 }
 _WORST_FIRST: Final = ("worse", "unclear", "fine", "useless")
 
 
 def render(decision: Decision) -> str:
-    """A self-contained page; everything from outside is escaped."""
+    """Render the page; all inserted values are escaped."""
     environment = Environment(
         loader=PackageLoader("ml.gate", "templates"),
         autoescape=True,
@@ -58,7 +58,7 @@ def _sides(decision: Decision) -> list[tuple[str, str, float, Any]]:
 
 
 def _by_kind(groups: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]], int]]:
-    """Heading, rows with the worst first, and how many rows are left out."""
+    """Per section: heading, rows with the worst first, and the number of omitted rows."""
     sections = []
     for kind, heading in _KINDS.items():
         rows = sorted((row for row in groups if row["kind"] == kind), key=_badness)

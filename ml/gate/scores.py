@@ -1,4 +1,4 @@
-"""A model's answers on the holdout, kept by segment: a cycle scores only what it has not scored before."""
+"""A model's predictions on the holdout, stored per segment so that each segment is scored only once."""
 
 import io
 import logging
@@ -30,11 +30,11 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class HoldoutPredictions:
-    """A model's answers, one a sample.
+    """A model's predictions, one per sample.
 
     Attributes:
-        labels: the answered labels, by the names that their classes have now, ``str[N]``.
-        probability: of that answer, ``float32[N]``.
+        labels: the predicted labels, by the current class names, ``str[N]``.
+        probability: of the predicted label, ``float32[N]``.
         brier: sum over the classes of the squared error of their probabilities, ``float32[N]``, 0 to 2.
     """
 
@@ -45,12 +45,12 @@ class HoldoutPredictions:
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model, the bundle's folder it came from, and its answers on `holdout`, which is at its own input size.
+    """A model, its bundle folder, and its predictions on `holdout`, loaded at the model's input size.
 
     Attributes:
-        names: of the model's outputs, as classes are called now, ``str[outputs]``.
-        classes: what it knows, without what is no class any more.
-        right: whether each answer is the label, ``bool[N]``.
+        names: of the model's outputs, by the current class names, ``str[outputs]``.
+        classes: the existing classes that it knows.
+        right: whether each prediction is right, ``bool[N]``.
     """
 
     version: int
@@ -69,13 +69,13 @@ class EvaluatedModel:
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
-        """The answers as positions in the holdout's classes, ``int64[N]``; −1 for what is no class."""
+        """The predictions as positions in the holdout's classes, ``int64[N]``; −1 for other classes."""
         position = {name: i for i, name in enumerate(self.holdout.classes)}
         return np.asarray([position.get(label, -1) for label in self.answers.labels.tolist()], np.int64)
 
 
 def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
-    """A registered version's model, fetched, verified and proven by its probes.
+    """Fetch and load a registered version's model, verified by checksums and probes.
 
     Raises:
         IntegrityError: the bundle is broken.
@@ -120,11 +120,11 @@ class _Scored:
 
 @dataclass(frozen=True)
 class _StoredScores:
-    """What is kept of a segment's holdout samples; arrays in the same order.
+    """The stored scores of a segment's holdout samples; arrays in the same order.
 
     Attributes:
-        names: of the model's outputs when it was scored.
-        truth: the labels then, on which `brier` depends.
+        names: of the model's outputs at scoring time.
+        truth: the labels at scoring time, on which `brier` depends.
     """
 
     names: NDArray[np.str_]
@@ -135,7 +135,7 @@ class _StoredScores:
     brier: NDArray[np.float32]
 
     def fits(self, scored: _Scored, truth: Mapping[str, str]) -> bool:
-        """Neither the names of classes nor the samples' labels have changed since."""
+        """Whether class names and labels are unchanged since scoring."""
         if not np.array_equal(self.names, scored.names):
             return False
         stored_labels = zip(self.sha256.tolist(), self.truth.tolist(), strict=True)
@@ -184,7 +184,7 @@ def _segment(
 def brier_scores(
     probabilities: NDArray[np.float32], names: NDArray[np.str_], truth: NDArray[np.str_]
 ) -> NDArray[np.float32]:
-    """``float32[N]`` of ``float32[N, outputs]``; outputs of one name are one class, an unknown label has none.
+    """``float32[N]`` of ``float32[N, outputs]``; equal names are one class; an unknown label matches none.
 
     Source: Brier, Mon. Weather Rev. 78 (1950).
     """
@@ -199,12 +199,12 @@ def brier_scores(
 
 
 def _read_scores(ctx: Context, key: str) -> _StoredScores | None:
-    """HoldoutPredictions of before; None where they are lost or lack a Brier score, since they can be given anew."""
+    """Read stored scores; None if they are missing or unreadable, since they can be computed again."""
     try:
         with np.load(io.BytesIO(ctx.store.get(key)), allow_pickle=False) as stored:
             return _StoredScores(**{name: stored[name] for name in _StoredScores.__dataclass_fields__})
     except (NotFoundError, BadZipFile, ValueError, KeyError, EOFError) as error:
-        log.warning("%s is scored anew: %r", key, error)
+        log.warning("scores %s cannot be read and are computed again: %r", key, error)
         return None
 
 

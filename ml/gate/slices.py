@@ -1,8 +1,8 @@
-"""Where a challenger might be worse though it is better over all: classes, drops, brightness, what is old, corruptions.
+"""Groups in which a challenger may be worse though it is better overall: classes, drops, brightness, age, corruptions.
 
-Pure: samples, answers and how they are grouped go in, a row a group comes out. A group counts as harmed only where
-the harm matters: the champion was of use there, the loss is beyond what is tolerated of a group of its size, and it
-is proven so that all groups together accuse a challenger that harms none with probability `alpha` at most.
+Pure functions from grouped results to a row per group. A group counts as harmed only if the champion was useful there,
+the loss exceeds the tolerance for a group of its size, and the loss is significant at a family-wise error rate of
+`alpha` over all groups.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,22 +17,22 @@ from ml.gate.betting import Differences
 from ml.gate.statistics import Right
 
 MOST_DROPS: Final = 20
-"""The newest ones; tests of more groups would each have to be stricter."""
+"""The newest drops; with more groups each test would have to be stricter."""
 _DOUBT: Final = 1.0
-"""Standard deviations beyond what is tolerated, from which a loss that is not proven is doubtful."""
+"""Standard deviations beyond the tolerance from which an insignificant loss counts as doubtful."""
 _FEW: Final = 10
 _HALF: Final = 0.5
 
 
 @dataclass(frozen=True)
 class Group:
-    """A part of the compared samples.
+    """A group of the compared samples.
 
     Attributes:
-        champion: which of its answers are right, ``bool[N]``.
+        champion: which of its predictions are right, ``bool[N]``.
         challenger: likewise.
-        weight: the share of the traffic that is like this, 0..1.
-        judged: False for what is only reported.
+        weight: share of the traffic in this group, 0..1.
+        judged: False if the group is only reported.
     """
 
     kind: str
@@ -45,13 +45,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a group may lose, as shares.
+    """The tolerated loss of a group, as shares.
 
     Attributes:
-        margin: over all samples; a group may cost the whole this much, so it may lose this over its weight itself.
-        group_margin: in any group, however large.
-        classes: that there are; a champion that is hardly better than guessing among them cannot be harmed.
-        alpha: chance that any group of a challenger that harms none is said to be harmed.
+        margin: tolerated loss over all samples; a group may lose this divided by its weight.
+        group_margin: tolerated in any group, however large.
+        classes: number of classes; a group with an accuracy near guessing cannot be harmed.
+        alpha: family-wise probability that a group is reported as harmed although none is.
     """
 
     margin: float
@@ -61,12 +61,12 @@ class Tolerance:
 
     @property
     def useful(self) -> float:
-        """Accuracy from which a champion is of use: twice that of guessing, or half way from there to perfection."""
+        """Minimum accuracy of a useful champion: twice that of guessing, or halfway from guessing to 100 %."""
         chance = 1 / max(1, self.classes)
         return min(2 * chance, (1 + chance) / 2)
 
     def allowed_loss(self, group: Group) -> float:
-        """What a group may lose; but never more than half of what the champion got right there."""
+        """The tolerated loss of a group, at most half of the champion's accuracy there."""
         accuracy = float(group.champion.mean())
         return min(max(self.group_margin, self.margin / max(group.weight, 1e-9)), _HALF * accuracy)
 
@@ -78,10 +78,10 @@ def group(
     challenger: Right,
     weights: Mapping[str, float] | None = None,
 ) -> list[Group]:
-    """Samples grouped by `names`, one of each sample; an empty name belongs to no group.
+    """Group samples by `names`, one name per sample; samples with an empty name are in no group.
 
     Args:
-        weights: of groups in the traffic; a group weighs its share of the samples at least.
+        weights: shares of groups in the traffic; a group weighs at least its share of the samples.
     """
     sample_names, traffic = np.asarray(names, np.str_), weights or {}
     groups = []
@@ -94,17 +94,17 @@ def group(
 
 
 def bands(brightness: NDArray[np.float64]) -> NDArray[np.str_]:
-    """Dark, medium or bright: thirds of the samples at hand."""
+    """Dark, medium or bright: thirds of the given samples."""
     low, high = np.quantile(brightness, [1 / 3, 2 / 3])
     return np.where(brightness <= low, "dark", np.where(brightness <= high, "medium", "bright")).astype(np.str_)
 
 
 def evaluate_groups(groups: Sequence[Group], tolerance: Tolerance) -> list[dict[str, Any]]:
-    """A row a group: samples, accuracies, what it may lose, p that it lost no more, and a finding.
+    """A row per group: samples, accuracies, tolerated loss, p-value of a larger loss, and a finding.
 
-    The finding is ``worse`` where it lost more than it may and that is proven, with Holm's correction over all
-    groups that are judged; ``unclear`` where it seems so; ``fine`` else; ``useless`` where the champion was of no use
-    before. Groups that are only reported are judged by the same measure, each by itself.
+    The finding is ``worse`` if the loss significantly exceeds the tolerance, with Holm's correction over all judged
+    groups; ``unclear`` if it seems to; ``useless`` if the champion was not useful there; otherwise ``fine``. Groups
+    that are only reported are tested without correction.
     """
     measured = [_test_group(g, tolerance, len(groups)) for g in groups]
     counted = [i for i, g in enumerate(groups) if g.judged and g.champion.mean() >= tolerance.useful]
@@ -116,7 +116,7 @@ def evaluate_groups(groups: Sequence[Group], tolerance: Tolerance) -> list[dict[
 
 
 def _test_group(part: Group, tolerance: Tolerance, groups: int) -> tuple[float, float]:
-    """What it may lose, and p that it lost no more."""
+    """The tolerated loss, and the p-value of a larger one."""
     allowed = tolerance.allowed_loss(part)
     losses = Differences.from_samples(part.champion.astype(np.float64) - part.challenger)
     return allowed, betting.p_value(losses, allowed, tolerance.alpha / groups)

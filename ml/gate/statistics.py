@@ -1,4 +1,4 @@
-"""The statistics of a decision. Pure functions of right and wrong answers.
+"""The statistics of a decision: pure functions of right and wrong predictions.
 
 Sources: Wilson, J. Am. Stat. Assoc. 22 (1927); McNemar, Psychometrika 12 (1947), exact form; Efron,
 Ann. Stat. 7 (1979) for the bootstrap; Holm, Scand. J. Stat. 6 (1979); Guo et al., ICML 2017, for the
@@ -17,7 +17,7 @@ from ml.models import calibration
 
 Right = NDArray[np.bool_]
 BINS: Final = 10
-"""Of confidence, of equal width."""
+"""Number of confidence bins of equal width."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ def wilson(right: int, samples: int, alpha: float = 0.05) -> tuple[float, float]
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """One-sided exact McNemar: the chance of at least `better` of the discordant pairs if both are equal."""
+    """p-value of the one-sided exact McNemar test on the discordant pairs."""
     return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
 
 
 def compare(champion: Right, challenger: Right, seed: int, rounds: int = 10_000) -> Comparison:
-    """Pair two models' answers on the same samples, in the same order."""
+    """Compare two models' results on the same samples, in the same order."""
     better, worse = int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
     n = len(champion)
     return Comparison(
@@ -76,7 +76,7 @@ def paired_bootstrap(better: int, worse: int, samples: int, seed: int, rounds: i
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
-    """Which hypotheses fall, at a family-wise error rate of `alpha`."""
+    """Which hypotheses are rejected by Holm's procedure at a family-wise error rate of `alpha`."""
     order = np.argsort(p_values)
     fallen = [False] * len(p_values)
     for rank, position in enumerate(order):
@@ -87,11 +87,11 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
 
 
 def reliability(probability: NDArray[np.float32], right: Right) -> list[dict[str, float]]:
-    """The reliability diagram: a row a bin of equal width that holds samples.
+    """The reliability diagram: a row per non-empty bin of equal width.
 
     Args:
-        probability: of the answer given, ``float32[N]``.
-        right: whether that answer is right, ``bool[N]``.
+        probability: of the predicted class, ``float32[N]``.
+        right: whether the prediction is right, ``bool[N]``.
     """
     bin_index = np.minimum((probability * BINS).astype(int), BINS - 1)
     return [
@@ -110,7 +110,7 @@ def calibration_rise(
     seed: int,
     rounds: int = 200,
 ) -> tuple[float, float]:
-    """How much larger the challenger's calibration error is, and the 5 % quantile of that by a paired bootstrap."""
+    """Increase of the calibration error over the champion, and its 5 % quantile by a paired bootstrap."""
     generator, n = np.random.default_rng(seed), len(champion[1])
     observed = calibration.error(*challenger, BINS) - calibration.error(*champion, BINS)
     differences = []

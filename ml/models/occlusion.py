@@ -1,10 +1,10 @@
-"""What in an image speaks for a label: occlusion sensitivity, drawn over the image.
+"""Explains a prediction by occlusion sensitivity, drawn over the image.
 
-A grey square slides over the model's input; where covering it makes the label less likely, the model
-looked at what was there (Zeiler & Fergus, Visualizing and understanding convolutional networks, ECCV
-2014). It needs the model's answers only: any network, any runtime, no gradient.
+A grey square slides over the model's input; where covering a region lowers the label's probability, the model used
+that region (Zeiler & Fergus, Visualizing and understanding convolutional networks, ECCV 2014). Only predictions are
+needed: any network, any runtime, no gradient.
 
-As a program (`python -m ml.models.occlusion`) it is a process of its own at low priority.
+`python -m ml.models.occlusion` runs it in a separate low-priority process.
 """
 
 import io
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ml.models.bundle import Variant
 
 GRID: Final = 12
-"""Places of the square along a side."""
+"""Positions of the square along a side."""
 _COVER: Final = 2.0 / GRID  # of the side
 _BATCH: Final = 16
 _SHOWN: Final = 448  # pixels of the picture's side
@@ -41,7 +41,7 @@ Predict = Callable[[Pixels], NDArray[np.float32]]
 
 
 def sensitivity(predict: Predict, pixels: Pixels, label: int) -> NDArray[np.float32]:
-    """How much less likely the label gets where it is covered.
+    """Compute how much the label's log-probability drops where the image is covered.
 
     Args:
         predict: probabilities ``float32[N, classes]`` of ``uint8[N, size, size, channels]``.
@@ -49,8 +49,8 @@ def sensitivity(predict: Predict, pixels: Pixels, label: int) -> NDArray[np.floa
         label: the index of the class.
 
     Returns:
-        ``float32[GRID, GRID]``, the drop of the log-probability averaged over the squares that cover a place,
-        0 where there is none.
+        ``float32[GRID, GRID]``, the drop of the log-probability for each position of the square, 0 where it
+        does not drop.
     """
     size = pixels.shape[0]
     side = max(1, round(size * _COVER))
@@ -70,7 +70,7 @@ def sensitivity(predict: Predict, pixels: Pixels, label: int) -> NDArray[np.floa
 
 
 def overlay(image: Image.Image, heatmap: NDArray[np.float32]) -> bytes:
-    """A PNG: the part of the image that the model saw, grey where nothing spoke for the label, red where most did."""
+    """A PNG of the model's image crop: grey where nothing supports the label, red where most does."""
     base = ImageOps.fit(image.convert("RGB"), (_SHOWN, _SHOWN), Image.Resampling.BICUBIC)
     scaled = heatmap / heatmap.max() if heatmap.max() > 0 else heatmap
     mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(base.size, Image.Resampling.BICUBIC)
@@ -85,13 +85,13 @@ def overlay(image: Image.Image, heatmap: NDArray[np.float32]) -> bytes:
 
 
 def explain(folder: Path, by: tuple[str, str], data: bytes, label: str, limits: Limits) -> bytes:
-    """The overlay for an encoded image and a label of the bundle in `folder`, made in a process of its own.
+    """Render the overlay for an encoded image and a label of the bundle in `folder`, in a separate process.
 
     Args:
-        by: variant and runtime, those that answered.
+        by: variant and runtime that made the prediction.
 
     Raises:
-        ImageRejectedError: the image cannot be decoded, or not in the time there is.
+        ImageRejectedError: the image cannot be decoded, or the time limit is exceeded.
     """
     arguments = [str(folder), *by, label, str(limits.max_bytes), str(limits.max_pixels)]
     try:
@@ -114,7 +114,7 @@ def explain(folder: Path, by: tuple[str, str], data: bytes, label: str, limits: 
 
 
 def _main(folder: str, variant: str, runtime: str, label: str, max_bytes: str, max_pixels: str) -> int:
-    os.nice(_NICE)  # people wait for predictions first
+    os.nice(_NICE)  # predictions have priority
     process_limits.limit_cpu_time(_WAIT)
     from ml.models import model
 

@@ -1,11 +1,11 @@
-"""How far an image is from what a model was trained on: the distance of its features from the classes' own.
+"""Out-of-distribution detection: the distance of an image's features from those of the training classes.
 
 Mahalanobis distance of the penultimate features from the nearest class mean, one covariance for all
 classes (Lee, Lee, Lee, Shin: A simple unified framework for detecting out-of-distribution samples and
 adversarial attacks, NeurIPS 2018), on features of unit length (Sun, Ming, Zhu, Li: Out-of-distribution
-detection with deep nearest neighbors, ICML 2022, show what that brings). The covariance is a few main
+detection with deep nearest neighbors, ICML 2022, show the benefit). The covariance is a few principal
 directions and one variance for all others (Tipping & Bishop, Probabilistic principal component analysis,
-1999): that needs few images, little space, and some 20 µs an answer.
+1999): it needs few images, little space, and about 20 µs per prediction.
 """
 
 import io
@@ -29,14 +29,14 @@ _NAMES: Final = ("means", "directions", "variances", "rest", "scale")
 
 @dataclass(frozen=True)
 class OODDetector:
-    """What is kept of the training set's features.
+    """Statistics of the training set's features.
 
     Attributes:
-        means: of the classes that were seen, ``float32[C, D]``.
-        directions: along which features differ within a class, orthonormal, ``float32[K, D]``.
+        means: of the classes in the training set, ``float32[C, D]``.
+        directions: principal directions within a class, orthonormal, ``float32[K, D]``.
         variances: along these, ``float32[K]``.
         rest: the variance along each other direction.
-        scale: the distance that one of a hundred images like the training set's exceeds.
+        scale: the 99 % quantile of the distance of in-distribution images.
     """
 
     means: Features
@@ -47,13 +47,13 @@ class OODDetector:
 
     @classmethod
     def fit(cls, features: Features, labels: NDArray[np.int64], heldout: Features) -> Self | None:
-        """From features ``float32[N, D]`` and labels ``int64[N]`` of the training set.
+        """Fit to features ``float32[N, D]`` and labels ``int64[N]`` of the training set.
 
         Args:
-            heldout: features of images that were not trained on, by which distances are scaled.
+            heldout: features of in-distribution images that were not trained on, to scale the distances.
 
         Returns:
-            None where there are too few images to tell what is usual.
+            None if there are too few images.
         """
         present = np.unique(labels)
         if len(features) < 2 * len(present) or len(heldout) < 1:
@@ -72,7 +72,7 @@ class OODDetector:
         return cls(means, plain.directions, variances, rest, max(scale, _LEAST))
 
     def distances(self, features: Features) -> NDArray[np.float32]:
-        """``float32[N]`` of ``float32[N, D]``: 1 is as far as one of a hundred familiar images is."""
+        """``float32[N]`` of ``float32[N, D]``: 1 is exceeded by one of a hundred in-distribution images."""
         unit = _unit(features)
         # [N, C]: squared distances from each class's mean, in all directions and in the main ones.
         total = (unit**2).sum(axis=1, keepdims=True) - 2 * unit @ self.means.T + (self.means**2).sum(axis=1)
@@ -102,10 +102,10 @@ class OODDetector:
 
     @classmethod
     def read(cls, data: bytes) -> Self:
-        """What `write` made; never unpickles.
+        """Read the output of `write`, without unpickling.
 
         Raises:
-            IntegrityError: it is damaged, or its shapes do not belong together.
+            IntegrityError: the data is damaged, or its shapes are inconsistent.
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
@@ -115,7 +115,7 @@ class OODDetector:
         except (ValueError, KeyError, OSError, EOFError, IndexError, TypeError, BadZipFile) as error:
             raise IntegrityError(f"the features' statistics cannot be read: {error}") from error
         if not finite or detector.rest <= 0 or detector.scale <= 0:
-            raise IntegrityError("the features' statistics give distances that are no numbers")
+            raise IntegrityError("the features' statistics give distances that are not finite")
         return detector
 
 

@@ -1,4 +1,4 @@
-"""MLflow's registry behind the few words the loop needs: versions, aliases, tags, and where a bundle lies."""
+"""Client of the MLflow model registry: versions, aliases, tags and bundle locations."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from ml.models import bundle
 from ml.models.bundle import BundleInfo
 from ml.models.registry_rest import BUNDLE_FOLDER, DIGEST_TAG, RestRegistry
 
-# MLflow reads these when imported: no usage reports to its makers, and stdout belongs to our callers.
+# MLflow reads these on import: disable telemetry, and keep stdout for the callers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -29,14 +29,14 @@ _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 
 
 class Registry(RestRegistry):
-    """The whole of it; what needs MLflow's library imports that at its first call."""
+    """The full client; the MLflow library is imported on first use."""
 
     @cached_property
     def client(self) -> "MlflowClient":
-        """MLflow's own, for runs.
+        """The MLflow client, for runs.
 
-        It tries again for minutes before it gives up, which suits a long training that an outage
-        meets, but not a first call to an address where nobody is; so the first call asks by itself.
+        It retries for minutes, which suits an outage during a long training but not a wrong address; so the first
+        call checks the connection itself.
         """
         from mlflow import MlflowClient
 
@@ -70,7 +70,7 @@ class Registry(RestRegistry):
         return int(created.version)
 
     def find(self, condition: str = "") -> "list[ModelVersion]":
-        """Versions of our model, the newest first; `condition` as in MLflow's search syntax."""
+        """Versions of the model, newest first; `condition` in MLflow's search syntax."""
         query = f"name = '{self.name}'" + (f" and {condition}" if condition else "")
         with translate_errors(f"versions of `{self.name}`"):
             return list(self.client.search_model_versions(query, max_results=100, order_by=["version_number DESC"]))
@@ -95,7 +95,7 @@ class Registry(RestRegistry):
 
         with tempfile.TemporaryDirectory() as temporary:
             target = Path(temporary) / "model"
-            # MLflow keeps the folder's own name below `data/`, and `bundle` counts on it.
+            # MLflow keeps the folder's name below `data/`, and `bundle` relies on it.
             bundle_folder = shutil.copytree(folder, Path(temporary) / BUNDLE_FOLDER)
             pyfunc.save_model(
                 path=str(target),
@@ -110,7 +110,7 @@ class Registry(RestRegistry):
 
 @contextmanager
 def translate_errors(what: str) -> Iterator[None]:
-    """Turns MLflow's errors into ours, with `what` was wanted in the message."""
+    """Translate MLflow's exceptions; `what` names the requested object in the message."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,4 +1,4 @@
-"""MLflow's registry by plain REST: what a release needs of it, without MLflow's library, whose import takes seconds.
+"""MLflow's registry over REST: what a release needs, without importing the MLflow library, which takes seconds.
 
 https://mlflow.org/docs/latest/api_reference/rest-api.html
 """
@@ -16,26 +16,26 @@ DIGEST_TAG: Final = "bundle_digest"
 BUNDLE_FOLDER: Final = "bundle"
 _MISSING: Final = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _SECONDS: Final = 5.0
-"""A way back must not wait for long for a registry that it can do without."""
+"""A rollback works without the registry and must not wait long for it."""
 
 
 @dataclass(frozen=True)
 class BundleLocation:
-    """Where a version's bundle lies in the artifacts bucket, and the digest that proves it."""
+    """Location of a version's bundle in the artifacts bucket, and its digest."""
 
     prefix: str
     digest: str
 
 
 class RestRegistry:
-    """Every method raises `UnavailableError` when MLflow does not answer, `NotFoundError` for what is not there."""
+    """Every method raises `UnavailableError` when MLflow does not answer, `NotFoundError` for missing objects."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.name = settings.model_name
 
     def alias(self, name: str) -> int | None:
-        """The version that bears the alias, or None."""
+        """The version with the alias, or None."""
         return self.aliases().get(name)
 
     def aliases(self) -> dict[str, int]:
@@ -55,8 +55,8 @@ class RestRegistry:
             self._call("POST", "registered-models/alias", what, alias=name, version=str(version))
 
     def tags(self, version: int) -> dict[str, str]:
-        found = self._get_version("get", version)["model_version"]
-        return {tag["key"]: tag["value"] for tag in found.get("tags", ())}
+        model_version = self._get_version("get", version)["model_version"]
+        return {tag["key"]: tag["value"] for tag in model_version.get("tags", ())}
 
     def tag(self, version: int, tags: Mapping[str, object]) -> None:
         what = f"version {version} of `{self.name}`"
@@ -77,7 +77,7 @@ class RestRegistry:
         return self._call("GET", f"model-versions/{call}", what, version=str(version))
 
     def _call(self, method: str, path: str, what: str, **fields: str) -> dict[str, Any]:
-        """What MLflow answers; `what` was wanted, for the message."""
+        """Call MLflow and return the response body; `what` names the requested object in errors."""
         url = f"{self._settings.mlflow_url.rstrip('/')}/api/2.0/mlflow/{path}"
         body: dict[str, Any] = {"params" if method == "GET" else "json": {"name": self.name, **fields}}
         try:

@@ -1,7 +1,7 @@
-"""What computes a bundle's graph: ONNX Runtime or OpenVINO, behind one small protocol.
+"""Inference runtimes for a bundle's graph: ONNX Runtime and OpenVINO, behind one protocol.
 
 Measured on x86 with VNNI and BF16 (docs/decisions/0016): both are as fast in fp32, OpenVINO nearly twice as
-fast in INT8, and it alone has bf16. So fp32 is ONNX Runtime's, and what is reduced is OpenVINO's.
+fast in INT8, and only it supports bf16. So ONNX Runtime runs fp32, and OpenVINO the reduced variants.
 """
 
 import sys
@@ -25,27 +25,27 @@ Name = Literal["onnxruntime", "openvino"]
 
 
 class Runtime(Protocol):
-    """A loaded graph; safe in as many threads as it was loaded for."""
+    """A loaded graph; thread-safe for as many threads as it was loaded for."""
 
     @property
     def name(self) -> Name: ...
 
     @property
     def signature(self) -> list[object]:
-        """Name of the input, its sides and channels, and how many logits come out."""
+        """Name of the input, its height, width and channels, and the number of logits."""
 
     def logits(self, images: Pixels) -> Logits:
         """``float32[N, classes]`` of ``uint8[N, size, size, channels]``, N ≥ 1."""
 
     def outputs(self, images: Pixels) -> Outputs:
-        """The same, and ``float32[N, D]`` features, None of a graph that does not give them."""
+        """Logits, and features ``float32[N, D]``; None if the graph has no such output."""
 
 
 def candidates(variant: Variant, runtime: str = "auto") -> tuple[Name, ...]:
-    """Those that can run a variant, the one to try first in front.
+    """The runtimes that can run a variant, in order of preference.
 
     Args:
-        runtime: `auto`, `onnxruntime` or `openvino`; none other is tried for what that one can run.
+        runtime: `auto`, `onnxruntime` or `openvino`; other than `auto`, only that runtime is a candidate.
     """
     names: tuple[Name, ...] = _CANDIDATES[variant]
     matching = tuple(name for name in names if name == runtime)
@@ -53,12 +53,12 @@ def candidates(variant: Variant, runtime: str = "auto") -> tuple[Name, ...]:
 
 
 def describe(name: Name) -> str:
-    """The runtime and the instruction sets it has here: where a proof or a speed was found, and where it holds."""
+    """The runtime and its instruction set on this host, for which verifications and speeds are valid."""
     return f"{name} on {cpu.level(name)}"
 
 
 def load(name: Name, path: Path, variant: Variant, threads: int) -> Runtime:
-    """The graph in `path`.
+    """Load the graph in `path`.
 
     Raises:
         IntegrityError: the runtime is not installed, or refuses the graph or the precision.
@@ -69,19 +69,19 @@ def load(name: Name, path: Path, variant: Variant, threads: int) -> Runtime:
         raise IntegrityError(f"{name} is not installed: {error}") from error
     except IntegrityError:
         raise
-    except Exception as error:  # both raise a dozen unrelated types of their own
+    except Exception as error:  # both raise a dozen unrelated exception types
         raise IntegrityError(f"{path.name} cannot be loaded by {name}: {error}") from error
 
 
 class OnnxRuntime:
-    """`threads` compute one call together; any number of calls at once."""
+    """All `threads` work on one call; any number of concurrent calls."""
 
     name: Final[Name] = "onnxruntime"
 
     def __init__(self, path: Path, variant: Variant, threads: int) -> None:
         import onnxruntime as ort
 
-        del variant  # it is in the file
+        del variant  # the file determines it
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -99,7 +99,7 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """Each of `threads` computes an image of its own, so that an answer depends on its image alone."""
+    """Each of `threads` computes one image at a time, so that a result depends on its image only."""
 
     name: Final[Name] = "openvino"
 
@@ -115,12 +115,12 @@ class OpenVino:
         shape = images.get_partial_shape()
         dimensions = [d.get_length() if d.is_static else d.to_string() for d in [*shape, *logits.get_partial_shape()]]
         self.signature: list[object] = [images.get_any_name(), *dimensions[1 : len(shape)], dimensions[-1]]
-        shape[0] = 1  # fixed shapes are the faster ones, and batches bring nothing here
+        shape[0] = 1  # fixed shapes are faster, and batching gains nothing here
         graph.reshape(shape)
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": threads,
-            "ENABLE_CPU_PINNING": False,  # the workers of one host would all be pinned to its first core
+            "ENABLE_CPU_PINNING": False,  # all workers of a host would be pinned to its first core
             "INFERENCE_PRECISION_HINT": "bf16" if variant == "bf16" else "f32",
         }
         compiled = core.compile_model(graph, "CPU", options)
@@ -151,8 +151,8 @@ class OpenVino:
 
 
 def _openvino() -> Any:
-    """The package without its converter, which takes most of its import and reports it over the network, by a fork."""
-    sys.modules.setdefault("openvino.tools.ovc", cast("Any", None))  # to `import` this means that there is none
+    """Import the package without its converter, which takes most of the import time and sends telemetry."""
+    sys.modules.setdefault("openvino.tools.ovc", cast("Any", None))  # makes `import` treat the module as missing
     import openvino
 
     return openvino

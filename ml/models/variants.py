@@ -1,9 +1,9 @@
-"""Which of a bundle's variants answers on this host: the fastest that is right here.
+"""Selects the variant of a bundle to serve on this host: the fastest that passes the golden probes here.
 
-Right is what the golden probes say on this host, whatever was proven elsewhere. How fast a variant is depends on the
-instructions that a processor has: INT8 gains much with VNNI and little without. So the speed measured in training holds
-for the same runtime on the same instruction sets only; anywhere else it is measured once, and kept beside the bundle,
-so that all workers of a host choose alike.
+Probes are always checked on this host, whatever was verified elsewhere. The speed of a variant depends on the
+processor's instructions: INT8 gains much with VNNI and little without. So the speed measured in training is valid only
+for the same runtime and instruction set; otherwise it is measured once and stored beside the bundle, so that all
+workers of a host choose the same variant.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ from ml.models.bundle import Variant, VariantSetting
 from ml.models.model import Model, VariantStatus
 
 MIN_SPEEDUP: Final = 1.1
-"""Times as fast as fp32 on this host, from which a variant is served without being asked for."""
+"""Minimum speedup over fp32 on this host for a variant to be selected automatically."""
 _ROUNDS: Final = 30
 _SECONDS: Final = 0.3
 _SPEEDS: Final = TypeAdapter(dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]])
@@ -38,18 +38,18 @@ log = logging.getLogger(__name__)
 def load_proven(
     folder: Path, tolerance: float, threads: int = 1, variant: VariantSetting = "auto", runtime: str = "auto"
 ) -> Model:
-    """The model of a fetched bundle folder that should answer on this host, proven by its probes.
+    """Load the variant of a fetched bundle to serve on this host, verified by its probes.
 
-    A variant that cannot be loaded here, or answers otherwise than where it was made, gives way to the next runtime
-    and in the end to fp32: processors without instructions for it have none, or saturate.
+    If a variant cannot be loaded here or fails its probes, the next runtime is tried, and finally fp32: processors
+    without instructions for a variant do not support it, or saturate.
 
     Args:
-        threads: that compute at once.
-        variant: `fp32`, `bf16` or `int8`, which answers if it is right here; `auto`: the fastest, if that pays.
+        threads: number of compute threads.
+        variant: `fp32`, `bf16` or `int8`, used if it passes its probes; `auto`: the fastest above `MIN_SPEEDUP`.
         runtime: `auto`, `onnxruntime` or `openvino`.
 
     Raises:
-        IntegrityError: as `model.load` and `model.check_probes`, of fp32.
+        IntegrityError: fp32 cannot be loaded or fails its probes.
     """
     selector = _VariantSelector(folder, tolerance, threads, runtime)
     if variant == "auto":
@@ -62,11 +62,11 @@ def load_proven(
 def speedup(exact: Model, reduced: Model, image: Pixels, seconds: float) -> float:
     """Time of one image at fp32 over that of the variant.
 
-    Of each the least of some runs in turns, which a busy neighbour disturbs least.
+    The minimum of interleaved runs, which other load on the host disturbs least.
 
     Args:
         image: ``uint8[1, size, size, channels]``.
-        seconds: about how long to measure, at most.
+        seconds: approximate time limit of the measurement.
     """
     best = [math.inf, math.inf]
     end = time.perf_counter() + seconds
@@ -82,7 +82,7 @@ def speedup(exact: Model, reduced: Model, image: Pixels, seconds: float) -> floa
 
 
 class _VariantSelector:
-    """A bundle on this host: what was tried of it, what was refused and how fast the rest is."""
+    """Tries the variants of a bundle on this host, and keeps refusals and speeds."""
 
     def __init__(self, folder: Path, tolerance: float, threads: int, runtime: str) -> None:
         self._folder, self._tolerance, self._threads, self._runtime = folder, tolerance, threads, runtime
@@ -93,9 +93,9 @@ class _VariantSelector:
         self._speeds = self._known_speeds()
 
     def fastest(self) -> Model | None:
-        """The variant that is right and pays most; None: fp32 should answer.
+        """The fastest variant that passes its probes and reaches `MIN_SPEEDUP`; None: serve fp32.
 
-        One whose speed is known is only tried if it would be the fastest; one whose speed is not, always.
+        A variant with a known speed is tried only if it would be the fastest; with an unknown speed always.
         """
         best_model, best_speed = None, MIN_SPEEDUP
         for variant in sorted(self.reduced, key=lambda v: -self._speeds.get(v, math.inf)):
@@ -107,14 +107,14 @@ class _VariantSelector:
         return best_model
 
     def fp32(self) -> Model:
-        """fp32, by ONNX Runtime where the one wished for does not do: it runs on every processor."""
+        """fp32; falls back to ONNX Runtime, which runs on every processor."""
         if self._fp32 is None:
             names = dict.fromkeys((*runtimes.candidates("fp32", self._runtime), "onnxruntime"))
             self._fp32 = self._load_first("fp32", list(names))
         return self._fp32
 
     def load_variant(self, variant: Variant) -> Model | None:
-        """None: no runtime computes it rightly here."""
+        """Load a variant; None if no runtime passes its probes here."""
         try:
             return self._load_first(variant, runtimes.candidates(variant, self._runtime))
         except IntegrityError as error:
@@ -122,7 +122,7 @@ class _VariantSelector:
             return None
 
     def statuses(self, chosen: Model, setting: VariantSetting) -> tuple[VariantStatus, ...]:
-        """What became of each variant, for people."""
+        """The status of each variant, for display."""
         return tuple(self._status(variant, chosen, setting) for variant in self._info.variants())
 
     def _status(self, variant: Variant, chosen: Model, setting: VariantSetting) -> VariantStatus:
@@ -151,11 +151,11 @@ class _VariantSelector:
                 return loaded
             except IntegrityError as error:
                 refused.append(f"by {runtimes.describe(name)}: {error}")
-                log.warning("%s does not answer on this host %s", variant, refused[-1])
+                log.warning("variant %s is not used on this host %s", variant, refused[-1])
         raise IntegrityError("; ".join(refused) or f"{self._runtime} does not compute {variant}")
 
     def _known_speeds(self) -> dict[Variant, float]:
-        """Speeds of this host, of each variant by the first runtime that has one."""
+        """Known speeds on this host, for each variant by the first runtime with one."""
         if not self.reduced:
             return {}
         with _speeds_file(self._folder) as measured:
@@ -174,7 +174,7 @@ class _VariantSelector:
         return report.speedup if report.measured_on == place else measured.get(f"{variant} by {place}")
 
     def _measure_speed(self, loaded: Model) -> float:
-        """Measured by whichever worker of the host comes first."""
+        """The stored speed, or else measure and store it; the first worker of the host measures."""
         place = runtimes.describe(loaded.runtime.name)
         with _speeds_file(self._folder) as measured:
             speed = self._stored_speed(loaded.variant, place, measured)
@@ -188,20 +188,20 @@ class _VariantSelector:
         return speed
 
     def _single_threaded(self, loaded: Model) -> Model:
-        """On one thread, as the service computes."""
+        """The model on one thread, as in the service."""
         return loaded if self._threads == 1 else model.load(self._folder, 1, loaded.variant, loaded.runtime.name)
 
 
 @contextmanager
 def _speeds_file(folder: Path) -> Iterator[dict[str, float]]:
-    """What was measured of the bundle on this host, to be added to; one process at a time.
+    """The stored speeds of the bundle on this host, under a file lock; changes are saved at the end.
 
-    Where the folder cannot be written to, each process measures for itself.
+    If the folder is read-only, each process measures separately.
     """
     try:
         fd = os.open(folder / bundle.SPEEDS, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        log.info("speeds are not kept: %s", error)
+        log.info("speeds are not stored: %s", error)
         yield {}
         return
     with os.fdopen(fd, "r+") as file:
@@ -209,7 +209,7 @@ def _speeds_file(folder: Path) -> Iterator[dict[str, float]]:
         text = file.read()
         try:
             speeds = _SPEEDS.validate_json(text)
-        except ValueError:  # new, or cut off as it was written
+        except ValueError:  # new or truncated
             speeds = {}
         yield speeds
         data = _SPEEDS.dump_json(speeds, indent=1).decode()

@@ -18,7 +18,7 @@ from ml.imaging.images import Limits, decode
 from ml.models import bundle, variants
 from ml.models.bundle import Variant
 from ml.settings import Settings
-from tests.bench.dependencies.described import described
+from tests.bench.parts.described import described
 from tests.bundles import deploy, upload
 from tests.servers import Servers, free_port, process, wait_until
 from tests.serving_process import service
@@ -62,7 +62,7 @@ def ours(servers: Servers, folder: Path, made: Path, variant: str) -> Iterator[U
 def peer(folder: Path, made: Path, side: int) -> Iterator[Up]:
     folder.mkdir(parents=True)
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "tests.bench.dependencies.plain_peer:app", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "tests.bench.parts.plain_peer:app", "--port", str(port)]
     command += ["--workers", str(WORKERS), "--no-access-log"]
     told = {"MODEL": str((made / bundle.MODEL).resolve()), "SIDE": str(side), "PYTHONPATH": str(Path.cwd())}
     with process(command, told, folder / "peer.log") as pid:
