@@ -59,13 +59,13 @@ def claim(ctx: Context, prefix: str) -> str | None:
 
 
 def reject(
-    ctx: Context, drop_id: str, reason: str, quarantined: Sequence[Mapping[str, Any]] = (), **columns: Any
+    ctx: Context, drop_id: str, reason: str, quarantine_rows: Sequence[Mapping[str, Any]] = (), **columns: Any
 ) -> None:
     """Reject the drop: its row, cycle and quarantine rows in one transaction, then the marker."""
     with transaction(ctx.engine) as connection:
         if drops.locked_status(connection, drop_id) == "claimed":
             drops.finish(connection, drop_id, "rejected", reason=reason, **columns)
-            drops.put_in_quarantine(connection, drop_id, quarantined)
+            drops.put_in_quarantine(connection, drop_id, quarantine_rows)
             drops.stop_cycle(connection, drop_id, "stopped", reason)
     log.warning("drop %s rejected: %s", drop_id, reason)
     acknowledge(ctx, drop_id)
