@@ -52,7 +52,7 @@ def test_a_renamed_class_keeps_its_samples_and_takes_those_of_later_drops(contex
         classes.rename(context, "cat", "dog", **WHO)
     with pytest.raises(ConflictError, match="still stands for it"):
         classes.rename(context, "dog", "kitty", **WHO)
-    with pytest.raises(NotFoundError, match="no class"):
+    with pytest.raises(NotFoundError, match="is not a class"):
         classes.rename(context, "kitty", "tiger", **WHO)
     classes.rename(context, "cat", "kitty", **WHO)
     assert trained(context) == stored(context) == ["dog", "kitty", "kitty", "kitty", "kitty"]
@@ -79,7 +79,7 @@ def test_an_answer_settles_a_label_for_good(context: Context) -> None:
     drop(context, "two", {"dog/1.png": 1})
     (task,) = labels.tasks(context, 9)
     assert (task["label"], task["details"]) == ("cat", {"votes": {"cat": 1, "dog": 1}})
-    with pytest.raises(InvalidInputError, match="no class"):
+    with pytest.raises(InvalidInputError, match="is not a class"):
         answers.answer(context, task["id"], "cow", actor="ann")
     told = answers.answer(context, task["id"], "dog", actor="ann")
     assert told.version is not None
