@@ -12,7 +12,7 @@ from typing import Final, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from ml.settings import CONCERNS, PREFIX
+from ml.settings import PREFIX, Settings
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 
@@ -36,7 +36,7 @@ _NAMES: Final = {
 
 def settings_page() -> str:
     """Markdown: a section a concern, a row a setting."""
-    return "\n".join([_INTRODUCTION, *(_section(concern) for concern in CONCERNS)])
+    return "\n".join([_INTRODUCTION, *(_section(concern) for concern in Settings.__bases__)])
 
 
 def cli_page() -> str:

@@ -75,9 +75,6 @@ class Registry(RestRegistry):
         with translate_errors(f"versions of `{self.name}`"):
             return list(self.client.search_model_versions(query, max_results=100, order_by=["version_number DESC"]))
 
-    def run_url(self, run_id: str) -> str:
-        return f"{self._settings.mlflow_url}/#/runs/{run_id}"
-
     def version_url(self, version: int) -> str:
         return f"{self._settings.mlflow_url}/#/models/{self.name}/versions/{version}"
 

@@ -72,7 +72,7 @@ def deploy_decision(
         UnavailableError: a server does not answer; `reconcile` completes or rolls back the deployment.
     """
     with advisory_lock(ctx.engine, LOCK):
-        reconcile_locked(ctx)
+        reconcile(ctx)
         live, deployment = deployments.live(ctx.engine), deployments.of_decision(ctx.engine, decision.id)
         champion = live["model_version"] if live else None
         by_operator = expected_champion == ANY_CHAMPION
@@ -92,13 +92,10 @@ def deploy_decision(
 
 
 def reconcile(ctx: Context) -> None:
-    """Recover from a killed deployer: conclude a rolling deployment, correct differing aliases."""
-    with advisory_lock(ctx.engine, LOCK):
-        reconcile_locked(ctx)
+    """Recover from a killed deployer: conclude a rolling deployment, correct differing aliases.
 
-
-def reconcile_locked(ctx: Context) -> None:
-    """`reconcile`, for callers that hold the lock."""
+    The caller holds the lock `LOCK`.
+    """
     rolling = deployments.rolling(ctx.engine)
     if rolling is not None:
         log.warning("deployment %s is still rolling, its process died; concluding it", rolling["id"])

@@ -41,7 +41,7 @@ def advance(ctx: Context, *, wait: bool = True) -> Deployment | None:
     """
     try:
         with advisory_lock(ctx.engine, deploy.LOCK, wait=wait):
-            deploy.reconcile_locked(ctx)
+            deploy.reconcile(ctx)
             row = _on_trial(ctx)
             return _evaluate(ctx, row) if row else None
     except ConflictError:

@@ -21,21 +21,12 @@ from ml.settings.release import ReleaseSettings, Strategy
 from ml.settings.serving import ServingSettings
 from ml.settings.training import Architecture, TrainingSettings
 
-__all__ = ["CONCERNS", "ENV_FILE", "PORT_PREFIX", "PREFIX", "RECIPE_FILE", "Architecture", "Settings", "Strategy"]
+__all__ = ["ENV_FILE", "PORT_PREFIX", "PREFIX", "RECIPE_FILE", "Architecture", "Settings", "Strategy"]
 
 PREFIX = "EVERGREEN_"
 ENV_FILE = "evergreen.env"
 RECIPE_FILE = "recipe.env"
 PORT_PREFIX = "EVERGREEN_PORT_"  # the local stack's own; nothing here reads them
-CONCERNS = (
-    ConnectionSettings,
-    IntakeSettings,
-    TrainingSettings,
-    GateSettings,
-    ReleaseSettings,
-    ServingSettings,
-    MonitoringSettings,
-)
 
 
 class Settings(

@@ -56,7 +56,7 @@ def _single_part(body: bytes, content_type: str) -> bytes | None:
 
 
 def files(body: bytes, content_type: str, max_files: int) -> list[tuple[str, bytes]]:
-    """Name and bytes of the parts `file` of a form, in order; at max_files `max_files` of them.
+    """Name and bytes of the parts `file` of a form, in order; at most `max_files` of them.
 
     Raises:
         ProblemError: 400 for a broken form or one of more parts, 422 for one without a `file`.

@@ -66,7 +66,7 @@ class _LimitedRequest:
 
     Attributes:
         answer_seconds: counted from the end of its body.
-        body_complete: the body_complete body was received.
+        body_complete: the whole body was received.
     """
 
     def __init__(self, limits: RequestLimits, receive: Receive, send: Send) -> None:

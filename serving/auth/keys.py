@@ -104,7 +104,7 @@ class KeySync(PeriodicThread):
 
         Raises:
             UnavailableError: the catalog does not answer; nothing changed.
-            OSError: the file cannot be written; the key_ring has the keys nevertheless.
+            OSError: the file cannot be written; the key ring has the keys nevertheless.
         """
         with transaction(self._engine) as connection:
             revision = api_keys.revision(connection)

@@ -7,7 +7,7 @@ kernel wrote its pages, lost; only the last record can be truncated. A folder wh
 its worker, and any other worker may adopt it. Since images are in separate files, dropping the oldest
 takes one `unlink`.
 
-SpoolRecord: magic, kind, row's length, image's offset in the tar, its size, CRC-32 of these and the row; row (JSON).
+Record: magic, kind, row's length, image's offset in the tar, its size, CRC-32 of these and the row; row (JSON).
 """
 
 import fcntl

@@ -34,7 +34,7 @@ class Refusal:
 
 
 class ModelReloader(threading.Thread):
-    """Loads the newest desired deployment, and the candidate to be desired_trial beside it.
+    """Loads the newest desired deployment, and the candidate to be tried beside it.
 
     Attributes:
         refusal: the newest deployment that was refused, until a later one is live.

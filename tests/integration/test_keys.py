@@ -29,7 +29,10 @@ def statuses(running: Service, key: str, path: str = "/v1/model") -> set[int]:
     return {httpx.get(running.url + path, headers={"x-api-key": key}).status_code for _ in range(12)}
 
 
-def test_a_key_from_its_making_to_its_end(make_context: Callable[..., Context], tmp_path: Path) -> None:
+def test_a_key_from_its_making_to_its_end(
+    make_context: Callable[..., Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # the table would break its cells at 80
     context = make_context(api_keys="required")
     deployed(context, tmp_path)
     first = as_json(context, "keys", "create", "phone", "--role", "predict", "--role", "operate", "--as", "ann")["key"]
@@ -53,8 +56,7 @@ def test_a_key_from_its_making_to_its_end(make_context: Callable[..., Context], 
         assert statuses(running, first) == {401}
         assert running.ask(IMAGE, **{"x-api-key": second}).status_code == 200
     _, shown = invoke(context, "keys", "list")
-    assert "predict" in shown
-    assert "operate" in shown
+    assert "predict, operate" in shown
     assert "revoked" in shown
     assert second[17:] not in shown
     rows = {row["id"]: row for row in as_json(context, "keys", "list")}

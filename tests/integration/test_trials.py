@@ -11,12 +11,12 @@ from sqlalchemy import select
 
 from ml.catalog import cycles, decisions, deployments
 from ml.catalog.decisions import Decision
-from ml.catalog.engine import transaction
+from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import disagreements
 from ml.context import Context
 from ml.models import bundle
 from ml.release import operator
-from ml.release.deploy import Deployment, reconcile
+from ml.release.deploy import LOCK, Deployment, reconcile
 from ml.release.release import release
 from tests.bundles import loaded, make_bundle, upload
 from tests.file_registry import FileRegistry, install
@@ -196,7 +196,8 @@ def test_an_operator_by_rest_and_on_the_console_though_the_registry_is_away(syst
     assert (back.status_code, told["status"], told["model_version"], told["replicas"]) == (200, "live", CHAMPION, 2)
     assert "aliases follow later" in told["reason"]
     assert system.registry.alias("champion") == 9
-    reconcile(system.ctx)
+    with advisory_lock(system.ctx.engine, LOCK):
+        reconcile(system.ctx)
     assert system.registry.aliases() == {"champion": CHAMPION, "previous": 9}
     newest, before = httpx.get(f"{url}/deployments", params={"limit": 2}).json()["deployments"]
     assert (newest["actor"], newest["decision_reason"], newest["served_until"]) == ("operator:ann by REST", why, None)

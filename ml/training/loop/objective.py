@@ -56,7 +56,7 @@ def balance(
     The offsets are the logarithms of the labels' shares over the target shares (logit adjustment, Menon et al.
     2021): a network trained with them predicts for the target shares, raised to the power of the recipe's `prior`.
 
-    Weights and sampling_weights are inverse to the square root of the class share: with the full inverse a handful of
+    Weights and chances are inverse to the square root of the class share: with the full inverse a handful of
     images dominates the gradient (Mahajan et al. 2018). The weights are 1 on average over the samples.
 
     Args:

@@ -23,7 +23,7 @@ _PROBLEMS: Final = problems(
     _404="There is no such version, or nothing to go back to.",
     _409="Another deployment came in between.",
     _422="The request does not fit.",
-    _503="A part behind the service does not answer; what was begun is finished or undone by the next mover.",
+    _503="A part behind the service does not answer; what was begun is finished or undone by the next deployment.",
 )
 
 

@@ -98,7 +98,7 @@ async def _find(dependencies: Dependencies, identifier: UUID, caller: str | None
 
     Raises:
         ProblemError: 404 it does not exist, or belongs to another caller.
-        UnavailableError: the catalog does not answer, so it is unknown whether it is find_stored.
+        UnavailableError: the catalog does not answer, so it is unknown whether it is stored.
     """
     if not is_uuid7(identifier):
         raise ProblemError(404, "not_found", f"`{identifier}` is no UUIDv7: use the `id` that /v1/predict returned")
