@@ -14,6 +14,8 @@ from tests.servers import Servers
 
 # Servers and tests share few cores: threads of torch that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Processes of pytest-xdist have a width set, which a console that is made at import would keep for good.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")

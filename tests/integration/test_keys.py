@@ -29,10 +29,7 @@ def statuses(running: Service, key: str, path: str = "/v1/model") -> set[int]:
     return {httpx.get(running.url + path, headers={"x-api-key": key}).status_code for _ in range(12)}
 
 
-def test_a_key_from_its_making_to_its_end(
-    make_context: Callable[..., Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")  # the table would break its cells at 80
+def test_a_key_from_its_making_to_its_end(make_context: Callable[..., Context], tmp_path: Path) -> None:
     context = make_context(api_keys="required")
     deployed(context, tmp_path)
     first = as_json(context, "keys", "create", "phone", "--role", "predict", "--role", "operate", "--as", "ann")["key"]
