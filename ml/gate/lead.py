@@ -75,7 +75,7 @@ def succession_risk(risk: float) -> float:
     """The risk to pass to `lead`, without a Brier score, when it is asked whether a champion is the best so far.
 
     Three times the risk of a promotion is taken: the champion was promoted, so it was ahead on these samples before. In
-    the simulated year the longest wait for a promotion falls by two nights, and no year does harm
+    the simulated year the longest wait for a promotion falls by two nights, and 0.5 % of the sabotaged years do harm
     (docs/decisions/0028).
     """
     return min(0.5, _SUCCESSION * risk) / BRIER_RISK
