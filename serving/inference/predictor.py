@@ -171,6 +171,9 @@ class Predictor:
         rejected: str | None,
         milliseconds: float,
     ) -> None:
+        if rejected:
+            self._metrics.rejected.labels(rejected).inc()
+        self._metrics.predictions.labels(str(model.version)).inc()
         if request.logged:
             try:
                 self._log.append(_row(model, request, inference, rejected, milliseconds))
@@ -179,9 +182,6 @@ class Predictor:
                 raise
             result = inference.decoded.pixels, inference.label, inference.confidence
             self._shadow.submit(model, inference.id, inference.image, *result)
-        if rejected:
-            self._metrics.rejected.labels(rejected).inc()
-        self._metrics.predictions.labels(str(model.version)).inc()
 
     def _infer(self, model: ServingModel, request: PredictionRequest) -> _Inference:
         started_at = time.perf_counter()

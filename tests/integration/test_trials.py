@@ -22,7 +22,7 @@ from tests.bundles import loaded, make_bundle, upload
 from tests.file_registry import FileRegistry, install
 from tests.pictures import digits
 from tests.servers import wait_until
-from tests.serving_process import Hammer, Service, service, wait_logged
+from tests.serving_process import Hammer, Service, service, wait_logged, wait_replicas
 
 LABELS = ("ant", "bee", "cat")
 PICTURES = [data for _, data in digits()[:40]]
@@ -57,6 +57,7 @@ class System:
         ended = release(ctx, f"d{version}", cycle_id=f"c{version}")
         assert ended is not None
         assert ended.id == begun.id
+        wait_replicas(self.ctx, lambda replica: replica["candidate_deployment_id"] is None)
         return self.row(begun)
 
     def row(self, of: Deployment) -> dict[str, object]:

@@ -1,12 +1,15 @@
 """GET /v1/predictions/{id}: a logged prediction; …/explanation: which parts of the image support its label."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from ml.errors import UnavailableError
 from ml.imaging.images import Limits
 from ml.models import occlusion
 from serving.api.route_classes import requires_role
@@ -19,8 +22,8 @@ from serving.prediction_log.lookup import LoggedRecord
 
 SECONDS: Final = 3.0
 PICTURE_SECONDS: Final = 70.0
-_RECENT: Final = timedelta(seconds=1)
-_LOG_DELAY_SECONDS: Final = 0.05
+_RECENT_SECONDS: Final = 2.0
+_LOG_DELAY_SECONDS: Final = 0.1
 
 router = APIRouter(tags=["predictions"], route_class=requires_role("predict", seconds=PICTURE_SECONDS + 4 * SECONDS))
 
@@ -102,14 +105,23 @@ async def _find(dependencies: Dependencies, identifier: UUID, caller: str | None
     """
     if not is_uuid7(identifier):
         raise ProblemError(404, "not_found", f"`{identifier}` is no UUIDv7: use the `id` that /v1/predict returned")
-    record = await _look_up(dependencies, identifier)
-    # A prediction is logged just after its response is sent.
-    if record is None and datetime.now(UTC) - timestamp_of(identifier) < _RECENT:
-        await asyncio.sleep(_LOG_DELAY_SECONDS)
-        record = await _look_up(dependencies, identifier)
+    record = await _look_up_logged(dependencies, identifier)
     if record is None or (caller is not None and record.row["caller"] != caller):
         raise ProblemError(404, "not_found", f"there is no prediction {identifier} in the log; is it past retention?")
     return record
+
+
+async def _look_up_logged(dependencies: Dependencies, identifier: UUID) -> LoggedRecord | None:
+    """As `_look_up`, but a recent prediction is waited for: it is logged just after its response is sent."""
+    deadline = time.monotonic() + _RECENT_SECONDS
+    while datetime.now(UTC).timestamp() - timestamp_of(identifier).timestamp() < _RECENT_SECONDS:
+        with suppress(UnavailableError):
+            if record := await _look_up(dependencies, identifier):
+                return record
+        if time.monotonic() > deadline:  # an id may be of the future
+            break
+        await asyncio.sleep(_LOG_DELAY_SECONDS)
+    return await _look_up(dependencies, identifier)
 
 
 async def _look_up(dependencies: Dependencies, identifier: UUID) -> LoggedRecord | None:
