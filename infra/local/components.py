@@ -1,7 +1,6 @@
 """The parts of the local stack: their commands and health checks."""
 
 import http.client
-import os
 import signal
 import sys
 import threading
@@ -16,6 +15,7 @@ import psycopg2
 
 from infra.local import airflow, mlflow, postgres, s3
 from infra.local.layout import REPO, Layout
+from ml.cores import available_cores
 
 HOME_VARIABLE = "STACK_OF_EVERGREEN"
 
@@ -80,7 +80,7 @@ def _service(layout: Layout) -> Component:
     settings = layout.settings()
     address = layout.address("service")
     metrics = layout.home / "metrics"
-    workers = settings.service_workers or os.cpu_count() or 1
+    workers = settings.service_workers or available_cores()
     command = [
         *(sys.executable, "-m", "serving", "--host", settings.service_host, "--port", str(layout.ports["service"])),
         *("--workers", str(workers)),

@@ -6,7 +6,6 @@ main module again, or fails where the caller is a daemon.
 
 import contextlib
 import fcntl
-import os
 import signal
 import struct
 import subprocess
@@ -19,6 +18,7 @@ from typing import IO, Any, Final, Self, cast
 
 import orjson
 
+from ml.cores import available_cores
 from ml.errors import UnavailableError
 from ml.imaging import process_limits, sandbox_process
 from ml.imaging.images import Limits
@@ -50,7 +50,7 @@ class DecoderPool:
         processes: int | None = None,
         program: Sequence[str] = ("-m", sandbox_process.__name__),
     ) -> None:
-        processes = min(_MAX_PROCESSES, processes or _cores())
+        processes = min(_MAX_PROCESSES, processes or available_cores())
         self._seconds = seconds
         max_memory = memory or process_limits.memory_for(limits.max_pixels)
         arguments = [str(v) for v in (limits.max_bytes, limits.max_pixels, max_memory, seconds)]
@@ -144,7 +144,3 @@ class _Process:
             self._stdin.close()  # the process exits at the end of its input
         self._stdout.close()
         return self._process.wait()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

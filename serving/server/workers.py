@@ -24,6 +24,7 @@ from uvicorn import Config
 from uvicorn._subprocess import subprocess_started
 from uvicorn.supervisors import multiprocess
 
+from ml.cores import available_cores
 from serving.auth.rate_limit import RateLimiter
 from serving.server.balance import ConnectionBalancer, ConnectionCounts
 from serving.server.protocol import Protocol, balanced_protocol
@@ -68,7 +69,7 @@ def serve(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m serving", description="The prediction service.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one a core")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="default: one a core")
     log_config = os.environ.get("UVICORN_LOG_CONFIG")
     parser.add_argument("--log-config", default=log_config, help="as uvicorn reads it; default: UVICORN_LOG_CONFIG")
     args = parser.parse_args(arguments)

@@ -13,8 +13,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, Final
 from infra.demo import drops, pictures, story
 from ml.catalog import decisions
 from ml.context import Context
+from ml.cores import available_cores
 from ml.pipeline import run_cycle
 from ml.settings import Settings
 from tests.bench.parts import stored
@@ -106,7 +108,7 @@ def _story(running: Servers, home: Path, url: str, seed: int, threads: int) -> T
     began = time.monotonic()
     told = drops.make_story(pictures.load(None, seed), seed)
     chosen = {"train_threads": threads, "seed": Settings().seed + seed}
-    with stored.system(running, home, f"seeds-{home.name}", url, **chosen) as ctx:
+    with onednn(threads), stored.system(running, home, f"seeds-{home.name}", url, **chosen) as ctx:
         cycles = [_cycle(ctx, f"drop-{n}", drop) for n, drop in enumerate((told.first, told.second, told.third))]
         figures = decisions.get(ctx.engine, cycles[1]["decision_id"]).statistics
     return Told(
@@ -124,6 +126,18 @@ def _story(running: Servers, home: Path, url: str, seed: int, threads: int) -> T
         third_reason=cycles[2]["reason"],
         seconds=round(time.monotonic() - began, 1),
     )
+
+
+@contextmanager
+def onednn(threads: int) -> Iterator[None]:
+    """Without oneDNN where threads outnumber cores: its threads spin at barriers, so that a story takes 12 minutes.
+
+    PyTorch's own convolutions sum in yet another order, which is what the stories are about.
+    """
+    import torch
+
+    with torch.backends.mkldnn.flags(enabled=threads <= available_cores()):
+        yield
 
 
 def _cycle(ctx: Context, name: str, drop: list[pictures.Picture]) -> dict[str, Any]:

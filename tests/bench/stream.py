@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ml.cores import available_cores
 from ml.settings import Settings
 from tests.bench.parts import stored, stream
 from tests.bench.report import spread
@@ -45,7 +46,7 @@ def run() -> dict[str, Any]:
         raise SystemExit(f"nothing to measure: {stored.DATA} is not there")
     keys = [(order, seed, kind) for seed in SEEDS for order in stream.ORDERS for kind in ("refreshed", "full")]
     KEPT.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(available_cores(), get_context("spawn")) as pool:
         courses = dict(zip(keys, pool.map(_course, keys), strict=True))
     by_order = {order: _figures(order, courses) for order in stream.ORDERS}
     _plot(courses)

@@ -1,9 +1,9 @@
 """The training recipe: every hyperparameter that, with data and code, determines the weights."""
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
+from ml.cores import available_cores
 from ml.settings import Settings
 
 Augmentation = Literal["none", "light", "trivial"]
@@ -73,7 +73,7 @@ def from_settings(
     The cost of an image grows with its area, so a budget counts images at 32 px. It never depends on time, so
     the same data, settings and seed give the same model on a busy machine.
 
-    `threads` defaults to half the cores, at most four: operations on small images take microseconds and all
+    `threads` defaults to half the cores it may use, at most four: operations on small images take microseconds and all
     threads synchronise after each, so that with every core in use one other busy process made training 10 to 40
     times slower, while on an idle machine a second thread gained next to nothing.
 
@@ -90,7 +90,7 @@ def from_settings(
         learning_rate=settings.learning_rate * (settings.refresh_rate if warm else 1),
         seed=settings.seed if seed is None else seed,
         flips=channels == 3 if settings.flips is None else settings.flips,
-        threads=threads or settings.train_threads or max(1, min(4, (os.cpu_count() or 1) // 2)),
+        threads=threads or settings.train_threads or max(1, min(4, available_cores() // 2)),
         augmentation=settings.augmentation,
         mix=settings.mix,
         label_smoothing=settings.label_smoothing,
