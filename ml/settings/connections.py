@@ -14,7 +14,9 @@ class ConnectionSettings(BaseModel):
     s3_endpoint: str = Field(
         "http://127.0.0.1:9000", pattern=r"^https?://[^/?#\s]+$", description="S3 API: scheme, host, port."
     )
-    s3_access_key: str = "evergreen"
+    s3_access_key: str = Field(
+        "evergreen", description="Empty, as the secret key: boto3 finds both (environment, profile, role)."
+    )
     s3_secret_key: SecretStr = SecretStr("")
     s3_region: str = "us-east-1"
     labels_bucket: str = Field("labels", description="Where people upload drops.")

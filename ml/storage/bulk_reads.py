@@ -8,9 +8,10 @@ with minio-py, which also reports the errors.
 import os
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ml.settings import Settings
+from ml.storage.credentials import obstore_credentials
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -55,8 +56,7 @@ class BulkReader:
             self._store = S3Store(
                 self._bucket,
                 endpoint=self._settings.s3_endpoint,
-                access_key_id=self._settings.s3_access_key,
-                secret_access_key=self._settings.s3_secret_key.get_secret_value(),
+                **self._credentials(),
                 region=self._settings.s3_region,
                 virtual_hosted_style_request=False,
                 client_options={"allow_http": True, "connect_timeout": "3s", "timeout": "60s"},
@@ -68,3 +68,11 @@ class BulkReader:
                 },
             )
         return self._store
+
+    def _credentials(self) -> dict[str, Any]:
+        if not self._settings.s3_access_key:
+            return {"credential_provider": obstore_credentials()}
+        return {
+            "access_key_id": self._settings.s3_access_key,
+            "secret_access_key": self._settings.s3_secret_key.get_secret_value(),
+        }

@@ -23,6 +23,7 @@ from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.settings import Settings
 from ml.storage import listing
 from ml.storage.bulk_reads import BulkReader
+from ml.storage.credentials import Boto3Credentials
 from ml.storage.listing import ObjectInfo
 
 __all__ = ["ObjectInfo", "ObjectStore", "connect"]
@@ -170,7 +171,7 @@ def connect(settings: Settings, bucket: str, read_seconds: float = 60, tries: in
         tries: of each call, the first included.
 
     Raises:
-        InvalidInputError: the endpoint is not an address, or a credential is empty.
+        InvalidInputError: the endpoint is not an address, a credential is empty, or boto3 finds none.
     """
     url = urlsplit(settings.s3_endpoint)
     http = urllib3.PoolManager(
@@ -181,8 +182,9 @@ def connect(settings: Settings, bucket: str, read_seconds: float = 60, tries: in
     try:
         client = Minio(
             endpoint=url.netloc,
-            access_key=settings.s3_access_key,
-            secret_key=settings.s3_secret_key.get_secret_value(),
+            access_key=settings.s3_access_key or None,
+            secret_key=settings.s3_secret_key.get_secret_value() or None,
+            credentials=None if settings.s3_access_key else Boto3Credentials(),
             secure=url.scheme == "https",
             region=settings.s3_region,
             http_client=http,
