@@ -26,7 +26,7 @@ def problems(ctx: Context, version_id: str, on_segment: OnSegment | None = None)
         UnavailableError: a server does not answer.
     """
     try:
-        manifest = versions.manifest(ctx, version_id)
+        manifest = versions.read_manifest(ctx.store, version_id)
     except IntegrityError as error:
         yield str(error)
         return

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions
 from ml.context import Context
 from ml.errors import ConflictError, IntegrityError, NotFoundError
+from ml.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True)
@@ -116,16 +118,25 @@ def get(ctx: Context, version_id: str) -> DatasetVersion:
 
 
 def manifest(ctx: Context, version_id: str) -> Manifest:
-    """Read the manifest and verify its hash.
+    """The version's manifest; each is read and verified once a process, since its content never changes.
 
     Raises:
         IntegrityError: the stored bytes do not match the id.
+        NotFoundError: there is no such version.
     """
-    data = ctx.store.get(key(version_id))
+    return _cached_manifest(ctx.store, version_id)
+
+
+def read_manifest(store: ObjectStore, version_id: str) -> Manifest:
+    """As `manifest`, always from the store."""
+    data = store.get(key(version_id))
     actual = hashlib.sha256(data).hexdigest()
     if actual != version_id:
         raise IntegrityError(f"{key(version_id)} has SHA-256 {actual}: damaged or replaced")
     return Manifest.parse(data)
+
+
+_cached_manifest = lru_cache(maxsize=16)(read_manifest)
 
 
 def check_newest(connection: Connection, parent: DatasetVersion | None) -> None:
