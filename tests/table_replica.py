@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import orjson
 from sqlalchemy import func, text
 
 from ml.catalog import deployments
+from ml.catalog.deployments import DeploymentRecord
 from ml.catalog.engine import transaction
 from ml.catalog.tables import replicas
 from ml.context import Context
@@ -31,7 +33,7 @@ def replica(ctx: Context, name: str, temper: Temper = "loads") -> Iterator[None]
     """
     with transaction(ctx.engine) as connection:
         wish = deployments.desired(connection)
-        state = _running(wish) if wish and wish["status"] == "live" else {}
+        state = _running(wish) if wish and wish.status == "live" else {}
         connection.execute(replicas.insert().values(id=name, host="here", pid=1, **state))
     stop = threading.Event()
     thread = threading.Thread(target=_follow, args=(ctx, name, temper, stop))
@@ -57,15 +59,15 @@ def _follow(ctx: Context, name: str, temper: Temper, stop: threading.Event) -> N
     while not stop.wait(0.05):
         with transaction(ctx.engine) as connection:
             wish, tried = deployments.desired(connection), deployments.on_trial(connection)
-            news: dict[str, Any] = {"candidate_deployment_id": tried["id"] if tried else None}
+            news: dict[str, Any] = {"candidate_deployment_id": tried.id if tried else None}
             if tried and temper != "loads":
-                wish = tried | {"status": "rolling"}
-            if wish and wish["status"] == "rolling" and temper == "refuses":
-                news = {"failed_deployment_id": wish["id"], "error": "probe is off by 0.5"}
-            elif wish and wish["status"] == "rolling" and temper == "dies":
+                wish = replace(tried, status="rolling")
+            if wish and wish.status == "rolling" and temper == "refuses":
+                news = {"failed_deployment_id": wish.id, "error": "probe is off by 0.5"}
+            elif wish and wish.status == "rolling" and temper == "dies":
                 _beat(connection, name, news)
                 return
-            elif wish and (temper == "loads" or wish["status"] == "live"):
+            elif wish and (temper == "loads" or wish.status == "live"):
                 news |= _running(wish)
             _beat(connection, name, news)
 
@@ -74,8 +76,8 @@ def _beat(connection: Any, name: str, news: dict[str, Any]) -> None:
     connection.execute(replicas.update().where(replicas.c.id == name).values(heartbeat_at=func.now(), **news))
 
 
-def _running(wish: dict[str, Any]) -> dict[str, Any]:
-    return {"deployment_id": wish["id"], "model_version": wish["model_version"]}
+def _running(wish: DeploymentRecord) -> dict[str, Any]:
+    return {"deployment_id": wish.id, "model_version": wish.model_version}
 
 
 @contextmanager
@@ -113,11 +115,11 @@ def honest(ctx: Context, folders: dict[int, Path]) -> Callable[[bytes], Reply]:
             wish = deployments.desired(connection)
         if wish is None:
             return 503, b"{}"
-        model = models[wish["model_version"]]
+        model = models[wish.model_version]
         pixels = images.decode(body, model.info.image_size, model.info.channels, Limits(10**6, 10**6))
         found = model.predict(pixels[np.newaxis])[0]
         best = int(found.argmax())
-        answer = {"model_version": wish["model_version"], "label": model.info.labels[best]}
+        answer = {"model_version": wish.model_version, "label": model.info.labels[best]}
         return 200, orjson.dumps(answer | {"probability": float(found[best])})
 
     return reply

@@ -1,7 +1,7 @@
 """`evergreen models | deployments | promote | rollback`: model versions and deployments."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ from ml.cli.output import (
     say,
     show,
 )
+
+if TYPE_CHECKING:
+    from ml.catalog.deployments import DeploymentHistoryRecord
 
 _PAUSE = 1.0
 
@@ -64,14 +67,14 @@ def deployments(
     """What served when, on whose word and why, and what became of each try."""
     from ml.catalog import deployments as deployments_catalog
 
-    rows = deployments_catalog.history(connected().engine, limit)
+    records = deployments_catalog.history(connected().engine, limit)
     table = new_table("id", "version", "before", "how", "status", "served from", "until", "by")
-    for row in rows:
-        how = row["strategy"] if row["strategy"] == "direct" else f"{row['strategy']} {row['share']:.0%}"
-        before = f"v{row['previous_version']}" if row["previous_version"] else "–"
-        span = [_time(row["served_from"]), "now" if row["status"] == "live" else _time(row["served_until"])]
-        add_row(table, str(row["id"]), f"v{row['model_version']}", before, how, row["status"], *span, row["actor"])
-    show(table, rows, as_json, {f"{row['id']} (v{row['model_version']})": _why(row) for row in rows})
+    for record in records:
+        how = record.strategy if record.strategy == "direct" else f"{record.strategy} {record.share:.0%}"
+        before = f"v{record.previous_version}" if record.previous_version else "–"
+        span = [_time(record.served_from), "now" if record.status == "live" else _time(record.served_until)]
+        add_row(table, str(record.id), f"v{record.model_version}", before, how, record.status, *span, record.actor)
+    show(table, records, as_json, {f"{record.id} (v{record.model_version})": _why(record) for record in records})
 
 
 def promote(
@@ -117,13 +120,13 @@ def _wait(deployment_id: int, *, quiet: bool) -> Any:
         return trial.wait(connected(), deployment_id, _PAUSE, on_look=lambda text: status.update(f"on trial: {text}"))
 
 
-def _why(row: dict[str, Any]) -> str:
+def _why(record: "DeploymentHistoryRecord") -> str:
     """The reason of the deployment, and its outcome."""
-    outcome = row["reason"]
-    if row["status"] == "trial":
-        findings = row["findings"]
+    outcome = record.reason
+    if record.status == "trial":
+        findings = record.findings
         outcome = findings.get("words") or f"{findings.get('answers', 0)} answers so far"
-    return str(row["decision_reason"]) + (f" → {outcome}" if outcome else "")
+    return record.decision_reason + (f" → {outcome}" if outcome else "")
 
 
 def _time(moment: datetime | None) -> str:

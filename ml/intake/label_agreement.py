@@ -34,15 +34,15 @@ def load_champion(ctx: Context) -> Model | None:
     live = deployments.live(ctx.engine)
     if live is None:
         return None
-    folder = ctx.settings.home / "bundles" / live["bundle_digest"]
+    folder = ctx.settings.home / "bundles" / live.bundle_digest
     try:
-        bundle.fetch(ctx.artifacts, live["bundle_prefix"], live["bundle_digest"], folder)
+        bundle.fetch(ctx.artifacts, live.bundle_prefix, live.bundle_digest, folder)
         settings = ctx.settings
         return variants.load_proven(
             folder, settings.probe_tolerance, 1, settings.service_variant, settings.service_runtime
         )
     except (IntegrityError, NotFoundError) as error:
-        log.warning("labels are not compared with model %s, whose bundle is broken: %s", live["model_version"], error)
+        log.warning("labels are not compared with model %s, whose bundle is broken: %s", live.model_version, error)
         return None
 
 

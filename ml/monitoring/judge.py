@@ -100,9 +100,9 @@ def _live(ctx: Context) -> tuple[int | None, tuple[str, ...]]:
     live = deployments.live(ctx.engine)
     if live is None:
         return None, ()
-    folder = ctx.settings.home / "bundles" / live["bundle_digest"]
-    info = bundle.fetch(ctx.artifacts, live["bundle_prefix"], live["bundle_digest"], folder, names=())
-    return live["model_version"], info.labels
+    folder = ctx.settings.home / "bundles" / live.bundle_digest
+    info = bundle.fetch(ctx.artifacts, live.bundle_prefix, live.bundle_digest, folder, names=())
+    return live.model_version, info.labels
 
 
 def _describe(failed: dict[str, Any]) -> str:

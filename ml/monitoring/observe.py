@@ -60,19 +60,19 @@ def observe(ctx: Context) -> DriftReport:
     if live is not None:
         info = bundle.fetch(
             ctx.artifacts,
-            live["bundle_prefix"],
-            live["bundle_digest"],
-            ctx.settings.home / "bundles" / live["bundle_digest"],
+            live.bundle_prefix,
+            live.bundle_digest,
+            ctx.settings.home / "bundles" / live.bundle_digest,
             names=(),
         )
         with transaction(ctx.engine) as connection:
-            count, figures = _figures(connection, live["model_version"], start, info)
-            training_started = _training_started(connection, live["model_version"])
+            count, figures = _figures(connection, live.model_version, start, info)
+            training_started = _training_started(connection, live.model_version)
             has_new_data = newest is not None and not due.is_trained(connection, newest.id)
-            first_report = not _had_reasons(connection, live["model_version"])
+            first_report = not _had_reasons(connection, live.model_version)
         if count >= ctx.settings.monitor_min_predictions and not training_started:
             reasons = _reasons(figures, ctx.settings.drift_threshold)
-    version = live["model_version"] if live else None
+    version = live.model_version if live else None
     row = {
         "model_version": version,
         "window_start": start,

@@ -1,8 +1,8 @@
 """Updates the registry's aliases from the deployments; retried later if the registry is unavailable."""
 
 import logging
-from typing import Any
 
+from ml.catalog.deployments import DeploymentRecord
 from ml.context import Context
 from ml.errors import NotFoundError, UnavailableError
 
@@ -11,13 +11,13 @@ log = logging.getLogger(__name__)
 PENDING = "the registry does not answer, its aliases follow later"
 
 
-def update(ctx: Context, deployment: dict[str, Any]) -> str | None:
+def update(ctx: Context, deployment: DeploymentRecord) -> str | None:
     """Set the aliases champion and previous for this deployment; return a note if that is deferred.
 
     Raises:
         NotFoundError: the version was deleted from the registry.
     """
-    champion, previous = deployment["model_version"], deployment["previous_version"]
+    champion, previous = deployment.model_version, deployment.previous_version
     try:
         if previous is not None and previous != champion:
             try:
@@ -33,14 +33,12 @@ def update(ctx: Context, deployment: dict[str, Any]) -> str | None:
     return None
 
 
-def repair(ctx: Context, live: dict[str, Any]) -> None:
+def repair(ctx: Context, live: DeploymentRecord) -> None:
     """Correct aliases that a crash, an outage or a manual change left different from the live deployment."""
     try:
-        if ctx.registry.alias("champion") == live["model_version"]:
+        if ctx.registry.alias("champion") == live.model_version:
             return
-        log.warning(
-            "the alias champion differs from the live deployment; setting it to version %s", live["model_version"]
-        )
+        log.warning("the alias champion differs from the live deployment; setting it to version %s", live.model_version)
         update(ctx, live)
     except NotFoundError as error:
         log.warning("the live version was deleted from the registry; the next deployment will replace it: %s", error)

@@ -7,8 +7,7 @@ follow it, and `reconcile` repairs differences after a crash or an outage.
 
 import logging
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError as ConstraintError
@@ -16,6 +15,7 @@ from sqlalchemy.exc import IntegrityError as ConstraintError
 from ml import alerts
 from ml.catalog import decisions, deployments
 from ml.catalog.decisions import Decision
+from ml.catalog.deployments import DeploymentRecord
 from ml.catalog.engine import advisory_lock, transaction
 from ml.context import Context
 from ml.errors import ConflictError, EvergreenError, NotFoundError, UnavailableError
@@ -74,7 +74,7 @@ def deploy_decision(
     with advisory_lock(ctx.engine, LOCK):
         reconcile(ctx)
         live, deployment = deployments.live(ctx.engine), deployments.of_decision(ctx.engine, decision.id)
-        champion = live["model_version"] if live else None
+        champion = live.model_version if live else None
         by_operator = expected_champion == ANY_CHAMPION
         if deployment is None and champion == decision.model_version:
             deployment = live
@@ -82,7 +82,7 @@ def deploy_decision(
                 with transaction(ctx.engine) as connection:
                     _stop_trial(connection, decision)
         if deployment is not None:
-            return as_deployment(deployment, count_running(ctx, deployment["id"]), 0.0)
+            return as_deployment(deployment, count_running(ctx, deployment.id), 0.0)
         if not by_operator and expected_champion not in (champion, registry_champion := ctx.registry.alias("champion")):
             raise ConflictError(
                 f"the champion changed from {expected_champion} to {registry_champion} since decision {decision.id} "
@@ -98,8 +98,8 @@ def reconcile(ctx: Context) -> None:
     """
     rolling = deployments.rolling(ctx.engine)
     if rolling is not None:
-        log.warning("deployment %s is still rolling, its process died; concluding it", rolling["id"])
-        conclude(ctx, rolling["id"], time.monotonic())
+        log.warning("deployment %s is still rolling, its process died; concluding it", rolling.id)
+        conclude(ctx, rolling.id, time.monotonic())
     live = deployments.live(ctx.engine)
     if live is not None:
         aliases.repair(ctx, live)
@@ -117,7 +117,7 @@ def _deploy(
                 _stop_trial(connection, decision)
             elif (on_trial := deployments.on_trial(connection)) is not None:
                 raise ConflictError(
-                    f"version {on_trial['model_version']} is being tried; decide again when that has ended"
+                    f"version {on_trial.model_version} is being tried; decide again when that has ended"
                 )
             deployment_id = deployments.begin(
                 connection,
@@ -139,7 +139,7 @@ def _deploy(
     log.info("version %s is on trial as a %s of version %s", decision.model_version, strategy, champion)
     with transaction(ctx.engine) as connection:
         row = deployments.on_trial(connection)
-    if row is None or row["id"] != deployment_id:
+    if row is None or row.id != deployment_id:
         raise EvergreenError(f"the trial of deployment {deployment_id} was ended by a process without the lock")
     return as_deployment(row, 0, time.monotonic() - started)
 
@@ -150,19 +150,19 @@ def _stop_trial(connection: Connection, decision: Decision) -> None:
     if on_trial is not None:
         decisions.record(connection, decision)
         reason = f"stopped by {decision.actor}, who moved to version {decision.model_version}: {decision.reason}"
-        deployments.end(connection, on_trial["id"], "failed", reason)
+        deployments.end(connection, on_trial.id, "failed", reason)
 
 
 def conclude(ctx: Context, deployment_id: int, started: float) -> Deployment:
     """Wait for the replicas, verify, and end the rolling deployment as live or failed; the caller holds the lock."""
     row = deployments.rolling(ctx.engine)
-    if row is None or row["id"] != deployment_id:
+    if row is None or row.id != deployment_id:
         raise EvergreenError(
             f"deployment {deployment_id} is not rolling any more; it was ended by a process without the lock"
         )
     replicas, problem = _await_replicas(ctx, row)
     acknowledged = round(time.monotonic() - started, 3) if replicas else None
-    notes = [row["reason"], None if replicas else "no replica was running; those that start will load it"]
+    notes = [row.reason, None if replicas else "no replica was running; those that start will load it"]
     if problem is None and replicas:
         problem = verify.find_problem(ctx, row)
     if problem is None:
@@ -175,17 +175,26 @@ def conclude(ctx: Context, deployment_id: int, started: float) -> Deployment:
         # After a failure the desired deployment is the previous live one again.
         deployments.end(connection, deployment_id, "failed" if problem else "live", reason)
     if problem is None:
-        log.info("version %s is live on %d replicas", row["model_version"], replicas)
+        log.info("version %s is live on %d replicas", row.model_version, replicas)
     else:
-        alerts.alert(ctx.settings, f"version {row['model_version']} could not be released and was undone", problem)
-    final_row = row | {"status": "failed" if problem else "live", "reason": reason}
-    return as_deployment(final_row, replicas, time.monotonic() - started, acknowledged)
+        alerts.alert(ctx.settings, f"version {row.model_version} could not be released and was undone", problem)
+    ended = replace(row, status="failed" if problem else "live", reason=reason)
+    return as_deployment(ended, replicas, time.monotonic() - started, acknowledged)
 
 
-def as_deployment(row: dict[str, Any], replicas: int, seconds: float, acknowledged: float | None = None) -> Deployment:
-    names = ("id", "model_version", "previous_version", "strategy", "status", "reason")
+def as_deployment(
+    row: DeploymentRecord, replicas: int, seconds: float, acknowledged: float | None = None
+) -> Deployment:
     return Deployment(
-        **{n: row[n] for n in names}, replicas=replicas, seconds=round(seconds, 3), acknowledged=acknowledged
+        id=row.id,
+        model_version=row.model_version,
+        previous_version=row.previous_version,
+        strategy=row.strategy,
+        status=row.status,
+        reason=row.reason,
+        replicas=replicas,
+        seconds=round(seconds, 3),
+        acknowledged=acknowledged,
     )
 
 
@@ -197,20 +206,20 @@ def _bundle_location(ctx: Context, version: int) -> BundleLocation:
         deployment = deployments.of_version(ctx.engine, version)
         if deployment is None:
             raise
-        return BundleLocation(deployment["bundle_prefix"], deployment["bundle_digest"])
+        return BundleLocation(deployment.bundle_prefix, deployment.bundle_digest)
 
 
-def _await_replicas(ctx: Context, deployment: dict[str, Any]) -> tuple[int, str | None]:
+def _await_replicas(ctx: Context, deployment: DeploymentRecord) -> tuple[int, str | None]:
     """Return how many replicas run it, and the problem if not all live ones do."""
     deadline = time.monotonic() + ctx.settings.release_timeout
     responsive: set[str] = set()
     while True:
         live = deployments.live_replicas(ctx.engine, ctx.settings.heartbeat_seconds)
         # A replica whose last heartbeat is older than the deployment may have died for another reason.
-        responsive |= {r["id"] for r in live if r["heartbeat_at"] > deployment["created_at"]}
-        if failed := [r for r in live if r["failed_deployment_id"] == deployment["id"]]:
-            return 0, f"replica {failed[0]['id']} refused it: {failed[0]['error']}"
-        waiting = [r["id"] for r in live if r["deployment_id"] != deployment["id"]]
+        responsive |= {r.id for r in live if r.heartbeat_at > deployment.created_at}
+        if failed := [r for r in live if r.failed_deployment_id == deployment.id]:
+            return 0, f"replica {failed[0].id} refused it: {failed[0].error}"
+        waiting = [r.id for r in live if r.deployment_id != deployment.id]
         if not waiting:
             problem = (
                 f"all {len(responsive)} replicas vanished while they were to load it"
@@ -226,4 +235,4 @@ def _await_replicas(ctx: Context, deployment: dict[str, Any]) -> tuple[int, str 
 def count_running(ctx: Context, deployment_id: int) -> int:
     """How many live replicas run a deployment."""
     live = deployments.live_replicas(ctx.engine, ctx.settings.heartbeat_seconds)
-    return sum(r["deployment_id"] == deployment_id for r in live)
+    return sum(r.deployment_id == deployment_id for r in live)

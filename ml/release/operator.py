@@ -40,7 +40,9 @@ def _rollback_target(ctx: Context) -> int | None:
     live = deployments.live(ctx.engine)
     with transaction(ctx.engine) as connection:
         on_trial = deployments.on_trial(connection)
-    return live["model_version" if on_trial else "previous_version"] if live else None
+    if live is None:
+        return None
+    return live.model_version if on_trial else live.previous_version
 
 
 def _deploy(
@@ -52,7 +54,7 @@ def _deploy(
     decision = Decision(
         id=uuid.uuid4().hex[:16],
         model_version=version,
-        champion_version=live["model_version"] if live else None,
+        champion_version=live.model_version if live else None,
         dataset_version=_dataset_of(ctx, version),
         verdict=verdict,
         reason=reason.strip(),

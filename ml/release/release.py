@@ -66,7 +66,7 @@ def finish_open_cycles(ctx: Context) -> None:
 
 def _deploy(ctx: Context, decision: Decision) -> Deployment:
     earlier = deployments.of_decision(ctx.engine, decision.id)
-    if earlier is not None and earlier["status"] == "trial":
+    if earlier is not None and earlier.status == "trial":
         trial.advance(ctx)
     return deploy_decision(ctx, decision, decision.champion_version, ctx.settings.release_strategy)
 

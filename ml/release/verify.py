@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from ml.catalog.deployments import DeploymentRecord
 from ml.context import Context
 from ml.errors import EvergreenError
 from ml.models import bundle
@@ -40,7 +41,7 @@ class _Probe:
     """Expected label and probability, one pair per variant of the model."""
 
 
-def find_problem(ctx: Context, deployment: dict[str, Any]) -> str | None:
+def find_problem(ctx: Context, deployment: DeploymentRecord) -> str | None:
     """Return the problem with the service's answers to the deployment's probes; None if they are as expected.
 
     Does not raise for errors of the service or the bucket, so that a deployment always ends.
@@ -62,9 +63,9 @@ def find_problem(ctx: Context, deployment: dict[str, Any]) -> str | None:
     return problem.message if problem else None
 
 
-def _probes(ctx: Context, deployment: dict[str, Any]) -> list[_Probe]:
-    folder = ctx.settings.home / "bundles" / deployment["bundle_digest"]
-    info = bundle.fetch(ctx.artifacts, deployment["bundle_prefix"], deployment["bundle_digest"], folder)
+def _probes(ctx: Context, deployment: DeploymentRecord) -> list[_Probe]:
+    folder = ctx.settings.home / "bundles" / deployment.bundle_digest
+    info = bundle.fetch(ctx.artifacts, deployment.bundle_prefix, deployment.bundle_digest, folder)
     files = [probes for _, probes in bundle.FILES.values() if probes in info.files]
     recorded = [bundle.load_probes((folder / file).read_bytes()) for file in files]
     images, _ = recorded[0]
@@ -72,7 +73,7 @@ def _probes(ctx: Context, deployment: dict[str, Any]) -> list[_Probe]:
     for position, image in enumerate(images[:PROBES]):
         rows = [expected[position] for _, expected in recorded]
         answers = tuple((info.labels[row.argmax()], float(row.max())) for row in rows)
-        probes_to_send.append(_Probe(_png(image), deployment["model_version"], answers))
+        probes_to_send.append(_Probe(_png(image), deployment.model_version, answers))
     return probes_to_send
 
 

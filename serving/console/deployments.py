@@ -1,11 +1,12 @@
 """GET /console/deployments: what served when, who decided it and why, and the state of trials."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
 from ml.catalog import deployments
+from ml.catalog.deployments import DeploymentRecord
 from ml.errors import UnavailableError
 from serving.api.route_classes import requires_role
 from serving.auth.access import BASIC
@@ -22,21 +23,21 @@ _SECONDS: Final = 4.0
 @router.get("/console/deployments", response_class=HTMLResponse)
 async def page(dependencies: Injected, before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None) -> HTMLResponse:
     try:
-        rows = await dependencies.database.run_within(
+        records = await dependencies.database.run_within(
             _SECONDS, deployments.history, dependencies.engine, PAGE + 1, before
         )
     except (UnavailableError, ProblemError) as error:
         return HTMLResponse(render("deployments.html", dependencies.settings, error=str(error)), 503)
-    following = rows[PAGE - 1]["id"] if len(rows) > PAGE else None
-    shown = [row | {"badge": BADGES[row["status"]], "seconds": _seconds(row)} for row in rows[:PAGE]]
+    following = records[PAGE - 1].id if len(records) > PAGE else None
+    rows = [(record, BADGES[record.status], _seconds(record)) for record in records[:PAGE]]
     return HTMLResponse(
-        render("deployments.html", dependencies.settings, rows=shown, following=following, first=before is None)
+        render("deployments.html", dependencies.settings, rows=rows, following=following, first=before is None)
     )
 
 
 BADGES: Final = {"live": "good", "superseded": "idle", "failed": "bad", "rolling": "warn", "trial": "warn"}
 
 
-def _seconds(row: dict[str, Any]) -> float | None:
+def _seconds(record: DeploymentRecord) -> float | None:
     """From the start of the deployment to its end."""
-    return (row["finished_at"] - row["created_at"]).total_seconds() if row["finished_at"] else None
+    return (record.finished_at - record.created_at).total_seconds() if record.finished_at else None

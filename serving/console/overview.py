@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Engine, func, select
 
 from ml.catalog import deployments
+from ml.catalog.deployments import ReplicaRecord
 from ml.catalog.engine import limit_statements, transaction
 from ml.catalog.tables import cycles, dataset_versions, decisions, drops, prediction_hours
 from ml.settings import Settings
@@ -24,7 +25,7 @@ def read(engine: Engine, settings: Settings) -> dict[str, Any]:
     with transaction(engine) as connection:
         limit_statements(connection, STATEMENT_MILLISECONDS)
         latest_cycles = [_cycle(row, settings.drops_prefix) for row in connection.execute(_cycles()).mappings()]
-    workers = [_replica(row) for row in deployments.live_replicas(engine, settings.heartbeat_seconds)]
+    workers = [_replica(record) for record in deployments.live_replicas(engine, settings.heartbeat_seconds)]
     return {"cycles": latest_cycles, "replicas": workers, "predictions": _last_day(engine)}
 
 
@@ -79,9 +80,17 @@ def _cycle(row: Mapping[Any, Any], drops_prefix: str) -> dict[str, Any]:
     }
 
 
-def _replica(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("id", "host", "pid", "started_at", "model_version", "deployment_id", "failed_deployment_id", "error")
-    return {name: row[name] for name in names}
+def _replica(record: ReplicaRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "host": record.host,
+        "pid": record.pid,
+        "started_at": record.started_at,
+        "model_version": record.model_version,
+        "deployment_id": record.deployment_id,
+        "failed_deployment_id": record.failed_deployment_id,
+        "error": record.error,
+    }
 
 
 def _last_day(engine: Engine) -> dict[str, Any]:

@@ -8,15 +8,16 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ml.catalog.deployments import DeploymentRecord
 from ml.errors import EvergreenError, IntegrityError
 from ml.models import bundle, variants
 from ml.models.bundle import VariantSetting
@@ -43,9 +44,17 @@ class DesiredDeployment(BaseModel):
     share: float = 0.0
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
+    def of(cls, record: DeploymentRecord) -> Self:
         """From a row of table `deployments`."""
-        return cls.model_validate({**row, "deployment_id": row["id"], "since": row["created_at"]})
+        return cls(
+            deployment_id=record.id,
+            model_version=record.model_version,
+            bundle_prefix=record.bundle_prefix,
+            bundle_digest=record.bundle_digest,
+            since=record.created_at,
+            strategy=record.strategy,
+            share=record.share,
+        )
 
 
 class BundleLoader:

@@ -145,9 +145,9 @@ def _kills(context: Context, running: Service, load: Load) -> list[float]:
             time.sleep(2)
             # The one that is oldest has the connections: a new one is idle, and takes the next that come.
             known = deployments.live_replicas(context.engine, context.settings.heartbeat_seconds)
-            victim = min((r for r in known if psutil.pid_exists(r["pid"])), key=lambda row: row["started_at"])
+            victim = min((r for r in known if psutil.pid_exists(r.pid)), key=lambda r: r.started_at)
             killed.append(time.time())
-            os.kill(victim["pid"], signal.SIGKILL)
+            os.kill(victim.pid, signal.SIGKILL)
             time.sleep(1)
             running.wait_ready(WORKERS)
     return killed

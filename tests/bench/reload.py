@@ -191,7 +191,7 @@ def _rollback(system: System, number: int) -> float:
     subprocess.run(command, env=variables, check=True, capture_output=True)
     seconds = time.monotonic() - started
     after = deployments.live(system.ctx.engine)
-    if not before or not after or after["model_version"] != before["previous_version"]:
+    if not before or not after or after.model_version != before.previous_version:
         raise AssertionError(f"the roll back from {before} led to {after}")
     return seconds
 

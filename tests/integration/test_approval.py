@@ -156,7 +156,7 @@ def test_carried_out_in_two_places_at_once_it_is_released_once(waiting: Waiting)
     waiting.answer(approved=True)
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: apply_approval(waiting.ctx, DECISION), range(4)))
-    assert {d.id for d in done if d} == {deployments.live(waiting.ctx.engine)["id"]}  # type: ignore[index]
+    assert {d.id for d in done if d} == {deployments.live(waiting.ctx.engine).id}  # type: ignore[union-attr]
     assert waiting.registry.alias("champion") == 2
 
 

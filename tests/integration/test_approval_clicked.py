@@ -82,5 +82,5 @@ def test_a_click_on_approve_releases_the_model(running: Running) -> None:
     assert (kept.approved, kept.actor) == (True, "admin in Airflow")
     live = deployments.live(running.ctx.engine)
     assert live is not None
-    assert live["model_version"] == running.version == running.ctx.registry.alias("champion")
+    assert live.model_version == running.version == running.ctx.registry.alias("champion")
     assert cycles.get(running.ctx.engine, "c-c3")["verdict"] == "promote"

@@ -73,13 +73,13 @@ def test_a_replica_that_refuses_brings_everything_back(ctx: Context) -> None:
     def replica() -> None:
         """Follows the table protocol, and refuses what comes after the first deployment."""
         with transaction(ctx.engine) as connection:
-            connection.execute(replicas.insert().values(id="r1", host="h", pid=1, deployment_id=live["id"]))
+            connection.execute(replicas.insert().values(id="r1", host="h", pid=1, deployment_id=live.id))
         while not stop.wait(0.05):
             rolling = deployments.rolling(ctx.engine)
             if rolling:
                 with transaction(ctx.engine) as connection:
                     connection.execute(
-                        replicas.update().values(failed_deployment_id=rolling["id"], error="probe is off by 0.5")
+                        replicas.update().values(failed_deployment_id=rolling.id, error="probe is off by 0.5")
                     )
 
     thread = threading.Thread(target=replica)
@@ -95,7 +95,7 @@ def test_a_replica_that_refuses_brings_everything_back(ctx: Context) -> None:
     with transaction(ctx.engine) as connection:
         wish = deployments.desired(connection)
     assert wish is not None
-    assert wish["model_version"] == first
+    assert wish.model_version == first
 
 
 def test_a_mover_that_died_is_concluded_by_the_next(ctx: Context) -> None:

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import select
 
-from ml.catalog.engine import transaction
-from ml.catalog.tables import deployments
+from ml.catalog import deployments
 from ml.context import Context
 from ml.models import bundle, model, runtimes
 from ml.release import verify
@@ -29,12 +27,6 @@ def png(pixels: np.ndarray) -> bytes:
 def made(folder: Path, seed: int, **broken: Any) -> str:
     make_bundle(folder, LABELS, SIZE, seed=seed)
     return add_int8(folder, **broken)
-
-
-def row(context: Context, deployment: int) -> dict[str, Any]:
-    with transaction(context.engine) as connection:
-        query = select(deployments).where(deployments.c.id == deployment)
-        return dict(connection.execute(query).mappings().one())
 
 
 def test_int8_answers_and_broken_int8_gives_way(context: Context, tmp_path: Path) -> None:
@@ -64,7 +56,9 @@ def test_int8_answers_and_broken_int8_gives_way(context: Context, tmp_path: Path
             assert answer["probability"] == pytest.approx(float(truth.max()), abs=2e-6), name
             seen = context.settings.model_copy(update={"service_url": started.url})
             told = Context(seen, context.engine, context.labels, context.store, context.artifacts)
-            assert verify.find_problem(told, row(context, deployed)) is None, name
+            record = deployments.get(context.engine, deployed)
+            assert record is not None
+            assert verify.find_problem(told, record) is None, name
         gone = context.settings.model_copy(update={"service_variant": "fp32"})
     deploy(context, upload(context, tmp_path / "b1", 9), bundle.digest((tmp_path / "b1" / bundle.INFO).read_bytes()), 9)
     with service(gone, tmp_path) as started:

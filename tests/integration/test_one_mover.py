@@ -50,7 +50,7 @@ def agree(gate: Gate) -> int:
     assert live is not None
     assert deployments.rolling(gate.ctx.engine) is None
     champion = gate.registry.alias("champion")
-    assert champion == live["model_version"]
+    assert champion == live.model_version
     joined = (
         select(
             deployments_table.c.status,
@@ -165,7 +165,7 @@ def test_a_crash_after_the_alias_moved_on_a_persons_word(make_gate: Callable[...
     )
     assert child.returncode == -9, child.stderr
     assert gate.registry.alias("champion") == 2, "the registry moved"
-    assert deployments.live(gate.ctx.engine)["model_version"] == 1, "the ledger did not"  # type: ignore[index]
+    assert deployments.live(gate.ctx.engine).model_version == 1, "the ledger did not"  # type: ignore[union-attr]
     assert gate.cycle(2)["finished_at"] is None
     assert process_pending(gate.ctx) == [decision.id]
     assert agree(gate) == 2

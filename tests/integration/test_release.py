@@ -54,7 +54,7 @@ class System:
     def wish(self) -> int | None:
         with transaction(self.ctx.engine) as connection:
             row = deployments.desired(connection)
-        return row["model_version"] if row else None
+        return row.model_version if row else None
 
     def rows(self) -> list[tuple[int, str]]:
         with transaction(self.ctx.engine) as connection:

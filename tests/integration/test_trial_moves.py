@@ -11,6 +11,7 @@ import pytest
 
 from ml.catalog import cycles, decisions, deployments, trials
 from ml.catalog.decisions import Decision
+from ml.catalog.deployments import DeploymentRecord
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
@@ -62,17 +63,17 @@ class System:
             trials.record(connection, deployment_id, "r1", zero | figures, [])
 
     def rows(self) -> list[tuple[int, str]]:
-        return [(row["model_version"], row["status"]) for row in reversed(deployments.history(self.ctx.engine))]
+        return [(row.model_version, row.status) for row in reversed(deployments.history(self.ctx.engine))]
 
     @contextmanager
     def started(self) -> Iterator[Deployment]:
         """A trial that every replica holds."""
         with replica(self.ctx, "r1"), replica(self.ctx, "r2"):
             begun = self.begin()
-            self.until(lambda: self.ledger(begun)["trial_at"] is not None)
+            self.until(lambda: self.ledger(begun).trial_at is not None)
             yield begun
 
-    def ledger(self, of: Deployment) -> dict[str, object]:
+    def ledger(self, of: Deployment) -> DeploymentRecord:
         row = deployments.get(self.ctx.engine, of.id)
         assert row is not None
         return row
@@ -110,15 +111,15 @@ def test_it_counts_from_when_all_hold_it_and_enough_answers_promote(system: Syst
     assert system.registry.aliases() == {"champion": 2, "previous": 1}
     assert cycles.get(system.ctx.engine, "c2")["verdict"] == "promote"
     newest, oldest = deployments.history(system.ctx.engine)
-    assert newest["served_from"] == oldest["served_until"]
-    assert (newest["served_until"], newest["actor"], oldest["actor"]) == (None, "gate", "operator:ann")
+    assert newest.served_from == oldest.served_until
+    assert (newest.served_until, newest.actor, oldest.actor) == (None, "gate", "operator:ann")
 
 
 def test_harm_is_seen_at_the_first_look(system: System) -> None:
     with system.started() as begun:
         system.answered(begun.id, candidate_asked=50, candidate_errors=25, live_asked=50)
         trial.advance(system.ctx)
-        assert "worse by errors" in str(system.ledger(begun)["reason"])
+        assert "worse by errors" in str(system.ledger(begun).reason)
     finish_open_cycles(system.ctx)
     row = cycles.get(system.ctx.engine, "c2")
     assert (row["verdict"], row["finished_at"] is not None) == ("reject", True)
@@ -129,7 +130,7 @@ def test_an_operators_word_ends_it(system: System) -> None:
     with system.started() as begun:
         back = operator.rollback(system.ctx, "ann", "I do not like it")
         assert (back.model_version, back.status) == (1, "live")
-        assert system.ledger(begun)["reason"] == "stopped by operator:ann, who moved to version 1: I do not like it"
+        assert system.ledger(begun).reason == "stopped by operator:ann, who moved to version 1: I do not like it"
         system.registry.remove(2)
         assert operator.promote(system.ctx, 3, "ann", "this instead", "shadow").status == "trial"
         assert operator.promote(system.ctx, 3, "ann", "now").status == "live"
@@ -142,20 +143,20 @@ def test_another_gate_does_not_disturb_it(system: System) -> None:
         assert "version 2 is being tried" in str(cycles.get(system.ctx.engine, "c3")["reason"])
         with pytest.raises(ConflictError):
             release(system.ctx, "d3")
-        assert system.ledger(begun)["status"] == "trial"
+        assert system.ledger(begun).status == "trial"
 
 
 def test_a_replica_that_refuses_and_workers_that_die_end_it(system: System) -> None:
     with replica(system.ctx, "r1"), replica(system.ctx, "r2", "refuses"):
         begun = system.begin()
-        system.until(lambda: system.ledger(begun)["status"] == "failed")
-    assert system.ledger(begun)["reason"] == "replica r2 refused it: probe is off by 0.5"
+        system.until(lambda: system.ledger(begun).status == "failed")
+    assert system.ledger(begun).reason == "replica r2 refused it: probe is off by 0.5"
     with replica(system.ctx, "r3"):
         again = operator.promote(system.ctx, 3, "ann", "try it", "canary")
         for name in ("x1", "x2"):
             dead_replica(system.ctx, name, candidate_deployment_id=again.id)
-        system.until(lambda: system.ledger(again)["status"] == "failed")
-    assert system.ledger(again)["reason"] == "2 workers died while they held it"
+        system.until(lambda: system.ledger(again).status == "failed")
+    assert system.ledger(again).reason == "2 workers died while they held it"
     assert system.registry.alias("champion") == 1
 
 
@@ -165,20 +166,20 @@ def test_without_traffic_it_is_not_promoted(system: System) -> None:
         vars(system.ctx)["settings"] = short
         system.answered(begun.id, candidate_asked=20, live_asked=20)
         trial.advance(system.ctx)
-    assert system.ledger(begun)["status"] == "failed"
-    assert "too few, 50 are needed" in str(system.ledger(begun)["reason"])
+    assert system.ledger(begun).status == "failed"
+    assert "too few, 50 are needed" in str(system.ledger(begun).reason)
 
 
 def test_a_canary_whose_answers_are_not_in_the_log_waits_and_is_not_promoted(system: System) -> None:
     with replica(system.ctx, "r1"):
         begun = operator.promote(system.ctx, 3, "ann", "try it", "canary")
-        system.until(lambda: system.ledger(begun)["trial_at"] is not None)
+        system.until(lambda: system.ledger(begun).trial_at is not None)
         system.answered(begun.id, candidate_asked=500, live_asked=500)
         trial.advance(system.ctx)
-        assert system.ledger(begun)["status"] == "trial"
+        assert system.ledger(begun).status == "trial"
         vars(system.ctx)["settings"] = system.ctx.settings.model_copy(update={"trial_minutes": 1e-6})
         trial.advance(system.ctx)
-    assert "does not have the trial's answers" in str(system.ledger(begun)["reason"])
+    assert "does not have the trial's answers" in str(system.ledger(begun).reason)
 
 
 KILLED = """
@@ -210,7 +211,7 @@ def test_whoever_ends_it_may_be_killed_and_two_may_look_at_once(system: System, 
             timeout=1200,
         )
         assert child.returncode == -9, child.stderr
-        assert system.ledger(begun)["status"] == "rolling"
+        assert system.ledger(begun).status == "rolling"
         lookers = [
             threading.Thread(target=look, args=(system.ctx,)) for look in (trial.advance, reconcile, finish_open_cycles)
         ]

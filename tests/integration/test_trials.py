@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from ml.catalog import cycles, decisions, deployments
 from ml.catalog.decisions import Decision
+from ml.catalog.deployments import DeploymentHistoryRecord
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import disagreements
 from ml.context import Context
@@ -45,7 +46,7 @@ class System:
         cycles.open_cycle(self.ctx.engine, f"c{version}", "manual")
         return made
 
-    def tried_by_itself(self, version: int, strategy: str) -> dict[str, object]:
+    def tried_by_itself(self, version: int, strategy: str) -> DeploymentHistoryRecord:
         """Begin a trial as the gate does, and only wait for what the service makes of it; the ledger's row."""
         settings = self.ctx.settings.model_copy(update={"release_strategy": strategy})
         ctx = replace(self.ctx, settings=settings)
@@ -53,15 +54,15 @@ class System:
         begun = release(ctx, self.decide(version).id, cycle_id=f"c{version}")
         assert begun is not None
         assert (begun.status, begun.strategy) == ("trial", strategy)
-        wait_until(lambda: self.row(begun)["finished_at"] is not None, what=f"the end of {begun}")
+        wait_until(lambda: self.row(begun).finished_at is not None, what=f"the end of {begun}")
         ended = release(ctx, f"d{version}", cycle_id=f"c{version}")
         assert ended is not None
         assert ended.id == begun.id
         wait_replicas(self.ctx, lambda replica: replica["candidate_deployment_id"] is None)
         return self.row(begun)
 
-    def row(self, of: Deployment) -> dict[str, object]:
-        return next(row for row in deployments.history(self.ctx.engine) if row["id"] == of.id)
+    def row(self, of: Deployment) -> DeploymentHistoryRecord:
+        return next(row for row in deployments.history(self.ctx.engine) if row.id == of.id)
 
     def back(self) -> None:
         operator.promote(self.ctx, CHAMPION, "ann", "begin anew")
@@ -133,8 +134,8 @@ def test_a_good_canary_is_promoted_by_itself_and_is_sticky(system: System) -> No
         row = system.tried_by_itself(GOOD, "canary")
         hammer.wait_for(20)
     assert hammer.failures == []
-    assert (row["status"], row["share"]) == ("live", 0.4), row["reason"]
-    assert "no harm shown" in str(row["reason"])
+    assert (row.status, row.share) == ("live", 0.4), row.reason
+    assert "no harm shown" in str(row.reason)
     assert system.registry.alias("champion") == GOOD
     assert cycles.get(system.ctx.engine, f"c{GOOD}")["live_at"] is not None
     versions = {a["model_version"] for a in hammer.answers}
@@ -148,8 +149,8 @@ def test_a_canary_that_fails_is_turned_down_by_itself_and_nobody_sees_it(system:
         row = system.tried_by_itself(FAILING, "canary")
         hammer.wait_for(20)
     assert hammer.failures == [], "the live model answers what the candidate cannot"
-    assert row["status"] == "failed"
-    assert "worse by errors" in str(row["reason"])
+    assert row.status == "failed"
+    assert "worse by errors" in str(row.reason)
     assert system.registry.alias("champion") == CHAMPION
     assert cycles.get(system.ctx.engine, f"c{FAILING}")["verdict"] == "reject"
     assert {a["model_version"] for a in hammer.answers[-10:]} == {CHAMPION}
@@ -159,9 +160,9 @@ def test_a_canary_that_is_slow_or_unsure_is_turned_down(system: System) -> None:
     with Hammer(system.service.url, PICTURES).swinging(2):
         slow = system.tried_by_itself(LARGE, "canary")
         unsure = system.tried_by_itself(DULL, "canary")
-    blamed = [str(row["reason"]).partition(" (")[0] for row in (slow, unsure)]
-    assert (slow["status"], "latency" in blamed[0]) == ("failed", True), slow["reason"]
-    assert (unsure["status"], blamed[1]) == ("failed", "worse by confidence"), unsure["reason"]
+    blamed = [str(row.reason).partition(" (")[0] for row in (slow, unsure)]
+    assert (slow.status, "latency" in blamed[0]) == ("failed", True), slow.reason
+    assert (unsure.status, blamed[1]) == ("failed", "worse by confidence"), unsure.reason
 
 
 def test_a_shadow_is_unseen_and_its_disagreements_are_kept(system: System) -> None:
@@ -169,9 +170,9 @@ def test_a_shadow_is_unseen_and_its_disagreements_are_kept(system: System) -> No
         row = system.tried_by_itself(OTHER, "shadow")
     assert hammer.failures == []
     assert {a["model_version"] for a in hammer.answers} == {CHAMPION}
-    assert (row["status"], "other labels" in str(row["reason"])) == ("failed", True), row["reason"]
+    assert (row.status, "other labels" in str(row.reason)) == ("failed", True), row.reason
     with transaction(system.ctx.engine) as connection:
-        found = connection.execute(select(disagreements).where(disagreements.c.deployment_id == row["id"])).all()
+        found = connection.execute(select(disagreements).where(disagreements.c.deployment_id == row.id)).all()
     answered = {a["id"]: a for a in hammer.answers}
     assert found
     for one in found:
@@ -184,7 +185,7 @@ def test_a_shadow_that_agrees_is_promoted(system: System) -> None:
     system.registry.add(8, *vars(system.registry.bundle(GOOD)).values())
     with Hammer(system.service.url, PICTURES).swinging(4):
         row = system.tried_by_itself(8, "shadow")
-    assert (row["status"], row["findings"]["answers"] >= 150) == ("live", True), row["reason"]  # type: ignore[index]
+    assert (row.status, row.findings["answers"] >= 150) == ("live", True), row.reason
     system.back()
 
 

@@ -33,8 +33,8 @@ async def ledger(
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
     before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Only older ones than this id.")] = None,
 ) -> Ledger:
-    rows = await dependencies.database.run_within(_SECONDS, deployments.history, dependencies.engine, limit, before)
-    return Ledger(deployments=[LedgerRow.model_validate(row) for row in rows])
+    records = await dependencies.database.run_within(_SECONDS, deployments.history, dependencies.engine, limit, before)
+    return Ledger(deployments=[LedgerRow.model_validate(record, from_attributes=True) for record in records])
 
 
 @router.post(
