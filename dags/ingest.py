@@ -84,13 +84,13 @@ def ingest() -> None:
         """Add one drop's samples to the data; skipped when there is nothing to add."""
         from airflow.sdk.exceptions import AirflowSkipException
 
-        from ml.catalog import drops as rows
+        from ml.catalog import drops as drops_catalog
         from ml.datasets.accept import accept as add
         from plugins.runtime import context, label
 
         label(drop_id)
         ctx = context()
-        if rows.get(ctx.engine, drop_id)["status"] == "rejected":
+        if drops_catalog.get(ctx.engine, drop_id).status == "rejected":
             raise AirflowSkipException(f"drop {drop_id} was rejected")
         version = add(ctx, drop_id)
         if version is None:

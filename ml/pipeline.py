@@ -2,9 +2,9 @@
 
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from ml.catalog import cycles
+from ml.catalog.cycles import CycleRecord
 from ml.context import Context
 from ml.datasets import versions
 from ml.datasets.ingest import ingest
@@ -28,8 +28,8 @@ def run_cycle(
     on_stage: OnStage,
     progress: Progress | None = None,
     retrain: bool = False,
-) -> dict[str, Any]:
-    """Ingest, train, decide and release; return the cycle's row.
+) -> CycleRecord:
+    """Ingest, train, decide and release; return the cycle.
 
     Args:
         prefix: the drop; None selects the ready drop that has waited longest.
@@ -41,8 +41,6 @@ def run_cycle(
         InvalidInputError: no drop is ready, or there is no dataset version to retrain on.
     """
     cycle_id, version = _retrain(ctx) if retrain else _ingest(ctx, prefix, on_stage)
-    if cycle_id is None:
-        return {"verdict": "stopped", "reason": "this content was finished before"}
     if version is not None:
         model = train(ctx, version, cycle_id=cycle_id, progress=progress)
         on_stage("train", f"version {model.model_version}")
@@ -67,7 +65,7 @@ def _retrain(ctx: Context) -> tuple[str, str]:
     return cycle_id, newest.id
 
 
-def _ingest(ctx: Context, prefix: str | None, on_stage: OnStage) -> tuple[str | None, str | None]:
+def _ingest(ctx: Context, prefix: str | None, on_stage: OnStage) -> tuple[str, str | None]:
     if prefix is None:
         ready = find_ready(ctx)
         if not ready:

@@ -7,6 +7,7 @@ import numpy as np
 from sqlalchemy import func, select
 
 from ml.catalog import cycles, decisions
+from ml.catalog.cycles import CycleRecord
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.catalog.tables import scores as scores_table
@@ -54,7 +55,7 @@ class Gate:
             decisions.record(connection, given)
         self.registry.set_alias("champion", version)
 
-    def cycle(self, version: int) -> dict[str, object]:
+    def cycle(self, version: int) -> CycleRecord:
         return cycles.get(self.ctx.engine, f"c{version}")
 
     def count(self, table: object) -> int:

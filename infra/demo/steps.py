@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import httpx
 from rich.console import Console
@@ -51,7 +51,7 @@ class Step:
 
     def check_verdict(self, cycle: CycleResult, verdicts: tuple[str, ...]) -> CycleResult:
         """The cycle, if it ended with one of these verdicts; else StepFailedError."""
-        verdict, reason = cycle.cycle["verdict"], cycle.cycle["reason"]
+        verdict, reason = cycle.cycle.verdict, cycle.cycle.reason
         self.require(verdict in verdicts, f"the verdict was {verdict}: {reason}", _JUDGED, cycle)
         return cycle
 
@@ -96,14 +96,14 @@ def show(failed: StepFailedError, settings: Settings | None, logs: str, console:
 
 
 def _stages(cycle: CycleResult) -> str:
-    seconds: dict[str, Any] = cycle.cycle["seconds"]
+    seconds = cycle.cycle.seconds
     ended = [f"{name} {seconds[name]:.1f} s" for name in STAGES if name in seconds]
     return f"{', '.join(ended) or 'none'} (the last one done is {ended[-1].split()[0] if ended else 'none'})"
 
 
 def _report_key(cycle: CycleResult) -> str | None:
     """The page of the decision, else that of the drop's validation."""
-    return (cycle.decision or {}).get("report_key") or cycle.drop.get("report_key")
+    return (cycle.decision.report_key if cycle.decision else None) or cycle.drop.report_key
 
 
 def _paragraph(name: str, words: str, console: Console) -> None:

@@ -18,7 +18,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import predictions
 from ml.cli import main
 from ml.context import Context
-from ml.errors import UnavailableError
+from ml.errors import IntegrityError, UnavailableError
 from ml.intake.upload import prepare
 
 QUESTIONS = 150
@@ -68,7 +68,9 @@ def run(context: Context, story: Story, folder: Path, console: Console) -> Outco
             second = current.check_verdict(
                 _cycle(context, story.second, folder / "second", console), EXPECTED_VERDICTS[1]
             )
-            client.wait_for(second.cycle["model_version"])
+            if second.cycle.model_version is None:
+                raise IntegrityError("the cycle is promoted but names no model version")
+            client.wait_for(second.cycle.model_version)
         stats = client.stats
         console.print(
             f"  {stats.requests} requests meanwhile, {len(stats.failures)} failed; "
@@ -79,7 +81,7 @@ def run(context: Context, story: Story, folder: Path, console: Console) -> Outco
     title = "4 · A third drop: shuffled labels"
     with step(title, "the drop is stopped, or its model rejected", console) as current:
         third = current.check_verdict(_cycle(context, story.third, folder / "third", console), EXPECTED_VERDICTS[2])
-        console.print(f"  {third.cycle['verdict']}: {third.cycle['reason']}", markup=False)
+        console.print(f"  {third.cycle.verdict}: {third.cycle.reason}", markup=False)
 
     with step("5 · The prediction log", "it has every answer that was given", console) as current:
         predicted = before.answered + stats.requests - len(stats.failures)

@@ -72,22 +72,22 @@ def show(outcome: Outcome, report: dict[str, Any], stack: str, console: Console)
 
 def _cycle(finished: CycleResult) -> dict[str, Any]:
     drop, cycle, decision = finished.drop, finished.cycle, finished.decision
-    statistics = decision["statistics"] if decision else {}
+    statistics = decision.statistics if decision else {}
     return {
-        "drop": drop["prefix"],
-        "accepted": drop["accepted"],
-        "quarantined": drop["quarantined"],
-        "duplicates": drop["duplicates"],
-        "dataset_version": cycle["dataset_version"],
-        "champion": decision["champion_version"] if decision else None,
-        "challenger": cycle["model_version"],
+        "drop": drop.prefix,
+        "accepted": drop.accepted,
+        "quarantined": drop.quarantined,
+        "duplicates": drop.duplicates,
+        "dataset_version": cycle.dataset_version,
+        "champion": decision.champion_version if decision else None,
+        "challenger": cycle.model_version,
         "champion_accuracy": statistics.get("champion_accuracy"),
         "challenger_accuracy": statistics.get("challenger_accuracy"),
         "champion_interval": statistics.get("champion_interval"),
         "challenger_interval": statistics.get("challenger_interval"),
-        "verdict": cycle["verdict"],
-        "reason": cycle["reason"],
-        "seconds": cycle["seconds"],
+        "verdict": cycle.verdict,
+        "reason": cycle.reason,
+        "seconds": cycle.seconds,
         "drop_to_live_seconds": finished.drop_to_live,
     }
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 import httpx
@@ -14,6 +13,9 @@ from rich.spinner import Spinner
 from rich.text import Text
 from sqlalchemy import Engine, select
 
+from ml.catalog.cycles import CycleRecord
+from ml.catalog.decisions import Decision
+from ml.catalog.drops import DropRecord
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, decisions, drops
 from ml.context import Context
@@ -32,15 +34,15 @@ _STEPS_EVERY = 3.0
 class CycleResult:
     """One cycle, as read from the catalog when it ended."""
 
-    drop: dict[str, Any]
-    cycle: dict[str, Any]
-    decision: dict[str, Any] | None
+    drop: DropRecord
+    cycle: CycleRecord
+    decision: Decision | None
 
     @property
     def drop_to_live(self) -> float | None:
         """Seconds from the drop's marker to the new model answering."""
-        live: datetime | None = self.cycle["live_at"]
-        return round((live - self.drop["ready_at"]).total_seconds(), 1) if live else None
+        ready_at, live_at = self.drop.ready_at, self.cycle.live_at
+        return round((live_at - ready_at).total_seconds(), 1) if ready_at and live_at else None
 
 
 class StallDetector:
@@ -83,15 +85,15 @@ def wait_for_cycle(context: Context, prefix: str, console: Console) -> CycleResu
     stall, polled_at = StallDetector(), 0.0
     steps: dict[str, int] = {}
     with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while not ((result := _read_cycle(context.engine, prefix)) and result.cycle["finished_at"]):
-            seconds = result.cycle["seconds"] if result else {}
+        while not ((result := _read_cycle(context.engine, prefix)) and result.cycle.finished_at):
+            seconds = result.cycle.seconds if result else {}
             if result and _next(seconds) == "train" and time.monotonic() - polled_at > _STEPS_EVERY:
-                steps, polled_at = _steps(context.settings, result.cycle["id"]), time.monotonic()
+                steps, polled_at = _steps(context.settings, result.cycle.id), time.monotonic()
             epochs = steps.get("validation_loss", 0)
             stall.check((result, steps), _describe_wait(prefix, seconds, epochs, started=result is not None))
             live.update(Spinner("dots", _line(seconds, result is not None, epochs=epochs)))
             time.sleep(0.2)
-    console.print(_line(result.cycle["seconds"], started=True, ended=True))
+    console.print(_line(result.cycle.seconds, started=True, ended=True))
     return result
 
 
@@ -133,13 +135,15 @@ def _read_cycle(engine: Engine, prefix: str) -> CycleResult | None:
         .limit(1)
     )
     with transaction(engine) as connection:
-        drop = connection.execute(select(drops).where(drops.c.id.in_(claims))).mappings().first()
-        if drop is None:
+        drop_row = connection.execute(select(drops).where(drops.c.id.in_(claims))).mappings().first()
+        if drop_row is None:
             return None
-        cycle = connection.execute(select(cycles).where(cycles.c.drop_id == drop["id"])).mappings().one()
-        decision = connection.execute(select(decisions).where(decisions.c.id == cycle["decision_id"])).mappings()
-        row = decision.first()
-        return CycleResult(dict(drop), dict(cycle), dict(row) if row else None)
+        drop = DropRecord.from_row(drop_row)
+        cycle_row = connection.execute(select(cycles).where(cycles.c.drop_id == drop.id)).mappings().one()
+        cycle = CycleRecord.from_row(cycle_row)
+        of_cycle = select(decisions).where(decisions.c.id == cycle.decision_id)
+        decision_row = connection.execute(of_cycle).mappings().first()
+        return CycleResult(drop, cycle, Decision.from_row(decision_row) if decision_row else None)
 
 
 def _line(seconds: dict[str, float], started: bool, ended: bool = False, epochs: int = 0) -> Text:

@@ -1,7 +1,8 @@
 """Live accuracy of model versions, computed from feedback."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection, Engine, FromClause, func, select, true
 from sqlalchemy.dialects.postgresql import distinct_on
@@ -11,6 +12,22 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import feedback, predictions
 
 _MAX_FEEDBACK: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyRecord:
+    """Live accuracy of a model version.
+
+    Attributes:
+        judged: predictions with feedback.
+        right: those among them whose label the feedback confirms.
+        accuracy: their share, rounded to four digits.
+    """
+
+    model_version: int
+    judged: int
+    right: int
+    accuracy: float
 
 
 def prediction_for(opinion: FromClause) -> LateralFromClause:
@@ -23,14 +40,14 @@ def prediction_for(opinion: FromClause) -> LateralFromClause:
     return select(predictions).where(condition).limit(1).lateral()
 
 
-def recent_by_version(engine: Engine, days: float = 30) -> dict[int, dict[str, Any]]:
+def recent_by_version(engine: Engine, days: float = 30) -> dict[int, AccuracyRecord]:
     """`by_version` for the last `days`, keyed by model version."""
     with transaction(engine) as connection:
-        rows = by_version(connection, datetime.now(UTC) - timedelta(days=days))
-    return {row["model_version"]: row for row in rows}
+        records = by_version(connection, datetime.now(UTC) - timedelta(days=days))
+    return {record.model_version: record for record in records}
 
 
-def by_version(connection: Connection, since: datetime) -> list[dict[str, Any]]:
+def by_version(connection: Connection, since: datetime) -> list[AccuracyRecord]:
     """Live accuracy of each model version on predictions since then, newest version first.
 
     Uses the newest 20,000 rows of feedback; the last one per prediction counts. Feedback is rarely a random
@@ -56,7 +73,4 @@ def by_version(connection: Connection, since: datetime) -> list[dict[str, Any]]:
         .order_by(prediction.c.model_version.desc())
     )
     rows = connection.execute(query).all()
-    return [
-        {"model_version": version, "judged": count, "right": right, "accuracy": round(right / count, 4)}
-        for version, count, right in rows
-    ]
+    return [AccuracyRecord(version, count, right, round(right / count, 4)) for version, count, right in rows]

@@ -7,10 +7,10 @@ so a single SHA-256 is as safe as a slow password hash, and takes a microsecond 
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
 
 from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, or_, select, text, update
 
@@ -65,6 +65,33 @@ class StoredKey:
     sha256: str
     grant: Grant
     expires_at: float | None = None
+
+
+KeyState = Literal["good", "expired", "revoked"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRecord:
+    """A row of `api_keys` without the hash, and the key's state when it was read; `Grant` explains the limits."""
+
+    id: str
+    name: str
+    roles: list[str]
+    per_second: float | None
+    burst: int | None
+    created_by: str
+    created_at: datetime
+    changed_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    used_at: datetime | None
+    state: KeyState
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any], now: datetime) -> Self:
+        """From a row whose columns are the fields, except `state`."""
+        state: KeyState = "expired" if row["expires_at"] and row["expires_at"] <= now else "good"
+        return cls(**row, state="revoked" if row["revoked_at"] else state)
 
 
 def generate() -> str:
@@ -156,12 +183,12 @@ def revoke(engine: Engine, name: str) -> int:
         return result.rowcount
 
 
-def list_keys(engine: Engine) -> list[dict[str, Any]]:
-    """All keys, newest first, without their hashes; `state` is good, expired or revoked."""
+def list_keys(engine: Engine) -> list[ApiKeyRecord]:
+    """All keys, newest first."""
     columns = [column for column in api_keys.c if column.name != "sha256"]
     with transaction(engine) as connection:
         rows = connection.execute(select(*columns).order_by(api_keys.c.created_at.desc(), api_keys.c.id)).mappings()
-        return [dict(row) | {"state": _state(row)} for row in rows]
+        return [ApiKeyRecord.from_row(row, datetime.now(UTC)) for row in rows]
 
 
 def revision(connection: Connection) -> tuple[int, datetime | None]:
@@ -214,12 +241,6 @@ def _from_now(span: timedelta) -> Any:
 
 def _grant(row: Row[Any]) -> Grant:
     return Grant(row.name, tuple(row.roles), row.per_second, row.burst)
-
-
-def _state(row: Any) -> str:
-    if row["revoked_at"]:
-        return "revoked"
-    return "expired" if row["expires_at"] and row["expires_at"] <= datetime.now(UTC) else "good"
 
 
 def sort_roles(roles: Sequence[str]) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """Rows of cycles: the drop, dataset version, model and decision of each cycle, and the duration of its stages."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -11,6 +13,38 @@ from sqlalchemy.dialects.postgresql import insert
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, deployments
 from ml.errors import NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class CycleRecord:
+    """A row of `cycles`.
+
+    Attributes:
+        origin: drop, schedule, monitoring or manual.
+        run_id: the MLflow run of the training.
+        verdict: promote, reject, needs_person, stopped or merged; None before there is one.
+        seconds: duration of each stage that has ended, by its name.
+        live_at: when the cycle's model became live.
+    """
+
+    id: str
+    origin: str
+    drop_id: str | None
+    dataset_version: str | None
+    run_id: str | None
+    model_version: int | None
+    decision_id: str | None
+    verdict: str | None
+    reason: str | None
+    seconds: dict[str, float]
+    started_at: datetime
+    live_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """From a row whose columns are the fields."""
+        return cls(**row)
 
 
 def open_cycle(engine: Engine, cycle_id: str, origin: str, drop_id: str | None = None) -> None:
@@ -44,11 +78,11 @@ def add_seconds(engine: Engine, cycle_id: str, name: str, seconds: float) -> Non
         )
 
 
-def recent(engine: Engine, limit: int = 10) -> list[dict[str, Any]]:
-    """The newest cycles first, as dicts."""
+def recent(engine: Engine, limit: int = 10) -> list[CycleRecord]:
+    """The newest cycles first."""
     with transaction(engine) as connection:
         rows = connection.execute(select(cycles).order_by(cycles.c.started_at.desc()).limit(limit))
-        return [dict(row) for row in rows.mappings()]
+        return [CycleRecord.from_row(row) for row in rows.mappings()]
 
 
 def with_ended_deployment(engine: Engine) -> list[tuple[str, str]]:
@@ -67,10 +101,10 @@ def set_dataset_version(connection: Connection, cycle_id: str, version: str) -> 
     connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(dataset_version=version))
 
 
-def get(engine: Engine, cycle_id: str) -> dict[str, Any]:
+def get(engine: Engine, cycle_id: str) -> CycleRecord:
     """Raises NotFoundError for an unknown id."""
     with transaction(engine) as connection:
         row = connection.execute(select(cycles).where(cycles.c.id == cycle_id)).mappings().first()
     if row is None:
         raise NotFoundError(f"no cycle has the id `{cycle_id}`")
-    return dict(row)
+    return CycleRecord.from_row(row)

@@ -1,9 +1,11 @@
 """Decisions: which model was chosen, by whom, and why. Immutable and never deleted."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, RowMapping, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
@@ -28,6 +30,21 @@ class Decision:
     statistics: dict[str, Any]
     report_key: str | None = None
 
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """From a row that has the fields among its columns."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionHistoryRecord(Decision):
+    """A decision with its time and its approval; the latter's fields are None without one."""
+
+    created_at: datetime
+    approval_approved: bool | None
+    approval_actor: str | None
+    approval_reason: str | None
+
 
 def record(connection: Connection, decision: Decision) -> None:
     """Insert within the caller's transaction; an existing decision is not changed."""
@@ -37,7 +54,7 @@ def record(connection: Connection, decision: Decision) -> None:
 def find(engine: Engine, decision_id: str) -> Decision | None:
     with transaction(engine) as connection:
         row = connection.execute(select(decisions).where(decisions.c.id == decision_id)).mappings().first()
-    return _decision(row) if row else None
+    return Decision.from_row(row) if row else None
 
 
 def get(engine: Engine, decision_id: str) -> Decision:
@@ -52,7 +69,7 @@ def newest_by_model(engine: Engine) -> dict[int, Decision]:
     """The newest decision on each model version."""
     with transaction(engine) as connection:
         rows = connection.execute(select(decisions).order_by(decisions.c.created_at)).mappings().all()
-    return {row["model_version"]: _decision(row) for row in rows}
+    return {row["model_version"]: Decision.from_row(row) for row in rows}
 
 
 def best_so_far(engine: Engine, champion: int) -> int:
@@ -71,15 +88,11 @@ def best_so_far(engine: Engine, champion: int) -> int:
     return champion
 
 
-def recent(engine: Engine, limit: int = 20) -> list[dict[str, Any]]:
+def recent(engine: Engine, limit: int = 20) -> list[DecisionHistoryRecord]:
     """The newest decisions first, each with its time and its approval, if any."""
     approval_columns = [approvals.c[name].label(f"approval_{name}") for name in ("approved", "actor", "reason")]
     query = (
         select(decisions, *approval_columns).outerjoin(approvals).order_by(decisions.c.created_at.desc()).limit(limit)
     )
     with transaction(engine) as connection:
-        return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def _decision(row: RowMapping) -> Decision:
-    return Decision(**{name: row[name] for name in Decision.__dataclass_fields__})
+        return [DecisionHistoryRecord.from_row(row) for row in connection.execute(query).mappings()]

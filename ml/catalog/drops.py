@@ -1,8 +1,9 @@
 """Rows of drops: inserted by a claim, finished by acceptance or rejection."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, Self
 
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -10,6 +11,44 @@ from sqlalchemy.dialects.postgresql import insert
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, drops, quarantine
 from ml.errors import NotFoundError
+
+DropStatus = Literal["claimed", "accepted", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class DropRecord:
+    """A row of `drops`.
+
+    Attributes:
+        prefix: its folder in the labels bucket, with a final slash.
+        format: how its labels are written; None until it is finished.
+        reason: why it was rejected, added nothing, or was changed after it was accepted.
+        images, accepted, quarantined, duplicates: numbers of images; 0 until it is finished.
+        report_key: key of its Data Docs page.
+        dataset_version: the version with its samples; None if it added nothing.
+        ready_at: when its marker was set.
+    """
+
+    id: str
+    prefix: str
+    listing_digest: str
+    format: str | None
+    status: DropStatus
+    reason: str | None
+    images: int
+    accepted: int
+    quarantined: int
+    duplicates: int
+    report_key: str | None
+    dataset_version: str | None
+    ready_at: datetime | None
+    found_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """From a row whose columns are the fields."""
+        return cls(**row)
 
 
 def begin(engine: Engine, drop_id: str, prefix: str, listing_digest: str, ready_at: datetime) -> str:
@@ -27,21 +66,21 @@ def begin(engine: Engine, drop_id: str, prefix: str, listing_digest: str, ready_
     return status
 
 
-def get(engine: Engine, drop_id: str) -> dict[str, Any]:
+def get(engine: Engine, drop_id: str) -> DropRecord:
     """Raises NotFoundError for an unknown id."""
     with transaction(engine) as connection:
         row = connection.execute(select(drops).where(drops.c.id == drop_id)).mappings().first()
     if row is None:
         raise NotFoundError(f"no drop has the id `{drop_id}`; `evergreen drops` lists them")
-    return dict(row)
+    return DropRecord.from_row(row)
 
 
-def newest_of(engine: Engine, prefix: str) -> dict[str, Any] | None:
+def newest_of(engine: Engine, prefix: str) -> DropRecord | None:
     """The drop most recently found at this prefix."""
     query = select(drops).where(drops.c.prefix == prefix).order_by(drops.c.found_at.desc()).limit(1)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
-    return dict(row) if row else None
+    return DropRecord.from_row(row) if row else None
 
 
 def unfinished(engine: Engine) -> list[str]:
@@ -51,11 +90,11 @@ def unfinished(engine: Engine) -> list[str]:
         return list(ids.scalars())
 
 
-def recent(engine: Engine, limit: int = 50) -> list[dict[str, Any]]:
+def recent(engine: Engine, limit: int = 50) -> list[DropRecord]:
     """The newest drops first."""
     with transaction(engine) as connection:
         rows = connection.execute(select(drops).order_by(drops.c.found_at.desc()).limit(limit))
-        return [dict(row) for row in rows.mappings()]
+        return [DropRecord.from_row(row) for row in rows.mappings()]
 
 
 def locked_status(connection: Connection, drop_id: str) -> str:

@@ -1,13 +1,34 @@
 """Validation results: one row per suite and subject, never deleted; later drops are compared with earlier ones."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, validations
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRecord:
+    """A row of `validations`; `record` says what the fields hold."""
+
+    suite: str
+    subject: str
+    passed: bool
+    failures: list[str]
+    warnings: list[str]
+    figures: dict[str, Any]
+    report_key: str | None
+    created_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """From a row whose columns are the fields."""
+        return cls(**row)
 
 
 def record(
@@ -37,20 +58,20 @@ def record(
         connection.execute(statement.on_conflict_do_update(index_elements=["suite", "subject"], set_=row))
 
 
-def newest(engine: Engine, suite: str) -> dict[str, Any] | None:
+def newest(engine: Engine, suite: str) -> ValidationRecord | None:
     """The latest result of a suite."""
     query = select(validations).where(validations.c.suite == suite).order_by(validations.c.created_at.desc()).limit(1)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
-    return dict(row) if row else None
+    return ValidationRecord.from_row(row) if row else None
 
 
-def get(engine: Engine, suite: str, subject: str) -> dict[str, Any] | None:
+def get(engine: Engine, suite: str, subject: str) -> ValidationRecord | None:
     """The result of a suite for a subject, if any."""
     query = select(validations).where(validations.c.suite == suite, validations.c.subject == subject)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
-    return dict(row) if row else None
+    return ValidationRecord.from_row(row) if row else None
 
 
 def of_accepted_drops(connection: Connection, limit: int) -> tuple[Mapping[str, Any], ...]:

@@ -26,16 +26,16 @@ def decisions(as_json: Json = False) -> None:
     """The newest decisions: which model, verdict, who, and what a person said."""
     from ml.catalog import decisions as decisions_catalog
 
-    rows = decisions_catalog.recent(connected().engine)
+    records = decisions_catalog.recent(connected().engine)
     table = new_table("id", "made", "model", "against", "verdict", "by")
-    for row in rows:
-        against = f"v{row['champion_version']}" if row["champion_version"] else "–"
-        verdict = row["verdict"]
-        if row["approval_actor"]:
-            verdict += f", {'approved' if row['approval_approved'] else 'rejected'} by {row['approval_actor']}"
-        created_at = f"{row['created_at']:%Y-%m-%d %H:%M:%S}"
-        add_row(table, row["id"], created_at, f"v{row['model_version']}", against, verdict, row["actor"])
-    show(table, rows, as_json, {row["id"]: row["approval_reason"] or row["reason"] for row in rows})
+    for record in records:
+        against = f"v{record.champion_version}" if record.champion_version else "–"
+        verdict = record.verdict
+        if record.approval_actor:
+            verdict += f", {'approved' if record.approval_approved else 'rejected'} by {record.approval_actor}"
+        created_at = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
+        add_row(table, record.id, created_at, f"v{record.model_version}", against, verdict, record.actor)
+    show(table, records, as_json, {record.id: record.approval_reason or record.reason for record in records})
 
 
 def approve(

@@ -38,13 +38,13 @@ def list_keys(as_json: Json = False) -> None:
     """All keys ever made, without their secrets."""
     from ml.catalog import api_keys
 
-    rows = api_keys.list_keys(connected().engine)
+    records = api_keys.list_keys(connected().engine)
     table = new_table("id", "name", "roles", "a second", "state", "made", "until", "last used")
-    for row in rows:
-        limit = f"{row['per_second']:g}, {row['burst']} at once" if row["per_second"] else "–"
-        times = [_day(row[name]) for name in ("created_at", "expires_at", "used_at")]
-        add_row(table, row["id"], row["name"], ", ".join(row["roles"]), limit, row["state"], *times)
-    show(table, rows, as_json)
+    for record in records:
+        limit = f"{record.per_second:g}, {record.burst} at once" if record.per_second else "–"
+        times = [_day(at) for at in (record.created_at, record.expires_at, record.used_at)]
+        add_row(table, record.id, record.name, ", ".join(record.roles), limit, record.state, *times)
+    show(table, records, as_json)
 
 
 @app.command()

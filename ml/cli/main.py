@@ -111,11 +111,11 @@ def cycle(
             console.print(f"    epoch {epoch}/{epochs}: validation {summary}", style="dim", highlight=False)
 
     with console.status("running", spinner="dots"):
-        row = run_cycle(connected(), prefix, on_stage=on_stage, progress=on_epoch, retrain=retrain)
-    emit(row, as_json)
+        cycle = run_cycle(connected(), prefix, on_stage=on_stage, progress=on_epoch, retrain=retrain)
+    emit(cycle, as_json)
     if not as_json:
-        say(f"{row['verdict']}: {row['reason']}")
-    if row["verdict"] != "promote":
+        say(f"{cycle.verdict}: {cycle.reason}")
+    if cycle.verdict != "promote":
         raise typer.Exit(STOPPED)
 
 
@@ -124,12 +124,12 @@ def drops(as_json: Json = False) -> None:
     """The newest drops: counts, fate, and why."""
     from ml.catalog import drops as drops_catalog
 
-    rows = drops_catalog.recent(connected().engine)
+    records = drops_catalog.recent(connected().engine)
     table = new_table("drop", "status", "images", "accepted", "quarantined", "duplicates")
-    for row in rows:
-        counts = (str(row[name]) for name in ("images", "accepted", "quarantined", "duplicates"))
-        add_row(table, row["prefix"], row["status"], *counts)
-    show(table, rows, as_json, {row["prefix"]: row["reason"] for row in rows})
+    for record in records:
+        counts = map(str, (record.images, record.accepted, record.quarantined, record.duplicates))
+        add_row(table, record.prefix, record.status, *counts)
+    show(table, records, as_json, {record.prefix: record.reason for record in records})
 
 
 app.command()(data.erase)

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog import bulk, cycles, drops
 from ml.catalog.bulk import RowBuffer
+from ml.catalog.drops import DropRecord
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
@@ -49,8 +50,8 @@ def accept(ctx: Context, drop_id: str) -> str | None:
         ConflictError: the lock was lost and another drop was accepted meanwhile; retry.
         UnavailableError: a server does not answer.
     """
-    row = drops.get(ctx.engine, drop_id)
-    if row["status"] == "claimed":
+    drop = drops.get(ctx.engine, drop_id)
+    if drop.status == "claimed":
         with (
             cycles.stage(ctx.engine, drop_id, "accept"),
             advisory_lock(ctx.engine, "datasets"),
@@ -60,14 +61,13 @@ def accept(ctx: Context, drop_id: str) -> str | None:
             SegmentUploads(ctx.store) as uploads,
             ThreadPoolExecutor(1, "listing") as listing_pool,
         ):
-            acceptance = _Acceptance(ctx, row, IncomingDrop(ctx, verdicts), samples, labels)
+            acceptance = _Acceptance(ctx, drop, IncomingDrop(ctx, verdicts), samples, labels)
             drop_listing = acceptance.run(uploads, listing_pool)
         acknowledge(ctx, drop_id, drop_listing)
     else:
         acknowledge(ctx, drop_id)
-    drop = drops.get(ctx.engine, drop_id)
-    version: str | None = drop["dataset_version"] if drop["status"] == "accepted" else None
-    return version
+    finished = drops.get(ctx.engine, drop_id)
+    return finished.dataset_version if finished.status == "accepted" else None
 
 
 def _read_listing(ctx: Context, prefix: str) -> Listing | None:
@@ -82,7 +82,7 @@ class _Acceptance:
     """State of one acceptance: what is stored so far, and what the transaction will write."""
 
     ctx: Context
-    drop: dict[str, Any]
+    drop: DropRecord
     rows: IncomingDrop
     samples: RowBuffer
     labels: RowBuffer
@@ -94,14 +94,14 @@ class _Acceptance:
 
     def run(self, uploads: SegmentUploads, listing_pool: Executor) -> Listing | None:
         """Return the listing of the drop at the time of acceptance; None if it could not be read."""
-        ctx, drop_id = self.ctx, self.drop["id"]
+        ctx, drop_id = self.ctx, self.drop.id
         parent = versions.latest(ctx)
         for segment, rows in segments.write(uploads, self._new_samples(), ctx.settings.segment_bytes):
             self._add_segment(segment, rows)
         for page in self.rows.existing_pages():
             self._add_annotations(annotate.changes_for_existing(ctx, page, drop_id))
         for page in self.rows.bad_pages():
-            self.quarantined_rows += quarantine.copy_images(ctx, self.drop["prefix"], drop_id, page)
+            self.quarantined_rows += quarantine.copy_images(ctx, self.drop.prefix, drop_id, page)
         manifest = self._manifest(parent)
         changed = bool(self.new_segments or self.changes.relabels)
         if changed:
@@ -111,7 +111,7 @@ class _Acceptance:
             if drops.locked_status(connection, drop_id) != "claimed":
                 return None
             # Reads the bucket while the inserts below run.
-            pending_listing = listing_pool.submit(_read_listing, ctx, self.drop["prefix"])
+            pending_listing = listing_pool.submit(_read_listing, ctx, self.drop.prefix)
             if changed:
                 versions.check_newest(connection, parent)
                 versions.insert_version(connection, manifest, parent, self.added_by_split, f"drop {drop_id}")
@@ -120,7 +120,7 @@ class _Acceptance:
         return pending_listing.result()
 
     def _new_samples(self) -> Iterator[Sample]:
-        drop_id = self.drop["id"]
+        drop_id = self.drop.id
         for page in self.rows.new_pages():
             self._add_annotations(annotate.changes_for_new(page, drop_id, self.ctx.settings))
             for row, member in zip(page, staging_tars.read(self.ctx, drop_id, page), strict=True):
@@ -135,7 +135,7 @@ class _Acceptance:
 
     def _add_annotations(self, changes: AnnotationChanges) -> None:
         rows = pa.Table.from_pylist(changes.annotations, _ANNOTATION)
-        self.labels.add(rows.append_column("drop_id", pa.repeat(self.drop["id"], len(rows))))
+        self.labels.add(rows.append_column("drop_id", pa.repeat(self.drop.id, len(rows))))
         self.changes.relabels.update(changes.relabels)
         self.changes.tasks.extend(changes.tasks)
         self.changes.settled.extend(changes.settled)
@@ -157,10 +157,10 @@ class _Acceptance:
         self.samples.copy(connection)
         self.labels.copy(connection)
         annotate.write(connection, self.changes)
-        drops.put_in_quarantine(connection, self.drop["id"], self.quarantined_rows)
+        drops.put_in_quarantine(connection, self.drop.id, self.quarantined_rows)
 
     def _finish(self, connection: Connection, version: str | None) -> None:
-        drop_id, accepted = self.drop["id"], sum(s.samples for s in self.new_segments)
+        drop_id, accepted = self.drop.id, sum(s.samples for s in self.new_segments)
         drops.finish(
             connection,
             drop_id,

@@ -190,7 +190,7 @@ def _upload_keys(ctx: Context, old: Set[str], hashes: Set[str]) -> list[str]:
     ids = {r["drop_id"] for s in old for r in _rows_or_none(ctx, s) if r["sha256"] in hashes}
     keys = []
     for drop_id in sorted(ids):
-        prefix = drops.get(ctx.engine, drop_id)["prefix"]
+        prefix = drops.get(ctx.engine, drop_id).prefix
         try:
             with row_verdicts.open_stored(ctx, drop_id) as verdicts:
                 pages = (page for verdict in row_verdicts.ROW_VERDICTS for page in verdicts.pages(verdict))

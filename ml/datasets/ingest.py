@@ -42,10 +42,10 @@ def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> Ingest
 
 
 def _earlier_result(ctx: Context, prefix: str) -> IngestResult:
-    row = drops.newest_of(ctx.engine, prefix.rstrip("/") + "/")
-    if row is None:
+    drop = drops.newest_of(ctx.engine, prefix.rstrip("/") + "/")
+    if drop is None:
         raise NotFoundError(f"no drop was ever found at `{prefix}`")
-    return IngestResult(row["id"], None, row["reason"] or "this content was accepted before")
+    return IngestResult(drop.id, None, drop.reason or "this content was accepted before")
 
 
 def _ignore(stage: str, detail: str) -> None:

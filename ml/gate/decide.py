@@ -119,8 +119,8 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
 def _recorded_decision(ctx: Context, champion: int, cycle_id: str) -> Decision:
     """The cycle's decision on the champion, else the newest decision on it."""
     cycle = cycles.get(ctx.engine, cycle_id)
-    if cycle["decision_id"] is not None and cycle["model_version"] in (None, champion):
-        return decisions.get(ctx.engine, cycle["decision_id"])
+    if cycle.decision_id is not None and cycle.model_version in (None, champion):
+        return decisions.get(ctx.engine, cycle.decision_id)
     if (decision := decisions.newest_by_model(ctx.engine).get(champion)) is not None:
         return decision
     raise ConflictError(f"version {champion} is the champion already: there is nothing to compare it with")

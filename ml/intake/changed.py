@@ -1,11 +1,12 @@
 """Reports drops that were changed after they were accepted: such changes are not in the data."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 
+from ml.catalog.drops import DropRecord
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops
 from ml.context import Context
@@ -28,28 +29,28 @@ def report(ctx: Context) -> list[str]:
     messages = []
     for drop in _accepted_drops(ctx):
         message = _changes(ctx, drop)
-        if message and message != drop["reason"]:
+        if message and message != drop.reason:
             with transaction(ctx.engine) as connection:
-                connection.execute(update(drops).where(drops.c.id == drop["id"]).values(reason=message))
-            messages.append(f"{drop['prefix']} {message}")
+                connection.execute(update(drops).where(drops.c.id == drop.id).values(reason=message))
+            messages.append(f"{drop.prefix} {message}")
     return messages
 
 
-def _accepted_drops(ctx: Context) -> list[dict[str, Any]]:
+def _accepted_drops(ctx: Context) -> list[DropRecord]:
     """Folders whose newest drop within retention is accepted."""
     since = datetime.now(UTC) - timedelta(days=ctx.settings.retention_days)
     newest = select(drops).ext(distinct_on(drops.c.prefix)).order_by(drops.c.prefix, drops.c.found_at.desc())
     with transaction(ctx.engine) as connection:
-        rows = [dict(row) for row in connection.execute(newest.where(drops.c.found_at > since)).mappings()]
-    return [row for row in rows if row["status"] == "accepted"]
+        rows = connection.execute(newest.where(drops.c.found_at > since)).mappings().all()
+    return [drop for row in rows if (drop := DropRecord.from_row(row)).status == "accepted"]
 
 
-def _changes(ctx: Context, drop: dict[str, Any]) -> str | None:
-    if ctx.labels.exists(drop["prefix"] + READY):
+def _changes(ctx: Context, drop: DropRecord) -> str | None:
+    if ctx.labels.exists(drop.prefix + READY):
         return None
-    current = listing.list_prefix(ctx, drop["prefix"], None)
+    current = listing.list_prefix(ctx, drop.prefix, None)
     try:
-        frozen = listing.read(ctx, drop["id"])
+        frozen = listing.read(ctx, drop.id)
     except NotFoundError:
         return None
     changed_keys = sorted(f.key for f in set(current.files) - set(frozen.files))

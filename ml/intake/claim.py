@@ -82,20 +82,29 @@ def acknowledge(ctx: Context, drop_id: str, current: Listing | None = None) -> N
         drop_id: the drop.
         current: a recent listing of the drop; used unless the marker has been set again since.
     """
-    row = drops.get(ctx.engine, drop_id)
+    drop = drops.get(ctx.engine, drop_id)
     staging_tars.discard(ctx, drop_id)
-    columns = ("images", "accepted", "quarantined", "duplicates", "reason", "dataset_version", "report_key")
-    body = {"drop_id": drop_id, "status": row["status"], **{name: row[name] for name in columns}}
-    marker_name, obsolete_name = (INGESTED, REJECTED) if row["status"] == "accepted" else (REJECTED, INGESTED)
-    ctx.labels.put(row["prefix"] + marker_name, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
-    ctx.labels.delete([row["prefix"] + obsolete_name])
+    body = {
+        "drop_id": drop_id,
+        "status": drop.status,
+        "images": drop.images,
+        "accepted": drop.accepted,
+        "quarantined": drop.quarantined,
+        "duplicates": drop.duplicates,
+        "reason": drop.reason,
+        "dataset_version": drop.dataset_version,
+        "report_key": drop.report_key,
+    }
+    marker_name, obsolete_name = (INGESTED, REJECTED) if drop.status == "accepted" else (REJECTED, INGESTED)
+    ctx.labels.put(drop.prefix + marker_name, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
+    ctx.labels.delete([drop.prefix + obsolete_name])
     try:
-        marker = ctx.labels.info(row["prefix"] + READY)
-        latest = current if current and marker.modified == row["ready_at"] else listing.list_drop(ctx, row["prefix"])
+        marker = ctx.labels.info(drop.prefix + READY)
+        latest = current if current and marker.modified == drop.ready_at else listing.list_drop(ctx, drop.prefix)
     except NotFoundError:
         return
     if latest.drop_id == drop_id or _is_subset(latest, listing.read(ctx, drop_id)):
-        ctx.labels.delete([row["prefix"] + READY])
+        ctx.labels.delete([drop.prefix + READY])
 
 
 def _is_subset(current: Listing, frozen: Listing) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from ml.catalog import cycles, drops, validations
+from ml.catalog.drops import DropRecord
 from ml.context import Context
 from ml.errors import IntegrityError
 from ml.intake import entries, history, label_agreement, quarantine, row_verdicts
@@ -44,23 +45,23 @@ def validate(ctx: Context, drop_id: str) -> Validation:
         UnavailableError: a server does not answer.
         InvalidInputError: a suite in the expectations folder cannot be used.
     """
-    row = drops.get(ctx.engine, drop_id)
-    if row["status"] != "claimed":
-        return _from_row(row)
+    drop = drops.get(ctx.engine, drop_id)
+    if drop.status != "claimed":
+        return _from_record(drop)
     head = entries.head(ctx, drop_id)
     if problem := head.problem:  # the claim was killed before it rejected the drop
         reject(ctx, drop_id, problem)
-        return _from_row(drops.get(ctx.engine, drop_id))
+        return _from_record(drops.get(ctx.engine, drop_id))
     with cycles.stage(ctx.engine, drop_id, "validate"):
-        verdict = evaluate(ctx, drop_id, history.read(ctx.engine, row["prefix"]), label_agreement.load_champion)
+        verdict = evaluate(ctx, drop_id, history.read(ctx.engine, drop.prefix), label_agreement.load_champion)
         row_verdicts.save(ctx, drop_id, verdict.rows)
-        _save_report(ctx, row, verdict)
+        _save_report(ctx, drop, verdict)
     rows, reason = verdict.rows, "; ".join(verdict.rejection_reasons) or None
     good, duplicates, bad = (rows.count(name) for name in ("good", "duplicate", "bad"))
     if reason:
         counts = {"images": len(rows), "quarantined": bad, "duplicates": duplicates}
         quarantined = quarantine.copy_images(
-            ctx, row["prefix"], drop_id, rows.rows("bad", KEY, "label", "sha256", *_POSITION)
+            ctx, drop.prefix, drop_id, rows.rows("bad", KEY, "label", "sha256", *_POSITION)
         )
         reject(ctx, drop_id, reason, quarantined, report_key=data_docs.key(drop_id), format=head.format, **counts)
     return Validation(drop_id, reason is None, reason, len(rows), good, duplicates, bad)
@@ -70,24 +71,24 @@ def report_key(drop_id: str) -> str:
     return f"drops/{drop_id}/report.json"
 
 
-def _from_row(row: dict[str, Any]) -> Validation:
+def _from_record(drop: DropRecord) -> Validation:
     return Validation(
-        row["id"],
-        row["status"] == "accepted",
-        row["reason"],
-        row["images"],
-        row["accepted"],
-        row["duplicates"],
-        row["quarantined"],
+        drop.id,
+        drop.status == "accepted",
+        drop.reason,
+        drop.images,
+        drop.accepted,
+        drop.duplicates,
+        drop.quarantined,
     )
 
 
-def _save_report(ctx: Context, row: dict[str, Any], verdict: DropVerdict) -> None:
+def _save_report(ctx: Context, drop: DropRecord, verdict: DropVerdict) -> None:
     """Store the JSON report, the Data Docs page, and the row that later drops are compared with."""
-    drop_id, page = row["id"], data_docs.key(row["id"])
+    drop_id, page = drop.id, data_docs.key(drop.id)
     quarantined = [(r[KEY], r["reasons"]) for r in verdict.rows.rows("bad", KEY)]
     ctx.store.put(report_key(drop_id), _report(drop_id, verdict, dict(quarantined)), "application/json")
-    data_docs.publish(ctx, page, _page(row, verdict, quarantined))
+    data_docs.publish(ctx, page, _page(drop, verdict, quarantined))
     validations.record(
         ctx.engine,
         "drop",
@@ -133,7 +134,7 @@ def _outcomes(result: SuiteResult) -> list[dict[str, Any]]:
     ]
 
 
-def _page(row: dict[str, Any], verdict: DropVerdict, quarantined: list[tuple[str, list[str]]]) -> str:
+def _page(drop: DropRecord, verdict: DropVerdict, quarantined: list[tuple[str, list[str]]]) -> str:
     good, duplicates = verdict.rows.count("good"), verdict.rows.count("duplicate")
     if verdict.rejection_reasons:
         outcome = ("bad", f"Rejected: {'; '.join(verdict.rejection_reasons)}")
@@ -143,4 +144,4 @@ def _page(row: dict[str, Any], verdict: DropVerdict, quarantined: list[tuple[str
         outcome = ("good", "The drop meets every expectation of a drop.")
     figures = {"good": good, "duplicates": duplicates, "put aside": len(quarantined)} | verdict.figures
     results = [("The drop as a whole", verdict.drop_result), ("Each image", verdict.images_result)]
-    return data_docs.render(f"Drop {row['prefix']}", row["id"], outcome, results, figures, quarantined)
+    return data_docs.render(f"Drop {drop.prefix}", drop.id, outcome, results, figures, quarantined)

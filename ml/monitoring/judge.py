@@ -66,7 +66,7 @@ def validate_predictions(ctx: Context) -> LogValidation:
     )
     for message in (*failures, *verdict.warnings):
         log.warning("prediction log: %s", message)
-    news = bool(broken) and (before is None or before["figures"].get("broken") != broken)
+    news = bool(broken) and (before is None or before.figures.get("broken") != broken)
     return LogValidation(len(rows), failures, news, page)
 
 

@@ -105,7 +105,7 @@ def _figures(connection: Connection, version: int, start: datetime, info: Bundle
     confidences = connection.execute(
         select(predictions.c.probability).where(in_window).order_by(predictions.c.at.desc()).limit(_CONFIDENCES)
     ).scalars()
-    live_accuracy = {row["model_version"]: row for row in accuracy.by_version(connection, start)}.get(version)
+    live_accuracy = {record.model_version: record for record in accuracy.by_version(connection, start)}.get(version)
     total, probabilities = sum(counts.values()), list(confidences)
     brightness = sum(row[2] for row in rows) / total if total else None
     rejected = int(sum(row[3] for row in rows))
@@ -117,8 +117,8 @@ def _figures(connection: Connection, version: int, start: datetime, info: Bundle
         "confidence_noise": round(statistics.noise(len(info.confidence_deciles) + 1, len(probabilities)), 4),
         "brightness": None if brightness is None else round(brightness, 4),
         "rejected": round(rejected / total, 4) if total else 0.0,
-        "feedback": live_accuracy["judged"] if live_accuracy else 0,
-        "live_accuracy": live_accuracy["accuracy"] if live_accuracy else None,
+        "feedback": live_accuracy.judged if live_accuracy else 0,
+        "live_accuracy": live_accuracy.accuracy if live_accuracy else None,
     }
 
 

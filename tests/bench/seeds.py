@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from infra.demo import drops, pictures, story
 from ml.catalog import decisions
+from ml.catalog.cycles import CycleRecord
 from ml.context import Context
 from ml.cores import available_cores
 from ml.pipeline import run_cycle
@@ -110,7 +111,7 @@ def _story(running: Servers, home: Path, url: str, seed: int, threads: int) -> T
     chosen = {"train_threads": threads, "seed": Settings().seed + seed}
     with onednn(threads), stored.system(running, home, f"seeds-{home.name}", url, **chosen) as ctx:
         cycles = [_cycle(ctx, f"drop-{n}", drop) for n, drop in enumerate((told.first, told.second, told.third))]
-        figures = decisions.get(ctx.engine, cycles[1]["decision_id"]).statistics
+        figures = decisions.get(ctx.engine, str(cycles[1].decision_id)).statistics
     return Told(
         seed=seed,
         threads=threads,
@@ -120,10 +121,10 @@ def _story(running: Servers, home: Path, url: str, seed: int, threads: int) -> T
         gained=figures.get("challenger_only_right"),
         lost=figures.get("champion_only_right"),
         samples=figures["holdout"],
-        verdicts=" ".join(cycle["verdict"] for cycle in cycles),
-        as_promised=all(c["verdict"] in wanted for c, wanted in zip(cycles, story.EXPECTED_VERDICTS, strict=True)),
-        second_reason=cycles[1]["reason"],
-        third_reason=cycles[2]["reason"],
+        verdicts=" ".join(str(cycle.verdict) for cycle in cycles),
+        as_promised=all(c.verdict in wanted for c, wanted in zip(cycles, story.EXPECTED_VERDICTS, strict=True)),
+        second_reason=cycles[1].reason or "",
+        third_reason=cycles[2].reason or "",
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -140,7 +141,7 @@ def onednn(threads: int) -> Iterator[None]:
         yield
 
 
-def _cycle(ctx: Context, name: str, drop: list[pictures.Picture]) -> dict[str, Any]:
+def _cycle(ctx: Context, name: str, drop: list[pictures.Picture]) -> CycleRecord:
     prefix = stored.upload(ctx, name, {f"{p.label}/{p.name}": p.data for p in drop})
     return run_cycle(ctx, prefix, on_stage=lambda *_: None)
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ml.catalog import approvals, cycles, deployments
 from ml.catalog.approvals import Approval
+from ml.catalog.cycles import CycleRecord
 from ml.catalog.decisions import Decision, record
 from ml.catalog.engine import transaction
 from ml.catalog.tables import approvals as approvals_table
@@ -38,7 +39,7 @@ class Waiting:
     ctx: Context
     registry: FileRegistry
 
-    def cycle(self) -> dict[str, object]:
+    def cycle(self) -> CycleRecord:
         return cycles.get(self.ctx.engine, "c2")
 
     def answer(self, approved: bool, actor: str = "ann", reason: str = "looked") -> Approval:
@@ -75,7 +76,7 @@ def test_nothing_happens_before_the_answer(waiting: Waiting) -> None:
     assert release(waiting.ctx, DECISION, cycle_id="c2") is None
     assert process_pending(waiting.ctx) == []
     assert waiting.registry.alias("champion") == 1
-    assert waiting.cycle()["finished_at"] is None
+    assert waiting.cycle().finished_at is None
 
 
 def test_a_yes_is_released_and_told_in_the_cycle(waiting: Waiting) -> None:
@@ -85,8 +86,8 @@ def test_a_yes_is_released_and_told_in_the_cycle(waiting: Waiting) -> None:
     assert done.status == "live"
     assert waiting.registry.alias("champion") == 2
     row = waiting.cycle()
-    assert (row["verdict"], row["reason"]) == ("promote", "approved by ann: looked (unclear on class 1)")
-    assert row["live_at"] is not None
+    assert (row.verdict, row.reason) == ("promote", "approved by ann: looked (unclear on class 1)")
+    assert row.live_at is not None
     again = apply_approval(waiting.ctx, DECISION)
     assert again is not None
     assert again.id == done.id, "carried out once"
@@ -96,8 +97,8 @@ def test_a_no_ends_the_cycle(waiting: Waiting) -> None:
     waiting.answer(approved=False, reason="too dark")
     assert apply_approval(waiting.ctx, DECISION) is None
     row = waiting.cycle()
-    assert (row["verdict"], row["reason"]) == ("reject", "rejected by ann: too dark (unclear on class 1)")
-    assert row["finished_at"] is not None
+    assert (row.verdict, row.reason) == ("reject", "rejected by ann: too dark (unclear on class 1)")
+    assert row.finished_at is not None
     assert waiting.registry.alias("champion") == 1
 
 
@@ -133,8 +134,8 @@ def test_silence_is_a_no_even_where_nobody_swept(waiting: Waiting) -> None:
         waiting.answer(approved=True)
     assert process_pending(waiting.ctx) == [DECISION]
     row = waiting.cycle()
-    assert (row["verdict"], waiting.answers()) == ("reject", [(False, "timeout")])
-    assert "nobody answered within 24 hours" in str(row["reason"])
+    assert (row.verdict, waiting.answers()) == ("reject", [(False, "timeout")])
+    assert "nobody answered within 24 hours" in str(row.reason)
     assert process_pending(waiting.ctx) == []
 
 
@@ -149,7 +150,7 @@ def test_a_yes_to_a_decision_against_a_champion_that_is_gone_moves_nothing(waiti
     waiting.answer(approved=True)
     assert apply_approval(waiting.ctx, DECISION) is None
     assert waiting.registry.alias("champion") == 3
-    assert "the champion changed from 1 to 3" in str(waiting.cycle()["reason"])
+    assert "the champion changed from 1 to 3" in str(waiting.cycle().reason)
 
 
 def test_carried_out_in_two_places_at_once_it_is_released_once(waiting: Waiting) -> None:

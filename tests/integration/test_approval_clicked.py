@@ -59,7 +59,7 @@ def test_a_click_on_reject_is_kept_with_the_name(running: Running) -> None:
     assert running.ended("a1") == {"ask": "success", "carry_out": "skipped", "": "success"}
     kept = approvals.find(running.ctx.engine, "a1")
     assert kept == Approval("a1", False, "admin in Airflow", "no reason given")
-    assert cycles.get(running.ctx.engine, "c-a1")["verdict"] == "reject"
+    assert cycles.get(running.ctx.engine, "c-a1").verdict == "reject"
     assert running.ctx.registry.alias("champion") is None
 
 
@@ -67,7 +67,7 @@ def test_an_answer_from_elsewhere_ends_the_asking(running: Running) -> None:
     running.ask("b2")
     approvals.answer(running.ctx.engine, Approval("b2", False, "ann", "too dark"), 24)
     assert running.ended("b2") == {"ask": "success", "carry_out": "skipped", "": "success"}
-    assert cycles.get(running.ctx.engine, "c-b2")["verdict"] == "reject"
+    assert cycles.get(running.ctx.engine, "c-b2").verdict == "reject"
     assert running.airflow.waiting() == []
 
 
@@ -83,4 +83,4 @@ def test_a_click_on_approve_releases_the_model(running: Running) -> None:
     live = deployments.live(running.ctx.engine)
     assert live is not None
     assert live.model_version == running.version == running.ctx.registry.alias("champion")
-    assert cycles.get(running.ctx.engine, "c-c3")["verdict"] == "promote"
+    assert cycles.get(running.ctx.engine, "c-c3").verdict == "promote"

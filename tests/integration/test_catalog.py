@@ -20,7 +20,7 @@ def test_a_cycle_adds_up_its_stages(context: Context) -> None:
     cycles.add_seconds(context.engine, "c1", "inspect", 1.5)
     cycles.add_seconds(context.engine, "c1", "inspect", 2.0)
     (row,) = cycles.recent(context.engine)
-    assert row["seconds"] == {"inspect": 3.5}
+    assert row.seconds == {"inspect": 3.5}
 
 
 def test_objects_round_trip(context: Context) -> None:

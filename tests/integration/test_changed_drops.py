@@ -68,4 +68,4 @@ def test_a_listing_that_changes_by_itself_costs_a_claim_and_nothing_else(context
     assert [version.id for version in versions.all_versions(context.engine)] == [first.version]
     followed = watch._read_cycle(context.engine, prefix)
     assert followed
-    assert followed.drop["id"] == first.drop_id
+    assert followed.drop.id == first.drop_id

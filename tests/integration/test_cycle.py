@@ -27,22 +27,22 @@ def ctx(context_with_mlflow: Context) -> Context:
     row = run_cycle(
         context_with_mlflow, upload(context_with_mlflow, "one", digit_files(0, 500)), on_stage=quiet, progress=None
     )
-    assert row["verdict"] == "promote", row["reason"]
+    assert row.verdict == "promote", row.reason
     return context_with_mlflow
 
 
 def test_a_second_equal_model_is_not_promoted_and_a_shuffled_drop_is_stopped(ctx: Context) -> None:
     first = ctx.registry.alias("champion")
     again = run_cycle(ctx, retrain=True, on_stage=quiet)
-    assert again["verdict"] == "reject"
-    assert "not better: " in again["reason"]
+    assert again.verdict == "reject"
+    assert "not better: " in str(again.reason)
     assert ctx.registry.alias("champion") == first
     good = digit_files(600, 800)
     labels = [key.partition("/")[0] for key in good]
     shuffled = {f"{labels[-i]}/{i}.png": data for i, data in enumerate(good.values())}
     stopped = run_cycle(ctx, upload(ctx, "shuffled", shuffled), on_stage=quiet)
-    assert stopped["verdict"] == "stopped"
-    assert "look shuffled" in stopped["reason"]
+    assert stopped.verdict == "stopped"
+    assert "look shuffled" in str(stopped.reason)
 
 
 def test_an_operator_promotes_and_rolls_back_by_name(ctx: Context) -> None:
@@ -101,27 +101,29 @@ def test_a_replica_that_refuses_brings_everything_back(ctx: Context) -> None:
 def test_a_mover_that_died_is_concluded_by_the_next(ctx: Context) -> None:
     first = ctx.registry.alias("champion")
     row = run_cycle(ctx, retrain=True, on_stage=quiet)
-    place = ctx.registry.bundle(row["model_version"])
+    assert row.model_version is not None
+    place = ctx.registry.bundle(row.model_version)
     with transaction(ctx.engine) as connection:
         deployments.begin(
             connection,
-            model_version=row["model_version"],
+            model_version=row.model_version,
             previous_version=first,
-            decision_id=row["decision_id"],
+            decision_id=row.decision_id,
             bundle_prefix=place.prefix,
             bundle_digest=place.digest,
         )
     reconcile(ctx)
     assert deployments.rolling(ctx.engine) is None
-    assert ctx.registry.alias("champion") == row["model_version"]
+    assert ctx.registry.alias("champion") == row.model_version
     assert first is not None
     ctx.registry.set_alias("champion", first)  # somebody by hand, behind the ledger's back
     reconcile(ctx)
-    assert ctx.registry.alias("champion") == row["model_version"]
+    assert ctx.registry.alias("champion") == row.model_version
 
 
 def test_a_decision_against_another_champion_does_not_move_anything(ctx: Context) -> None:
     row = run_cycle(ctx, retrain=True, on_stage=quiet)
-    decision = decide(ctx, row["model_version"], cycle_id=row["id"])
+    assert row.model_version is not None
+    decision = decide(ctx, row.model_version, cycle_id=row.id)
     with pytest.raises(ConflictError, match="the champion changed"):
         deploy_decision(ctx, decision, expected_champion=77)

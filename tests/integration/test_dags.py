@@ -118,8 +118,8 @@ def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(
     run, again = run_dags(airflow_home, context.settings, ("train", {"epochs": 1}), ("monitor", {}))
     assert (run["state"], run["tasks"]["fit"], run["tasks"]["release"]) == ("failed", "failed", "upstream_failed")
     cycle = cycles.get(context.engine, drop.drop_id)
-    assert cycle["verdict"] == "stopped"
-    assert "at least two" in cycle["reason"]
+    assert cycle.verdict == "stopped"
+    assert "at least two" in str(cycle.reason)
     assert (again["tasks"]["take_up"], again["assets"]) == ("skipped", [])
 
 
@@ -137,7 +137,7 @@ def test_a_training_whose_model_needs_a_person_ends_and_starts_the_asking(
         "skipped",
     )
     cycle = cycles.get(context.engine, drop.drop_id)
-    assert (cycle["verdict"], cycle["finished_at"]) == ("needs_person", None)
+    assert (cycle.verdict, cycle.finished_at) == ("needs_person", None)
     files = f"{context.settings.service_url}/console/files/"
     (page,) = [link.removeprefix(files) for link in run["links"] if link.startswith(files)]
     assert b"person" in context.store.get(page), "the button of `gate` leads to the decision's report"

@@ -48,8 +48,8 @@ def test_a_first_model_is_promoted_recorded_shown_and_decided_once(gate: Gate) -
     tags = gate.registry.tags(1)
     assert (tags["decision"], tags["verdict"], tags["reason"]) == (decision.id, "promote", decision.reason)
     row = gate.cycle(1)
-    assert (row["decision_id"], row["verdict"], row["finished_at"]) == (decision.id, "promote", None)
-    assert "gate" in row["seconds"]  # type: ignore[operator]
+    assert (row.decision_id, row.verdict, row.finished_at) == (decision.id, "promote", None)
+    assert "gate" in row.seconds
     again = gate.decide(1)
     told, retold = (orjson.dumps(vars(d), option=orjson.OPT_SORT_KEYS) for d in (decision, again))
     assert told == retold
@@ -75,7 +75,7 @@ def test_a_better_model_wins_an_equal_and_a_worse_one_do_not(gate: Gate) -> None
     worse = gate.decide(gate.model(4, fitted_to=40))
     for decision in (equal, worse):
         assert decision.verdict == "reject"
-        assert gate.cycle(decision.model_version)["finished_at"] is not None
+        assert gate.cycle(decision.model_version).finished_at is not None
 
 
 def test_a_class_the_challenger_never_heard_of_is_answered_wrong_and_named(gate: Gate) -> None:
@@ -229,7 +229,7 @@ def test_a_person_is_asked_where_the_settings_say_so_and_nothing_moves(
     decision = gate.decide(gate.model(1))
     assert decision.verdict == "needs_person"
     row = gate.cycle(1)
-    assert (row["verdict"], row["finished_at"]) == ("needs_person", None)
+    assert (row.verdict, row.finished_at) == ("needs_person", None)
     assert release(ctx, decision.id, cycle_id="c1") is None
     assert gate.registry.aliases() == {}
 
@@ -302,7 +302,7 @@ def test_deciding_again_after_the_release_tells_the_same(gate: Gate) -> None:
     decision = gate.decide(gate.model(2))
     gate.registry.set_alias("champion", 2)
     assert gate.decide(2).id == decision.id
-    assert gate.cycle(2)["verdict"] == "promote"
+    assert gate.cycle(2).verdict == "promote"
     assert gate.count(decisions_table) == 1
 
 
@@ -316,7 +316,7 @@ def test_deciding_again_keeps_what_the_release_noted_in_the_cycle(gate: Gate) ->
     decision = gate.decide(gate.model(1))
     cycles.record(gate.ctx.engine, "c1", verdict="reject", reason="the release was undone", finished_at=func.now())
     assert gate.decide(1).id == decision.id
-    assert gate.cycle(1)["reason"] == "the release was undone"
+    assert gate.cycle(1).reason == "the release was undone"
 
 
 def test_a_new_decision_opens_the_cycle_again(gate: Gate) -> None:
@@ -324,7 +324,7 @@ def test_a_new_decision_opens_the_cycle_again(gate: Gate) -> None:
     assert gate.decide(gate.model(2, fitted_to=100)).verdict == "reject"
     gate.promote_by_hand(gate.model(3, fitted_to=30))
     assert gate.decide(2).verdict == "promote", "the champion is another, so the question is"
-    assert gate.cycle(2)["finished_at"] is None
+    assert gate.cycle(2).finished_at is None
 
 
 def test_a_holdout_that_is_too_small_promotes_nothing(make_context: Callable[..., Context], tmp_path: Path) -> None:

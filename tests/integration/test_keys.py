@@ -68,7 +68,7 @@ def test_a_key_from_its_making_to_its_end(make_context: Callable[..., Context], 
 def test_names_and_limits_of_keys(context: Context) -> None:
     as_json(context, "keys", "create", "lab", "--role", "predict", "--per-second", "5", "--days", "1")
     (row,) = api_keys.list_keys(context.engine)
-    assert (row["per_second"], row["burst"], row["roles"]) == (5.0, 10, ["predict"])
+    assert (row.per_second, row.burst, row.roles) == (5.0, 10, ["predict"])
     with pytest.raises(ConflictError, match="already"):
         invoke(context, "keys", "create", "lab", "--role", "predict")
     with pytest.raises(InvalidInputError, match="roles"):
@@ -78,8 +78,8 @@ def test_names_and_limits_of_keys(context: Context) -> None:
             invoke(context, "keys", command, "nobody")
     api_keys.rotate(context.engine, "lab", "ann", grace_hours=0)
     newest, oldest = api_keys.list_keys(context.engine)
-    assert (newest["state"], oldest["state"]) == ("good", "expired")
-    assert newest["expires_at"] == row["expires_at"]
+    assert (newest.state, oldest.state) == ("good", "expired")
+    assert newest.expires_at == row.expires_at
     assert api_keys.revoke(context.engine, "lab") == 1
     with transaction(context.engine) as connection:
         assert api_keys.active_keys(connection) == []
@@ -109,7 +109,9 @@ def test_a_key_made_before_the_database_is_made_known_once(context: Context) -> 
         before = api_keys.revision(connection)
         api_keys.record_use(connection, {found.id: 1.5e9})
         assert api_keys.revision(connection) == before
-    assert api_keys.list_keys(context.engine)[0]["used_at"].year == 2017
+    used_at = api_keys.list_keys(context.engine)[0].used_at
+    assert used_at is not None
+    assert used_at.year == 2017
     with pytest.raises(ConflictError):
         api_keys.ensure(context.engine, key[:17] + "A" * 43, grant, "test")
     with pytest.raises(InvalidInputError):

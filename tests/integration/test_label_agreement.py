@@ -60,7 +60,7 @@ def test_shuffled_labels_stop_a_drop_and_right_ones_do_not(context: Context, tmp
     bad = ingest(context, upload(context, "bad", shuffled(digit_files(1100, 1300))))
     assert bad.version is None
     assert "look shuffled" in str(bad.reason)
-    assert drops.get(context.engine, bad.drop_id)["status"] == "rejected"
+    assert drops.get(context.engine, bad.drop_id).status == "rejected"
     marker = orjson.loads(context.labels.get("drops/bad/_REJECTED"))
     assert "look shuffled" in marker["reason"]
 
@@ -88,5 +88,5 @@ def test_no_bucket_means_later_not_unjudged(context: Context, tmp_path: Path) ->
     )
     with pytest.raises(UnavailableError):
         validate(away, drop_id)
-    assert drops.get(context.engine, drop_id)["status"] == "claimed"
+    assert drops.get(context.engine, drop_id).status == "claimed"
     assert validate(context, drop_id).accepted

@@ -54,7 +54,7 @@ def test_the_majority_relabels_and_a_tie_asks(context: Context) -> None:
     assert (now["annotations"], now["open"]) == (6, 1)
     row = drop_rows.newest_of(context.engine, "drops/three/")
     assert row is not None
-    assert (row["status"], row["accepted"], row["duplicates"]) == ("accepted", 0, 2)
+    assert (row.status, row.accepted, row.duplicates) == ("accepted", 0, 2)
 
 
 def test_an_annotator_who_corrects_the_only_annotation_relabels_and_leaves_no_question(context: Context) -> None:

@@ -318,7 +318,7 @@ def test_the_choice_of_a_training_asks_the_catalog(context: Context) -> None:
     chosen = due.choose(context, event)
     assert chosen == due.DueCycle(two.drop_id, two.version) == due.choose(context, event)
     merged = cycles.get(context.engine, one.drop_id)
-    assert (merged["verdict"], two.drop_id in merged["reason"]) == ("merged", True)
+    assert (merged.verdict, two.drop_id in str(merged.reason)) == ("merged", True)
 
     due.stop_cycle(context, two.drop_id, "it has one class")
     assert due.choose(context, event) is None
@@ -327,6 +327,6 @@ def test_the_choice_of_a_training_asks_the_catalog(context: Context) -> None:
         connection.execute(insert(drift_reports).values(window_start=NOW, window_end=NOW, predictions=1, retrain=True))
     asked = due.choose(context, event)
     assert asked == due.DueCycle(f"c-{event}", two.version) == due.choose(context, event), "the same on a retry"
-    assert cycles.get(context.engine, f"c-{event}")["origin"] == "monitoring"
+    assert cycles.get(context.engine, f"c-{event}").origin == "monitoring"
     assert due.choose(context, "asset_triggered__2") is None, "one training is enough"
     assert due.choose(context, by_hand) == due.DueCycle(f"c-{by_hand}", two.version)

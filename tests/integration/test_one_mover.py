@@ -98,9 +98,9 @@ def test_two_gates_at_once(make_gate: Callable[..., Gate]) -> None:
     assert champion in (2, 3, 4)
     for version in (2, 3, 4):
         row = gate.cycle(version)
-        assert row["finished_at"] is not None
-        assert (row["live_at"] is not None) == (row["verdict"] == "promote")
-    assert gate.cycle(champion)["verdict"] == "promote"
+        assert row.finished_at is not None
+        assert (row.live_at is not None) == (row.verdict == "promote")
+    assert gate.cycle(champion).verdict == "promote"
 
 
 def test_an_operator_between_decision_and_release(make_gate: Callable[..., Gate]) -> None:
@@ -110,7 +110,7 @@ def test_an_operator_between_decision_and_release(make_gate: Callable[..., Gate]
     operator.promote(gate.ctx, gate.model(3, seed=3), "ann", "first")
     assert release(gate.ctx, decision.id, cycle_id="c2") is None
     assert agree(gate) == 3
-    assert "the champion changed from 1 to 3" in str(gate.cycle(2)["reason"])
+    assert "the champion changed from 1 to 3" in str(gate.cycle(2).reason)
 
 
 def test_gates_operators_and_people_all_at_once(make_gate: Callable[..., Gate]) -> None:
@@ -136,7 +136,7 @@ def test_gates_operators_and_people_all_at_once(make_gate: Callable[..., Gate]) 
             done.result()
     process_pending(gate.ctx)
     agree(gate)
-    assert {gate.cycle(version)["verdict"] for version in (2, 3)} <= {"promote", "reject"}
+    assert {gate.cycle(version).verdict for version in (2, 3)} <= {"promote", "reject"}
 
 
 KILLED = """
@@ -166,10 +166,10 @@ def test_a_crash_after_the_alias_moved_on_a_persons_word(make_gate: Callable[...
     assert child.returncode == -9, child.stderr
     assert gate.registry.alias("champion") == 2, "the registry moved"
     assert deployments.live(gate.ctx.engine).model_version == 1, "the ledger did not"  # type: ignore[union-attr]
-    assert gate.cycle(2)["finished_at"] is None
+    assert gate.cycle(2).finished_at is None
     assert process_pending(gate.ctx) == [decision.id]
     assert agree(gate) == 2
-    assert str(gate.cycle(2)["reason"]).startswith("approved by bob: fine")
+    assert str(gate.cycle(2).reason).startswith("approved by bob: fine")
 
 
 def test_a_gate_that_starts_where_a_mover_died_judges_against_what_becomes_of_it(
@@ -190,5 +190,5 @@ def test_a_gate_that_starts_where_a_mover_died_judges_against_what_becomes_of_it
     later = go(gate, gate.model(3, seed=3))  # its release concludes what the dead mover left
     assert (later.champion_version, later.model_version) == (1, 3)
     assert agree(gate) == 2, "the deployment that had begun is concluded; the other was judged against version 1"
-    assert "the champion changed from 1 to 2" in str(gate.cycle(3)["reason"]) or gate.cycle(3)["verdict"] == "reject"
-    assert cycles.get(gate.ctx.engine, "c3")["finished_at"] is not None
+    assert "the champion changed from 1 to 2" in str(gate.cycle(3).reason) or gate.cycle(3).verdict == "reject"
+    assert cycles.get(gate.ctx.engine, "c3").finished_at is not None

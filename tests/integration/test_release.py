@@ -128,8 +128,8 @@ def test_the_real_service_follows_promotion_refusal_and_rollback(empty: System, 
         )
     assert empty.registry.aliases() == {"champion": 1, "previous": 2}
     row = cycles.get(empty.ctx.engine, "c1")
-    assert (row["verdict"], row["live_at"] is not None, row["finished_at"] is not None) == ("promote", True, True)
-    assert "release" in row["seconds"]
+    assert (row.verdict, row.live_at is not None, row.finished_at is not None) == ("promote", True, True)
+    assert "release" in row.seconds
 
 
 def test_the_first_release_of_all_fails_and_leaves_nothing(empty: System) -> None:
@@ -140,8 +140,8 @@ def test_the_first_release_of_all_fails_and_leaves_nothing(empty: System) -> Non
     assert empty.registry.aliases() == {}
     assert empty.wish() is None
     row = cycles.get(empty.ctx.engine, "c1")
-    assert (row["verdict"], row["live_at"]) == ("reject", None)
-    assert "probe is off by 0.5" in row["reason"]
+    assert (row.verdict, row.live_at) == ("reject", None)
+    assert "probe is off by 0.5" in str(row.reason)
 
 
 TEMPERS: list[tuple[Temper, str]] = [
@@ -250,8 +250,8 @@ def test_a_cycle_whose_champion_changed_meanwhile_says_so(system: System) -> Non
     operator.promote(system.ctx, 3, "ann", "now")
     assert release(system.ctx, "d2-1", cycle_id=system.cycle(2)) is None
     row = cycles.get(system.ctx.engine, "c2")
-    assert row["verdict"] == "reject"
-    assert "the champion changed from 1 to 3" in row["reason"]
+    assert row.verdict == "reject"
+    assert "the champion changed from 1 to 3" in str(row.reason)
     assert system.registry.alias("champion") == 3
 
 
@@ -266,9 +266,7 @@ def test_releasing_again_does_not_undo_what_an_operator_did_since(system: System
     assert system.unmoved()
     assert system.rows() == [(1, "superseded"), (2, "superseded"), (1, "live")]
     after = cycles.get(system.ctx.engine, "c2")
-    assert {k: after[k] for k in ("verdict", "reason", "live_at")} == {
-        k: before[k] for k in ("verdict", "reason", "live_at")
-    }
+    assert (after.verdict, after.reason, after.live_at) == (before.verdict, before.reason, before.live_at)
 
 
 def test_a_release_that_failed_is_not_tried_again_by_itself(system: System) -> None:
@@ -312,7 +310,7 @@ def test_a_mover_killed_while_the_aliases_move_is_concluded(system: System, tmp_
     assert done.status == "live"
     assert system.rows() == [(1, "superseded"), (2, "live")]
     assert system.registry.aliases() == {"champion": 2, "previous": 1}
-    assert cycles.get(system.ctx.engine, cycle)["verdict"] == "promote"
+    assert cycles.get(system.ctx.engine, cycle).verdict == "promote"
 
 
 def test_a_killed_mover_whose_replicas_refuse_is_undone_by_the_next(system: System, honest_url: str) -> None:

@@ -39,12 +39,12 @@ def test_a_sound_training_set_passes_and_its_figures_are_kept(context: Context) 
     of_dataset.validate_training_set(context, version)
     kept = validations.get(context.engine, "dataset", version.id)
     assert kept
-    assert (kept["passed"], kept["failures"], kept["warnings"]) == (True, [], [])
-    figures = kept["figures"]
+    assert (kept.passed, kept.failures, kept.warnings) == (True, [], [])
+    figures = kept.figures
     assert figures["growth"] == version.train / before.train
     assert (figures["train"], figures["classes"], figures["classes_lost"]) == (version.train, 10, 0)
     assert 0 < figures["smallest_class"] <= figures["largest_class_share"] * version.train
-    assert f"Dataset version {version.number}" in context.store.get(kept["report_key"]).decode()
+    assert f"Dataset version {version.number}" in context.store.get(str(kept.report_key)).decode()
 
 
 def test_a_version_that_breaks_an_expectation_ends_the_cycle_before_any_training(context: Context) -> None:
@@ -55,12 +55,12 @@ def test_a_version_that_breaks_an_expectation_ends_the_cycle_before_any_training
     with pytest.raises(InvalidInputError, match="at least two classes must have training samples; found 1"):
         train(context, drop.version, cycle_id=drop.drop_id)
     cycle = cycles.get(context.engine, drop.drop_id)
-    assert cycle["verdict"] == "stopped"
-    assert "at least two classes" in cycle["reason"]
+    assert cycle.verdict == "stopped"
+    assert "at least two classes" in str(cycle.reason)
     kept = validations.get(context.engine, "dataset", drop.version)
     assert kept
-    assert not kept["passed"]
-    assert b"Not trained on" in context.store.get(kept["report_key"])
+    assert not kept.passed
+    assert b"Not trained on" in context.store.get(str(kept.report_key))
 
 
 class _NoRuns:
@@ -147,7 +147,7 @@ def test_a_sound_log_passes_and_one_too_short_is_not_judged(serving: Context) ->
     assert of_log.validate_predictions(serving) == of_log.LogValidation(30, (), news=False, report_key=None)
     kept = validations.newest(serving.engine, "predictions")
     assert kept
-    assert (kept["passed"], kept["figures"]["predictions"]) == (True, 30)
+    assert (kept.passed, kept.figures["predictions"]) == (True, 30)
 
 
 def test_what_is_wrong_in_the_log_is_named_kept_and_told_once(serving: Context) -> None:
@@ -185,5 +185,5 @@ def test_a_log_that_is_only_strange_is_recorded_and_not_told(serving: Context) -
     assert (verdict.failures, verdict.news) == ((), False)
     kept = validations.newest(serving.engine, "predictions")
     assert kept
-    assert "unsure of nearly everything" in kept["warnings"][0]
-    assert kept["report_key"] == verdict.report_key
+    assert "unsure of nearly everything" in kept.warnings[0]
+    assert kept.report_key == verdict.report_key

@@ -21,7 +21,7 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     assert not list((ctx.settings.home / "cache" / "training").iterdir())  # nothing is left to resume
     assert ctx.registry.alias("challenger") == made.model_version
     assert ctx.registry.alias("champion") is None
-    assert cycles.recent(ctx.engine)[0]["model_version"] == made.model_version
+    assert cycles.recent(ctx.engine)[0].model_version == made.model_version
 
     place = ctx.registry.bundle(made.model_version)
     folder = ctx.settings.home / "fetched"

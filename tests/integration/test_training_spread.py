@@ -77,7 +77,7 @@ def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow
         assert done.returncode == 0, done.stderr[-3000:]
     (made,) = ctx.registry.find()
     row = cycles.get(ctx.engine, "c-spread")
-    assert (row["model_version"], row["run_id"]) == (int(made.version), made.run_id)
+    assert (row.model_version, row.run_id) == (int(made.version), made.run_id)
     assert ctx.registry.alias("challenger") == int(made.version)
     run = ctx.registry.client.get_run(made.run_id)
     assert run.info.status == "FINISHED"

@@ -101,7 +101,7 @@ def test_it_counts_from_when_all_hold_it_and_enough_answers_promote(system: Syst
         assert system.registry.alias("champion") == 1
         system.answered(begun.id, candidate_asked=99, live_asked=99)
         assert release(system.ctx, "d2", cycle_id="c2").status == "trial"  # type: ignore[union-attr]
-        assert cycles.get(system.ctx.engine, "c2")["finished_at"] is None
+        assert cycles.get(system.ctx.engine, "c2").finished_at is None
         system.answered(begun.id, candidate_asked=100, live_asked=100)
         done = release(system.ctx, "d2", cycle_id="c2")
     assert done is not None
@@ -109,7 +109,7 @@ def test_it_counts_from_when_all_hold_it_and_enough_answers_promote(system: Syst
     assert "no harm shown by the shadow of 100 answers" in str(done.reason)
     assert system.rows() == [(1, "superseded"), (2, "live")]
     assert system.registry.aliases() == {"champion": 2, "previous": 1}
-    assert cycles.get(system.ctx.engine, "c2")["verdict"] == "promote"
+    assert cycles.get(system.ctx.engine, "c2").verdict == "promote"
     newest, oldest = deployments.history(system.ctx.engine)
     assert newest.served_from == oldest.served_until
     assert (newest.served_until, newest.actor, oldest.actor) == (None, "gate", "operator:ann")
@@ -122,8 +122,8 @@ def test_harm_is_seen_at_the_first_look(system: System) -> None:
         assert "worse by errors" in str(system.ledger(begun).reason)
     finish_open_cycles(system.ctx)
     row = cycles.get(system.ctx.engine, "c2")
-    assert (row["verdict"], row["finished_at"] is not None) == ("reject", True)
-    assert "worse by errors" in row["reason"]
+    assert (row.verdict, row.finished_at is not None) == ("reject", True)
+    assert "worse by errors" in str(row.reason)
 
 
 def test_an_operators_word_ends_it(system: System) -> None:
@@ -140,7 +140,7 @@ def test_an_operators_word_ends_it(system: System) -> None:
 def test_another_gate_does_not_disturb_it(system: System) -> None:
     with system.started() as begun:
         assert release(system.ctx, system.decide(3), cycle_id="c3") is None
-        assert "version 2 is being tried" in str(cycles.get(system.ctx.engine, "c3")["reason"])
+        assert "version 2 is being tried" in str(cycles.get(system.ctx.engine, "c3").reason)
         with pytest.raises(ConflictError):
             release(system.ctx, "d3")
         assert system.ledger(begun).status == "trial"
@@ -221,4 +221,4 @@ def test_whoever_ends_it_may_be_killed_and_two_may_look_at_once(system: System, 
             looker.join()
     assert system.rows() == [(1, "superseded"), (2, "live")]
     assert system.registry.aliases() == {"champion": 2, "previous": 1}
-    assert cycles.get(system.ctx.engine, "c2")["live_at"] is not None
+    assert cycles.get(system.ctx.engine, "c2").live_at is not None

@@ -137,7 +137,7 @@ def test_a_good_canary_is_promoted_by_itself_and_is_sticky(system: System) -> No
     assert (row.status, row.share) == ("live", 0.4), row.reason
     assert "no harm shown" in str(row.reason)
     assert system.registry.alias("champion") == GOOD
-    assert cycles.get(system.ctx.engine, f"c{GOOD}")["live_at"] is not None
+    assert cycles.get(system.ctx.engine, f"c{GOOD}").live_at is not None
     versions = {a["model_version"] for a in hammer.answers}
     assert versions == {CHAMPION, GOOD}
     wait_logged(system.ctx, hammer)
@@ -152,7 +152,7 @@ def test_a_canary_that_fails_is_turned_down_by_itself_and_nobody_sees_it(system:
     assert row.status == "failed"
     assert "worse by errors" in str(row.reason)
     assert system.registry.alias("champion") == CHAMPION
-    assert cycles.get(system.ctx.engine, f"c{FAILING}")["verdict"] == "reject"
+    assert cycles.get(system.ctx.engine, f"c{FAILING}").verdict == "reject"
     assert {a["model_version"] for a in hammer.answers[-10:]} == {CHAMPION}
 
 

@@ -112,7 +112,7 @@ def _intake(servers: Servers, shared: Settings, name: str, count: int) -> dict[s
     found["validate"], found["peak validate MB"] = _spread_out(_validate, [(settings, drop_id)])
     found["accept"], found["peak accept MB"] = _spread_out(_accept, [(settings, drop_id)])
     row = drops.get(ctx.engine, drop_id)
-    assert (row["status"], row["images"]) == ("accepted", count), dict(row)
+    assert (row.status, row.images) == ("accepted", count), row
     object_store.connect(shared, shared.labels_bucket).put(f"{prefix}_READY", b"")
     stages = ("claim", "inspect", "validate", "accept")
     seconds = sum(found[s] for s in stages)

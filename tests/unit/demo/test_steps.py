@@ -1,6 +1,8 @@
 """A step that fails says which one, what was expected, what happened, where to look and what to do."""
 
 import io
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -9,14 +11,58 @@ from rich.console import Console
 from infra.demo import steps, watch
 from infra.demo.steps import StepFailedError, step
 from infra.demo.watch import CycleResult, StallDetector
+from ml.catalog.cycles import CycleRecord
+from ml.catalog.decisions import Decision
+from ml.catalog.drops import DropRecord
 from ml.errors import UnavailableError
 from ml.settings import Settings
 
 REASON = "worse on corruption dim; 97.2% against 82.9% on 286 holdout samples: 44 gained, 3 lost, p < 0.0001"
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 REJECTED = CycleResult(
-    drop={"prefix": "drops/demo-second/", "report_key": "drops/d/report.html"},
-    cycle={"verdict": "reject", "reason": REASON, "seconds": {"claim": 0.1, "train": 15.6, "gate": 0.2}},
-    decision={"report_key": "decisions/0123456789abcdef/report.html"},
+    drop=DropRecord(
+        id="d",
+        prefix="drops/demo-second/",
+        listing_digest="0" * 64,
+        format="folders",
+        status="accepted",
+        reason=None,
+        images=10,
+        accepted=10,
+        quarantined=0,
+        duplicates=0,
+        report_key="drops/d/report.html",
+        dataset_version="v2",
+        ready_at=NOW,
+        found_at=NOW,
+        finished_at=NOW,
+    ),
+    cycle=CycleRecord(
+        id="d",
+        origin="drop",
+        drop_id="d",
+        dataset_version="v2",
+        run_id="r",
+        model_version=2,
+        decision_id="0123456789abcdef",
+        verdict="reject",
+        reason=REASON,
+        seconds={"claim": 0.1, "train": 15.6, "gate": 0.2},
+        started_at=NOW,
+        live_at=None,
+        finished_at=NOW,
+    ),
+    decision=Decision(
+        id="0123456789abcdef",
+        model_version=2,
+        champion_version=1,
+        dataset_version="v2",
+        verdict="reject",
+        reason=REASON,
+        actor="gate",
+        statistics={},
+        report_key="decisions/0123456789abcdef/report.html",
+    ),
 )
 
 
@@ -46,7 +92,7 @@ def test_another_verdict_is_shown_with_its_reason_its_report_and_the_last_stage(
 
 
 def test_a_stopped_drop_has_the_report_of_its_validation() -> None:
-    stopped = CycleResult(REJECTED.drop, REJECTED.cycle | {"verdict": "stopped", "seconds": {}}, None)
+    stopped = CycleResult(REJECTED.drop, replace(REJECTED.cycle, verdict="stopped", seconds={}), None)
     with pytest.raises(StepFailedError) as caught, step("1", "it is promoted", console()) as this:
         this.check_verdict(stopped, ("promote",))
     assert "/console/files/drops/d/report.html" in shown(caught.value, Settings())
