@@ -51,6 +51,22 @@ class DropRecord:
         return cls(**row)
 
 
+@dataclass(frozen=True)
+class QuarantineEntry:
+    """An image to put in quarantine.
+
+    Attributes:
+        key: its file in the drop.
+        object_key: of its copy in our bucket; None if there are no bytes.
+    """
+
+    key: str
+    label: str | None
+    sha256: str | None
+    reasons: list[str]
+    object_key: str | None
+
+
 def begin(engine: Engine, drop_id: str, prefix: str, listing_digest: str, ready_at: datetime) -> str:
     """Insert the drop unless it exists; return its status."""
     row = {
@@ -117,8 +133,8 @@ def stop_cycle(connection: Connection, cycle_id: str, verdict: str, reason: str)
     )
 
 
-def put_in_quarantine(connection: Connection, drop_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert quarantine rows (key, label, sha256, reasons, object_key); existing ones are not changed."""
-    if rows:
-        values = [{"drop_id": drop_id, **row} for row in rows]
+def put_in_quarantine(connection: Connection, drop_id: str, entries: Sequence[QuarantineEntry]) -> None:
+    """Insert quarantine rows; existing ones are not changed."""
+    if entries:
+        values = [{"drop_id": drop_id, **vars(entry)} for entry in entries]
         connection.execute(insert(quarantine).on_conflict_do_nothing(), values)

@@ -20,11 +20,11 @@ def list_held(
     """The newest first, each with its reasons."""
     from ml.intake import quarantine_store
 
-    rows = quarantine_store.list_held(connected(), drop, limit)
+    records = quarantine_store.list_held(connected(), drop, limit)
     table = new_table("id", "drop", "file", "label")
-    for row in rows:
-        add_row(table, str(row["id"]), row["prefix"], row["key"], row["label"] or "–")
-    show(table, rows, as_json, {str(row["id"]): "; ".join(row["reasons"]) for row in rows})
+    for record in records:
+        add_row(table, str(record.id), record.prefix, record.key, record.label or "–")
+    show(table, records, as_json, {str(record.id): "; ".join(record.reasons) for record in records})
 
 
 @app.command("show")
@@ -38,20 +38,20 @@ def show_held(
     from ml.intake import quarantine_store
 
     ctx = connected()
-    row = quarantine_store.get(ctx, number)
+    record = quarantine_store.get(ctx, number)
     if output is not None:
-        if row["object_key"] is None:
-            raise InvalidInputError(f"{number} ({row['key']}) has no bytes: {'; '.join(row['reasons'])}")
-        output.write_bytes(ctx.store.get(row["object_key"]))
-    emit(row, as_json)
+        if record.object_key is None:
+            raise InvalidInputError(f"{number} ({record.key}) has no bytes: {'; '.join(record.reasons)}")
+        output.write_bytes(ctx.store.get(record.object_key))
+    emit(record, as_json)
     if as_json:
         return
-    say(f"{row['prefix']}{row['key']}, label {row['label'] or '–'}: {row['status']}")
-    for reason in row["reasons"]:
+    say(f"{record.prefix}{record.key}, label {record.label or '–'}: {record.status}")
+    for reason in record.reasons:
         say(f"  {reason}")
-    if row["ended_at"]:
-        where = f" into {row['released_to']}" if row["released_to"] else ""
-        say(f"  {row['status']}{where} by {row['actor']}: {row['note']}")
+    if record.ended_at:
+        where = f" into {record.released_to}" if record.released_to else ""
+        say(f"  {record.status}{where} by {record.actor}: {record.note}")
 
 
 @app.command()

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 from sqlalchemy import Connection
@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog import bulk, cycles, drops
 from ml.catalog.bulk import RowBuffer
-from ml.catalog.drops import DropRecord
+from ml.catalog.drops import DropRecord, QuarantineEntry
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
@@ -90,7 +90,7 @@ class _Acceptance:
     added_by_split: Counter[str] = field(default_factory=Counter)
     classes: set[str] = field(default_factory=set)
     changes: AnnotationChanges = field(default_factory=AnnotationChanges)
-    quarantined_rows: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: list[QuarantineEntry] = field(default_factory=list)
 
     def run(self, uploads: SegmentUploads, listing_pool: Executor) -> Listing | None:
         """Return the listing of the drop at the time of acceptance; None if it could not be read."""
@@ -101,7 +101,7 @@ class _Acceptance:
         for page in self.rows.existing_pages():
             self._add_annotations(annotate.changes_for_existing(ctx, page, drop_id))
         for page in self.rows.bad_pages():
-            self.quarantined_rows += quarantine.copy_images(ctx, self.drop.prefix, drop_id, page)
+            self.quarantined += quarantine.copy_images(ctx, self.drop.prefix, drop_id, page)
         manifest = self._manifest(parent)
         changed = bool(self.new_segments or self.changes.relabels)
         if changed:
@@ -157,7 +157,7 @@ class _Acceptance:
         self.samples.copy(connection)
         self.labels.copy(connection)
         annotate.write(connection, self.changes)
-        drops.put_in_quarantine(connection, self.drop.id, self.quarantined_rows)
+        drops.put_in_quarantine(connection, self.drop.id, self.quarantined)
 
     def _finish(self, connection: Connection, version: str | None) -> None:
         drop_id, accepted = self.drop.id, sum(s.samples for s in self.new_segments)
@@ -165,9 +165,9 @@ class _Acceptance:
             connection,
             drop_id,
             "accepted",
-            images=accepted + self.rows.duplicates + len(self.quarantined_rows),
+            images=accepted + self.rows.duplicates + len(self.quarantined),
             accepted=accepted,
-            quarantined=len(self.quarantined_rows),
+            quarantined=len(self.quarantined),
             duplicates=self.rows.duplicates,
             format=entries.head(self.ctx, drop_id).format,
             report_key=data_docs.key(drop_id),

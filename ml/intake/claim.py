@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from ml.catalog import cycles, drops
+from ml.catalog.drops import QuarantineEntry
 from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
@@ -59,13 +60,13 @@ def claim(ctx: Context, prefix: str) -> str | None:
 
 
 def reject(
-    ctx: Context, drop_id: str, reason: str, quarantine_rows: Sequence[Mapping[str, Any]] = (), **columns: Any
+    ctx: Context, drop_id: str, reason: str, quarantine_entries: Sequence[QuarantineEntry] = (), **columns: Any
 ) -> None:
     """Reject the drop: its row, cycle and quarantine rows in one transaction, then the marker."""
     with transaction(ctx.engine) as connection:
         if drops.locked_status(connection, drop_id) == "claimed":
             drops.finish(connection, drop_id, "rejected", reason=reason, **columns)
-            drops.put_in_quarantine(connection, drop_id, quarantine_rows)
+            drops.put_in_quarantine(connection, drop_id, quarantine_entries)
             drops.stop_cycle(connection, drop_id, "stopped", reason)
     log.warning("drop %s rejected: %s", drop_id, reason)
     acknowledge(ctx, drop_id)

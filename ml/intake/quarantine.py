@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from ml.catalog.drops import QuarantineEntry
 from ml.context import Context
 from ml.errors import NotFoundError, UnavailableError
 from ml.intake import source
@@ -12,10 +13,13 @@ from ml.intake import source
 _MAX_BYTES: Final = 100_000_000  # bytes of an archive member
 
 
-def copy_images(ctx: Context, prefix: str, drop_id: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Copy the images to the quarantine; returns the rows to insert (key, label, sha256, reasons, object_key).
+def copy_images(ctx: Context, prefix: str, drop_id: str, rows: list[dict[str, Any]]) -> list[QuarantineEntry]:
+    """Copy the images to the quarantine; returns the entries to insert.
 
     They are copied because drops are deleted from the bucket when their retention ends.
+
+    Args:
+        rows: bad rows of `ml.intake.row_verdicts`.
     """
 
     def copy(row: dict[str, Any]) -> str | None:
@@ -31,7 +35,7 @@ def copy_images(ctx: Context, prefix: str, drop_id: str, rows: list[dict[str, An
     with ThreadPoolExecutor(8) as pool:
         targets = list(pool.map(copy, rows))
     return [
-        {name: row[name] for name in ("key", "label", "sha256", "reasons")} | {"object_key": target}
+        QuarantineEntry(row["key"], row["label"], row["sha256"], row["reasons"], target)
         for row, target in zip(rows, targets, strict=True)
     ]
 

@@ -3,11 +3,13 @@
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal, Self
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine
@@ -16,20 +18,52 @@ from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.intake.find import MARKERS, READY
 
 
-def list_held(ctx: Context, prefix: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
-    """Quarantined images, newest first, with their drop's `prefix`; of one drop if `prefix` is given."""
-    query = select(quarantine, drops.c.prefix).join(drops, quarantine.c.drop_id == drops.c.id)
-    query = query.where(quarantine.c.status == "held")
+@dataclass(frozen=True, slots=True)
+class QuarantineRecord:
+    """A row of `quarantine`, with the `prefix` of its drop.
+
+    Attributes:
+        key: the image's file in the drop.
+        object_key: of its copy in our bucket; None if there are no bytes.
+        actor, note, ended_at: who released or discarded it, why and when; None while it is held.
+        released_to: the prefix of the drop it was released into.
+    """
+
+    id: int
+    drop_id: str
+    key: str
+    label: str | None
+    sha256: str | None
+    reasons: list[str]
+    object_key: str | None
+    status: Literal["held", "released", "discarded"]
+    actor: str | None
+    note: str | None
+    released_to: str | None
+    ended_at: datetime | None
+    created_at: datetime
+    prefix: str
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """From a row whose columns are the fields."""
+        return cls(**row)
+
+
+def list_held(ctx: Context, prefix: str | None = None, limit: int = 50) -> list[QuarantineRecord]:
+    """Quarantined images, newest first; of one drop if `prefix` is given."""
+    query = _records().where(quarantine.c.status == "held")
     if prefix is not None:
         query = query.where(drops.c.prefix == f"{prefix.rstrip('/')}/")
     with transaction(ctx.engine) as connection:
-        return [dict(r) for r in connection.execute(query.order_by(quarantine.c.id.desc()).limit(limit)).mappings()]
+        rows = connection.execute(query.order_by(quarantine.c.id.desc()).limit(limit)).mappings()
+        return [QuarantineRecord.from_row(row) for row in rows]
 
 
-def get(ctx: Context, image_id: int) -> dict[str, Any]:
+def get(ctx: Context, image_id: int) -> QuarantineRecord:
     """One quarantined image; raises NotFoundError."""
-    (row,) = _read_rows(ctx, [image_id])
-    return row
+    (record,) = _read(ctx, [image_id])
+    return record
 
 
 def release(ctx: Context, ids: Sequence[int], *, label: str | None, actor: str, reason: str) -> str:
@@ -50,15 +84,14 @@ def release(ctx: Context, ids: Sequence[int], *, label: str | None, actor: str, 
         InvalidInputError: an image has no label, or its bytes were never stored.
         ConflictError: an image was discarded, or released into another drop.
     """
-    rows = _read_rows(ctx, ids)
-    prefix = f"{ctx.settings.drops_prefix}{_drop_name(rows, label)}/"
-    for row in rows:
-        _check_releasable(row, label, prefix)
+    records = _read(ctx, ids)
+    prefix = f"{ctx.settings.drops_prefix}{_drop_name(records, label)}/"
+    releasable = [_releasable(record, label, prefix) for record in records]
     table = [("file", "label", "annotator")]
-    for row in rows:
-        name = f"{row['id']}{PurePosixPath(row['object_key']).suffix}"
-        ctx.labels.copy(row["object_key"], prefix + name, source_bucket=ctx.store.bucket)
-        table.append((name, label or row["label"], actor if label else ""))
+    for image_id, object_key, new_label in releasable:
+        name = f"{image_id}{PurePosixPath(object_key).suffix}"
+        ctx.labels.copy(object_key, prefix + name, source_bucket=ctx.store.bucket)
+        table.append((name, new_label, actor if label else ""))
     text = io.StringIO()
     csv.writer(text).writerows(table)
     ctx.labels.put(f"{prefix}labels.csv", text.getvalue().encode(), "text/csv")
@@ -76,12 +109,12 @@ def discard(ctx: Context, ids: Sequence[int], *, actor: str, reason: str) -> Non
         NotFoundError: no such image.
         ConflictError: an image was released.
     """
-    rows = _read_rows(ctx, ids)
-    if released := next((r for r in rows if r["status"] == "released"), None):
-        raise ConflictError(f"{released['id']} was released into {released['released_to']}")
+    records = _read(ctx, ids)
+    if released := next((record for record in records if record.status == "released"), None):
+        raise ConflictError(f"{released.id} was released into {released.released_to}")
     with transaction(ctx.engine) as connection:
         _set_status(connection, ids, "discarded", actor, reason)
-    ctx.store.delete([r["object_key"] for r in rows if r["object_key"]])
+    ctx.store.delete([record.object_key for record in records if record.object_key])
     with transaction(ctx.engine) as connection:
         connection.execute(update(quarantine).where(quarantine.c.id.in_(ids)).values(object_key=None))
 
@@ -94,28 +127,34 @@ def is_release(connection: Connection, prefix: str) -> bool:
     )
 
 
-def _read_rows(ctx: Context, ids: Sequence[int]) -> list[dict[str, Any]]:
-    query = select(quarantine, drops.c.prefix).join(drops, quarantine.c.drop_id == drops.c.id)
+def _records() -> Select[Any]:
+    return select(quarantine, drops.c.prefix).join(drops, quarantine.c.drop_id == drops.c.id)
+
+
+def _read(ctx: Context, ids: Sequence[int]) -> list[QuarantineRecord]:
+    query = _records().where(quarantine.c.id.in_(ids)).order_by(quarantine.c.id)
     with transaction(ctx.engine) as connection:
-        result = connection.execute(query.where(quarantine.c.id.in_(ids)).order_by(quarantine.c.id)).mappings()
-        rows = [dict(row) for row in result]
-    if missing := sorted(set(ids) - {row["id"] for row in rows}):
+        records = [QuarantineRecord.from_row(row) for row in connection.execute(query).mappings()]
+    if missing := sorted(set(ids) - {record.id for record in records}):
         raise NotFoundError(f"quarantine has no image {missing[0]}; `evergreen quarantine list` shows what there is")
-    return rows
+    return records
 
 
-def _check_releasable(row: dict[str, Any], label: str | None, prefix: str) -> None:
-    if row["status"] == "discarded" or (row["status"] == "released" and row["released_to"] != prefix):
-        destination = f" into {row['released_to']}" if row["released_to"] else ""
-        raise ConflictError(f"{row['id']} ({row['key']}) was {row['status']}{destination}")
-    if row["object_key"] is None:
-        raise InvalidInputError(f"{row['id']} ({row['key']}) has no bytes: {'; '.join(row['reasons'])}")
-    if not (label or row["label"]):
-        raise InvalidInputError(f"{row['id']} ({row['key']}) has no label: give one with --label")
+def _releasable(record: QuarantineRecord, label: str | None, prefix: str) -> tuple[int, str, str]:
+    """The image's id, the key of its bytes and its label in the new drop."""
+    name, new_label = f"{record.id} ({record.key})", label or record.label
+    if record.status == "discarded" or (record.status == "released" and record.released_to != prefix):
+        destination = f" into {record.released_to}" if record.released_to else ""
+        raise ConflictError(f"{name} was {record.status}{destination}")
+    if record.object_key is None:
+        raise InvalidInputError(f"{name} has no bytes: {'; '.join(record.reasons)}")
+    if not new_label:
+        raise InvalidInputError(f"{name} has no label: give one with --label")
+    return record.id, record.object_key, new_label
 
 
-def _drop_name(rows: Sequence[dict[str, Any]], label: str | None) -> str:
-    content = "\n".join([label or "", *(str(row["id"]) for row in rows)])
+def _drop_name(records: Sequence[QuarantineRecord], label: str | None) -> str:
+    content = "\n".join([label or "", *(str(record.id) for record in records)])
     return f"released-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 

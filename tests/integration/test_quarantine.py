@@ -45,7 +45,7 @@ def test_what_lies_there_is_shown_with_its_reasons(conflicting: Context, tmp_pat
 
 def test_a_released_image_comes_in_with_its_new_label_once(conflicting: Context) -> None:
     ctx = conflicting
-    numbers = [r["id"] for r in quarantine_store.list_held(ctx) if r["key"] == "a/2.png"]
+    numbers = [r.id for r in quarantine_store.list_held(ctx) if r.key == "a/2.png"]
     prefix = quarantine_store.release(ctx, numbers, label="z", **WHO)
     assert quarantine_store.release(ctx, numbers, label="z", **WHO) == prefix, "running twice is harmless"
     with pytest.raises(ConflictError, match="was released into"):
@@ -56,8 +56,8 @@ def test_a_released_image_comes_in_with_its_new_label_once(conflicting: Context)
         said = connection.execute(select(labels.c.annotator).where(labels.c.label == "z")).scalar_one()
     assert said == "ann"
     row = quarantine_store.get(ctx, numbers[0])
-    assert (row["status"], row["released_to"], row["actor"], row["note"]) == ("released", prefix, "ann", "looked at it")
-    assert numbers[0] not in [r["id"] for r in quarantine_store.list_held(ctx)]
+    assert (row.status, row.released_to, row.actor, row.note) == ("released", prefix, "ann", "looked at it")
+    assert numbers[0] not in [r.id for r in quarantine_store.list_held(ctx)]
     with pytest.raises(ConflictError, match="was released"):
         quarantine_store.discard(ctx, numbers, **WHO)
 
@@ -66,7 +66,7 @@ def test_a_release_that_was_killed_is_finished_by_running_it_again(
     conflicting: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ctx = conflicting
-    numbers = [r["id"] for r in quarantine_store.list_held(ctx) if r["key"] == "b/2.png"]
+    numbers = [r.id for r in quarantine_store.list_held(ctx) if r.key == "b/2.png"]
     for step in ("put", "list"):
         with monkeypatch.context() as patched:
             patched.setattr(type(ctx.labels), step, _killed)
@@ -85,10 +85,10 @@ def test_what_cannot_be_used_is_said(conflicting: Context) -> None:
     ctx = conflicting
     with pytest.raises(NotFoundError, match="no image 99"):
         quarantine_store.release(ctx, [99], label=None, **WHO)
-    numbers = [r["id"] for r in quarantine_store.list_held(ctx) if r["key"] == "b/3.png"]
+    numbers = [r.id for r in quarantine_store.list_held(ctx) if r.key == "b/3.png"]
     quarantine_store.discard(ctx, numbers, **WHO)
     quarantine_store.discard(ctx, numbers, **WHO)
-    assert quarantine_store.get(ctx, numbers[0])["object_key"] is None
+    assert quarantine_store.get(ctx, numbers[0]).object_key is None
     assert not [o for o in ctx.store.list("quarantine/") if o.size == len(b"no image")]
     with pytest.raises(ConflictError, match="was discarded"):
         quarantine_store.release(ctx, numbers, label="a", **WHO)
@@ -100,7 +100,7 @@ def test_what_cannot_be_used_is_said(conflicting: Context) -> None:
             {"labels.csv": b"file,label\nx.png,\ny.png,a\n", "x.png": digits()[40][1], "y.png": digits()[41][1]},
         ),
     )
-    unlabelled = [r["id"] for r in quarantine_store.list_held(ctx, "drops/two")]
+    unlabelled = [r.id for r in quarantine_store.list_held(ctx, "drops/two")]
     with pytest.raises(InvalidInputError, match="give one with --label"):
         quarantine_store.release(ctx, unlabelled, label=None, **WHO)
 
@@ -110,6 +110,6 @@ def test_releasing_approves_a_class_that_was_held(make_context: Callable[..., Co
     ingest(ctx, upload(ctx, "one", {f"a/{i}.png": digits()[i][1] for i in range(4)}))
     ingest(ctx, upload(ctx, "two", {"a/9.png": digits()[9][1], "new/8.png": digits()[8][1]}))
     (row,) = quarantine_store.list_held(ctx)
-    assert "waits for approval" in row["reasons"][0]
-    ingest(ctx, quarantine_store.release(ctx, [row["id"]], label=None, **WHO))
+    assert "waits for approval" in row.reasons[0]
+    ingest(ctx, quarantine_store.release(ctx, [row.id], label=None, **WHO))
     assert sample_labels(ctx) == ["a"] * 5 + ["new"]

@@ -16,6 +16,7 @@ from ml.catalog.deployments import DeploymentHistoryRecord, DeploymentRecord, Re
 from ml.catalog.drops import DropRecord
 from ml.catalog.validations import ValidationRecord
 from ml.cli import output
+from ml.intake.quarantine_store import QuarantineRecord
 
 RECORDS = [
     (CycleRecord, tables.cycles),
@@ -70,6 +71,22 @@ DECISION = {
     "approval_actor": "ann",
     "approval_reason": "looked",
 }
+QUARANTINED = {
+    "id": 7,
+    "drop_id": "d",
+    "key": "a/1.png",
+    "label": "a",
+    "sha256": None,
+    "reasons": ["not an image"],
+    "object_key": None,
+    "status": "held",
+    "actor": None,
+    "note": None,
+    "released_to": None,
+    "ended_at": None,
+    "created_at": NOW,
+    "prefix": "drops/one/",
+}
 KEY = {
     "id": "0123456789ab",
     "name": "ann",
@@ -90,9 +107,10 @@ KEY = {
     [
         (DeploymentHistoryRecord.from_row(DEPLOYMENT), DEPLOYMENT),
         (DecisionHistoryRecord.from_row(DECISION), DECISION),
+        (QuarantineRecord.from_row(QUARANTINED), QUARANTINED),
         (ApiKeyRecord.from_row(KEY, NOW), KEY | {"state": "good"}),
     ],
-    ids=["deployment", "decision", "key"],
+    ids=["deployment", "decision", "quarantine", "key"],
 )
 def test_a_command_prints_a_record_as_json_with_the_keys_in_the_order_of_the_columns(
     record: object, row: dict[str, object], capsysbinary: pytest.CaptureFixture[bytes]
