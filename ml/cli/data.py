@@ -93,13 +93,13 @@ def list_tasks(limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json = 
     """Open questions, the most doubtful first."""
     from ml.datasets import labels as label_tasks
 
-    rows = label_tasks.tasks(connected(), limit)
+    records = label_tasks.tasks(connected(), limit)
     table = new_table("id", "sample", "label", "suggested", "score", "reason")
-    for row in rows:
-        sample = (row["sha256"] or str(row["prediction_id"]))[:12]
-        label, suggested = row["label"] or "–", row["suggested"] or "–"
-        add_row(table, str(row["id"]), sample, label, suggested, f"{row['score']:.2f}", row["reason"])
-    show(table, rows, as_json)
+    for record in records:
+        sample = (record.sha256 or str(record.prediction_id))[:12]
+        label, suggested = record.label or "–", record.suggested or "–"
+        add_row(table, str(record.id), sample, label, suggested, f"{record.score:.2f}", record.reason)
+    show(table, records, as_json)
 
 
 @labels.command()

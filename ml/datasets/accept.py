@@ -134,7 +134,8 @@ class _Acceptance:
         self.samples.add(rows.append_column("segment_id", pa.repeat(segment.id, len(rows))))
 
     def _add_annotations(self, changes: AnnotationChanges) -> None:
-        rows = pa.Table.from_pylist(changes.annotations, _ANNOTATION)
+        columns = {name: [getattr(a, name) for a in changes.annotations] for name in _ANNOTATION.names}
+        rows = pa.Table.from_pydict(columns, _ANNOTATION)
         self.labels.add(rows.append_column("drop_id", pa.repeat(self.drop.id, len(rows))))
         self.changes.relabels.update(changes.relabels)
         self.changes.tasks.extend(changes.tasks)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sqlalchemy import Connection, select, update
 
@@ -10,6 +9,7 @@ from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import label_tasks, samples
 from ml.context import Context
 from ml.datasets import amend, labels
+from ml.datasets.labels import Annotation, LabelTaskRecord
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 
 
@@ -32,20 +32,19 @@ def answer(ctx: Context, task_id: int, label: str, *, actor: str) -> LabelAnswer
     """
     with advisory_lock(ctx.engine, "datasets"):
         task = _open_task(ctx, task_id)
-        if task["sha256"] is None:
+        if task.sha256 is None:
             raise InvalidInputError(
                 f"task {task_id} is about a prediction: answer it by sending feedback on that prediction"
             )
         parent, manifest = amend.newest(ctx)
         if label not in manifest.classes:
             raise InvalidInputError(f"`{label}` is not a class; the classes are {', '.join(manifest.classes)}")
-        digest = task["sha256"]
+        digest = task.sha256
         with transaction(ctx.engine) as connection:
             current_label = connection.execute(select(samples.c.label).where(samples.c.sha256 == digest)).scalar_one()
 
         def write_rows(connection: Connection) -> None:
-            annotation = {"sha256": digest, "label": label, "source": labels.OPERATOR, "annotator": actor}
-            labels.record(connection, [annotation])
+            labels.record(connection, [Annotation(digest, label, labels.OPERATOR, actor)])
             connection.execute(update(samples).where(samples.c.sha256 == digest).values(label=label))
             of_sample = (label_tasks.c.sha256 == digest) & (label_tasks.c.status == "open")
             connection.execute(update(label_tasks).where(of_sample).values(status="done"))
@@ -67,11 +66,12 @@ def dismiss(ctx: Context, task_id: int) -> None:
         connection.execute(update(label_tasks).where(label_tasks.c.id == task_id).values(status="dismissed"))
 
 
-def _open_task(ctx: Context, task_id: int) -> dict[str, Any]:
+def _open_task(ctx: Context, task_id: int) -> LabelTaskRecord:
     with transaction(ctx.engine) as connection:
         row = connection.execute(select(label_tasks).where(label_tasks.c.id == task_id)).mappings().first()
     if row is None:
         raise NotFoundError(f"no label task has the id {task_id}; `evergreen labels list` shows the open ones")
-    if row["status"] != "open":
-        raise ConflictError(f"label task {task_id} is {row['status']} already")
-    return dict(row)
+    task = LabelTaskRecord.from_row(row)
+    if task.status != "open":
+        raise ConflictError(f"label task {task_id} is {task.status} already")
+    return task

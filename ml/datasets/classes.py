@@ -14,6 +14,7 @@ from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import class_operations, samples
 from ml.context import Context
 from ml.datasets import amend, labels
+from ml.datasets.labels import Annotation
 from ml.datasets.versions import Manifest
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 
@@ -82,8 +83,7 @@ def split(ctx: Context, before: str, new_labels: Mapping[str, str], *, actor: st
         def write_rows(connection: Connection) -> None:
             statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))
             connection.execute(statement, [{"digest": d, "new": new} for d, new in new_labels.items()])
-            annotation = {"source": labels.OPERATOR, "annotator": actor}
-            labels.record(connection, [{"sha256": d, "label": new, **annotation} for d, new in new_labels.items()])
+            labels.record(connection, [Annotation(d, new, labels.OPERATOR, actor) for d, new in new_labels.items()])
             _record(connection, operation, amended.id, actor, reason)
 
         version = amend.commit(ctx, parent, amended, Counter(), f"split of {before}", write_rows)

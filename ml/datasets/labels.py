@@ -6,8 +6,10 @@ counts as its drop's.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
+from uuid import UUID
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -24,104 +26,168 @@ OPERATOR: Final = "operator"
 _PAGE: Final = 1000
 
 
-def resolve_label(annotations: Sequence[Mapping[str, Any]], current_label: str, settings: Settings) -> str:
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """The label that an annotator gave a sample, a row of table `labels`.
+
+    Attributes:
+        source: drop or operator.
+        annotator: None for one that is known by its drop only.
+        labelled_at: when the annotator says it was given.
+        drop_id: the drop that brought it, if any.
+        created_at: when it was stored; None before.
+    """
+
+    sha256: str
+    label: str
+    source: str
+    annotator: str | None
+    confidence: float | None = None
+    labelled_at: datetime | None = None
+    drop_id: str | None = None
+    created_at: datetime | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """From a row of table `labels`."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+
+    def values(self) -> dict[str, Any]:
+        """The columns to insert."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "created_at"}
+
+
+@dataclass(frozen=True)
+class LabelQuestion:
+    """A label task to open.
+
+    Attributes:
+        score: doubt about the label, 0 to 1.
+        label: what the sample's label is now.
+        suggested: what it may be instead.
+        details: JSON that explains the doubt.
+    """
+
+    sha256: str
+    reason: str
+    score: float
+    label: str | None
+    suggested: str | None
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTaskRecord:
+    """A row of `label_tasks`: of a sample or of a prediction. `LabelQuestion` explains the fields."""
+
+    id: int
+    prediction_id: UUID | None
+    sha256: str | None
+    reason: str
+    score: float
+    label: str | None
+    suggested: str | None
+    details: dict[str, Any]
+    status: Literal["open", "done", "dismissed"]
+    created_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """From a row whose columns are the fields."""
+        return cls(**row)
+
+
+def resolve_label(annotations: Sequence[Annotation], current_label: str, settings: Settings) -> str:
     """Return the label of a sample by the setting `label_policy`.
 
     ``latest``: the newest annotation. ``majority``: the label that most annotators give; the current one on a tie.
     ``trusted``: the label of the first of `trusted_annotators` who annotated the sample, else the majority.
 
     Args:
-        annotations: `label`, `annotator`, `labelled_at`, `created_at`, `drop_id`, in order of insertion.
+        annotations: of the sample, in order of insertion.
         current_label: the label the sample has now.
     """
     by_annotator = _latest_by_annotator(annotations)
     if not by_annotator:
         return current_label
     if settings.label_policy == "latest":
-        return str(list(by_annotator.values())[-1])
+        return list(by_annotator.values())[-1]
     if settings.label_policy == "trusted":
         for name in settings.trusted_annotators:
             if name in by_annotator:
-                return str(by_annotator[name])
+                return by_annotator[name]
     ranked = Counter(by_annotator.values()).most_common(2)
     tied = len(ranked) > 1 and ranked[0][1] == ranked[1][1]
-    return current_label if tied else str(ranked[0][0])
+    return current_label if tied else ranked[0][0]
 
 
-def _latest_by_annotator(annotations: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _latest_by_annotator(annotations: Sequence[Annotation]) -> dict[str, str]:
     """Annotator → latest label, in time order; annotations before the last one of an operator are ignored."""
-    by_operator = [i for i, a in enumerate(annotations) if a.get("source") == OPERATOR]
+    by_operator = [i for i, a in enumerate(annotations) if a.source == OPERATOR]
     counted = annotations[by_operator[-1] :] if by_operator else annotations
     latest: dict[str, str] = {}
     for annotation in sorted(counted, key=_annotated_at):
         latest.pop(_annotator(annotation), None)
-        latest[_annotator(annotation)] = annotation["label"]
+        latest[_annotator(annotation)] = annotation.label
     return latest
 
 
-def _annotator(annotation: Mapping[str, Any]) -> str:
-    return annotation["annotator"] or f"drop {annotation['drop_id']}"
+def _annotator(annotation: Annotation) -> str:
+    return annotation.annotator or f"drop {annotation.drop_id}"
 
 
-def _annotated_at(annotation: Mapping[str, Any]) -> datetime:
-    timestamp: datetime | None = annotation["labelled_at"] or annotation.get("created_at")
-    return timestamp or datetime.now(UTC)  # not written yet
+def _annotated_at(annotation: Annotation) -> datetime:
+    return annotation.labelled_at or annotation.created_at or datetime.now(UTC)  # not written yet
 
 
-def annotations_of(connection: Connection, hashes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def annotations_of(connection: Connection, hashes: Sequence[str]) -> dict[str, list[Annotation]]:
     """All annotations of these samples, in order of insertion."""
-    by_sample: dict[str, list[dict[str, Any]]] = {}
+    by_sample: dict[str, list[Annotation]] = {}
     for start in range(0, len(hashes), _PAGE):
         page = hashes[start : start + _PAGE]
         for row in connection.execute(select(labels).where(labels.c.sha256.in_(page)).order_by(labels.c.id)).mappings():
-            by_sample.setdefault(row["sha256"], []).append(dict(row))
+            by_sample.setdefault(row["sha256"], []).append(Annotation.from_row(row))
     return by_sample
 
 
-def from_row(row: Mapping[str, Any], drop_id: str) -> list[dict[str, Any]]:
-    """The annotations in a validated row of a drop, as rows of table `labels`."""
+def from_row(row: Mapping[str, Any], drop_id: str) -> list[Annotation]:
+    """The annotations in a validated row of a drop (`ml.intake.row_verdicts`)."""
     return [
-        {
-            "sha256": row["sha256"],
-            "source": "drop",
-            "drop_id": drop_id,
-            "label": annotation["label"],
-            "annotator": annotation["annotator"],
-            "confidence": annotation["confidence"],
-            "labelled_at": annotation["labelled_at"],
-        }
+        Annotation(
+            sha256=row["sha256"],
+            label=annotation["label"],
+            source="drop",
+            annotator=annotation["annotator"],
+            confidence=annotation["confidence"],
+            labelled_at=annotation["labelled_at"],
+            drop_id=drop_id,
+        )
         for annotation in (row, *(row["others"] or ()))
     ]
 
 
-def new_annotations(
-    annotations: Iterable[Mapping[str, Any]], existing: Iterable[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def new_annotations(annotations: Iterable[Annotation], existing: Iterable[Annotation]) -> list[Annotation]:
     """Return annotations that repeat no existing one (same sample, same annotator or none, same label)."""
-    keys = {(k["sha256"], k["annotator"], k["label"]) for k in existing}
+    keys = {(known.sha256, known.annotator, known.label) for known in existing}
     result = []
     for annotation in annotations:
-        key = (annotation["sha256"], annotation["annotator"], annotation["label"])
+        key = (annotation.sha256, annotation.annotator, annotation.label)
         if key not in keys:
             keys.add(key)
-            result.append(dict(annotation))
+            result.append(annotation)
     return result
 
 
-def record(connection: Connection, annotations: Sequence[Mapping[str, Any]]) -> None:
+def record(connection: Connection, annotations: Sequence[Annotation]) -> None:
     for start in range(0, len(annotations), _PAGE):
-        connection.execute(insert(labels), [dict(a) for a in annotations[start : start + _PAGE]])
+        connection.execute(insert(labels), [a.values() for a in annotations[start : start + _PAGE]])
 
 
-def open_tasks(connection: Connection, tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Open label tasks; one that is open already for the same sample and reason is not duplicated.
-
-    Args:
-        tasks: `sha256`, `reason`, `score`, `label`, `suggested`, `details`.
-    """
-    for start in range(0, len(tasks), _PAGE):
+def open_tasks(connection: Connection, questions: Sequence[LabelQuestion]) -> None:
+    """Open label tasks; one that is open already for the same sample and reason is not duplicated."""
+    for start in range(0, len(questions), _PAGE):
         connection.execute(
-            upsert(label_tasks).on_conflict_do_nothing(), [dict(t) for t in tasks[start : start + _PAGE]]
+            upsert(label_tasks).on_conflict_do_nothing(), [vars(q) for q in questions[start : start + _PAGE]]
         )
 
 
@@ -136,15 +202,15 @@ def close_tasks(connection: Connection, hashes: Sequence[str]) -> None:
         )
 
 
-def disagreement(annotations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def disagreement(annotations: Sequence[Annotation]) -> dict[str, int]:
     """Label → number of annotators who give it; empty if all agree."""
     votes = Counter(_latest_by_annotator(annotations).values())
     return dict(votes) if len(votes) > 1 else {}
 
 
-def tasks(ctx: Context, limit: int) -> list[dict[str, Any]]:
+def tasks(ctx: Context, limit: int) -> list[LabelTaskRecord]:
     """Open label tasks, highest score first."""
     query = select(label_tasks).where(label_tasks.c.status == "open")
     with transaction(ctx.engine) as connection:
         rows = connection.execute(query.order_by(label_tasks.c.score.desc(), label_tasks.c.id).limit(limit))
-        return [dict(row) for row in rows.mappings()]
+        return [LabelTaskRecord.from_row(row) for row in rows.mappings()]

@@ -6,7 +6,7 @@ newest samples are split into folds, and a small network trained on the other fo
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import label_tasks
 from ml.context import Context
 from ml.datasets import labels, loader, versions
+from ml.datasets.labels import LabelQuestion
 from ml.imaging.images import Pixels
 from ml.settings import Settings
 from ml.training.loop import recipe as recipes
@@ -129,17 +130,17 @@ def _settled(ctx: Context, hashes: list[str]) -> set[str]:
         reviewed = set(connection.execute(query).scalars())
         annotations = labels.annotations_of(connection, hashes)
     return reviewed | {
-        digest for digest, rows in annotations.items() if any(r["source"] == labels.OPERATOR for r in rows)
+        digest for digest, of_sample in annotations.items() if any(a.source == labels.OPERATOR for a in of_sample)
     }
 
 
-def _task(digest: str, names: list[str], class_id: int, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+def _task(digest: str, names: list[str], class_id: int, probabilities: NDArray[np.float32]) -> LabelQuestion:
     best = np.argsort(probabilities)[::-1][:_SHOWN_CLASSES]
-    return {
-        "sha256": digest,
-        "reason": REASON,
-        "score": float(1 - probabilities[class_id]),
-        "label": names[class_id],
-        "suggested": names[int(best[0])],
-        "details": {"probabilities": {names[int(b)]: round(float(probabilities[b]), 4) for b in best}},
-    }
+    return LabelQuestion(
+        sha256=digest,
+        reason=REASON,
+        score=float(1 - probabilities[class_id]),
+        label=names[class_id],
+        suggested=names[int(best[0])],
+        details={"probabilities": {names[int(b)]: round(float(probabilities[b]), 4) for b in best}},
+    )

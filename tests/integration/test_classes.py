@@ -11,6 +11,7 @@ from ml.catalog.tables import labels as labels_table
 from ml.context import Context
 from ml.datasets import answers, classes, erase, labels, loader, versions
 from ml.datasets.ingest import ingest
+from ml.datasets.labels import LabelQuestion
 from ml.datasets.splits import SPLITS
 from ml.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError
 from tests.pictures import digits, upload
@@ -78,15 +79,15 @@ def test_an_answer_settles_a_label_for_good(context: Context) -> None:
     drop(context, "one", {"cat/1.png": 1, "dog/2.png": 2})
     drop(context, "two", {"dog/1.png": 1})
     (task,) = labels.tasks(context, 9)
-    assert (task["label"], task["details"]) == ("cat", {"votes": {"cat": 1, "dog": 1}})
+    assert (task.label, task.details) == ("cat", {"votes": {"cat": 1, "dog": 1}})
     with pytest.raises(InvalidInputError, match="is not a class"):
-        answers.answer(context, task["id"], "cow", actor="ann")
-    told = answers.answer(context, task["id"], "dog", actor="ann")
+        answers.answer(context, task.id, "cow", actor="ann")
+    told = answers.answer(context, task.id, "dog", actor="ann")
     assert told.version is not None
     assert trained(context) == stored(context) == ["dog", "dog"]
     assert labels.tasks(context, 9) == []
     with pytest.raises(ConflictError, match="done already"):
-        answers.answer(context, task["id"], "cat", actor="ann")
+        answers.answer(context, task.id, "cat", actor="ann")
     drop(context, "three", {"cat/1.png": 1, "cat/7.png": 7})
     assert stored(context) == ["cat", "dog", "dog"], "one more voice does not outweigh the answer"
 
@@ -96,10 +97,10 @@ def test_a_label_may_go_back_and_forth(context: Context) -> None:
     with transaction(context.engine) as connection:
         digest = connection.execute(select(samples.c.sha256).where(samples.c.label == "cat")).scalar_one()
     for turn, label in enumerate(("dog", "cat", "dog"), 1):
-        task = {"sha256": digest, "reason": f"turn {turn}", "score": 1.0, "label": None, "suggested": None}
+        question = LabelQuestion(digest, f"turn {turn}", 1.0, label=None, suggested=None, details={})
         with transaction(context.engine) as connection:
-            labels.open_tasks(connection, [task | {"details": {}}])
-        answers.answer(context, labels.tasks(context, 9)[0]["id"], label, actor="ann")
+            labels.open_tasks(connection, [question])
+        answers.answer(context, labels.tasks(context, 9)[0].id, label, actor="ann")
         assert trained(context) == stored(context) == sorted(["dog", label])
 
 

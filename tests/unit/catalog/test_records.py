@@ -16,12 +16,14 @@ from ml.catalog.deployments import DeploymentHistoryRecord, DeploymentRecord, Re
 from ml.catalog.drops import DropRecord
 from ml.catalog.validations import ValidationRecord
 from ml.cli import output
+from ml.datasets.labels import LabelTaskRecord
 from ml.intake.quarantine_store import QuarantineRecord
 
 RECORDS = [
     (CycleRecord, tables.cycles),
     (DeploymentRecord, tables.deployments),
     (DropRecord, tables.drops),
+    (LabelTaskRecord, tables.label_tasks),
     (ReplicaRecord, tables.replicas),
     (ValidationRecord, tables.validations),
 ]

@@ -1,29 +1,30 @@
 """Whose label counts."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
 from ml.catalog.classes import compose_renames
 from ml.datasets import labels
+from ml.datasets.labels import Annotation
 from ml.settings import Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def said(label: str, who: str | None, day: int, drop: str = "d") -> dict[str, Any]:
-    return {
-        "sha256": "s",
-        "label": label,
-        "annotator": who,
-        "labelled_at": START + timedelta(days=day),
-        "created_at": START,
-        "drop_id": drop,
-    }
+def said(label: str, who: str | None, day: int, drop: str = "d", source: str = "drop") -> Annotation:
+    return Annotation(
+        sha256="s",
+        label=label,
+        source=source,
+        annotator=who,
+        labelled_at=START + timedelta(days=day),
+        drop_id=drop,
+        created_at=START,
+    )
 
 
-def chosen(policy: str, *annotations: dict[str, Any], stands: str = "cat", trusted: tuple[str, ...] = ()) -> str:
+def chosen(policy: str, *annotations: Annotation, stands: str = "cat", trusted: tuple[str, ...] = ()) -> str:
     settings = Settings(label_policy=policy, trusted_annotators=trusted)  # type: ignore[arg-type]
     return labels.resolve_label(annotations, stands, settings)
 
@@ -42,7 +43,7 @@ def test_latest_takes_the_newest_by_the_time_of_labelling_not_of_arrival() -> No
         ([said("dog", None, 1, "d1"), said("dog", None, 2, "d2"), said("cat", None, 0, "d0")], "dog"),
     ],
 )
-def test_majority_counts_annotators_not_annotations(annotations: list[dict[str, Any]], expected: str) -> None:
+def test_majority_counts_annotators_not_annotations(annotations: list[Annotation], expected: str) -> None:
     assert chosen("majority", *annotations) == expected
 
 
@@ -52,12 +53,17 @@ def test_the_first_trusted_annotator_who_said_anything_decides() -> None:
     assert chosen("trusted", *told, trusted=("zoe",)) == "cat"
 
 
+def test_what_an_operator_said_outweighs_all_that_was_said_before() -> None:
+    before = [said("dog", "ann", 1), said("dog", "bob", 2)]
+    answer = said("cat", "eve", 0, source=labels.OPERATOR)
+    assert chosen("majority", *before, answer, stands="dog") == "cat"
+    assert chosen("majority", answer, *before, stands="cat") == "dog"
+
+
 def test_saying_the_same_again_is_no_news() -> None:
     first = said("cat", None, 1, "d1")
     assert labels.new_annotations([said("cat", None, 9, "d2")], [first]) == []
-    assert [
-        n["label"] for n in labels.new_annotations([said("dog", None, 9, "d2"), said("cat", "ann", 9)], [first])
-    ] == [
+    assert [n.label for n in labels.new_annotations([said("dog", None, 9, "d2"), said("cat", "ann", 9)], [first])] == [
         "dog",
         "cat",
     ]
