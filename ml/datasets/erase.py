@@ -33,6 +33,24 @@ class Erasure:
     objects: int
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredSample:
+    """Where a sample is stored."""
+
+    sha256: str
+    split: str
+    segment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _UnfinishedErasure:
+    """A row of `erasures` whose objects are not all deleted yet."""
+
+    id: int
+    sha256: list[str]
+    dataset_version: str
+
+
 def of_drop(prefix: str) -> Select[str]:
     """Select every sample added by drops at `prefix`."""
     query = select(samples.c.sha256).join(drops_table, samples.c.drop_id == drops_table.c.id)
@@ -65,19 +83,23 @@ def erase(ctx: Context, selection: Select[str], *, actor: str, reason: str) -> E
         if not hashes:
             raise NotFoundError("no sample matches: nothing was erased")
         with transaction(ctx.engine) as connection:
-            rows = _samples(connection, hashes)
+            selected = _samples(connection, hashes)
         models = _models(ctx, hashes)
-        segment_ids = sorted({r["segment_id"] for r in rows})
-        version = _commit_rewrite(ctx, hashes, rows, segment_ids, {"actor": actor, "reason": reason, "models": models})
+        segment_ids = sorted({sample.segment_id for sample in selected})
+        version = _commit_rewrite(
+            ctx, hashes, selected, segment_ids, {"actor": actor, "reason": reason, "models": models}
+        )
     objects = finish(ctx)
     return Erasure(len(hashes), version, models, objects)
 
 
 def finish(ctx: Context) -> int:
     """Delete the objects of unfinished erasures; return how many. `maintain` runs it as well."""
+    query = select(erasures.c.id, erasures.c.sha256, erasures.c.dataset_version)
     with transaction(ctx.engine) as connection:
-        unfinished = list(connection.execute(select(erasures).where(erasures.c.finished_at.is_(None))).mappings())
-    return sum(_finish(ctx, dict(row)) for row in unfinished)
+        rows = connection.execute(query.where(erasures.c.finished_at.is_(None))).mappings()
+        unfinished = [_UnfinishedErasure(**row) for row in rows]
+    return sum(_finish(ctx, erasure) for erasure in unfinished)
 
 
 def erased(connection: Connection, hashes: Sequence[str]) -> set[str]:
@@ -87,12 +109,16 @@ def erased(connection: Connection, hashes: Sequence[str]) -> set[str]:
 
 
 def _commit_rewrite(
-    ctx: Context, hashes: Set[str], rows: Sequence[dict[str, Any]], segment_ids: Sequence[str], details: dict[str, Any]
+    ctx: Context,
+    hashes: Set[str],
+    selected: Sequence[_StoredSample],
+    segment_ids: Sequence[str],
+    details: dict[str, Any],
 ) -> str:
     parent, manifest = amend.newest(ctx)
     rewritten = {segment: _rewrite_segment(ctx, segment, hashes) for segment in segment_ids}
     amended = _manifest(manifest, rewritten, hashes)
-    removed = Counter({split: -count for split, count in Counter(r["split"] for r in rows).items()})
+    removed = Counter({split: -count for split, count in Counter(sample.split for sample in selected).items()})
 
     def write_rows(connection: Connection) -> None:
         for segment, remaining in (s for parts in rewritten.values() for s in parts):
@@ -127,9 +153,9 @@ def _manifest(before: Manifest, rewritten: dict[str, list[tuple[Segment, list[st
     )
 
 
-def _samples(connection: Connection, hashes: Set[str]) -> list[dict[str, Any]]:
+def _samples(connection: Connection, hashes: Set[str]) -> list[_StoredSample]:
     query = select(samples.c.sha256, samples.c.split, samples.c.segment_id).where(samples.c.sha256.in_(hashes))
-    return [dict(row) for row in connection.execute(query).mappings()]
+    return [_StoredSample(**row) for row in connection.execute(query).mappings()]
 
 
 def _models(ctx: Context, hashes: Set[str]) -> list[int]:
@@ -161,26 +187,27 @@ def _was_trained_on(ctx: Context, dataset: str, hashes: Set[str]) -> bool:
     return False
 
 
-def _finish(ctx: Context, row: dict[str, Any]) -> int:
+def _finish(ctx: Context, erasure: _UnfinishedErasure) -> int:
     """Delete every object that still contains the bytes, then mark the erasure as finished."""
-    hashes = set(row["sha256"])
+    hashes = set(erasure.sha256)
     with transaction(ctx.engine) as connection:
-        query_parent = select(dataset_versions.c.parent_id).where(dataset_versions.c.id == row["dataset_version"])
+        query_parent = select(dataset_versions.c.parent_id).where(dataset_versions.c.id == erasure.dataset_version)
         parent_id = connection.execute(query_parent).scalar_one()
         query = select(quarantine.c.id, quarantine.c.object_key).where(quarantine.c.sha256.in_(hashes))
-        quarantined = list(connection.execute(query).mappings())
-    old = set(versions.manifest(ctx, parent_id).segments) - set(versions.manifest(ctx, row["dataset_version"]).segments)
+        quarantined = connection.execute(query).all()
+    before, after = (versions.manifest(ctx, version) for version in (parent_id, erasure.dataset_version))
+    old = set(before.segments) - set(after.segments)
     store_keys = [key for s in sorted(old) for key in (segments.tar_key(s), segments.index_key(s))]
-    store_keys += [r["object_key"] for r in quarantined if r["object_key"]]
+    store_keys += [image.object_key for image in quarantined if image.object_key]
     upload_keys = _upload_keys(ctx, old, hashes)
     ctx.labels.delete(upload_keys)
     ctx.store.delete(store_keys)
     with transaction(ctx.engine) as connection:
         connection.execute(delete(scores).where(scores.c.segment_id.in_(old)))
-        ids = [r["id"] for r in quarantined]
+        ids = [image.id for image in quarantined]
         discarded = {"status": "discarded", "object_key": None, "note": "erased", "ended_at": func.now()}
         connection.execute(update(quarantine).where(quarantine.c.id.in_(ids)).values(discarded))
-        connection.execute(update(erasures).where(erasures.c.id == row["id"]).values(finished_at=func.now()))
+        connection.execute(update(erasures).where(erasures.c.id == erasure.id).values(finished_at=func.now()))
     log.info("erased %d samples: %d objects deleted", len(hashes), len(store_keys) + len(upload_keys))
     return len(store_keys) + len(upload_keys)
 

@@ -81,6 +81,7 @@ def paired_figures(
     rise, rise_least = statistics.calibration_rise(before, after, settings.seed)
     classes = len(challenger.holdout.classes)
     tolerance = Tolerance(settings.gate_margin, settings.gate_group_margin, classes, settings.gate_alpha)
+    compared_groups = slices.evaluate_groups(grouping.groups(ctx, challenger, champion, dataset), tolerance)
     return asdict(comparison) | {
         "champion_interval": statistics.wilson(old_right, n),
         "champion_brier": float(champion.answers.brier.mean()),
@@ -88,7 +89,7 @@ def paired_figures(
         "champion_calibration_error": calibration.error(*before, statistics.BINS),
         "calibration_rise": rise,
         "calibration_rise_least": rise_least,
-        "groups": slices.evaluate_groups(grouping.groups(ctx, challenger, champion, dataset), tolerance),
+        "groups": [asdict(group) for group in compared_groups],
         "new_classes": sorted(challenger.classes - champion.classes),
         "new_class_answers": _new_classes(challenger, champion),
         "lost_classes": sorted(champion.classes - challenger.classes),

@@ -1,13 +1,13 @@
 """Groups in which a challenger may be worse though it is better overall: classes, drops, brightness, age, corruptions.
 
-Pure functions from grouped results to a row per group. A group counts as harmed only if the champion was useful there,
-the loss exceeds the tolerance for a group of its size, and the loss is significant at a family-wise error rate of
-`alpha` over all groups.
+Pure functions from grouped results to figures of each group. A group counts as harmed only if the champion was useful
+there, the loss exceeds the tolerance for a group of its size, and the loss is significant at a family-wise error rate
+of `alpha` over all groups.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,33 @@ class Group:
     challenger: Right
     weight: float
     judged: bool = True
+
+
+Finding = Literal["worse", "unclear", "useless", "fine"]
+"""See `evaluate_groups`."""
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """The comparison in one group; part of the decision's statistics as JSON.
+
+    Attributes:
+        champion: its accuracy.
+        challenger: likewise.
+        tolerated: the tolerated loss of accuracy.
+        p_worse: p-value of a larger loss.
+        judged: False if the group is only reported.
+    """
+
+    kind: str
+    name: str
+    samples: int
+    champion: float
+    challenger: float
+    tolerated: float
+    p_worse: float
+    finding: Finding
+    judged: bool
 
 
 @dataclass(frozen=True)
@@ -99,8 +126,8 @@ def bands(brightness: NDArray[np.float64]) -> NDArray[np.str_]:
     return np.where(brightness <= low, "dark", np.where(brightness <= high, "medium", "bright")).astype(np.str_)
 
 
-def evaluate_groups(groups: Sequence[Group], tolerance: Tolerance) -> list[dict[str, Any]]:
-    """A row per group: samples, accuracies, tolerated loss, p-value of a larger loss, and a finding.
+def evaluate_groups(groups: Sequence[Group], tolerance: Tolerance) -> list[GroupFigures]:
+    """Compare the models in each group.
 
     The finding is ``worse`` if the loss significantly exceeds the tolerance, with Holm's correction over all judged
     groups; ``unclear`` if it seems to; ``useless`` if the champion was not useful there; otherwise ``fine``. Groups
@@ -110,7 +137,7 @@ def evaluate_groups(groups: Sequence[Group], tolerance: Tolerance) -> list[dict[
     counted = [i for i, g in enumerate(groups) if g.judged and g.champion.mean() >= tolerance.useful]
     fallen = dict(zip(counted, statistics.holm([measured[i][1] for i in counted], tolerance.alpha), strict=True))
     return [
-        _row(g, allowed, p, fallen.get(i, not g.judged and p <= tolerance.alpha), tolerance)
+        _figures(g, allowed, p, fallen.get(i, not g.judged and p <= tolerance.alpha), tolerance)
         for i, (g, (allowed, p)) in enumerate(zip(groups, measured, strict=True))
     ]
 
@@ -122,19 +149,19 @@ def _test_group(part: Group, tolerance: Tolerance, groups: int) -> tuple[float, 
     return allowed, betting.p_value(losses, allowed, tolerance.alpha / groups)
 
 
-def _row(part: Group, allowed: float, p_value: float, is_worse: bool, tolerance: Tolerance) -> dict[str, Any]:
+def _figures(part: Group, allowed: float, p_value: float, is_worse: bool, tolerance: Tolerance) -> GroupFigures:
     was, now = float(part.champion.mean()), float(part.challenger.mean())
     losses = Differences.from_samples(part.champion.astype(np.float64) - part.challenger)
     doubtful = len(part.champion) >= _FEW and betting.score(losses, allowed) >= _DOUBT
-    finding = "worse" if is_worse else "unclear" if doubtful else "fine"
-    return {
-        "kind": part.kind,
-        "name": part.name,
-        "samples": len(part.champion),
-        "champion": round(was, 4),
-        "challenger": round(now, 4),
-        "tolerated": round(allowed, 4),
-        "p_worse": round(p_value, 5),
-        "finding": finding if was >= tolerance.useful else "useless",
-        "judged": part.judged,
-    }
+    finding: Finding = "worse" if is_worse else "unclear" if doubtful else "fine"
+    return GroupFigures(
+        kind=part.kind,
+        name=part.name,
+        samples=len(part.champion),
+        champion=round(was, 4),
+        challenger=round(now, 4),
+        tolerated=round(allowed, 4),
+        p_worse=round(p_value, 5),
+        finding=finding if was >= tolerance.useful else "useless",
+        judged=part.judged,
+    )

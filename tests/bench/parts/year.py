@@ -283,7 +283,7 @@ def forbidden(holdout: Holdout, new: Model, champion: Model, margin: float) -> b
     }
     groups = [g for kind, each in names.items() for g in slices.group(kind, each, champion.right, new.right)]
     tolerance = Tolerance(margin, 0.05, CLASSES, 0.05)
-    return any(row["finding"] == "worse" for row in slices.evaluate_groups(groups, tolerance))
+    return any(group.finding == "worse" for group in slices.evaluate_groups(groups, tolerance))
 
 
 def better_pair(kind: Kind, samples: int, gain: float, generator: np.random.Generator) -> tuple[Holdout, Model, Model]:

@@ -38,6 +38,10 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", self.words)
 
 
+def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
+    return [asdict(group) for group in slices.evaluate_groups(groups, Tolerance(0.01, 0.05, 10, 0.05))]
+
+
 def compared(verdict: str = "promote", name: str = "dog", **more: Any) -> Decision:
     """A decision against a champion: version 7 against 5."""
     champion, challenger = pair(61, 9, 600, 30)
@@ -45,7 +49,7 @@ def compared(verdict: str = "promote", name: str = "dog", **more: Any) -> Decisi
     groups += [Group("brightness", b, *pair(20, 3, 200, 10), 0.33) for b in ("dark", "medium", "bright")]
     groups += [Group("corruption", c, *pair(6, 3, 40, 15), 1.0, False) for c in ("noise", "blur", "dim", "jpeg")]
     told = {
-        "groups": slices.evaluate_groups(groups, Tolerance(0.01, 0.05, 10, 0.05)),
+        "groups": group_rows(groups),
         "champion_interval": statistics.wilson(609, 700),
         "challenger_interval": statistics.wilson(661, 700),
         "champion_calibration": [{"samples": 200, "confidence": 0.75, "accuracy": 0.7}],
@@ -127,9 +131,7 @@ def test_what_comes_from_outside_is_escaped_and_nothing_is_fetched_or_run() -> N
 def test_many_classes_show_the_worst_first() -> None:
     groups = [Group("class", f"c{i:03}", *pair(9, 9, 40), 0.01) for i in range(100)]
     groups.append(Group("class", "harmed", *pair(0, 90, 10), 0.01))
-    page = Page(
-        report.render(compared("reject", groups=slices.evaluate_groups(groups, Tolerance(0.01, 0.05, 10, 0.05))))
-    )
+    page = Page(report.render(compared("reject", groups=group_rows(groups))))
     assert page.told.index("harmed") < page.told.index("c000")
     assert "And 61 more" in page.told
 

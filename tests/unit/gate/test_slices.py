@@ -11,7 +11,7 @@ TOLERANCE = Tolerance(margin=0.01, group_margin=0.05, classes=10, alpha=0.05)
 
 
 def finding(*groups: Group) -> list[str]:
-    return [row["finding"] for row in slices.evaluate_groups(groups, TOLERANCE)]
+    return [group.finding for group in slices.evaluate_groups(groups, TOLERANCE)]
 
 
 def test_samples_are_grouped_by_name_and_nameless_ones_left_out() -> None:
@@ -31,8 +31,8 @@ def test_a_harm_is_named_a_gain_is_not() -> None:
     harmed = Group("class", "dog", *pair(0, 60, 140), weight=0.1)
     gained = Group("class", "cat", *pair(40, 0, 160), weight=0.1)
     assert finding(harmed, gained) == ["worse", "fine"]
-    (row, _) = slices.evaluate_groups([harmed, gained], TOLERANCE)
-    assert (row["samples"], row["champion"], row["challenger"], row["tolerated"]) == (200, 1.0, 0.7, 0.1)
+    (dog, _) = slices.evaluate_groups([harmed, gained], TOLERANCE)
+    assert (dog.samples, dog.champion, dog.challenger, dog.tolerated) == (200, 1.0, 0.7, 0.1)
 
 
 def test_a_large_group_may_lose_little_and_a_small_one_more_but_never_half() -> None:
@@ -63,8 +63,8 @@ def test_within_what_is_tolerated_is_fine_beyond_it_on_few_samples_unclear_and_o
 
 def test_what_is_only_reported_has_no_part_in_the_correction() -> None:
     reported = [Group("corruption", str(i), *pair(0, 40, 24), weight=1.0, judged=False) for i in range(4)]
-    rows = slices.evaluate_groups(reported, TOLERANCE)
-    assert {(row["finding"], row["judged"]) for row in rows} == {("worse", False)}
+    compared = slices.evaluate_groups(reported, TOLERANCE)
+    assert {(group.finding, group.judged) for group in compared} == {("worse", False)}
 
 
 def test_equal_models_are_seldom_said_to_harm_any_of_many_groups() -> None:
