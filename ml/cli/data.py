@@ -31,12 +31,13 @@ def history(as_json: Json = False) -> None:
     """Every operation on classes, the newest first."""
     from ml.datasets import classes as class_operations
 
-    rows = class_operations.history(connected())
+    records = class_operations.history(connected())
     table = new_table("when", "what", "classes", "samples", "who")
-    for row in rows:
-        change = f"{', '.join(row['classes_before'])} → {', '.join(row['classes_after'])}"
-        add_row(table, f"{row['created_at']:%Y-%m-%d %H:%M}", row["kind"], change, str(row["samples"]), row["actor"])
-    show(table, rows, as_json, {f"{row['id']} ({row['kind']})": row["reason"] for row in rows})
+    for record in records:
+        change = f"{', '.join(record.classes_before)} → {', '.join(record.classes_after)}"
+        created_at = f"{record.created_at:%Y-%m-%d %H:%M}"
+        add_row(table, created_at, record.kind, change, str(record.samples), record.actor)
+    show(table, records, as_json, {f"{record.id} ({record.kind})": record.reason for record in records})
 
 
 @classes.command()

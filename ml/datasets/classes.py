@@ -4,8 +4,9 @@ import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
@@ -30,6 +31,26 @@ class Operation:
     after: tuple[str, ...]
     samples: int
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRecord:
+    """A row of `class_operations`: a class operation with its `actor` and `reason`."""
+
+    id: int
+    kind: Literal["rename", "merge", "split"]
+    classes_before: list[str]
+    classes_after: list[str]
+    samples: int
+    dataset_version: str
+    actor: str
+    reason: str
+    created_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """From a row whose columns are the fields."""
+        return cls(**row)
 
 
 def rename(ctx: Context, before: str, after: str, *, actor: str, reason: str) -> Operation:
@@ -103,11 +124,11 @@ def read_table(path: Path) -> dict[str, str]:
         raise InvalidInputError(f"{path} is not a CSV table with the columns sha256,label: {error!r}") from error
 
 
-def history(ctx: Context) -> list[dict[str, Any]]:
+def history(ctx: Context) -> list[OperationRecord]:
     """Every operation, the newest first."""
     with transaction(ctx.engine) as connection:
         rows = connection.execute(select(class_operations).order_by(class_operations.c.id.desc()))
-        return [dict(row) for row in rows.mappings()]
+        return [OperationRecord.from_row(row) for row in rows.mappings()]
 
 
 def counts(ctx: Context) -> dict[str, int]:

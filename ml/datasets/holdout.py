@@ -6,7 +6,6 @@ changes, so decisions made at different times can be compared; the growing part 
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -34,6 +33,15 @@ class HoldoutPart:
     last_used: datetime | None
 
 
+@dataclass(frozen=True)
+class _Frozen:
+    """The frozen part: the dataset version whose holdout it is, its samples, and when the version was created."""
+
+    version_id: str
+    samples: int
+    created_at: datetime
+
+
 def freeze(ctx: Context, version_id: str) -> None:
     """Make the holdout of a version the frozen part, permanently.
 
@@ -44,8 +52,10 @@ def freeze(ctx: Context, version_id: str) -> None:
     version = versions.get(ctx, version_id)
     with transaction(ctx.engine) as connection:
         frozen = _frozen(connection)
-        if frozen is not None and frozen["id"] != version.id:
-            raise ConflictError(f"the holdout of version {frozen['id'][:12]} is frozen already; this cannot be changed")
+        if frozen is not None and frozen.version_id != version.id:
+            raise ConflictError(
+                f"the holdout of version {frozen.version_id[:12]} is frozen already; this cannot be changed"
+            )
         connection.execute(
             update(dataset_versions).where(dataset_versions.c.id == version.id).values(frozen_holdout=True)
         )
@@ -59,9 +69,9 @@ def parts(ctx: Context) -> list[HoldoutPart]:
         query = select(holdout_uses.c.part, func.count(), func.max(holdout_uses.c.created_at))
         used = {part: (count, last) for part, count, last in connection.execute(query.group_by(holdout_uses.c.part))}
         first = connection.execute(select(func.min(dataset_versions.c.created_at))).scalar_one()
-    total, frozen_samples = newest.holdout if newest else 0, frozen["holdout"] if frozen else 0
+    total, frozen_samples = newest.holdout if newest else 0, frozen.samples if frozen else 0
     result = (
-        [HoldoutPart("frozen", frozen_samples, frozen["created_at"], *used.get("frozen", (0, None)))] if frozen else []
+        [HoldoutPart("frozen", frozen_samples, frozen.created_at, *used.get("frozen", (0, None)))] if frozen else []
     )
     return [*result, HoldoutPart("growing", max(0, total - frozen_samples), first, *used.get("growing", (0, None)))]
 
@@ -69,7 +79,7 @@ def parts(ctx: Context) -> list[HoldoutPart]:
 def record_use(connection: Connection, decision_id: str, samples: int) -> None:
     """Record, within the caller's transaction, that a decision used `samples` holdout samples."""
     frozen = _frozen(connection)
-    frozen_samples = min(samples, frozen["holdout"] if frozen else 0)
+    frozen_samples = min(samples, frozen.samples if frozen else 0)
     rows = [
         {"decision_id": decision_id, "part": part, "samples": count}
         for part, count in (("frozen", frozen_samples), ("growing", samples - frozen_samples))
@@ -79,6 +89,7 @@ def record_use(connection: Connection, decision_id: str, samples: int) -> None:
         connection.execute(insert(holdout_uses).on_conflict_do_nothing(), rows)
 
 
-def _frozen(connection: Connection) -> dict[str, Any] | None:
-    row = connection.execute(select(dataset_versions).where(dataset_versions.c.frozen_holdout)).mappings().first()
-    return dict(row) if row else None
+def _frozen(connection: Connection) -> _Frozen | None:
+    table = dataset_versions.c
+    row = connection.execute(select(table.id, table.holdout, table.created_at).where(table.frozen_holdout)).first()
+    return _Frozen(*row) if row else None

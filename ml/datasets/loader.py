@@ -26,7 +26,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
 from ml.datasets import versions
-from ml.datasets.segments import read_index
+from ml.datasets.segments import Segment, read_index
 from ml.datasets.splits import SplitName
 from ml.errors import IntegrityError, NotFoundError
 from ml.imaging import images
@@ -194,9 +194,9 @@ def tar(ctx: Context, segment_id: str) -> Path:
 def _index(ctx: Context, segment_id: str) -> Path:
     path = _cache(ctx) / "segments" / f"{segment_id}.parquet"
     if not path.exists():
-        stored = row(ctx, segment_id)
-        data = ctx.store.get(stored["index_key"])
-        _check_sha256(hashlib.sha256(data).hexdigest(), stored["index_sha256"], stored["index_key"])
+        stored = stored_segment(ctx, segment_id)
+        data = ctx.store.get(stored.index_key)
+        _check_sha256(hashlib.sha256(data).hexdigest(), stored.index_sha256, stored.index_key)
         _write_atomic(path, data)
     return path
 
@@ -233,23 +233,23 @@ def _decode(ctx: Context, segment_id: str, size: int, channels: int, path: Path)
 def _tar(ctx: Context, segment_id: str) -> Path:
     path = _cache(ctx) / "segments" / f"{segment_id}.tar"
     if not path.exists():
-        stored = row(ctx, segment_id)
+        stored = stored_segment(ctx, segment_id)
         temporary = _temporary(path)
-        ctx.store.get_file(stored["tar_key"], temporary)
+        ctx.store.get_file(stored.tar_key, temporary)
         with temporary.open("rb") as file:
-            _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), stored["tar_sha256"], stored["tar_key"])
+            _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), stored.tar_sha256, stored.tar_key)
         temporary.rename(path)
     return path
 
 
-def row(ctx: Context, segment_id: str) -> dict[str, Any]:
-    """A segment's row in the catalog; raises NotFoundError for an unknown id."""
+def stored_segment(ctx: Context, segment_id: str) -> Segment:
+    """Keys, sizes and digests of a segment; raises NotFoundError for an unknown id."""
     with transaction(ctx.engine) as connection:
         query = select(segments_table).where(segments_table.c.id == segment_id)
-        segment_row = connection.execute(query).mappings().first()
-    if segment_row is None:
+        row = connection.execute(query).mappings().first()
+    if row is None:
         raise NotFoundError(f"no segment has the id `{segment_id}`")
-    return dict(segment_row)
+    return Segment(**{name: row[name] for name in Segment.__dataclass_fields__})
 
 
 def _check_sha256(actual: str, expected: str, key: str) -> None:

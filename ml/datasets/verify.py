@@ -51,16 +51,16 @@ def repacked_id(ctx: Context, segment_id: str) -> str:
 
 
 def _check_segment(ctx: Context, segment_id: str) -> Iterator[str]:
-    row = loader.row(ctx, segment_id)
+    stored = loader.stored_segment(ctx, segment_id)
     try:
-        index = ctx.store.get(row["index_key"])
+        index = ctx.store.get(stored.index_key)
         actual = hashlib.sha256(index).hexdigest()
-        if actual != row["index_sha256"]:
-            yield f"{row['index_key']} has SHA-256 {actual}, expected {row['index_sha256']}"
+        if actual != stored.index_sha256:
+            yield f"{stored.index_key} has SHA-256 {actual}, expected {stored.index_sha256}"
             return
         with tempfile.NamedTemporaryFile() as file:
-            ctx.store.get_file(row["tar_key"], Path(file.name))
-            yield from _check_tar(Path(file.name), row["tar_key"], row["tar_sha256"], index)
+            ctx.store.get_file(stored.tar_key, Path(file.name))
+            yield from _check_tar(Path(file.name), stored.tar_key, stored.tar_sha256, index)
     except NotFoundError as error:
         yield f"segment {segment_id} is gone: it was erased, or deleted ({error})"
 

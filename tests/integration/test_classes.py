@@ -57,7 +57,7 @@ def test_a_renamed_class_keeps_its_samples_and_takes_those_of_later_drops(contex
         classes.rename(context, "kitty", "tiger", **WHO)
     classes.rename(context, "cat", "kitty", **WHO)
     assert trained(context) == stored(context) == ["dog", "kitty", "kitty", "kitty", "kitty"]
-    assert [row["kind"] for row in classes.history(context)] == ["rename", "rename"]
+    assert [record.kind for record in classes.history(context)] == ["rename", "rename"]
 
 
 def test_classes_are_merged_and_split(context: Context) -> None:

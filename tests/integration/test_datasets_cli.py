@@ -96,16 +96,16 @@ def test_damage_is_named_wherever_it_is(two: tuple[Context, str, str]) -> None:
     ctx, first, second = two
     assert as_json(ctx, "datasets", "verify")["problems"] == []
     segment = versions.manifest(ctx, second).segments[-1]
-    row = loader.row(ctx, segment)
-    data = bytearray(ctx.store.get(row["tar_key"]))
+    stored = loader.stored_segment(ctx, segment)
+    data = bytearray(ctx.store.get(stored.tar_key))
     chosen = loader.index(ctx, segment)[3]
     data[chosen["offset"] + 5] ^= 1
-    ctx.store.put(row["tar_key"], bytes(data))
+    ctx.store.put(stored.tar_key, bytes(data))
     code, output = invoke(ctx, "datasets", "verify", "--json")
     problems = orjson.loads(output)["problems"]
     assert code == 4
     assert len(problems) == 2
-    assert row["tar_key"] in problems[0]
+    assert stored.tar_key in problems[0]
     assert chosen["sha256"] in problems[1]
     assert list(verify.problems(ctx, first)) == [], "the other version is whole"
 

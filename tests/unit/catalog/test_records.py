@@ -16,6 +16,7 @@ from ml.catalog.deployments import DeploymentHistoryRecord, DeploymentRecord, Re
 from ml.catalog.drops import DropRecord
 from ml.catalog.validations import ValidationRecord
 from ml.cli import output
+from ml.datasets.classes import OperationRecord
 from ml.datasets.labels import LabelTaskRecord
 from ml.intake.quarantine_store import QuarantineRecord
 
@@ -24,6 +25,7 @@ RECORDS = [
     (DeploymentRecord, tables.deployments),
     (DropRecord, tables.drops),
     (LabelTaskRecord, tables.label_tasks),
+    (OperationRecord, tables.class_operations),
     (ReplicaRecord, tables.replicas),
     (ValidationRecord, tables.validations),
 ]
