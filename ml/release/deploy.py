@@ -138,10 +138,10 @@ def _deploy(
         return conclude(ctx, deployment_id, started)
     log.info("version %s is on trial as a %s of version %s", decision.model_version, strategy, champion)
     with transaction(ctx.engine) as connection:
-        row = deployments.on_trial(connection)
-    if row is None or row.id != deployment_id:
+        record = deployments.on_trial(connection)
+    if record is None or record.id != deployment_id:
         raise EvergreenError(f"the trial of deployment {deployment_id} was ended by a process without the lock")
-    return as_deployment(row, 0, time.monotonic() - started)
+    return as_deployment(record, 0, time.monotonic() - started)
 
 
 def _stop_trial(connection: Connection, decision: Decision) -> None:
@@ -155,19 +155,19 @@ def _stop_trial(connection: Connection, decision: Decision) -> None:
 
 def conclude(ctx: Context, deployment_id: int, started: float) -> Deployment:
     """Wait for the replicas, verify, and end the rolling deployment as live or failed; the caller holds the lock."""
-    row = deployments.rolling(ctx.engine)
-    if row is None or row.id != deployment_id:
+    record = deployments.rolling(ctx.engine)
+    if record is None or record.id != deployment_id:
         raise EvergreenError(
             f"deployment {deployment_id} is not rolling any more; it was ended by a process without the lock"
         )
-    replicas, problem = _await_replicas(ctx, row)
+    replicas, problem = _await_replicas(ctx, record)
     acknowledged = round(time.monotonic() - started, 3) if replicas else None
-    notes = [row.reason, None if replicas else "no replica was running; those that start will load it"]
+    notes = [record.reason, None if replicas else "no replica was running; those that start will load it"]
     if problem is None and replicas:
-        problem = verify.find_problem(ctx, row)
+        problem = verify.find_problem(ctx, record)
     if problem is None:
         try:
-            notes.append(aliases.update(ctx, row))
+            notes.append(aliases.update(ctx, record))
         except NotFoundError as error:
             problem = f"the registry lost it: {error}"
     reason = problem or "; ".join(note for note in notes if note) or None
@@ -175,23 +175,23 @@ def conclude(ctx: Context, deployment_id: int, started: float) -> Deployment:
         # After a failure the desired deployment is the previous live one again.
         deployments.end(connection, deployment_id, "failed" if problem else "live", reason)
     if problem is None:
-        log.info("version %s is live on %d replicas", row.model_version, replicas)
+        log.info("version %s is live on %d replicas", record.model_version, replicas)
     else:
-        alerts.alert(ctx.settings, f"version {row.model_version} could not be released and was undone", problem)
-    ended = replace(row, status="failed" if problem else "live", reason=reason)
+        alerts.alert(ctx.settings, f"version {record.model_version} could not be released and was undone", problem)
+    ended = replace(record, status="failed" if problem else "live", reason=reason)
     return as_deployment(ended, replicas, time.monotonic() - started, acknowledged)
 
 
 def as_deployment(
-    row: DeploymentRecord, replicas: int, seconds: float, acknowledged: float | None = None
+    record: DeploymentRecord, replicas: int, seconds: float, acknowledged: float | None = None
 ) -> Deployment:
     return Deployment(
-        id=row.id,
-        model_version=row.model_version,
-        previous_version=row.previous_version,
-        strategy=row.strategy,
-        status=row.status,
-        reason=row.reason,
+        id=record.id,
+        model_version=record.model_version,
+        previous_version=record.previous_version,
+        strategy=record.strategy,
+        status=record.status,
+        reason=record.reason,
         replicas=replicas,
         seconds=round(seconds, 3),
         acknowledged=acknowledged,

@@ -107,12 +107,12 @@ class Heartbeat(threading.Thread):
                 self._write_status(connection, status)
                 self._write_trial_counters(connection)
                 sent_at, sent_status = time.monotonic(), status
-            row, trial_row = deployments.desired(connection), deployments.on_trial(connection)
+            desired, on_trial = deployments.desired(connection), deployments.on_trial(connection)
             if self._disconnected:
                 self._disconnected = False
                 log.info("the catalog answers again")
             self._reloader.set_desired(
-                DesiredDeployment.of(row) if row else None, DesiredDeployment.of(trial_row) if trial_row else None
+                DesiredDeployment.of(desired) if desired else None, DesiredDeployment.of(on_trial) if on_trial else None
             )
             self._listen(connection, min(POLL_SECONDS, self._heartbeat_seconds))
         connection.execute(delete(replicas).where(replicas.c.id == self._identity.id))
