@@ -12,6 +12,9 @@ from ml.settings import Settings
 from tests import servers as real
 from tests.servers import Servers
 
+# Their modules are not named `test_*`; without it a failed assertion would not show its values.
+pytest.register_assert_rewrite("tests.contracts")
+
 # Servers and tests share few cores: threads of torch that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Processes of pytest-xdist have a width set, which a console that is made at import would keep for good.

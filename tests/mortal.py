@@ -12,6 +12,7 @@ from sqlalchemy import event
 from ml.context import Context, connect
 from ml.settings import Settings
 from ml.storage.object_store import ObjectStore
+from tests.doubles.object_store import ForwardingObjectStore
 
 
 class _Life:
@@ -24,11 +25,11 @@ class _Life:
         self._left -= 1
 
 
-class _Mortal(ObjectStore):
+class _Mortal(ForwardingObjectStore):
     """A bucket whose every change costs some life."""
 
     def __init__(self, inner: ObjectStore, life: _Life) -> None:
-        super().__init__(inner._client, inner.bucket)
+        super().__init__(inner)
         self._life = life
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +16,7 @@ from ml.errors import InvalidInputError, NotFoundError, UnavailableError
 from ml.intake import entries, history, inspect, judgement, label_agreement, listing, reading, upload
 from ml.intake.history import History
 from ml.models.model import Model
-from ml.storage.object_store import ObjectInfo, ObjectStore
+from ml.storage.object_store import ObjectInfo, read_many
 
 OnImages = Callable[[int, int], None]
 
@@ -35,11 +36,11 @@ class DryRun:
     left_out: str | None = None
 
 
-class LocalStore(ObjectStore):
-    """An object store on local files: `files` by key, and stored objects below `root`."""
+class LocalStore:
+    """An `ObjectStore` on local files: `files` by key, and stored objects below `root`."""
 
     def __init__(self, bucket: str, root: Path, files: dict[str, Path]) -> None:
-        self.bucket, self._bulk_reader = bucket, None
+        self.bucket = bucket
         self._root, self._files = root, files
 
     def put(self, key: str, data: bytes, content_type: str = "") -> None:
@@ -59,9 +60,17 @@ class LocalStore(ObjectStore):
     def get_file(self, key: str, path: Path) -> None:
         path.write_bytes(self.get(key))
 
+    def get_many(
+        self, keys: Iterable[str], pool: Executor | None = None
+    ) -> Iterator[bytes | UnavailableError | NotFoundError]:
+        return read_many(self.get, keys, pool)
+
     def info(self, key: str) -> ObjectInfo:
         stat = self._path(key).stat()
         return ObjectInfo(key, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}", None)
+
+    def exists(self, key: str) -> bool:
+        return key in self._files
 
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
         del recursive

@@ -1,15 +1,17 @@
 """The object store: one bucket, basic S3 calls, and the errors of `ml.errors`.
 
-The client is minio-py, the fastest of the stable ones that were measured; many small objects are read
-with obstore (docs/decisions/0001). Only put, get, range, list, copy, delete and multipart are used: they
-behave alike on every S3 server. Metadata and tags are not used.
+Callers depend on the protocol `ObjectStore`; `S3ObjectStore` is a bucket of an S3 server. Its client is minio-py,
+the fastest of the stable ones that were measured; many small objects are read with obstore (docs/decisions/0001).
+Only put, get, range, list, copy, delete and multipart are used: they behave alike on every S3 server. Metadata and
+tags are not used.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import urllib3
@@ -26,11 +28,67 @@ from ml.storage.bulk_reads import BulkReader
 from ml.storage.credentials import Boto3Credentials
 from ml.storage.listing import ObjectInfo
 
-__all__ = ["ObjectInfo", "ObjectStore", "connect"]
+__all__ = ["ObjectInfo", "ObjectStore", "S3ObjectStore", "connect"]
 
 _SLICE = 8  # keys read per call of a thread: a call costs as much as a small read
 _READERS = 8
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "InvalidRange", "404"}
+
+
+class ObjectStore(Protocol):
+    """One bucket.
+
+    Every method raises ``NotFoundError`` for a missing object and ``UnavailableError`` when the
+    server cannot be reached, refuses the credentials or fails.
+    """
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+
+    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        """Store an object, in place of an older one with the same key."""
+
+    def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
+        """As `put`, from a file of any size."""
+
+    def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
+        """The object's bytes from ``offset`` on; with ``length``, at most that many.
+
+        Raises:
+            NotFoundError: also for an ``offset`` at or behind the end of the object.
+        """
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Download to ``path``; the file appears only when it is complete."""
+
+    def get_many(
+        self, keys: Iterable[str], pool: Executor | None = None
+    ) -> Iterator[bytes | UnavailableError | NotFoundError]:
+        """Each object's bytes in order; an object that cannot be read yields its error instead.
+
+        Args:
+            keys: all are requested at once, before the first result is taken.
+            pool: a `reader_pool()` to reuse over several calls; None: a new one.
+        """
+
+    def info(self, key: str) -> ObjectInfo:
+        """Size, ETag and time of an object."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+
+    def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
+        """Objects whose keys begin with ``prefix``, in the order of their keys' UTF-8 bytes.
+
+        If not recursive: only those without a further ``/`` in the key, and the folders: keys that end in ``/``.
+        """
+
+    def copy(self, source: str, target: str, source_bucket: str | None = None) -> None:
+        """Copy an object, from another bucket of the server if ``source_bucket`` is given."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; a missing key is not an error."""
 
 
 def reader_pool() -> ThreadPoolExecutor:
@@ -38,12 +96,32 @@ def reader_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_READERS, "reading")
 
 
-class ObjectStore:
-    """One bucket.
+def read_many(
+    read: Callable[[str], bytes], keys: Iterable[str], pool: Executor | None = None
+) -> Iterator[bytes | UnavailableError | NotFoundError]:
+    """`ObjectStore.get_many` by threads that call `read` with each key."""
+    all_keys = tuple(keys)
+    size = max(1, min(_SLICE, len(all_keys) // _READERS))
 
-    Every method raises ``NotFoundError`` for a missing object and ``UnavailableError`` when the
-    server cannot be reached, refuses the credentials or fails.
-    """
+    def read_slice(slice_keys: Sequence[str]) -> Sequence[bytes | UnavailableError | NotFoundError]:
+        return [_read_or_error(read, key) for key in slice_keys]
+
+    executor = pool or reader_pool()
+    slices = executor.map(read_slice, (all_keys[i : i + size] for i in range(0, len(all_keys), size)))
+    if executor is not pool:
+        executor.shutdown(wait=False)
+    return chain.from_iterable(slices)
+
+
+def _read_or_error(read: Callable[[str], bytes], key: str) -> bytes | UnavailableError | NotFoundError:
+    try:
+        return read(key)
+    except (UnavailableError, NotFoundError) as error:
+        return error
+
+
+class S3ObjectStore:
+    """A bucket of an S3 server; implements `ObjectStore`."""
 
     def __init__(self, client: Minio, bucket: str, bulk_reader: BulkReader | None = None) -> None:
         self._client = client
@@ -61,7 +139,6 @@ class ObjectStore:
             self._client.fput_object(self.bucket, key, str(path), content_type)
 
     def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
-        """The object's bytes; with ``length``, only that many from ``offset`` on."""
         with _TranslateErrors(self.bucket, key):
             response = self._client.get_object(self.bucket, key, offset, length)
             try:
@@ -72,26 +149,13 @@ class ObjectStore:
         return data
 
     def get_file(self, key: str, path: Path) -> None:
-        """Download to ``path``; the file appears only when it is complete."""
         with _TranslateErrors(self.bucket, key):
             self._client.fget_object(self.bucket, key, str(path))
 
     def get_many(
         self, keys: Iterable[str], pool: Executor | None = None
     ) -> Iterator[bytes | UnavailableError | NotFoundError]:
-        """Each object's bytes in order; an object that cannot be read yields its error instead.
-
-        Args:
-            keys: all are requested at once, before the first result is taken.
-            pool: a `reader_pool()` to reuse over several calls; None: a new one.
-        """
-        all_keys = tuple(keys)
-        size = max(1, min(_SLICE, len(all_keys) // _READERS))
-        executor = pool or reader_pool()
-        slices = executor.map(self._get_slice, (all_keys[i : i + size] for i in range(0, len(all_keys), size)))
-        if executor is not pool:
-            executor.shutdown(wait=False)
-        return chain.from_iterable(slices)
+        return read_many(self._get_quickly, keys, pool)
 
     def info(self, key: str) -> ObjectInfo:
         with _TranslateErrors(self.bucket, key):
@@ -106,7 +170,6 @@ class ObjectStore:
         return True
 
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
-        """Objects below ``prefix`` in key order; if not recursive, also folders, whose keys end in ``/``."""
         with _TranslateErrors(self.bucket, prefix):
             yield from listing.list_objects(self._client, self.bucket, prefix, recursive=recursive)
 
@@ -115,25 +178,19 @@ class ObjectStore:
             self._client.copy_object(self.bucket, target, CopySource(source_bucket or self.bucket, source))
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; a missing key is not an error."""
         with _TranslateErrors(self.bucket, "delete"):
             for error in self._client.remove_objects(self.bucket, (DeleteObject(k) for k in keys)):
                 raise UnavailableError(f"cannot delete `{error.name}` from bucket `{self.bucket}`: {error.message}")
 
     def ensure_bucket(self) -> None:
+        """Create the bucket if it does not exist."""
         with _TranslateErrors(self.bucket, ""):
             if not self._client.bucket_exists(self.bucket):
                 self._client.make_bucket(self.bucket)
 
-    def _get_slice(self, keys: Sequence[str]) -> Sequence[bytes | UnavailableError | NotFoundError]:
-        return [self._get_or_error(key) for key in keys]
-
-    def _get_or_error(self, key: str) -> bytes | UnavailableError | NotFoundError:
-        try:
-            data = self._bulk_reader.get(key) if self._bulk_reader else None
-            return self.get(key) if data is None else data
-        except (UnavailableError, NotFoundError) as error:
-            return error
+    def _get_quickly(self, key: str) -> bytes:
+        data = self._bulk_reader.get(key) if self._bulk_reader else None
+        return self.get(key) if data is None else data
 
 
 class _TranslateErrors:
@@ -163,7 +220,7 @@ class _TranslateErrors:
             raise UnavailableError(f"{self._url}: the object store cannot be reached: {error}") from error
 
 
-def connect(settings: Settings, bucket: str, read_seconds: float = 60, tries: int = 4) -> ObjectStore:
+def connect(settings: Settings, bucket: str, read_seconds: float = 60, tries: int = 4) -> S3ObjectStore:
     """A bucket of the configured server; a call is retried quickly, then raises ``UnavailableError``.
 
     Args:
@@ -194,4 +251,4 @@ def connect(settings: Settings, bucket: str, read_seconds: float = 60, tries: in
             f"the S3 client cannot be created: {error}; check EVERGREEN_S3_ENDPOINT (received "
             f"{settings.s3_endpoint!r}), EVERGREEN_S3_ACCESS_KEY and EVERGREEN_S3_SECRET_KEY"
         ) from error
-    return ObjectStore(client, bucket, BulkReader(settings, bucket))
+    return S3ObjectStore(client, bucket, BulkReader(settings, bucket))

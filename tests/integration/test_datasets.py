@@ -26,8 +26,8 @@ from ml.imaging.images import Limits
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk
 from ml.intake.validate import validate
-from ml.settings import Settings
 from ml.storage.object_store import ObjectStore
+from tests.doubles.object_store import ForwardingObjectStore
 from tests.pictures import digit_files, digits, png, upload
 
 
@@ -84,11 +84,11 @@ def test_a_contradiction_that_arose_since_validation_is_one_more_annotation(cont
     assert [tuple(t) for t in tasks] == [("conflict", {"votes": {"a": 1, "b": 1}})]
 
 
-class Waiting(ObjectStore):
+class Waiting(ForwardingObjectStore):
     """Holds the first segment back until it is let go."""
 
-    def __init__(self, inner: ObjectStore, settings: Settings) -> None:
-        super().__init__(inner._client, inner.bucket)
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
         self.reached, self.go = threading.Event(), threading.Event()
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
@@ -101,7 +101,7 @@ class Waiting(ObjectStore):
 def test_a_lost_lock_loses_no_samples(context: Context) -> None:
     """The connection that holds the lock dies while segments are written, and another drop comes in between."""
     slow, quick = (validated(context, n, digit_files(*s)) for n, s in (("slow", (0, 40)), ("quick", (30, 70))))
-    store = Waiting(context.store, context.settings)
+    store = Waiting(context.store)
     errors: list[Exception] = []
 
     def accept_slowly() -> None:

@@ -22,7 +22,8 @@ from ml.intake.inspect import chunk_count, inspect_chunk
 from ml.intake.pending import claim_all
 from ml.intake.reading import EMPTY_DROP
 from ml.intake.validate import validate
-from ml.storage.object_store import ObjectInfo, ObjectStore
+from ml.storage.object_store import ObjectInfo
+from tests.doubles.object_store import ForwardingObjectStore
 from tests.pictures import digit_files, digits, upload
 
 
@@ -131,14 +132,14 @@ def test_one_drop_that_cannot_be_claimed_now_keeps_nobody_waiting(context: Conte
     upload(context, "good", digit_files(0, 10))
     upload(context, "table", {"labels.csv": b"file,label\na.png,x\n", "a.png": digits()[0][1]})
 
-    class Changing(ObjectStore):
+    class Changing(ForwardingObjectStore):
         """Gives every table another ETag each time."""
 
         def info(self, key: str) -> ObjectInfo:
             told = super().info(key)
             return told._replace(etag="other") if key.endswith(".csv") else told
 
-    restless = replace(context, labels=Changing(context.labels._client, context.labels.bucket))
+    restless = replace(context, labels=Changing(context.labels))
     (one,) = claim_all(restless)
     finish(context, one["drop_id"])
     (table,) = claim_all(context)

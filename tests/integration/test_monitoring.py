@@ -25,11 +25,10 @@ from ml.intake.find import find_ready
 from ml.monitoring.feedback import collect_feedback
 from ml.monitoring.maintain import maintain
 from ml.monitoring.observe import observe
-from ml.settings import Settings
-from ml.storage import object_store
 from ml.storage.object_store import ObjectStore
 from ml.training import due
 from tests import bundles
+from tests.doubles.object_store import ForwardingObjectStore
 from tests.pictures import digit_files, digits, upload
 
 NOW = datetime.now(UTC)
@@ -181,12 +180,11 @@ def give_feedback(ctx: Context, count: int) -> None:
         connection.execute(insert(feedback), told)
 
 
-class CutOff(ObjectStore):
+class CutOff(ForwardingObjectStore):
     """Fails for good at the put number `left`, as a killed process would."""
 
-    def __init__(self, settings: Settings, left: int) -> None:
-        real = object_store.connect(settings, settings.labels_bucket)
-        super().__init__(real._client, real.bucket)
+    def __init__(self, inner: ObjectStore, left: int) -> None:
+        super().__init__(inner)
         self.left = left
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
@@ -208,7 +206,7 @@ def test_feedback_becomes_one_drop_wherever_its_collector_is_killed(
     ctx = make_context(feedback_min_labels=24)
     give_feedback(ctx, 24)
     with pytest.raises(UnavailableError):
-        collect_feedback(replace(ctx, labels=CutOff(ctx.settings, puts)))
+        collect_feedback(replace(ctx, labels=CutOff(ctx.labels, puts)))
     assert not find_ready(ctx)
     assert collect_feedback(ctx) is None
     (drop,) = find_ready(ctx)

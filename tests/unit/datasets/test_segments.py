@@ -13,20 +13,7 @@ from ml.datasets import segments
 from ml.datasets.segments import Sample, Segment, SegmentUploads
 from ml.errors import UnavailableError
 from ml.storage import tar_members
-from ml.storage.object_store import ObjectStore
-
-
-class MemoryStore(ObjectStore):
-    """Objects in a dict."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-
-    def put(self, key: str, data: bytes, content_type: str = "") -> None:
-        self.objects[key] = data
-
-    def put_file(self, key: str, path: Path, content_type: str = "") -> None:
-        self.objects[key] = path.read_bytes()
+from tests.doubles.object_store import MemoryObjectStore
 
 
 def sample(data: bytes) -> Sample:
@@ -50,8 +37,8 @@ IMAGES = [bytes([i]) * (1 + 700 * i) for i in range(9)]
 SAMPLES = [sample(data) for data in IMAGES]
 
 
-def write(limit: int) -> tuple[MemoryStore, list[Segment]]:
-    store = MemoryStore()
+def write(limit: int) -> tuple[MemoryObjectStore, list[Segment]]:
+    store = MemoryObjectStore()
     with SegmentUploads(store) as uploads:
         return store, [segment for segment, _ in segments.write(uploads, iter(SAMPLES), limit)]
 
@@ -88,12 +75,12 @@ def test_a_segment_closes_at_its_limit() -> None:
 
 
 def test_nothing_makes_no_segment() -> None:
-    with SegmentUploads(MemoryStore()) as uploads:
+    with SegmentUploads(MemoryObjectStore()) as uploads:
         assert list(segments.write(uploads, iter(()), 10)) == []
 
 
 def test_what_befalls_an_upload_is_told() -> None:
-    class Full(MemoryStore):
+    class Full(MemoryObjectStore):
         def put_file(self, key: str, path: Path, content_type: str = "") -> None:
             raise UnavailableError("the disk is full")
 

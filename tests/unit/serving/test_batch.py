@@ -5,23 +5,19 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from ml.errors import NotFoundError, UnavailableError
-from ml.storage.object_store import ObjectStore
+from ml.errors import UnavailableError
+from tests.doubles.object_store import MemoryObjectStore
 from tests.unit.serving.conftest import near
 from tests.unit.serving.test_api import PNG, expect_problem, picture
 
 
-class Bucket(ObjectStore):
-    """Objects by key; an error is raised."""
-
-    def __init__(self, objects: dict[str, bytes | Exception]) -> None:
-        self.objects = objects
+class PartlyUnavailable(MemoryObjectStore):
+    """One object cannot be read."""
 
     def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
-        found = self.objects.get(key, NotFoundError(key))
-        if isinstance(found, Exception):
-            raise found
-        return found[offset : offset + length]
+        if key == "away.png":
+            raise UnavailableError("10.0.0.1")
+        return super().get(key, offset, length)
 
 
 def form(*images: bytes) -> list[tuple[str, tuple[str, bytes]]]:
@@ -59,7 +55,7 @@ def test_a_bad_image_spoils_only_its_own_answer(client: TestClient) -> None:
 
 def test_urls_of_our_own_buckets_are_read_and_no_others(client: TestClient) -> None:
     dependencies = client.app.state.dependencies  # type: ignore[attr-defined]
-    ours = Bucket({"a/b c.png": picture(), "big.png": bytes(1_000_001), "away.png": UnavailableError("10.0.0.1")})
+    ours = PartlyUnavailable({"a/b c.png": picture(), "big.png": bytes(1_000_001)})
     object.__setattr__(dependencies, "sources", {"ours": ours})
     urls = {
         "s3://ours/a/b c.png": "answer",
