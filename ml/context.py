@@ -12,6 +12,8 @@ from ml.storage import object_store
 from ml.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from ml.models.registry import Registry
 
 
@@ -34,9 +36,16 @@ class Context:
     @cached_property
     def registry(self) -> "Registry":
         """The MLflow model registry."""
-        from ml.models.registry import Registry
+        from ml.models.registry import MLflowRegistry
 
-        return Registry(self.settings)
+        return MLflowRegistry(self.settings)
+
+    @cached_property
+    def tracking(self) -> "MlflowClient":
+        """The client of MLflow's runs; raises `UnavailableError` when MLflow does not answer."""
+        from ml.models.registry import connect_client
+
+        return connect_client(self.settings)
 
 
 def connect(settings: Settings) -> Context:

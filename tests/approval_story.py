@@ -26,7 +26,7 @@ def register(ctx: Context, folder: Path) -> int:
     """A version in MLflow with a real bundle."""
     migrate(ctx.engine)
     make_bundle(folder, "01")
-    client = ctx.registry.client
+    client = ctx.tracking
     experiment = client.create_experiment("approval")
     run = client.create_run(experiment).info.run_id
     return ctx.registry.register(run, folder, bundle.parse((folder / bundle.INFO).read_bytes()), {})

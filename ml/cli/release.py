@@ -36,7 +36,7 @@ def models(as_json: Json = False) -> None:
         aliases.setdefault(version, []).append(alias)
     rows: list[dict[str, Any]] = []
     for model_version in ctx.registry.find():
-        number = int(model_version.version)
+        number = model_version.version
         decision = verdicts.get(number)
         rows.append(
             {

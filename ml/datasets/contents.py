@@ -76,7 +76,7 @@ def difference(ctx: Context, before: str, after: str) -> Difference:
 def models(ctx: Context, version_id: str) -> list[int] | None:
     """Model versions that were trained on it; None while the registry is unavailable."""
     try:
-        return sorted(int(m.version) for m in ctx.registry.find(f"tag.dataset_version = '{version_id}'"))
+        return sorted(m.version for m in ctx.registry.find(dataset_version=version_id))
     except UnavailableError:
         return None
 

@@ -167,7 +167,7 @@ def _models(ctx: Context, hashes: Set[str]) -> list[int]:
             if dataset not in used_by_dataset:
                 used_by_dataset[dataset] = _was_trained_on(ctx, dataset, hashes)
             if used_by_dataset[dataset]:
-                models.append(int(model.version))
+                models.append(model.version)
     return sorted(models)
 
 

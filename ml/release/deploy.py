@@ -19,7 +19,7 @@ from ml.catalog.deployments import DeploymentRecord
 from ml.catalog.engine import advisory_lock, transaction
 from ml.context import Context
 from ml.errors import ConflictError, EvergreenError, NotFoundError, UnavailableError
-from ml.models.registry_rest import BundleLocation
+from ml.models.registry import BundleLocation
 from ml.release import aliases, verify
 from ml.settings import Strategy
 

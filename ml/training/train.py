@@ -83,7 +83,7 @@ def train(
             _Training.prepare(ctx, version, cycle_id, mode, seed, epochs, place).fit(None)
         return place.broadcast(TrainedModel("", 0))
     track.close_abandoned(
-        ctx.registry, ctx.settings.experiment, cycle_id, trained_model.run_id if trained_model else None
+        ctx.tracking, ctx.settings.experiment, cycle_id, trained_model.run_id if trained_model else None
     )
     if trained_model is None:
         with cycles.stage(ctx.engine, cycle_id, "train"):
@@ -163,9 +163,8 @@ def _material(
 
 
 def _finished(ctx: Context, cycle_id: str, version_id: str) -> TrainedModel | None:
-    model_versions = ctx.registry.find(f"tag.cycle = '{cycle_id}'")
-    matching = [v for v in model_versions if v.tags.get("dataset_version") == version_id]
-    return TrainedModel(matching[0].run_id or "", int(matching[0].version)) if matching else None
+    matching = ctx.registry.find(cycle=cycle_id, dataset_version=version_id)
+    return TrainedModel(matching[0].run_id, matching[0].version) if matching else None
 
 
 def _recipe(settings: Settings, material: TrainingData, epochs: int | None, seed: int) -> Recipe:
@@ -183,7 +182,7 @@ def _recipe(settings: Settings, material: TrainingData, epochs: int | None, seed
 def _run(ctx: Context, training: _Training, progress: Progress | None) -> TrainedModel:
     material, recipe, cycle_id = training.material, training.recipe, training.cycle_id
     code, version = training.code, material.version
-    run = track.Run.start(ctx.registry, ctx.settings.experiment, f"cycle {cycle_id}", _tags(training))
+    run = track.Run.start(ctx.tracking, ctx.settings.experiment, f"cycle {cycle_id}", _tags(training))
 
     def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         run.log_metrics(epoch, metrics)

@@ -127,7 +127,7 @@ class _Worker:
             "dataset_version": material.version.id,
             "code_version": code_version(),
         }
-        run = track.Run.start(ctx.registry, ctx.settings.experiment, f"trial {trial.number}", tags)
+        run = track.Run.start(ctx.tracking, ctx.settings.experiment, f"trial {trial.number}", tags)
         trial.set_user_attr(_RUN, run.id)
         best = -1.0
 
@@ -174,7 +174,7 @@ def _version(ctx: Context, version_id: str | None) -> DatasetVersion:
 def _start_study(ctx: Context, new_study: Study, version: DatasetVersion) -> None:
     """Create the parent run and enqueue the current settings as the first trial."""
     tags = {"dataset_version": version.id, "code_version": code_version(), "study": new_study.study_name}
-    run = track.Run.start(ctx.registry, ctx.settings.experiment, f"tune {new_study.study_name}", tags)
+    run = track.Run.start(ctx.tracking, ctx.settings.experiment, f"tune {new_study.study_name}", tags)
     run.log_inputs(ctx, version, {"study": new_study.study_name})
     new_study.set_user_attr(_PARENT, run.id)
     new_study.set_user_attr("dataset_version", version.id)
@@ -184,7 +184,7 @@ def _start_study(ctx: Context, new_study: Study, version: DatasetVersion) -> Non
 def _end_abandoned_run(ctx: Context, trial: FrozenTrial) -> None:
     """End the MLflow run of a trial whose worker died."""
     if (run_id := trial.user_attrs.get(_RUN)) is not None:
-        track.Run(ctx.registry, run_id).end("KILLED")
+        track.Run(ctx.tracking, run_id).end("KILLED")
 
 
 def _report(ctx: Context, optuna_study: Study, version: DatasetVersion, file: Path) -> BestRecipe:
@@ -203,7 +203,7 @@ def _report(ctx: Context, optuna_study: Study, version: DatasetVersion, file: Pa
         temporary = file.with_name(f"{file.name}.part")
         temporary.write_text(space.as_file(best.params, comment))
         temporary.replace(file)
-    parent = track.Run(ctx.registry, optuna_study.user_attrs[_PARENT])
+    parent = track.Run(ctx.tracking, optuna_study.user_attrs[_PARENT])
     tags = {"best_trial": best.number, **{f"best_{name}": value for name, value in best.params.items()}}
     with advisory_lock(ctx.engine, "tuning"):  # MLflow fails where two workers set a new tag at once
         for name, value in tags.items():

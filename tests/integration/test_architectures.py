@@ -41,13 +41,13 @@ def test_from_the_small_network_to_a_pretrained_backbone_and_on(context_with_mlf
         key, save(networks.build(NAME, 3, 1000, 224, 4).state_dict())
     )
     second = train(other, done.version, cycle_id="backbone", epochs=1)
-    params = ctx.registry.client.get_run(second.run_id).data.params
+    params = ctx.tracking.get_run(second.run_id).data.params
     assert params["architecture"] == NAME
     assert params["plan_mode"] == "full"
     assert "`small_cnn`, set is `mobilenet_v3_small`" in params["plan_reason"]
     assert params["pretrained"].startswith("s3://")
     assert params["layer_rates"] == "0.1,1"
-    metrics = ctx.registry.client.get_run(second.run_id).data.metrics
+    metrics = ctx.tracking.get_run(second.run_id).data.metrics
     assert 0 <= metrics["int8_agreement"] <= 1
     loaded, _ = scores.load_model(changed(other, service_variant="int8"), second.model_version)
     assert (loaded.variant == "int8") == bool(metrics["int8_kept"]) == (metrics["int8_accuracy_loss"] <= 0.003)
@@ -57,7 +57,7 @@ def test_from_the_small_network_to_a_pretrained_backbone_and_on(context_with_mlf
     more = ingest(other, upload(other, "two", digit_files(120, 180)))
     assert more.version
     third = train(other, more.version, cycle_id="warm", epochs=1)
-    params = ctx.registry.client.get_run(third.run_id).data.params
+    params = ctx.tracking.get_run(third.run_id).data.params
     assert params["plan_mode"] == "refresh"
     assert params["pretrained"] == "none"
 
@@ -75,7 +75,7 @@ def test_a_network_that_cannot_be_quantised_goes_without_int8(
     monkeypatch.setattr("ml.training.quantise.quantise", fails)
     without = train(ctx, done.version, cycle_id="without", epochs=1)
     for made, expected in ((kept, True), (without, False)):
-        assert ctx.registry.client.get_run(made.run_id).data.metrics["int8_kept"] == expected
+        assert ctx.tracking.get_run(made.run_id).data.metrics["int8_kept"] == expected
         assert (scores.load_model(ctx, made.model_version)[0].info.int8 is not None) == expected
 
 

@@ -271,10 +271,10 @@ def registered(ctx: Context, folder: Path, seed: int) -> int:
     make_bundle(folder, ("a", "b"), seed=seed)
     info = bundle.parse((folder / bundle.INFO).read_bytes()).model_copy(update={"dataset_version": "none"})
     bundle.write(folder, info)
-    client = ctx.registry.client
+    client = ctx.tracking
     found = client.get_experiment_by_name(ctx.settings.experiment)
     experiment = found.experiment_id if found else client.create_experiment(ctx.settings.experiment)
     run = client.create_run(experiment).info.run_id
     version = ctx.registry.register(run, folder, info, {})
-    ctx.registry.client.delete_model_version_tag(ctx.registry.name, str(version), "dataset_version")
+    ctx.tracking.delete_model_version_tag(ctx.settings.model_name, str(version), "dataset_version")
     return version

@@ -13,6 +13,7 @@ from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.errors import NotFoundError
 from tests import mortal
+from tests.doubles.registry import MemoryRegistry, install
 from tests.pictures import digit_files, upload
 
 WHO = {"actor": "ann", "reason": "asked"}
@@ -87,20 +88,12 @@ def _zero(names: set[str]) -> str:
     return found
 
 
-class NoModels:
-    """A registry with nothing in it."""
-
-    @staticmethod
-    def find() -> list[object]:
-        return []
-
-
 def test_an_erasure_is_finished_wherever_it_was_killed(context: Context) -> None:
     ingest(context, upload(context, "one", digit_files(0, 60)))
     order = sorted(stored(context))
 
     def work(effects: int, ctx: Context) -> object:
-        vars(ctx)["registry"] = NoModels()
+        install(ctx, MemoryRegistry())
         return erase.erase(ctx, erase.of_hashes([order[effects]]), **WHO)
 
     def gone(effects: int) -> None:

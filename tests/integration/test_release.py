@@ -19,7 +19,7 @@ from ml.catalog.tables import deployments as ledger
 from ml.catalog.tables import predictions
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
-from ml.models.registry_rest import BundleLocation
+from ml.models.registry import BundleLocation
 from ml.release import operator
 from ml.release.deploy import Deployment, deploy_decision, reconcile
 from ml.release.release import release

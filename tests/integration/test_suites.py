@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import insert, select
@@ -22,6 +21,7 @@ from ml.monitoring import judge as of_log
 from ml.training.data import validate as of_dataset
 from ml.training.train import train
 from tests import bundles
+from tests.doubles.registry import MemoryRegistry, install
 from tests.pictures import digit_files, digits, upload
 
 
@@ -50,7 +50,8 @@ def test_a_sound_training_set_passes_and_its_figures_are_kept(context: Context) 
 def test_a_version_that_breaks_an_expectation_ends_the_cycle_before_any_training(context: Context) -> None:
     """There is no MLflow here: nothing of the training is reached."""
     drop = ingest(context, upload(context, "one", {f"7/{i}.png": d for i, (_, d) in enumerate(digits()[:30])}))
-    context.__dict__["registry"] = _NoRuns()
+    install(context, MemoryRegistry())
+    vars(context)["tracking"] = _NoRuns()
     assert drop.version
     with pytest.raises(InvalidInputError, match="at least two classes must have training samples; found 1"):
         train(context, drop.version, cycle_id=drop.drop_id)
@@ -64,16 +65,10 @@ def test_a_version_that_breaks_an_expectation_ends_the_cycle_before_any_training
 
 
 class _NoRuns:
-    """A registry in which nothing was ever registered."""
+    """A client of an MLflow that has no experiments."""
 
-    class client:  # noqa: N801 - read as an attribute
-        @staticmethod
-        def get_experiment_by_name(name: str) -> None:
-            del name
-
-    def find(self, query: str) -> list[Any]:
-        del query
-        return []
+    def get_experiment_by_name(self, name: str) -> None:
+        del name
 
 
 def test_labels_that_are_mostly_doubted_stop_a_training(context: Context) -> None:

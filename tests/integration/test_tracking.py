@@ -37,7 +37,7 @@ def trained(context_with_mlflow: Context, tmp_path: Path) -> Trained:
     done = ingest(ctx, upload(ctx, "two", digit_files(300, 400)))
     assert done.version
     made = train(ctx, done.version, cycle_id=str(done.drop_id), epochs=4)
-    client = ctx.registry.client
+    client = ctx.tracking
     files = Path(client.download_artifacts(made.run_id, "", str(tmp_path)))
     return Trained(ctx, client.get_run(made.run_id), versions.get(ctx, done.version), made.model_version, files)
 
@@ -74,7 +74,7 @@ def test_a_run_tells_where_its_model_comes_from(trained: Trained, monkeypatch: p
 
 
 def test_metrics_by_step_by_epoch_and_of_the_system(trained: Trained) -> None:
-    history = trained.ctx.registry.client.get_metric_history
+    history = trained.ctx.tracking.get_metric_history
     run_id = trained.run.info.run_id
     by_step, by_epoch = history(run_id, "step_loss"), history(run_id, "train_loss")
     assert len(by_epoch) == 4
@@ -101,7 +101,7 @@ def test_the_papers_agree_with_each_other(trained: Trained) -> None:
     card = (trained.files / "model-card.md").read_text()
     assert trained.version.id in card
     assert f"accuracy {right / judged:.1%}" in card
-    registered = trained.ctx.registry.client.get_model_version(trained.ctx.settings.model_name, trained.model_version)
+    registered = trained.ctx.tracking.get_model_version(trained.ctx.settings.model_name, trained.model_version)
     assert registered.description == card == trained.run.data.tags["mlflow.note.content"]
 
 

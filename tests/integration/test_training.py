@@ -34,7 +34,7 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     with pytest.raises(IntegrityError):
         bundle.fetch(ctx.artifacts, place.prefix, "0" * 64, ctx.settings.home / "other")
 
-    run = ctx.registry.client.get_run(made.run_id)
+    run = ctx.tracking.get_run(made.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["plan_mode"] == "full"
     assert run.data.metrics["final_validation_accuracy"] > 0.6
@@ -43,7 +43,7 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     second = ingest(ctx, upload(ctx, "two", digit_files(500, 700)))
     assert second.version
     again = train(ctx, second.version, cycle_id=str(second.drop_id), epochs=3)
-    params = ctx.registry.client.get_run(again.run_id).data.params
+    params = ctx.tracking.get_run(again.run_id).data.params
     assert params["plan_mode"] == "refresh"
     assert params["warm_start_from"] == str(made.model_version)
     assert int(params["plan_new"]) < int(params["training_samples"])

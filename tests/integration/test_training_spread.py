@@ -79,10 +79,10 @@ def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow
     row = cycles.get(ctx.engine, "c-spread")
     assert (row.model_version, row.run_id) == (int(made.version), made.run_id)
     assert ctx.registry.alias("challenger") == int(made.version)
-    run = ctx.registry.client.get_run(made.run_id)
+    run = ctx.tracking.get_run(made.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["final_validation_accuracy"] > 0.6
-    assert len(ctx.registry.client.search_runs([run.info.experiment_id])) == 1, "the leader alone writes"
+    assert len(ctx.tracking.search_runs([run.info.experiment_id])) == 1, "the leader alone writes"
     place = ctx.registry.bundle(int(made.version))
     bundle.fetch(ctx.artifacts, place.prefix, place.digest, ctx.settings.home / "fetched")
     model.check_probes(model.load(ctx.settings.home / "fetched"), ctx.settings.home / "fetched", 1e-4)

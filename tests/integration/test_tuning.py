@@ -85,12 +85,12 @@ def test_two_workers_share_a_study_and_a_killed_ones_trial_is_done_by_another(ct
     again = [row for row in found.trials if row["settings"] == failed["settings"] and row["state"] == "complete"]
     assert len(again) == 1, "its choices were tried again"
     assert found.first == again[0]["accuracy"], "they were the settings as they are"
-    runs = {row["run_id"]: ctx.registry.client.get_run(row["run_id"]) for row in found.trials}
+    runs = {row["run_id"]: ctx.tracking.get_run(row["run_id"]) for row in found.trials}
     assert len(runs) == len(found.trials)
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {found.run_id}
     assert runs[failed["run_id"]].info.status == "KILLED"
     assert {run.info.status for key, run in runs.items() if key != failed["run_id"]} == {"FINISHED"}
-    parent = ctx.registry.client.get_run(found.run_id)
+    parent = ctx.tracking.get_run(found.run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best_validation_accuracy"] == found.best
 
@@ -137,9 +137,9 @@ def test_a_trial_worse_than_the_others_at_the_same_epoch_is_stopped(ctx: Context
         others.add_trial(optuna.create_trial(value=2.0, intermediate_values=dict.fromkeys(range(1, 5), 2.0)))
     found = search(poor, trials=6, epochs=4, name="mine")
     (stopped,) = (row for row in found.trials if row["state"] == "pruned")
-    run = ctx.registry.client.get_run(stopped["run_id"])
+    run = ctx.tracking.get_run(stopped["run_id"])
     assert (run.info.status, run.data.tags["pruned"]) == ("FINISHED", "true")
-    told = ctx.registry.client.get_metric_history(run.info.run_id, "validation_accuracy")
+    told = ctx.tracking.get_metric_history(run.info.run_id, "validation_accuracy")
     assert 2 <= len(told) < 4
     assert "final_validation_accuracy" not in run.data.metrics
 

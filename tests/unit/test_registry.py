@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from ml.errors import UnavailableError
-from ml.models.registry import Registry
+from ml.models.registry import MLflowRegistry
 from ml.settings import Settings
 from tests.servers import free_port
 
@@ -39,14 +39,14 @@ def failing_url() -> Iterator[str]:
 
 
 def test_nobody_at_the_address_is_said_at_once() -> None:
-    registry = Registry(Settings(mlflow_url=f"http://127.0.0.1:{free_port()}"))
+    registry = MLflowRegistry(Settings(mlflow_url=f"http://127.0.0.1:{free_port()}"))
     with pytest.raises(UnavailableError, match="does not answer at http://127"):
         registry.alias("champion")
 
 
 def test_a_server_that_fails_is_unavailable(failing_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    registry = Registry(Settings(mlflow_url=failing_url))
+    registry = MLflowRegistry(Settings(mlflow_url=failing_url))
     for call in (
         registry.aliases,
         registry.find,
@@ -66,5 +66,5 @@ def test_mlflow_reports_to_nobody_and_keeps_off_stdout() -> None:
 
 
 def test_pages_for_people() -> None:
-    registry = Registry(Settings(mlflow_url="http://m", model_name="c"))
+    registry = MLflowRegistry(Settings(mlflow_url="http://m", model_name="c"))
     assert registry.version_url(3) == "http://m/#/models/c/versions/3"

@@ -15,9 +15,10 @@ from ml.context import Context
 from ml.datasets import versions
 from ml.datasets.versions import DatasetVersion
 from ml.errors import EvergreenError
-from ml.models.registry import Registry, translate_errors
+from ml.models.registry import translate_errors
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 _LIVE_SECONDS: Final = 2.0
@@ -30,18 +31,18 @@ _TAG: Final = 500
 class Run:
     """An MLflow run. Every method raises `UnavailableError` when MLflow does not answer."""
 
-    def __init__(self, registry: Registry, run_id: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self.id = run_id
-        self._client = registry.client
+        self._client = client
         self._pending: list[Metric] = []
         self._sent = time.monotonic()
 
     @classmethod
-    def start(cls, registry: Registry, experiment: str, name: str, tags: Mapping[str, str]) -> "Run":
+    def start(cls, client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> "Run":
         """Create a run; the experiment is created if it does not exist."""
         with translate_errors(f"a run in experiment `{experiment}`"):
-            created = registry.client.create_run(_experiment_id(registry, experiment), run_name=name, tags=dict(tags))
-        return cls(registry, str(created.info.run_id))
+            created = client.create_run(_experiment_id(client, experiment), run_name=name, tags=dict(tags))
+        return cls(client, str(created.info.run_id))
 
     @contextmanager
     def terminating(self) -> Iterator[None]:
@@ -139,23 +140,22 @@ class Run:
                 monitor.mlflow_logger.flush()
 
 
-def close_abandoned(registry: Registry, experiment: str, cycle_id: str, finished: str | None) -> None:
+def close_abandoned(client: "MlflowClient", experiment: str, cycle_id: str, finished: str | None) -> None:
     """End runs of the cycle that a killed process left running: `finished` as finished, all others as killed.
 
     Only for use by the single trainer of the cycle.
     """
     with translate_errors(f"runs of cycle {cycle_id}"):
-        experiment_info = registry.client.get_experiment_by_name(experiment)
+        experiment_info = client.get_experiment_by_name(experiment)
         if experiment_info is None:
             return
         query = f"tags.cycle = '{cycle_id}' and attributes.status = 'RUNNING'"
-        for stale in registry.client.search_runs([experiment_info.experiment_id], query):
-            run = Run(registry, stale.info.run_id)
+        for stale in client.search_runs([experiment_info.experiment_id], query):
+            run = Run(client, stale.info.run_id)
             run.end("FINISHED" if run.id == finished else "KILLED")
 
 
-def _experiment_id(registry: Registry, name: str) -> str:
-    client = registry.client
+def _experiment_id(client: "MlflowClient", name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:

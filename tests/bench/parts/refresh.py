@@ -64,7 +64,7 @@ def _cycle(ctx: Context, name: str, drop: stored.Files) -> dict[str, float]:
     started, used = time.perf_counter(), time.process_time()
     row = run_cycle(ctx, prefix, on_stage=lambda *_: None)
     whole, used = time.perf_counter() - started, time.process_time() - used
-    plan = ctx.registry.client.get_run(str(row.run_id)).data.params["plan_mode"]
+    plan = ctx.tracking.get_run(str(row.run_id)).data.params["plan_mode"]
     if plan != "refresh":
         raise RuntimeError(f"the plan was {plan}: {row.reason}")
     ctx.registry.set_alias("champion", row.model_version)  # the next refresh has its own 1,000 to learn, no more

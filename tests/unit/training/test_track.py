@@ -32,13 +32,8 @@ class FakeClient:
             raise MlflowException("connection refused")
 
 
-class FakeRegistry:
-    def __init__(self, client: FakeClient) -> None:
-        self.client = client
-
-
 def run(client: FakeClient) -> Run:
-    return Run(FakeRegistry(client), "r")  # type: ignore[arg-type]
+    return Run(client, "r")  # type: ignore[arg-type]
 
 
 def test_a_finished_run_has_sent_all_its_metrics() -> None:
