@@ -79,7 +79,7 @@ def _probes(ctx: Context, deployment: DeploymentRecord) -> list[_Probe]:
 
 def _send_probes(http: httpx.Client, probes: Sequence[_Probe]) -> _Problem | None:
     """Return the first problem."""
-    url = f"{http.base_url}v1/predict"
+    url = f"{str(http.base_url).rstrip('/')}/v1/predict"
     for probe in probes:
         try:
             response = http.post("/v1/predict", content=probe.png, headers={"content-type": "image/png"})
