@@ -42,3 +42,40 @@ def test_chance_alone_stays_below_the_noise(classes: int, answers: int) -> None:
 
 def test_a_shift_stands_out_of_the_noise() -> None:
     assert statistics.class_shift({"a": 0.5, "b": 0.5}, {"a": 160, "b": 40}) > statistics.noise(2, 200)
+
+
+def test_the_index_of_known_shares() -> None:
+    """(0.8 - 0.5) ln(0.8 / 0.5) + (0.2 - 0.5) ln(0.2 / 0.5) = 0.1410 + 0.2749"""
+    assert statistics.class_shift({"a": 0.5, "b": 0.5}, {"a": 160, "b": 40}) == pytest.approx(0.41589, abs=1e-5)
+    assert statistics.population_stability([0.8, 0.2], [0.5, 0.5]) == pytest.approx(0.41589, abs=1e-5)
+
+
+def test_an_empty_cell_counts_as_one_in_ten_thousand() -> None:
+    """(1e-4 - 0.5) ln(1e-4 / 0.5) + (1 - 0.5) ln(1 / 0.5) = 4.2577 + 0.3466"""
+    assert statistics.class_shift({"a": 0.5, "b": 0.5}, {"a": 10}) == pytest.approx(4.60431, abs=1e-5)
+    assert statistics.class_shift({"a": 1.0}, {"a": 5, "new": 5}) == pytest.approx(
+        (0.5 - 1) * np.log(0.5) + (0.5 - 1e-4) * np.log(0.5 / 1e-4)
+    )
+
+
+def test_the_noise_of_known_counts() -> None:
+    """(degrees of freedom + 3 standard deviations of chi-squared) / count"""
+    assert statistics.noise(2, 200) == pytest.approx((1 + 3 * 2**0.5) / 200)
+    assert statistics.noise(9, 1000) == pytest.approx((8 + 3 * 4) / 1000)
+    assert statistics.noise(1, 0) == statistics.noise(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("deciles", "confidences", "expected"),
+    [
+        # Ten bins of a tenth each; all confidences in the first, nine bins empty.
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], [0.05] * 10, 0.9 * np.log(10) + 9 * 0.0999 * np.log(1000)),
+        # A confidence at a decile is in the bin that ends there: bins of 0.5 and 0.5, shares 0.75 and 0.25.
+        ([0.5] * 5 + [1.0] * 4, [0.4, 0.5, 0.5, 0.6], 0.25 * np.log(1.5) - 0.25 * np.log(0.5)),
+        ([1.0] * 9, [0.1, 0.9], 0.0),
+        ([], [0.1], 0.0),
+        ([0.5] * 9, [], 0.0),
+    ],
+)
+def test_the_shift_of_known_confidences(deciles: list[float], confidences: list[float], expected: float) -> None:
+    assert statistics.confidence_shift(deciles, confidences) == pytest.approx(expected)
