@@ -8,7 +8,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions, samples
 from ml.context import Context
 from ml.datasets import erase, loader, verify, versions
-from ml.datasets.compact import compact, small_runs
+from ml.datasets.compact import compact
 from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.training import due
@@ -103,13 +103,3 @@ def test_killed_before_each_effect_it_ends_the_same(context: Context) -> None:
     with transaction(context.engine) as connection:
         causes = list(connection.execute(select(dataset_versions.c.cause)).scalars())
     assert causes.count("compaction") == 1
-
-
-def test_only_what_pays_is_rewritten() -> None:
-    sizes = {str(i): 10 for i in range(20)}
-    order = [str(i) for i in range(20)]
-    assert small_runs(order, sizes, 1000) == [order]
-    assert small_runs(order[:7], sizes, 1000) == []
-    assert small_runs(order, sizes | {"5": 900}, 1000) == [order[6:]]
-    assert small_runs(order, sizes | {"5": 490}, 1000) == []
-    assert small_runs(order, sizes | {str(i): 60 for i in range(20)} | {"0": 490}, 1000) == [order]

@@ -1,5 +1,6 @@
 """Whose label counts."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -53,11 +54,41 @@ def test_the_first_trusted_annotator_who_said_anything_decides() -> None:
     assert chosen("trusted", *told, trusted=("zoe",)) == "cat"
 
 
-def test_what_an_operator_said_outweighs_all_that_was_said_before() -> None:
-    before = [said("dog", "ann", 1), said("dog", "bob", 2)]
-    answer = said("cat", "eve", 0, source=labels.OPERATOR)
-    assert chosen("majority", *before, answer, stands="dog") == "cat"
-    assert chosen("majority", answer, *before, stands="cat") == "dog"
+def by_operator(label: str, day: int) -> Annotation:
+    return said(label, "op", day, source=labels.OPERATOR)
+
+
+@pytest.mark.parametrize("policy", ["latest", "majority", "trusted"])
+def test_an_operator_overrides_what_was_said_before_whatever_the_dates(policy: str) -> None:
+    earlier = [said("dog", "ann", 8), said("dog", "bob", 9), said("dog", "eve", 9)]
+    assert chosen(policy, *earlier, by_operator("cow", 1), stands="dog", trusted=("ann",)) == "cow"
+    assert chosen(policy, *earlier, by_operator("cow", 1), by_operator("pig", 1), trusted=("ann",)) == "pig"
+
+
+def test_what_is_said_after_an_operator_counts_beside_it() -> None:
+    answers = [said("dog", "ann", 1), by_operator("cow", 2), said("dog", "ann", 3)]
+    assert chosen("latest", *answers) == "dog"
+    assert chosen("majority", *answers, stands="cow") == "cow"  # one against one
+    assert chosen("majority", *answers, said("dog", "bob", 4), stands="cow") == "dog"
+    assert chosen("trusted", *answers, trusted=("ann",)) == "dog"
+
+
+@pytest.mark.parametrize("policy", ["latest", "majority", "trusted"])
+def test_without_annotations_the_label_stands(policy: str) -> None:
+    assert chosen(policy, stands="cat") == "cat"
+
+
+def test_an_annotation_without_a_date_is_of_its_arrival() -> None:
+    undated = replace(said("dog", "ann", 0), labelled_at=None)  # it came on day 0
+    assert chosen("latest", undated, said("cat", "bob", 1)) == "cat"
+    assert chosen("latest", undated, said("cat", "bob", -1)) == "dog"
+
+
+def test_a_disagreement_counts_each_annotator_once() -> None:
+    assert labels.disagreement([said("dog", "ann", 1), said("cat", "ann", 2)]) == {}
+    votes = [said("dog", "ann", 1), said("dog", "ann", 2), said("cat", "bob", 3), said("cat", None, 4)]
+    assert labels.disagreement(votes) == {"dog": 1, "cat": 2}
+    assert labels.disagreement([*votes, by_operator("cow", 0)]) == {}
 
 
 def test_saying_the_same_again_is_no_news() -> None:

@@ -69,3 +69,20 @@ def test_what_looks_like_both_sides_is_put_aside_with_both_names() -> None:
     assert isinstance(place, str)
     assert "aaa (train)" in place
     assert "bbb (holdout)" in place
+
+
+def test_a_near_duplicate_joins_the_group_and_the_split_of_the_first() -> None:
+    known = [Neighbour("aaa", "g1", "validation", "x"), Neighbour("bbb", "g2", "validation", "y")]
+    place = SplitAssigner(*looks([0]), SETTINGS).assign(0, row(0, 0), known)
+    assert place == SplitAssignment("g1", "validation", tuple(known))
+
+
+def test_a_sample_that_is_put_aside_is_no_neighbour_of_later_ones() -> None:
+    known = [Neighbour("aaa", "g1", "train", "x"), Neighbour("bbb", "g2", "holdout", "x")]
+    placer = SplitAssigner(*looks([0, 1, 3]), SETTINGS)
+    assert isinstance(placer.assign(0, row(0, 0), known), str)
+    alone = placer.assign(1, row(1, 1), ())
+    assert isinstance(alone, SplitAssignment)
+    assert (alone.group_id, alone.neighbours) == ("f1", ())
+    neighbours = (Neighbour("k1", "f1", alone.split, "a"),)
+    assert placer.assign(2, row(2, 3), ()) == SplitAssignment("f1", alone.split, neighbours)
