@@ -83,3 +83,52 @@ def test_disputed_answers() -> None:
     assert not evidence.sign_test(0, 0, Z).harm
     assert not evidence.sign_test(0, 500, Z).harm
     assert evidence.sign_test(3000, 2000, Z).harm
+
+
+def test_a_drop_in_confidence_by_hand() -> None:
+    """0.9 - 0.7 - 2 sqrt(0.04 / 100 + 0.01 / 100) = 0.15528"""
+    candidate, live = (100, 0.7, 0.04), (100, 0.9, 0.01)
+    assert evidence.confidence_drop(candidate, live, 0.155, 2.0).harm
+    assert not evidence.confidence_drop(candidate, live, 0.156, 2.0).harm
+    assert not evidence.confidence_drop(live, candidate, 0.0, 2.0).harm
+    assert not evidence.confidence_drop(candidate, (1, 0.9, 0.0), 0.1, 2.0).harm
+    assert evidence.confidence_drop(
+        (400, 0.7, 0.04), live, 0.171, 2.0
+    ).harm  # 2 sqrt(0.04 / 400 + 0.01 / 100) = 0.02828
+    assert not evidence.confidence_drop((400, 0.7, 0.04), live, 0.172, 2.0).harm
+
+
+def test_a_mean_of_pairs_by_hand() -> None:
+    """Of 1, 2, 3, 4: the mean is 2.5, the variance 5 / 3, and 2.5 - 2 sqrt(5 / 12) = 1.20901."""
+    assert evidence.mean_above("latency", "", (4, 10.0, 30.0), 1.209, 2.0).harm
+    assert not evidence.mean_above("latency", "", (4, 10.0, 30.0), 1.210, 2.0).harm
+    for count in (0, 1):
+        assert not evidence.mean_above("latency", "", (count, 9.0 * count, 81.0 * count), 0.0, 2.0).harm
+    # Equal values whose squares were rounded down have no variance, not a negative one.
+    assert evidence.mean_above("latency", "", (3, 3.0, 2.9999999999999996), 1 - 1e-9, 2.0).harm
+
+
+def test_a_tolerated_rate_is_not_harm_at_its_bound() -> None:
+    assert not evidence.rate_above("other labels", 0, 0, 0.0, Z).harm
+    assert not evidence.rate_above("other labels", 0, 100, 0.0, Z).harm
+    assert evidence.rate_above("other labels", 20, 100, 0.132, 2.0).harm  # Wilson's lower bound is 0.13225
+    assert not evidence.rate_above("other labels", 20, 100, 0.133, 2.0).harm
+
+
+def test_a_median_has_bounds_from_enough_answers_on() -> None:
+    assert evidence.median_quantiles(100, 2.0) == pytest.approx((0.4, 0.6))
+    assert evidence.median_quantiles(4, 2.0) is None
+    assert evidence.median_quantiles(5, 2.0) is not None
+
+
+def test_a_live_model_without_times_is_no_measure_of_latency() -> None:
+    assert not evidence.latency_increase([5.0, 6.0], [0.0, 0.0], 1.5).harm
+    assert not evidence.latency_increase([15.0, 16.0], [10.0, 9.0], 1.5).harm  # just tolerated
+
+
+def test_the_sign_test_is_exact() -> None:
+    """5 of 5 for the live model has probability 1 / 32; so has the normal quantile -1.86273."""
+    assert evidence.sign_test(5, 0, 1.8627).harm
+    assert not evidence.sign_test(5, 0, 1.8628).harm
+    assert evidence.sign_test(6, 1, 1.5).harm  # 8 / 128 = 0.0625, and 0.0668 is the level
+    assert not evidence.sign_test(6, 1, 1.54).harm  # 0.0618
