@@ -50,7 +50,7 @@ def make_bundle(
     offset[-1] = bias
     _write_model(folder / bundle.MODEL, weights, offset, size, channels)
     images = rng.integers(0, 256, (4, size, size, channels), dtype=np.uint8)
-    logits = images.reshape(4, -1).astype(np.float32) / 255 @ weights + offset
+    logits = (images.reshape(4, -1).astype(np.float32) / 255 @ weights + offset).astype(np.float32)
     expected = bundle.probabilities(logits, 1.0) + np.float32(probe_shift)
     np.savez(folder / bundle.PROBES, images=images, probabilities=expected)
     info = BundleInfo(
@@ -147,7 +147,7 @@ def _write_model(path: Path, weights: np.ndarray, offset: np.ndarray, size: int,
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, channels])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", weights.shape[1]])],
         [
-            numpy_helper.from_array(np.float32(255), "scale"),
+            numpy_helper.from_array(np.asarray(255, np.float32), "scale"),
             numpy_helper.from_array(weights, "weights"),
             numpy_helper.from_array(offset, "offset"),
         ],

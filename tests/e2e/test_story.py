@@ -39,7 +39,7 @@ def test_every_answer_is_logged_with_its_model(stack: Stack) -> None:
         rows = connection.execute(
             select(predictions.c.model_version, func.count()).group_by(predictions.c.model_version)
         )
-        counts = dict(rows.all())
+        counts: dict[int, int] = dict(rows.tuples().all())
     assert set(counts) == versions
     assert sum(counts.values()) == report["predictions_logged"]
 

@@ -43,7 +43,7 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
 
 def labels(ctx: Context) -> dict[str, str]:
     with transaction(ctx.engine) as connection:
-        return dict(connection.execute(select(samples.c.sha256, samples.c.label)).all())  # type: ignore[arg-type]
+        return dict(connection.execute(select(samples.c.sha256, samples.c.label)).all())
 
 
 def held(ctx: Context) -> dict[str, tuple[str, str | None]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 from sqlalchemy import select
 
 from ml.catalog.engine import transaction
@@ -28,11 +29,11 @@ def filled(ctx: Context) -> Context:
 
 def content(ctx: Context, version: str) -> dict[str, list[tuple[str, str, bytes]]]:
     """By split: hash, label and pixels of each sample, in manifest order."""
-    found = {}
+    found: dict[str, list[tuple[str, str, bytes]]] = {}
     for split in SPLITS:
         loaded = loader.load(ctx, version, split, 8, 1)
         labels = [loaded.classes[i] for i in loaded.labels]
-        pixels = [image.tobytes() for image in loaded.images]
+        pixels = [image.tobytes() for image in np.asarray(loaded.images)]
         found[split] = list(zip(loaded.sha256, labels, pixels, strict=True))
     return found
 

@@ -52,7 +52,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, str]]]]:
 
 def fates(ctx: Context) -> dict[str, str]:
     with transaction(ctx.engine) as connection:
-        return dict(connection.execute(select(drops.c.prefix, drops.c.status)).all())  # type: ignore[arg-type]
+        return dict(connection.execute(select(drops.c.prefix, drops.c.status)).all())
 
 
 def test_a_broken_drop_and_a_rejected_one_do_not_stop_a_good_one(

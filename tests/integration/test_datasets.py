@@ -148,12 +148,12 @@ def test_pixels_are_the_uploaded_ones(context: Context) -> None:
     for split in SPLITS:
         loaded = loader.load(context, version, split, 56, 3)
         assert loaded.images.shape == (len(loaded), 56, 56, 3)
-        for digest, found in zip(loaded.sha256, loaded.images, strict=True):
+        for digest, found in zip(loaded.sha256, np.asarray(loaded.images), strict=True):
             assert (found == images.decode(by_sha[digest], 56, 3, limits)).all()
 
 
 def test_the_same_picture_in_two_encodings_shares_a_split(context: Context, tmp_path: Path) -> None:
-    files = {}
+    files: dict[str, bytes] = {}
     for i, (label, data) in enumerate(digits()[:60]):
         (tmp_path / "x.png").write_bytes(data)
         Image.open(tmp_path / "x.png").save(tmp_path / "x.bmp")

@@ -10,11 +10,11 @@ import pytest
 from ml.context import Context
 from ml.datasets import classes, contents, erase, export, holdout, loader, verify, versions
 from ml.datasets.ingest import ingest
+from ml.datasets.splits import SPLITS
 from ml.errors import ConflictError
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digit_files, upload
 
-SPLITS = ("train", "validation", "holdout")
 STRANGE = "a: *? %"
 
 
@@ -36,9 +36,9 @@ def two(context: Context) -> tuple[Context, str, str]:
 
 def truth(ctx: Context, version: str) -> dict[str, str]:
     """Sample → label, as training sees it."""
-    found = {}
+    found: dict[str, str] = {}
     for split in SPLITS:
-        part = loader.load(ctx, version, split, 24, 1)  # type: ignore[arg-type]
+        part = loader.load(ctx, version, split, 24, 1)
         found |= {d: part.classes[label] for d, label in zip(part.sha256, part.labels, strict=True)}
     return found
 

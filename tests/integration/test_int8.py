@@ -11,6 +11,7 @@ from PIL import Image
 from ml.catalog import deployments
 from ml.context import Context
 from ml.models import bundle, model, runtimes
+from ml.models.bundle import Variant
 from ml.release import verify
 from tests.bundles import add_int8, deploy, make_bundle, upload
 from tests.serving_process import service, wait_replicas
@@ -30,7 +31,7 @@ def made(folder: Path, seed: int, **broken: Any) -> str:
 
 
 def test_int8_answers_and_broken_int8_gives_way(context: Context, tmp_path: Path) -> None:
-    cases: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    cases: dict[str, tuple[dict[str, Any], Variant, str, str]] = {
         "good": ({}, "int8", "serving", ""),
         "no faster": ({"speedup": 1.0}, "fp32", "available", "1.00 times as fast as fp32 here"),
         "other probes": ({"probe_shift": 0.1}, "fp32", "refused", "golden probes differ by up to 0.1"),

@@ -17,11 +17,13 @@ from sqlalchemy import Row, func, insert, select, text, update
 from ml.catalog import cycles
 from ml.catalog.engine import transaction
 from ml.catalog.predictions import PredictionRow, store
+from ml.catalog.tables import cycles as cycles_table
 from ml.catalog.tables import drift_reports, feedback, predictions, replicas, samples
 from ml.context import Context
 from ml.datasets.ingest import ingest
 from ml.errors import UnavailableError
 from ml.intake.find import find_ready
+from ml.models import bundle
 from ml.monitoring.feedback import collect_feedback
 from ml.monitoring.maintain import maintain
 from ml.monitoring.observe import observe
@@ -66,7 +68,7 @@ def log(ctx: Context, rows: Sequence[dict[str, object]]) -> None:
 
 def rows_of(ctx: Context, query: object) -> Sequence[Row]:
     with transaction(ctx.engine) as connection:
-        return connection.execute(query).all()  # type: ignore[call-overload,no-any-return]
+        return connection.execute(query).all()  # type: ignore[call-overload]
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def serving(context: Context, tmp_path: Path) -> Context:
     bundles.make_bundle(folder, ["a", "b"])
     info = bundles.loaded(folder).info
     deciles = tuple(float(d) for d in np.linspace(0.55, 0.95, 9))
-    digest = bundles.bundle.write(folder, info.model_copy(update={"confidence_deciles": deciles}))
+    digest = bundle.write(folder, info.model_copy(update={"confidence_deciles": deciles}))
     bundles.deploy(context, bundles.upload(context, folder), digest, version=1)
     return context
 
@@ -119,7 +121,7 @@ def test_a_shift_asks_until_a_training_begins(serving: Context) -> None:
         connection.execute(
             text("insert into drops (id, prefix, listing_digest, status) values ('d', 'd', 'd', 'claimed')")
         )
-        connection.execute(update(cycles.cycles).where(cycles.cycles.c.id == "rejected").values(drop_id="d"))
+        connection.execute(update(cycles_table).where(cycles_table.c.id == "rejected").values(drop_id="d"))
     assert observe(serving).retrain, "a drop that was rejected trains nothing"
     cycles.open_cycle(serving.engine, "c-1", "monitoring")
     assert not observe(serving).retrain
@@ -140,6 +142,7 @@ def test_a_shift_without_new_data_asks_people_for_labels_once_and_trains_nothing
         connection.execute(insert(drift_reports).values(window_start=NOW, window_end=NOW, predictions=1, retrain=True))
     assert due.choose(serving, "asset_triggered__2") is None
     more = ingest(serving, upload(serving, "more", digit_files(40, 80)))
+    assert more.version is not None
     assert due.choose(serving, "asset_triggered__3") == due.DueCycle(more.drop_id, more.version)
 
 
@@ -231,7 +234,7 @@ def test_a_corrected_label_goes_into_another_drop(make_context: Callable[..., Co
 
 def partition_counts(ctx: Context) -> dict[str, int]:
     query = select(text("tableoid::regclass::text"), func.count()).select_from(predictions).group_by(text("1"))
-    return dict(rows_of(ctx, query))  # type: ignore[arg-type]
+    return dict(rows_of(ctx, query))
 
 
 def partitions(ctx: Context) -> set[str]:
@@ -310,6 +313,7 @@ def test_the_choice_of_a_training_asks_the_catalog(context: Context) -> None:
     assert due.choose(context, event) is None, "there are no data"
     one = ingest(context, upload(context, "one", digit_files(0, 40)))
     two = ingest(context, upload(context, "two", digit_files(40, 80)))
+    assert two.version is not None
     assert due.overdue(context, minutes=0)
     assert not due.overdue(context, minutes=1)
 

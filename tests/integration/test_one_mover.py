@@ -50,6 +50,7 @@ def agree(gate: Gate) -> int:
     assert live is not None
     assert deployments.rolling(gate.ctx.engine) is None
     champion = gate.registry.alias("champion")
+    assert champion is not None
     assert champion == live.model_version
     joined = (
         select(

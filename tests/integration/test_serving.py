@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -47,7 +48,7 @@ IMAGES = [data for _, data in digits()[:40]]
 def running(context: Context, tmp_path: Path) -> Iterator[Service]:
     """Two workers with a model."""
     deployed(context, tmp_path)
-    metrics = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
+    metrics: dict[str, Any] = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
     with service(context.settings, tmp_path, **metrics) as started:
         started.wait_ready()
         yield started

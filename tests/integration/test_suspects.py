@@ -57,4 +57,4 @@ def truth() -> dict[str, str]:
 
 def given(ctx: Context) -> dict[str, str]:
     with transaction(ctx.engine) as connection:
-        return dict(connection.execute(select(samples.c.sha256, samples.c.label)).all())  # type: ignore[arg-type]
+        return dict(connection.execute(select(samples.c.sha256, samples.c.label)).all())

@@ -73,7 +73,11 @@ def pid_of(running: Service) -> str:
 def test_metrics_traces_and_log_of_two_workers(context: Context, tmp_path: Path) -> None:
     deployed(context, tmp_path)
     with collector() as (url, spans):
-        telling = {"EVERGREEN_TRACES_URL": url, "EVERGREEN_TRACES_SHARE": "0", "EVERGREEN_ACCESS_LOG": "1"}
+        telling: dict[str, Any] = {
+            "EVERGREEN_TRACES_URL": url,
+            "EVERGREEN_TRACES_SHARE": "0",
+            "EVERGREEN_ACCESS_LOG": "1",
+        }
         telling |= {"UVICORN_LOG_CONFIG": str(Path(serving.__file__).with_name("uvicorn_json.json"))}
         telling |= {"EVERGREEN_LOG_FORMAT": "json", "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
         with service(context.settings, tmp_path, **telling) as running:

@@ -101,7 +101,8 @@ def test_the_papers_agree_with_each_other(trained: Trained) -> None:
     card = (trained.files / "model-card.md").read_text()
     assert trained.version.id in card
     assert f"accuracy {right / judged:.1%}" in card
-    registered = trained.ctx.tracking.get_model_version(trained.ctx.settings.model_name, trained.model_version)
+    name = trained.ctx.settings.model_name
+    registered = trained.ctx.tracking.get_model_version(name, str(trained.model_version))
     assert registered.description == card == trained.run.data.tags["mlflow.note.content"]
 
 

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def learn(folder: Path | None, wait: float = 0.0) -> FitResult:
 class Slow(Checkpoint):
     wait = 0.0
 
-    def write(self, state: dict) -> None:
+    def write(self, state: dict[str, Any]) -> None:
         super().write(state)
         time.sleep(self.wait)
 
@@ -104,7 +105,7 @@ def test_a_finished_training_is_not_done_again_and_its_epochs_are_told_again(tmp
     )
     assert told == [1, 2, 3, 4]
     assert again.history == first.history
-    assert torch.equal(again.network.head.weight, first.network.head.weight)
+    assert torch.equal(again.network.state_dict()["head.weight"], first.network.state_dict()["head.weight"])
 
 
 def test_a_state_of_another_training_or_half_a_state_is_no_state(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow
         )
         assert done.returncode == 0, done.stderr[-3000:]
     (made,) = ctx.registry.find()
+    assert made.run_id is not None
     row = cycles.get(ctx.engine, "c-spread")
     assert (row.model_version, row.run_id) == (int(made.version), made.run_id)
     assert ctx.registry.alias("challenger") == int(made.version)

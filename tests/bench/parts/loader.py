@@ -33,7 +33,7 @@ _READ, _DECODED = "segment objects read", "images decoded"
 def figures() -> dict[str, Any]:
     """Raises FileNotFoundError when the images are not there."""
     with tempfile.TemporaryDirectory(prefix="evergreen-bench-") as folder, storage(Path(folder)) as running:
-        settings = {"segment_bytes": 4_000_000}  # several segments, as after several drops
+        settings: dict[str, Any] = {"segment_bytes": 4_000_000}  # several segments, as after several drops
         with stored.system(running, Path(folder) / "home", "loader", **settings) as ctx:
             _, version = stored.stored(ctx, "one", stored.files(IMAGES))
             cycles: list[dict[str, float]] = []

@@ -103,7 +103,7 @@ def _learned(batches: Any, steps: int, chosen: Recipe) -> nn.Module:
         for x, y in batches():
             loss = functional.cross_entropy(network(x), y, label_smoothing=chosen.label_smoothing)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             falling.step()
     torch.set_num_threads(threads)

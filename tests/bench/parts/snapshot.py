@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def figures() -> dict[str, Any]:
             steps: dict[str, Callable[[], Any]] = {
                 "listing": lambda: (versions.all_versions(ctx.engine), versions.manifest(ctx, second)),
                 "diff": lambda: contents.difference(ctx, first, second),
-                "snapshot": lambda number=number: _relabel(ctx, number),
+                "snapshot": partial(_relabel, ctx, number),
                 "counts": lambda: contents.counts(ctx, second),
             }
             took = {name: _seconds(step) for name, step in steps.items()}

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from torch import nn
 
 from ml.gate import scores
-from ml.gate.lead import lead
+from ml.gate.lead import Lead, lead
 from ml.gate.metrics import PerSample
 from ml.settings import Settings
 from ml.training.data import plan, replay, training_data
@@ -207,7 +207,7 @@ def _promoted(stream: Stream, settings: Settings, challenger: Champion, champion
     """Rule `better` on the holdout of all drops so far."""
     images, labels = _holdout(stream, challenger.number)
     new = challenger.probabilities(images)
-    leads = []
+    leads: list[Lead] = []
     for other in (champion, champion, best):
         old = other.probabilities(images)
         differences = (new.argmax(1) == labels).astype(np.float64) - (old.argmax(1) == labels)
@@ -234,7 +234,8 @@ def _brier(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.flo
 
 def _course(seen: float, live: list[Champion], stream: Stream) -> Course:
     images, labels = stream.test
-    answers, brier = [], []
+    answers: list[Labels] = []
+    brier: list[NDArray[np.float32]] = []
     for i, of in enumerate(live):
         if i and of is live[i - 1]:
             answers.append(answers[-1])

@@ -4,8 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ print("RESULT", json.dumps({
 
 
 @pytest.fixture(scope="module")
-def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     import json
 
     home = tmp_path_factory.mktemp("airflow")
@@ -46,16 +47,16 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     command = [sys.executable, "-c", PARSE, str(REPO / "dags")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=home)
     (line,) = (text for text in done.stdout.splitlines() if text.startswith("RESULT "))
-    result: dict = json.loads(line.removeprefix("RESULT "))
+    result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
     return result
 
 
-def test_every_file_gives_its_dag(parsed: dict) -> None:
+def test_every_file_gives_its_dag(parsed: dict[str, Any]) -> None:
     assert parsed["errors"] == {}
     assert set(parsed["dags"]) == {path.stem for path in (REPO / "dags").glob("*.py")}
 
 
-def test_defaults_are_everywhere(parsed: dict) -> None:
+def test_defaults_are_everywhere(parsed: dict[str, Any]) -> None:
     for name, dag in parsed["dags"].items():
         assert dag["doc"], name
         assert dag["timeout"], name
@@ -68,7 +69,7 @@ def test_defaults_are_everywhere(parsed: dict) -> None:
         assert not dag["catchup"], name
 
 
-def test_the_wiring(parsed: dict) -> None:
+def test_the_wiring(parsed: dict[str, Any]) -> None:
     assert parsed["dags"]["ingest"]["tasks"] == {
         "find": ["chunks_of", "validate"],
         "chunks_of": ["inspect"],
@@ -114,7 +115,7 @@ def test_the_trigger_survives_a_bucket_that_is_away(monkeypatch: pytest.MonkeyPa
         return answer, 0.001
 
     monkeypatch.setattr(drop_trigger, "finder", lambda: find)
-    monkeypatch.setattr(drop_trigger.asyncio, "sleep", _instantly(drop_trigger.asyncio.sleep))
+    monkeypatch.setattr(asyncio, "sleep", _instantly(asyncio.sleep))
 
     async def first_two() -> list[object]:
         stream = drop_trigger.DropTrigger(refire=60).run()
@@ -131,7 +132,7 @@ def test_the_trigger_can_be_stored_and_holds_no_secret() -> None:
     assert arguments == {"refire": 20.0}
 
 
-def _instantly(sleep):  # type: ignore[no-untyped-def]
+def _instantly(sleep: Callable[[float], Awaitable[None]]) -> Callable[[float], Awaitable[None]]:
     async def instant(_seconds: float) -> None:
         await sleep(0)
 

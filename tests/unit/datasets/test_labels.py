@@ -26,7 +26,7 @@ def said(label: str, who: str | None, day: int, drop: str = "d", source: str = "
 
 
 def chosen(policy: str, *annotations: Annotation, stands: str = "cat", trusted: tuple[str, ...] = ()) -> str:
-    settings = Settings(label_policy=policy, trusted_annotators=trusted)  # type: ignore[arg-type]
+    settings = Settings(label_policy=policy, trusted_annotators=trusted)
     return labels.resolve_label(annotations, stands, settings)
 
 

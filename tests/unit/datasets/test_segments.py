@@ -17,8 +17,9 @@ from tests.doubles.object_store import MemoryObjectStore
 
 
 def sample(data: bytes) -> Sample:
+    sha256 = hashlib.sha256(data).hexdigest()
     row = {
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256,
         "label": "a",
         "split": "train",
         "group_id": "g",
@@ -30,7 +31,7 @@ def sample(data: bytes) -> Sample:
         "brightness": 0.1 + 0.2,
         "contrast": 0.3,
     }
-    return row | {"size": len(data)}, tar_members.encode(row["sha256"], "PNG", data)
+    return row | {"size": len(data)}, tar_members.encode(sha256, "PNG", data)
 
 
 IMAGES = [bytes([i]) * (1 + 700 * i) for i in range(9)]

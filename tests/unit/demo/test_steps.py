@@ -1,6 +1,7 @@
 """A step that fails says which one, what was expected, what happened, where to look and what to do."""
 
 import io
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -8,7 +9,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from infra.demo import steps, watch
+from infra.demo import steps
 from infra.demo.steps import StepFailedError, step
 from infra.demo.watch import CycleResult, StallDetector
 from ml.catalog.cycles import CycleRecord
@@ -115,7 +116,7 @@ def test_as_promised_nothing_is_raised() -> None:
 
 def test_patience_lasts_as_long_as_something_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     patience = StallDetector(10)
     for moved in range(20):
         clock[0] += 9

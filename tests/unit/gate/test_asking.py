@@ -15,7 +15,8 @@ NARROW = pair(11, 8, 170, 11)
 
 
 def decision(models: Any, verdict: str = "reject", needed: int = 320, rule: Any = "proven", **more: Any) -> Decision:
-    told = figures(*models, level=0.001, rules=asdict(Policy(rule=rule)), **more)
+    champion, challenger = models
+    told = figures(champion, challenger, level=0.001, rules=asdict(Policy(rule=rule)), **more)
     told["budget"] |= {"fresh_needed": needed, "labels_needed": 5 * needed}
     return Decision("d", 7, 5, "v", verdict, "so", "gate", told)
 

@@ -1,6 +1,7 @@
 """What must get better, and the paired tests of it."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ CLASSES = ("cat", "dog", "eel")
 
 
 def compare(name: str, truth: list[int], before: list[int], after: list[int], **costs: dict[str, float]) -> Gain:
-    arrays = (np.asarray(each, np.int64) for each in (truth, before, after))
-    return metrics.gain(Metric(name, costs), *arrays, CLASSES, 5)
+    predictions = (np.asarray(before, np.int64), np.asarray(after, np.int64))
+    return metrics.gain(Metric(name, costs), np.asarray(truth, np.int64), *predictions, CLASSES, 5)
 
 
 def answers(truth: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
@@ -92,8 +93,8 @@ def test_a_class_that_is_not_there_is_named() -> None:
 def per_sample(
     name: str, truth: list[int], before: list[int], after: list[int], **costs: dict[str, float]
 ) -> PerSample:
-    arrays = (np.asarray(each, np.int64) for each in (truth, before, after))
-    return metrics.per_sample(Metric(name, costs), *arrays, CLASSES)
+    predictions = (np.asarray(before, np.int64), np.asarray(after, np.int64))
+    return metrics.per_sample(Metric(name, costs), np.asarray(truth, np.int64), *predictions, CLASSES)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "recall:dog", "cost", "macro_f1"])
@@ -101,7 +102,7 @@ def test_the_differences_of_single_samples_have_the_gain_as_their_mean(name: str
     generator = np.random.default_rng(8)
     truth = generator.integers(0, 3, 400)
     before, after = answers(truth, 0.6, 1), answers(truth, 0.75, 2)
-    costs = {"cat": {"dog": 5.0}} if name == "cost" else {}
+    costs: dict[str, Any] = {"cat": {"dog": 5.0}} if name == "cost" else {}
     arguments = (truth.tolist(), before.tolist(), after.tolist())
     of = per_sample(name, *arguments, **costs)
     dearest = 5 if name == "cost" else 1

@@ -48,7 +48,7 @@ def compared(verdict: str = "promote", name: str = "dog", **more: Any) -> Decisi
     groups = [Group("class", name, *pair(3, 60, 120, 9), 0.3), Group("class", "cat", *pair(58, 0, 340, 30), 0.7)]
     groups += [Group("brightness", b, *pair(20, 3, 200, 10), 0.33) for b in ("dark", "medium", "bright")]
     groups += [Group("corruption", c, *pair(6, 3, 40, 15), 1.0, False) for c in ("noise", "blur", "dim", "jpeg")]
-    told = {
+    told: dict[str, Any] = {
         "groups": group_rows(groups),
         "champion_interval": statistics.wilson(609, 700),
         "challenger_interval": statistics.wilson(661, 700),
@@ -73,7 +73,7 @@ def first() -> Decision:
         "challenger_calibration_error": 0.01,
         "served": {"milliseconds": 1.0, "bytes": 500_000},
         "groups": [{"kind": "class", "name": "cat", "samples": 100, "challenger": 0.9}],
-        "rules": asdict(Policy(0.05, 30)),
+        "rules": asdict(Policy(alpha=0.05, min_holdout=30)),
     }
     return Decision("d0", 1, None, "v" * 64, "promote", "first model", "gate", told)
 

@@ -75,7 +75,13 @@ def test_a_bad_row_and_only_it_is_named_with_words(change: dict[str, Any], words
 
 
 def test_good_rows_pass_at_the_limits() -> None:
-    limits = [{"width": 4.0}, {"height": 4096.0}, {"aspect": 10.0}, {"label": "x" * 200}, {"label": "日本語 & <b>"}]
+    limits: list[dict[str, Any]] = [
+        {"width": 4.0},
+        {"height": 4096.0},
+        {"aspect": 10.0},
+        {"label": "x" * 200},
+        {"label": "日本語 & <b>"},
+    ]
     assert images(*limits).success
 
 

@@ -116,8 +116,8 @@ def test_the_live_model_is_told(client: TestClient, live: ServingModel) -> None:
     assert (told["image_size"], told["channels"]) == (8, 3)
     assert (told["dataset_version"], told["run_id"]) == (live.model.info.dataset_version, live.model.info.run_id)
     assert told["replica"].count(":") == 2
-    one = {"variant": "fp32", "status": "serving", "reason": "", "speedup": None, "proven_on": []}
-    assert told["variants"] == [one]
+    fp32: dict[str, object] = {"variant": "fp32", "status": "serving", "reason": "", "speedup": None, "proven_on": []}
+    assert told["variants"] == [fp32]
     assert client.get("/readyz").json() == {"status": "ready", "model_version": 7}
 
 

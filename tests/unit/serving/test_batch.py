@@ -75,7 +75,14 @@ def test_urls_of_our_own_buckets_are_read_and_no_others(client: TestClient) -> N
 
 def test_what_is_no_batch_is_told_so(client: TestClient, make_app: Any, live: Any) -> None:
     url = "/v1/predict/batch"
-    for body in ({}, {"urls": []}, {"urls": [1]}, {"urls": "s3://a/b"}, {"urls": ["s3://a/b"], "more": 1}):
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"urls": []},
+        {"urls": [1]},
+        {"urls": "s3://a/b"},
+        {"urls": ["s3://a/b"], "more": 1},
+    ]
+    for body in bodies:
         expect_problem(client.post(url, json=body), 422, "invalid")
     expect_problem(client.post(url, content=b"{", headers={"content-type": "application/json"}), 422, "invalid")
     expect_problem(client.post(url, content=picture(), headers=PNG), 415, "unsupported_media_type")

@@ -1,6 +1,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_a_good_bundle_is_fetched_once(tmp_path: Path, bucket: MemoryObjectStore
     ],
 )
 def test_a_bundle_that_is_wrong_inside_is_refused(
-    tmp_path: Path, bucket: MemoryObjectStore, loader: BundleLoader, changes: dict[str, object], words: str
+    tmp_path: Path, bucket: MemoryObjectStore, loader: BundleLoader, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(IntegrityError, match=words):
         loader.load(put(tmp_path, bucket, **changes))

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 from fastapi import FastAPI
 
 from serving.client import AsyncClient, Client, Prediction, RefusedError, Retry, ServiceError, UnreachableError
-from serving.client import client as module
 from serving.client.retry import seconds_of
 from serving.rollout.serving_model import ServingModel
 from tests.unit.serving.test_access import known
@@ -30,8 +30,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(module.time, "sleep", pauses.append)
-    monkeypatch.setattr(module.asyncio, "sleep", pause)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(asyncio, "sleep", pause)
     return pauses
 
 

@@ -9,7 +9,7 @@ from serving.telemetry.logs import AccessLog, JsonFormatter, access_logger, with
 
 
 def line(message: str, *args: object, **options: object) -> dict[str, object]:
-    record = logging.getLogger("x").makeRecord("x", logging.WARNING, "", 0, message, args, None, extra=options)  # type: ignore[arg-type]
+    record = logging.getLogger("x").makeRecord("x", logging.WARNING, "", 0, message, args, None, extra=options)
     found: dict[str, object] = orjson.loads(JsonFormatter().format(record))
     return found
 

@@ -242,8 +242,11 @@ def test_nothing_is_done_at_once_while_what_is_left_is_late() -> None:
         line, here, gate = InferenceQueue("test", 9, 9), threading.get_ident(), threading.Event()
         line._mean_seconds = 0.0001
 
+        def stall() -> None:
+            gate.wait(60)
+
         def where(_: object) -> int:
-            line.defer(lambda: gate.wait(60))
+            line.defer(stall)
             return threading.get_ident()
 
         assert await line.run(where, None, short=True) == here

@@ -87,4 +87,4 @@ def test_curves_have_a_point_an_epoch() -> None:
     row = {"train_loss": 1.0, "validation_loss": 2.0, "validation_accuracy": 0.5}
     points = [{"epoch": 0.5, "loss": 1.0, "learning_rate": 1e-3}] * 2
     figure = figures.curves([row, row, row], points)
-    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [2, 3, 3, 3, 2]
+    assert [np.size(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [2, 3, 3, 3, 2]

@@ -32,7 +32,7 @@ def test_results_and_gradients_are_those_of_a_direct_convolution(side: int, bias
     images = torch.randn(5, 24, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     above = torch.randn(5, 40, side, side, generator=generator)
     exact = results(copy.deepcopy(direct).double(), images.double().requires_grad_(), above.double())
-    quick = winograd.convert(nn.Sequential(direct))[0].train()
+    quick = winograd.convert(nn.Sequential(direct)).get_submodule("0").train()
     assert type(quick) is winograd.SmallMapConv2d
     for one, other in zip(results(quick, images.requires_grad_(), above), exact, strict=True):
         assert (one - other).norm() < 1e-4 * other.norm(), "bf16 loses 30 times as much"
@@ -67,7 +67,7 @@ def test_names_weights_and_what_is_frozen_stay() -> None:
     ],
 )
 def test_other_convolutions_stay_as_they_are(layer: nn.Conv2d) -> None:
-    assert winograd.convert(nn.Sequential(layer))[0] is layer
+    assert winograd.convert(nn.Sequential(layer)).get_submodule("0") is layer
 
 
 def test_maps_that_are_no_squares_are_convolved_directly() -> None:
