@@ -9,7 +9,6 @@ rejection. The first answer counts. `carry_out` releases what was approved.
 
 import os
 from datetime import timedelta
-from typing import Any
 
 from airflow.sdk import Param, PokeReturnValue, dag, task
 
@@ -33,13 +32,13 @@ def approve() -> None:
     ask = ApprovalOperator(task_id="ask", decision_id="{{ params.decision_id }}", params={"reason": REASON})
 
     @task.sensor(**SENSOR_OPTIONS)
-    def carry_out(params: dict[str, Any]) -> PokeReturnValue:
+    def carry_out() -> PokeReturnValue:
         """Release an approved model; skipped if it was rejected, or another model became champion meanwhile."""
         from ml.release.approval import apply_approval
         from plugins.releases import poke_result
-        from plugins.runtime import context
+        from plugins.runtime import context, params
 
-        return poke_result(apply_approval(context(), params["decision_id"]))
+        return poke_result(apply_approval(context(), params()["decision_id"]))
 
     ask >> carry_out()
 

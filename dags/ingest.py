@@ -42,12 +42,12 @@ _MOST_MAPPED = 1000  # Airflow's own limit is 1024
 )
 def ingest() -> None:
     @task
-    def find(params: dict[str, Any]) -> list[dict[str, Any]]:
+    def find() -> list[dict[str, Any]]:
         """Claim every ready drop; one entry a drop with its chunks."""
         from ml.intake import pending
-        from plugins.runtime import context
+        from plugins.runtime import context, params
 
-        return pending.claim_all(context(), params["prefix"], limit=_MOST_MAPPED)
+        return pending.claim_all(context(), params()["prefix"], limit=_MOST_MAPPED)
 
     @task
     def chunks_of(drops: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -50,25 +50,26 @@ _ASSETS = DATASET | RETRAIN
 )
 def train() -> None:
     @task
-    def plan(params: dict[str, Any], run_id: str) -> dict[str, Any]:
+    def plan() -> dict[str, Any]:
         """Choose the dataset version and the cycle this run belongs to; skip if all is done."""
+        from airflow.sdk import get_current_context
         from airflow.sdk.exceptions import AirflowSkipException
 
         from ml.training import due
-        from plugins.runtime import context
+        from plugins.runtime import context, params
 
-        plan = due.choose(context(), run_id, params["dataset_version"])
+        plan = due.choose(context(), get_current_context()["run_id"], params()["dataset_version"])
         if plan is None:
             raise AirflowSkipException("the newest dataset version was trained and decided already")
         return {"cycle_id": plan.cycle_id, "dataset_version": plan.dataset_version}
 
     @task(pool="train", outlets=[CHALLENGER])
-    def fit(chosen: dict[str, Any], params: dict[str, Any]) -> int:
+    def fit(chosen: dict[str, Any]) -> int:
         """Train a challenger and register it; a dataset version that breaks an expectation ends the cycle."""
         from ml.training.train import train as make
-        from plugins.runtime import context
+        from plugins.runtime import context, params
 
-        options = {name: params[name] for name in ("mode", "epochs", "seed")}
+        options = {name: params()[name] for name in ("mode", "epochs", "seed")}
         return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **options).model_version
 
     @task

@@ -14,6 +14,8 @@ from ml.cli.main import app
 from ml.cli.output import Json, printable
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
 
+__all__ = ["app", "main"]
+
 console = Console()
 app.command()(cli_service.predict)
 app.command()(cli_service.feedback)

@@ -1,8 +1,6 @@
 """Alerts people when a task fails, through `ml.alerts`."""
 
-from typing import Any
-
-from airflow.sdk import BaseNotifier
+from airflow.sdk import BaseNotifier, Context
 
 
 class AlertNotifier(BaseNotifier):
@@ -10,10 +8,11 @@ class AlertNotifier(BaseNotifier):
 
     # No template fields: rendering would write the first failure's words into the instance that all tasks share.
 
-    def notify(self, context: dict[str, Any]) -> None:
+    def notify(self, context: Context) -> None:
         """Called by Airflow when a task fails."""
         ti = context["ti"]
-        which = f" ({context['label']})" if "label" in context else ""
+        label = context.get("label")  # see `plugins.runtime.label`
+        which = f" ({label})" if label is not None else ""
         error = context.get("exception")
         alert(f"{ti.dag_id}.{ti.task_id}{which} failed in run {ti.run_id}", str(error) if error else "")
 

@@ -23,7 +23,7 @@ class DropTrigger(BaseEventTrigger):
     """One event for each poll that finds a drop not announced yet, or announced `refire` seconds ago."""
 
     def __init__(self, refire: float = REFIRE_SECONDS) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in Airflow
         self.refire = refire
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -38,7 +38,8 @@ class DropTrigger(BaseEventTrigger):
         pause = PAUSE_SECONDS
         while True:
             try:
-                find = find or await asyncio.to_thread(finder)
+                if find is None:
+                    find = await asyncio.to_thread(finder)
                 began = time.monotonic()
                 ready, interval = await asyncio.to_thread(find)
                 pause = max(interval, MIN_PAUSE_FACTOR * (time.monotonic() - began))

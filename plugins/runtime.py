@@ -1,8 +1,9 @@
 """The composition of a task's process: settings from the environment, one context."""
 
 import os
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml.context import Context
@@ -25,6 +26,13 @@ def context() -> "Context":
     from ml.context import connect
 
     return connect(settings())
+
+
+def params() -> Mapping[str, Any]:
+    """The parameters of the DAG run that this task is part of."""
+    from airflow.sdk import get_current_context
+
+    return get_current_context()["params"]
 
 
 def label(text: str) -> None:

@@ -123,7 +123,7 @@ class Manager:
 
     def _write(self, parts: Iterable[Component]) -> None:
         logs = self._home / "logs"
-        head = {
+        head: dict[str, dict[str, Any]] = {
             "unix_http_server": {"file": self._socket, "chmod": "0700"},
             "supervisord": {
                 "logfile": logs / "supervisord.log",

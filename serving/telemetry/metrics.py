@@ -73,7 +73,7 @@ class Metrics:
             return self._registry
         self._remove_dead_workers()
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, str(self._folder))
         return registry
 
     def _remove_dead_workers(self) -> None:
@@ -84,6 +84,6 @@ class Metrics:
                 os.kill(int(pid), 0)
             except ProcessLookupError:
                 with suppress(FileNotFoundError):  # another worker removed them first
-                    mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]
+                    mark_process_dead(int(pid), str(folder))
             except (ValueError, PermissionError):
                 continue

@@ -162,7 +162,7 @@ class _TrainingLoop:
                 # Processes average their gradients; multiplied by their number, it is the mean over the whole batch.
                 loss = losses.sum() * (place.world_size / len(chosen))
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 if recipe.clip:
                     nn.utils.clip_grad_norm_(self.trained.parameters(), recipe.clip)
                 self.optimizer.step()

@@ -88,7 +88,7 @@ class Placement:
             return network
         if self.device == "cpu":
             return shared_norm.convert(network)
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted
 
     def data_parallel(self, network: nn.Module) -> nn.Module:

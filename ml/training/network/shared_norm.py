@@ -14,7 +14,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         values = images.float()
         count = torch.tensor([float(values.numel() // values.shape[1])])
         sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
-        total: Tensor = all_reduce(sums, group=distributed.group.WORLD)  # type: ignore[no-untyped-call]
+        total: Tensor = all_reduce(sums, group=distributed.group.WORLD)
         mean, square = (total[:-1] / total[-1]).chunk(2)
         variance = square - mean.square()
         self._remember(mean.detach(), variance.detach(), float(total[-1].detach()))

@@ -33,7 +33,7 @@ def load() -> ModuleType:
 
 
 def _declare_missing() -> None:
-    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")
     for name, signature in _OPERATORS.items():
         if not hasattr(torch.ops.torchvision, name):
             library.define(name + signature)
