@@ -16,8 +16,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from ml.catalog import engine as catalog_engine
-from ml.context import Context
+from ml.context import Context, connect
 from ml.errors import InvalidInputError
 from ml.imaging.images import Limits
 from ml.settings import Settings
@@ -147,14 +146,7 @@ def build(
     rate_limiter: RateLimiter | None = None,
 ) -> FastAPI:
     """The composition root: creates every object. No server is contacted before the app starts."""
-    context = Context(
-        settings,
-        catalog_engine.connect(settings),
-        *(
-            object_store.connect(settings, bucket)
-            for bucket in (settings.labels_bucket, settings.store_bucket, settings.artifacts_bucket)
-        ),
-    )
+    context = connect(settings)
     identity, metrics, slot, key_ring = Identity.detect(), Metrics(environ), ModelSlot(), KeyRing()
     spool = Spool(settings.home / "spool", identity.path, min(FILE_BYTES, settings.spool_bytes // 16))
     prediction_log = PredictionLog(spool, settings.spool_bytes, ImagePolicy.from_settings(settings), metrics)

@@ -118,33 +118,23 @@ def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Trai
         novelty.is_new(ctx, train, version.id, previous.info.dataset_version) if previous else np.ones(len(train), bool)
     )
     training_plan = _plan(ctx.settings, mode, champion, version, train, is_new, seed)
-    log.info(
-        "plan: %s (%s), %d new and %d replayed samples",
-        training_plan.mode,
-        training_plan.reason,
-        training_plan.new,
-        training_plan.replayed,
-    )
     validation = loader.load(ctx, version.id, "validation", size, channels)
-    chosen_validation = (
-        validation.take(sample_validation(validation.labels, len(training_plan.chosen), seed))
-        if len(validation)
-        else train
-    )
+    if len(validation):
+        validation = validation.take(sample_validation(validation.labels, len(training_plan.chosen), seed))
+    else:
+        validation = train
     warm = previous if training_plan.mode == "refresh" else None
-    pretrained = None if warm else weights.pretrained(ctx)
-    rates = weights.rates(ctx.settings)
     return TrainingData(
         version,
         warm,
         training_plan,
         train,
-        chosen_validation,
+        validation,
         size,
         channels,
         ctx.settings.architecture,
-        rates,
-        pretrained,
+        weights.rates(ctx.settings),
+        None if warm else weights.pretrained(ctx),
     )
 
 
@@ -174,7 +164,7 @@ def _plan(
     previous = champion if isinstance(champion, Predecessor) else None
     labels = previous.positions(train.classes)[train.labels] if previous else train.labels
     champion_network = previous.network() if previous and settings.replay_policy != "stratified" else None
-    return plan.make_plan(
+    training_plan = plan.make_plan(
         mode,
         is_new,
         _why_cold(champion, version),
@@ -184,6 +174,14 @@ def _plan(
         full_every=settings.full_every,
         full_growth=settings.full_growth,
     )
+    log.info(
+        "plan: %s (%s), %d new and %d replayed samples",
+        training_plan.mode,
+        training_plan.reason,
+        training_plan.new,
+        training_plan.replayed,
+    )
+    return training_plan
 
 
 def _why_cold(champion: Predecessor | NoPredecessor, version: DatasetVersion) -> str | None:
