@@ -34,12 +34,12 @@ def up(
     only: Annotated[str | None, typer.Option(metavar="PARTS", help="Only these, say postgres,s3,mlflow.")] = None,
 ) -> None:
     """Start the local stack; what runs already stays."""
-    from infra.local import show, state
+    from infra.local import status as stack_status
 
     names = [name.strip() for name in (only or "").split(",") if name.strip()]
-    show.start(home(), console, only=names, ports=_ports(port or []))
-    show.status(state.status(home()), console)
-    show.keyless(home(), console)
+    stack_status.start(home(), console, only=names, ports=_ports(port or []))
+    stack_status.show(stack_status.read(home()), console)
+    stack_status.warn_keyless(home(), console)
 
 
 @app.command()
@@ -58,13 +58,14 @@ def status(
     show_password: Annotated[bool, typer.Option("--show-password", help="Print Airflow's login.")] = False,
 ) -> None:
     """Each part's health, address and memory. Exit code 3 if a part is not healthy."""
-    from infra.local import airflow, layout, show, state
+    from infra.local import airflow, layout
+    from infra.local import status as stack_status
 
-    statuses = state.status(home())
+    statuses = stack_status.read(home())
     if as_json:
-        typer.echo(orjson.dumps(state.as_json(statuses), option=orjson.OPT_INDENT_2))
+        typer.echo(orjson.dumps(stack_status.as_json(statuses), option=orjson.OPT_INDENT_2))
     else:
-        show.status(statuses, console)
+        stack_status.show(statuses, console)
         password = layout.load(home()).secrets["airflow_admin"]
         console.print(
             f"  Airflow's login: {airflow.USER} / {password}"

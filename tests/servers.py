@@ -17,7 +17,7 @@ import psycopg2
 from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 
-from infra.local import mlflow, postgres, s3
+from infra.local import components, postgres
 from ml.errors import EvergreenError
 from ml.settings import Settings
 from ml.storage import object_store
@@ -98,7 +98,7 @@ def storage(folder: Path) -> Iterator[Servers]:
     """Postgres and an S3 server."""
     servers = Servers(folder, free_port(), free_port())
     postgres.initialise(folder / "postgres", PASSWORD)
-    command, environment = s3.command(folder / "s3", servers.s3_port, "evergreen", PASSWORD)
+    command, environment = components.s3_command(folder / "s3", servers.s3_port, "evergreen", PASSWORD)
     with (
         process(postgres.command(folder / "postgres", servers.postgres_port), {}, folder / "pg.log", signal.SIGINT),
         process(command, environment, folder / "s3.log"),
@@ -131,7 +131,7 @@ def mlflow_server(servers: Servers) -> Iterator[str]:
     """An MLflow server on those; yields its URL."""
     port = free_port()
     settings = servers.settings(servers.folder)
-    command, environment = mlflow.command(settings, servers.database("mlflow"), port)
+    command, environment = components.mlflow_command(settings, servers.database("mlflow"), port)
     with process(command, environment, servers.folder / "mlflow.log"):
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, what="MLflow")

@@ -55,10 +55,10 @@ def _start(home: Path, stack: str, console: Console) -> Settings:
         from infra import compose
 
         return compose.up()
-    from infra.local import show
+    from infra.local import status
 
     _set_aside(home, console)
-    show.start(home, console)
+    status.start(home, console)
     (home / MARKER).touch()
     return Settings.load({**os.environ, "EVERGREEN_HOME": str(home)})
 

@@ -1,8 +1,10 @@
 """The parts of the local stack: their commands and health checks."""
 
 import http.client
+import shutil
 import signal
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,11 +15,10 @@ from typing import Any
 import orjson
 import psycopg2
 
-from infra.local import airflow, mlflow, postgres, s3
+from infra.local import airflow, postgres
 from infra.local.layout import REPO, Layout
 from ml.cores import available_cores
-
-HOME_VARIABLE = "STACK_OF_EVERGREEN"
+from ml.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,56 @@ def _postgres(layout: Layout) -> Component:
     return Component("postgres", command, layout.address("postgres"), healthy, stop_signal=signal.SIGINT, priority=100)
 
 
+def s3_command(data: Path, port: int, access_key: str, secret_key: str) -> tuple[list[str], dict[str, str]]:
+    """What to run in the foreground, and the environment it needs; secrets stay off the command line.
+
+    A `minio` binary when PATH has one, else `rclone serve s3` from its wheel.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    if minio := shutil.which("minio"):
+        environment = {"MINIO_ROOT_USER": access_key, "MINIO_ROOT_PASSWORD": secret_key, "MINIO_BROWSER": "off"}
+        return [minio, "server", "--address", f"127.0.0.1:{port}", str(data)], environment
+    # rclone reads the variable as a CSV line of pairs, so the pair, itself with a comma, is quoted.
+    environment = {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"', "RCLONE_CONFIG": "/dev/null"}
+    arguments = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "off", "--log-level", "NOTICE"]
+    # Without it rclone hashes each object once more to compare what it wrote with what came: half of an upload's time.
+    arguments.append("--ignore-checksum")
+    return [str(Path(sysconfig.get_path("scripts")) / "rclone"), *arguments, str(data)], environment
+
+
 def _s3(layout: Layout) -> Component:
     address = layout.address("s3")
-    command, environment = s3.command(layout.home / "s3", layout.ports["s3"], "evergreen", layout.secrets["s3"])
+    command, environment = s3_command(layout.home / "s3", layout.ports["s3"], "evergreen", layout.secrets["s3"])
     # Any response to an unsigned request will do.
     return Component("s3", command, address, lambda: _get(address, "/") is not None, environment, priority=100)
 
 
+def mlflow_command(settings: Settings, database_url: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """As `s3_command`: MLflow on Postgres.
+
+    Its artifacts are in the bucket and proxied, so clients need no S3 keys.
+    """
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": database_url,
+        "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint,
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
+        "AWS_DEFAULT_REGION": settings.s3_region,
+        # The job runner is eight processes and a gigabyte for features that nothing here uses.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    destination = f"s3://{settings.artifacts_bucket}/{settings.artifacts_prefix}"
+    return [
+        str(Path(sysconfig.get_path("scripts")) / "mlflow"),
+        *("server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--artifacts-destination", destination),
+    ], environment
+
+
 def _mlflow(layout: Layout) -> Component:
-    command, environment = mlflow.command(layout.settings(), layout.database("mlflow"), layout.ports["mlflow"])
+    command, environment = mlflow_command(layout.settings(), layout.database("mlflow"), layout.ports["mlflow"])
     address = layout.address("mlflow")
     return Component(
         "mlflow", command, f"http://{address}", lambda: _is_ok(address, "/health"), environment, priority=200

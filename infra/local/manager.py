@@ -19,10 +19,9 @@ import orjson
 import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from infra.local.components import HOME_VARIABLE, Component
-from infra.local.launch import gone_within
+from infra.local import processes
+from infra.local.components import Component
 from infra.local.layout import Layout, write_private
-from infra.local.orphans import end_orphans
 from ml.errors import UnavailableError
 
 _PATIENCE = 180.0  # seconds for supervisord itself to start or to end, which takes seconds where nothing else runs
@@ -96,14 +95,14 @@ class Manager:
             self._call("shutdown")
         except UnavailableError:
             return
-        if gone_within(_PATIENCE, [psutil.Process(pid)] if psutil.pid_exists(pid) else []):
+        if processes.gone_within(_PATIENCE, [psutil.Process(pid)] if psutil.pid_exists(pid) else []):
             raise UnavailableError(
                 f"supervisord (pid {pid}) did not stop within {_PATIENCE:.0f} s; see its log in {self._home}/logs"
             )
 
     def end_orphans(self) -> None:
         """End what a killed supervisord left running, and one that cannot be reached."""
-        end_orphans(self._home, self._pid_file)
+        processes.end_orphans(self._home, self._pid_file)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         proxy = xmlrpc.client.ServerProxy(
@@ -146,13 +145,13 @@ class Manager:
         write_private(self._configuration, text.encode())
 
     def _program(self, part: Component, logs: Path) -> dict[str, Any]:
-        environment = {**part.environment, HOME_VARIABLE: str(self._home)}
+        environment = {**part.environment, processes.HOME_VARIABLE: str(self._home)}
         launch = self._home / "launch" / f"{part.name}.json"
         launch.parent.mkdir(exist_ok=True)
         spec = {"command": part.command, "environment": environment, "fresh": [str(f) for f in part.fresh]}
         write_private(launch, orjson.dumps(spec))
         # -P: nothing may be imported from the working directory.
-        words = (sys.executable, "-P", "-m", "infra.local.launch", str(launch))
+        words = (sys.executable, "-P", "-m", "infra.local.processes", str(launch))
         return {
             "command": " ".join(_quoted(word) for word in words),
             "directory": self._home,

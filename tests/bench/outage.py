@@ -25,7 +25,7 @@ import psutil
 from pydantic import SecretStr
 from sqlalchemy import func, select, text
 
-from infra.local import postgres, s3
+from infra.local import components, postgres
 from ml.catalog import deployments
 from ml.catalog.engine import transaction
 from ml.catalog.migrate import migrate
@@ -61,7 +61,7 @@ class Backend:
     def start(self) -> None:
         """Returns when both answer."""
         pg_port, s3_port = self.ports
-        command, environment = s3.command(self.folder / "s3", s3_port, "evergreen", PASSWORD)
+        command, environment = components.s3_command(self.folder / "s3", s3_port, "evergreen", PASSWORD)
         database = process(
             postgres.command(self.folder / "postgres", pg_port), {}, self.folder / "pg.log", signal.SIGINT
         )

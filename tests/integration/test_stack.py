@@ -16,8 +16,8 @@ import httpx
 import psutil
 import pytest
 
-from infra.local import layout, stack, state
-from infra.local.state import ComponentStatus
+from infra.local import layout, stack, status
+from infra.local.status import ComponentStatus
 from ml.errors import ConflictError
 from ml.settings import Settings
 from ml.storage import object_store
@@ -52,7 +52,7 @@ class Stack:
         stack.up(self.home, only=["service"], ports=self.ports | ports)
 
     def status(self) -> dict[str, ComponentStatus]:
-        return {part.name: part for part in state.status(self.home)}
+        return {part.name: part for part in status.read(self.home)}
 
     def pids(self) -> dict[str, int | None]:
         found = self.status()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from infra.local.orphans import end_orphans
+from infra.local.processes import end_orphans
 from tests.servers import wait_until
 
 # A part whose main process starts a child and notes its pid, as servers with workers do.
@@ -64,7 +64,7 @@ def test_orphans_are_the_processes_of_the_session_that_work_in_the_folder(tmp_pa
 
 def _launch(folder: Path) -> subprocess.Popen[bytes]:
     (folder / "child.pid").unlink(missing_ok=True)
-    command = [sys.executable, "-P", "-m", "infra.local.launch", str(folder / "part.json")]
+    command = [sys.executable, "-P", "-m", "infra.local.processes", str(folder / "part.json")]
     return subprocess.Popen(command, cwd=folder, process_group=0)
 
 
