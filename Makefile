@@ -54,9 +54,10 @@ test-unit: setup ## The fast tests: no servers
 test-avx2: setup ## The fast tests and the demo's story as on a processor with AVX2 only
 	env $(AVX2) $(PYTEST) tests/e2e tests/unit -k "unit or story_of_three_drops"
 
-test: setup ## All tests, against real servers; the fast ones and the story again as with AVX2 only
-	$(PYTEST) tests/e2e tests/integration tests/unit
+test: setup ## All tests, against real servers, and their branch coverage; the fast ones and the story again as with AVX2 only
+	$(PYTEST) --cov --cov-report= tests/e2e tests/integration tests/unit
 	$(MAKE) --no-print-directory test-avx2
+	$(PY) -m coverage report
 
 bench: setup ## NAME=… runs a benchmark; without NAME, lists them
 	$(PY) -m tests.bench $(NAME)
@@ -77,4 +78,4 @@ lock: ## Pin dependencies anew
 	sed -i '/^# /d' infra/docker/*.lock
 
 clean: ## Remove the virtual environment and build output (not the stack's data)
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build .coverage .coverage.*
