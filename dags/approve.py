@@ -13,8 +13,8 @@ from datetime import timedelta
 from airflow.sdk import Param, PokeReturnValue, dag, task
 
 from ml.settings import Settings
-from plugins.person import REASON, ApprovalOperator
-from plugins.releases import SENSOR_OPTIONS
+from plugins.approval_operator import REASON_PARAM, ApprovalOperator
+from plugins.release_sensor import SENSOR_OPTIONS
 from plugins.task_defaults import DEFAULTS
 
 
@@ -29,13 +29,13 @@ from plugins.task_defaults import DEFAULTS
     default_args=DEFAULTS | {"execution_timeout": timedelta(minutes=20)},
 )
 def approve() -> None:
-    ask = ApprovalOperator(task_id="ask", decision_id="{{ params.decision_id }}", params={"reason": REASON})
+    ask = ApprovalOperator(task_id="ask", decision_id="{{ params.decision_id }}", params={"reason": REASON_PARAM})
 
     @task.sensor(**SENSOR_OPTIONS)
     def carry_out() -> PokeReturnValue:
         """Release an approved model; skipped if it was rejected, or another model became champion meanwhile."""
         from ml.release.approval import apply_approval
-        from plugins.releases import poke_result
+        from plugins.release_sensor import poke_result
         from plugins.runtime import context, params
 
         return poke_result(apply_approval(context(), params()["decision_id"]))

@@ -17,7 +17,7 @@ from airflow.sdk import Param, dag, task, task_group
 
 from plugins.assets import DATASET, DROPS
 from plugins.links import DataDocsLink
-from plugins.runtime import LABEL
+from plugins.runtime import INSTANCE_NAME
 from plugins.task_defaults import DEFAULTS
 
 _MOST_MAPPED = 1000  # Airflow's own limit is 1024
@@ -56,43 +56,43 @@ def ingest() -> None:
 
         return pending.chunk_batches(drops, _MOST_MAPPED)
 
-    @task(map_index_template=LABEL)
-    def inspect(work: dict[str, Any]) -> int:
+    @task(map_index_template=INSTANCE_NAME)
+    def inspect(chunk_batch: dict[str, Any]) -> int:
         """Decode, hash and measure the images of some chunks of one drop."""
         from ml.intake.inspect import inspect_chunk
-        from plugins.runtime import context, label
+        from plugins.runtime import context, name_instance
 
-        label(f"{work['drop_id']} #{work['chunks'][0]}")
-        return sum(inspect_chunk(context(), work["drop_id"], chunk) for chunk in work["chunks"])
+        name_instance(f"{chunk_batch['drop_id']} #{chunk_batch['chunks'][0]}")
+        return sum(inspect_chunk(context(), chunk_batch["drop_id"], chunk) for chunk in chunk_batch["chunks"])
 
     # A chunk that fails for good stops its own drop (validate finds it missing), not the others.
-    @task(trigger_rule="all_done", map_index_template=LABEL)
+    @task(trigger_rule="all_done", map_index_template=INSTANCE_NAME)
     def validate(drop: dict[str, Any]) -> str:
         """Validate one drop; returns its id whether it was accepted or not."""
         from ml.intake.validate import validate as validate_drop
         from plugins.alerts import alert
-        from plugins.runtime import context, label
+        from plugins.runtime import context, name_instance
 
-        label(drop["drop_id"])
+        name_instance(drop["drop_id"])
         verdict = validate_drop(context(), drop["drop_id"])
         if not verdict.accepted:
             alert(f"drop {drop['drop_id']} was rejected", verdict.reason or "")
         return verdict.drop_id
 
-    @task(outlets=[DATASET], map_index_template=LABEL)
+    @task(outlets=[DATASET], map_index_template=INSTANCE_NAME)
     def accept(drop_id: str) -> str:
         """Add one drop's samples to the data; skipped when there is nothing to add."""
         from airflow.sdk.exceptions import AirflowSkipException
 
         from ml.catalog import drops as drops_catalog
-        from ml.datasets.accept import accept as add
-        from plugins.runtime import context, label
+        from ml.datasets.accept import accept as accept_drop
+        from plugins.runtime import context, name_instance
 
-        label(drop_id)
+        name_instance(drop_id)
         ctx = context()
         if drops_catalog.get(ctx.engine, drop_id).status == "rejected":
             raise AirflowSkipException(f"drop {drop_id} was rejected")
-        version = add(ctx, drop_id)
+        version = accept_drop(ctx, drop_id)
         if version is None:
             raise AirflowSkipException(f"drop {drop_id} brought nothing new")
         return version
@@ -105,7 +105,7 @@ def ingest() -> None:
         accept(validated)
 
     claimed = find()
-    inspect.expand(work=chunks_of(claimed)) >> each_drop.expand(drop=claimed)
+    inspect.expand(chunk_batch=chunks_of(claimed)) >> each_drop.expand(drop=claimed)
 
 
 ingest()

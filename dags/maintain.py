@@ -24,12 +24,12 @@ from plugins.task_defaults import DEFAULTS
 )
 def maintain() -> None:
     @task(task_id="maintain")
-    def tidy() -> dict[str, int]:
+    def run_daily() -> dict[str, int]:
         """See `ml.monitoring.maintain`."""
-        from ml.monitoring.maintain import maintain as run
+        from ml.monitoring.maintain import maintain as run_maintenance
         from plugins.runtime import context
 
-        return run(context())
+        return run_maintenance(context())
 
     @task
     def changed_drops() -> list[str]:
@@ -43,7 +43,7 @@ def maintain() -> None:
             alert("an accepted drop was changed", change)
         return changes
 
-    tidy()
+    run_daily()
     changed_drops()
 
 

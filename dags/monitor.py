@@ -63,7 +63,7 @@ def monitor() -> None:
         return list(verdict.failures)
 
     @task(outlets=[RETRAIN])
-    def take_up() -> None:
+    def request_overdue() -> None:
         """Request an overdue training again; while one is running, the request waits for its end."""
         from airflow.sdk.exceptions import AirflowSkipException
 
@@ -74,7 +74,7 @@ def monitor() -> None:
             raise AirflowSkipException("no training is overdue")
 
     @task
-    def settle() -> list[str]:
+    def process_decisions() -> list[str]:
         """Reject decisions that nobody answered in time, apply answers, evaluate trials."""
         from ml.release.approval import process_pending
         from plugins.runtime import context
@@ -82,7 +82,7 @@ def monitor() -> None:
         return process_pending(context())
 
     @task
-    def refusals() -> list[str]:
+    def alert_refusals() -> list[str]:
         """Alert, at every run, about service workers that cannot load the live model."""
         from ml.catalog import deployments
         from plugins.alerts import alert
@@ -104,9 +104,9 @@ def monitor() -> None:
 
     observe()
     judge_log()
-    take_up()
-    settle()
-    refusals()
+    request_overdue()
+    process_decisions()
+    alert_refusals()
     collect_feedback()
 
 

@@ -25,7 +25,7 @@ from plugins.task_defaults import DEFAULTS
 )
 def review() -> None:
     @task
-    def suspect() -> int:
+    def find_label_errors() -> int:
         """Review the labels of the newest dataset version; returns the number of label tasks opened."""
         import os
 
@@ -42,7 +42,7 @@ def review() -> None:
         os.nice(10)  # a task is a process of its own; requests and the next cycle come first
         return review_labels(ctx, newest.id)
 
-    suspect()
+    find_label_errors()
 
 
 review()

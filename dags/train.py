@@ -22,7 +22,7 @@ from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, PokeRe
 from ml.settings import Settings
 from plugins.assets import CHALLENGER, DATASET, RETRAIN
 from plugins.links import DecisionReportLink
-from plugins.releases import SENSOR_OPTIONS
+from plugins.release_sensor import SENSOR_OPTIONS
 from plugins.task_defaults import DEFAULTS
 
 _CRON = Settings.load(os.environ).train_schedule
@@ -58,30 +58,30 @@ def train() -> None:
         from ml.training import due
         from plugins.runtime import context, params
 
-        plan = due.choose(context(), get_current_context()["run_id"], params()["dataset_version"])
-        if plan is None:
+        due_cycle = due.choose(context(), get_current_context()["run_id"], params()["dataset_version"])
+        if due_cycle is None:
             raise AirflowSkipException("the newest dataset version was trained and decided already")
-        return {"cycle_id": plan.cycle_id, "dataset_version": plan.dataset_version}
+        return {"cycle_id": due_cycle.cycle_id, "dataset_version": due_cycle.dataset_version}
 
     @task(pool="train", outlets=[CHALLENGER])
-    def fit(chosen: dict[str, Any]) -> int:
+    def fit(cycle: dict[str, Any]) -> int:
         """Train a challenger and register it; a dataset version that breaks an expectation ends the cycle."""
-        from ml.training.train import train as make
+        from ml.training.train import train as train_model
         from plugins.runtime import context, params
 
         options = {name: params()[name] for name in ("mode", "epochs", "seed")}
-        return make(context(), chosen["dataset_version"], cycle_id=chosen["cycle_id"], **options).model_version
+        return train_model(context(), cycle["dataset_version"], cycle_id=cycle["cycle_id"], **options).model_version
 
     @task
-    def gate(chosen: dict[str, Any], model_version: int) -> str:
+    def gate(cycle: dict[str, Any], model_version: int) -> str:
         """Compare with the champion and record the decision; alerts when the holdout needs fresh labels."""
         from ml.gate.decide import asks_for_labels, decide
         from plugins.alerts import alert
         from plugins.runtime import context
 
-        decision = decide(context(), model_version, cycle_id=chosen["cycle_id"])
-        if words := asks_for_labels(decision):
-            alert("the holdout is worn", words)
+        decision = decide(context(), model_version, cycle_id=cycle["cycle_id"])
+        if request := asks_for_labels(decision):
+            alert("the holdout is worn", request)
         return decision.id
 
     @task.short_circuit
@@ -93,18 +93,18 @@ def train() -> None:
         return decisions.get(context().engine, decision_id).verdict == "needs_person"
 
     @task.sensor(**SENSOR_OPTIONS)
-    def release(chosen: dict[str, Any], decision_id: str) -> PokeReturnValue:
+    def release(cycle: dict[str, Any], decision_id: str) -> PokeReturnValue:
         """Deploy a promoted challenger to all replicas; skipped when it was not promoted."""
-        from ml.release import release as releases
-        from plugins.releases import poke_result
+        from ml.release.release import release as release_model
+        from plugins.release_sensor import poke_result
         from plugins.runtime import context
 
-        return poke_result(releases.release(context(), decision_id, cycle_id=chosen["cycle_id"]))
+        return poke_result(release_model(context(), decision_id, cycle_id=cycle["cycle_id"]))
 
-    chosen = plan()
-    decision = gate(chosen, fit(chosen))
+    cycle = plan()
+    decision = gate(cycle, fit(cycle))
     decision.operator.operator_extra_links = (DecisionReportLink(),)  # the decorator takes no such argument
-    release(chosen, decision)
+    release(cycle, decision)
     undecided(decision) >> TriggerDagRunOperator(
         task_id="ask",
         trigger_dag_id="approve",

@@ -11,10 +11,10 @@ class AlertNotifier(BaseNotifier):
     def notify(self, context: Context) -> None:
         """Called by Airflow when a task fails."""
         ti = context["ti"]
-        label = context.get("label")  # see `plugins.runtime.label`
-        which = f" ({label})" if label is not None else ""
+        label = context.get("label")  # see `plugins.runtime.name_instance`
+        instance = f" ({label})" if label is not None else ""
         error = context.get("exception")
-        alert(f"{ti.dag_id}.{ti.task_id}{which} failed in run {ti.run_id}", str(error) if error else "")
+        alert(f"{ti.dag_id}.{ti.task_id}{instance} failed in run {ti.run_id}", str(error) if error else "")
 
 
 def alert(message: str, detail: str) -> None:

@@ -7,10 +7,10 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
 
-REASON = Param("", type=["null", "string"], title="Reason", description="Is kept with the decision.")
+REASON_PARAM = Param("", type=["null", "string"], title="Reason", description="Is kept with the decision.")
 POLL_INTERVAL = timedelta(seconds=30)
 """Interval of checks whether the decision was answered outside Airflow, or has expired."""
-_YES, _NO = "Approve", "Reject"
+_APPROVE, _REJECT = "Approve", "Reject"
 
 
 class ApprovalOperator(HITLOperator):
@@ -24,7 +24,7 @@ class ApprovalOperator(HITLOperator):
     def __init__(self, *, decision_id: str, **kwargs: Any) -> None:
         # No default option: a poll without an answer must not become an answer.
         super().__init__(
-            subject="May this model answer?", options=[_YES, _NO], response_timeout=POLL_INTERVAL, **kwargs
+            subject="May this model answer?", options=[_APPROVE, _REJECT], response_timeout=POLL_INTERVAL, **kwargs
         )
         self.decision_id = decision_id
 
@@ -60,7 +60,7 @@ class ApprovalOperator(HITLOperator):
             return None
         clicked = super().execute_complete(context, event)
         user = clicked["responded_by_user"] or {}
-        approved = clicked["chosen_options"] == [_YES]
+        approved = clicked["chosen_options"] == [_APPROVE]
         name = f"{user.get('name') or user.get('id') or 'somebody'} in Airflow"
         reason = (clicked["params_input"].get("reason") or "").strip() or ("" if approved else "no reason given")
         ctx = connect()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ml.settings import Settings
 
 # A mapped task's name in the UI; a template that fails would fail the task, so it has a default.
-LABEL = "{{ label | default(ti.map_index) }}"
+INSTANCE_NAME = "{{ label | default(ti.map_index) }}"
 
 
 def settings() -> "Settings":
@@ -35,8 +35,8 @@ def params() -> Mapping[str, Any]:
     return get_current_context()["params"]
 
 
-def label(text: str) -> None:
-    """Name this instance of a mapped task (`map_index_template=LABEL`) in Airflow's UI."""
+def name_instance(text: str) -> None:
+    """Name this instance of a mapped task (`map_index_template=INSTANCE_NAME`) in Airflow's UI."""
     from airflow.sdk import get_current_context
 
     get_current_context()["label"] = text  # type: ignore[typeddict-unknown-key]

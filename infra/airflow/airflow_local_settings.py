@@ -28,7 +28,7 @@ _COLLECT: Final = (20_000, 20, 20)
 """New objects before the collector looks at them, and so on: tasks make rows by the ten thousand, not cycles."""
 
 
-def settle() -> None:
+def freeze_loaded_objects() -> None:
     """Freeze the loaded objects: otherwise every garbage collection in a task would traverse them."""
     gc.collect()
     gc.freeze()
@@ -41,4 +41,4 @@ if len(sys.argv) > 1 and sys.argv[1] == "scheduler":
             importlib.import_module(name)
         except ImportError as error:
             logging.getLogger(__name__).warning("%s is not preloaded, tasks will be slower: %s", name, error)
-    settle()
+    freeze_loaded_objects()

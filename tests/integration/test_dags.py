@@ -120,7 +120,7 @@ def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(
     cycle = cycles.get(context.engine, drop.drop_id)
     assert cycle.verdict == "stopped"
     assert "at least two" in str(cycle.reason)
-    assert (again["tasks"]["take_up"], again["assets"]) == ("skipped", [])
+    assert (again["tasks"]["request_overdue"], again["assets"]) == ("skipped", [])
 
 
 def test_a_training_whose_model_needs_a_person_ends_and_starts_the_asking(
@@ -153,9 +153,9 @@ def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflo
     assert monitor["tasks"] == {
         "observe": "skipped",
         "judge_log": "success",
-        "take_up": "success",
-        "settle": "success",
-        "refusals": "success",
+        "request_overdue": "success",
+        "process_decisions": "success",
+        "alert_refusals": "success",
         "collect_feedback": "success",
     }
     assert monitor["assets"] == ["retrain"]

@@ -171,7 +171,7 @@ def _child(function: Callable[..., None], piece: tuple[Any, ...], ready: Any, en
     if function is _validate:
         import great_expectations  # noqa: F401
 
-    airflow_local_settings.settle()  # as in Airflow's scheduler before it forks tasks
+    airflow_local_settings.freeze_loaded_objects()  # as in Airflow's scheduler before it forks tasks
     ready.wait()
     function(*piece)
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
