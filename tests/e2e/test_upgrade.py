@@ -115,7 +115,7 @@ def test_an_earlier_installation_goes_on_and_loses_nothing(earlier: Earlier, tmp
         ctx = replace(ctx, settings=ctx.settings.model_copy(update={"service_url": running.url}))
         second = upload(ctx, "second", {f"{p.label}/{p.name}": p.data for p in story.second[:200]})
         cycle = run_cycle(ctx, second, on_stage=lambda *_: None)
-        assert cycle["verdict"] in ("promote", "reject", "borderline"), cycle
+        assert cycle.verdict in ("promote", "reject", "borderline"), cycle
         promoted = operator.promote(ctx, 2, "ann", "the newer one")
         assert (promoted.status, promoted.model_version) == ("live", 2), promoted
         returned = operator.rollback(ctx, "ann", "the earlier one again")

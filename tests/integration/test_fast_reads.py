@@ -9,6 +9,7 @@ import pytest
 from ml.context import Context
 from ml.errors import NotFoundError, UnavailableError
 from ml.storage import object_store
+from ml.storage.object_store import S3ObjectStore
 from tests.servers import free_port
 
 KEYS = ("a/b c.png", "caf\u00e9/1.png", "a%20b", "x+y=z@(1)!'*,.png", "a#b?c&d", "deep/" * 20 + "e")
@@ -18,6 +19,7 @@ def test_every_key_is_read_as_it_was_written(context: Context) -> None:
     for key in KEYS:
         context.labels.put(key, key.encode())
     assert list(context.labels.get_many(KEYS)) == [key.encode() for key in KEYS]
+    assert isinstance(context.labels, S3ObjectStore)
     fast = context.labels._bulk_reader
     assert fast
     assert fast.get(KEYS[0]) == KEYS[0].encode()

@@ -117,4 +117,4 @@ def _counted(ctx: Context) -> Iterator[tuple[Context, Counter[str]]]:
         return whole(*arguments, **more)
 
     with mock.patch.object(images, "decode", decode):
-        yield replace(ctx, store=Counting(ctx.store)), done  # type: ignore[arg-type]
+        yield replace(ctx, store=Counting(ctx.store)), done

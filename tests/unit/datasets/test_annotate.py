@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ml.datasets import annotate, labels
+from ml.datasets.labels import Annotation, LabelQuestion
 from ml.datasets.near_duplicates import Neighbour
 from ml.settings import Settings
 
@@ -24,58 +25,43 @@ def row(
 
 
 def changes(one: dict[str, Any], policy: str = "majority") -> annotate.AnnotationChanges:
-    return annotate.changes_for_new([one], "drop-1", Settings(label_policy=policy))  # type: ignore[arg-type]
+    return annotate.changes_for_new([one], "drop-1", Settings(label_policy=policy))
 
 
 def test_a_row_is_one_annotation_of_its_drop() -> None:
     made = changes(row("cat", "ann"))
-    assert made.annotations == [
-        {
-            "sha256": "s",
-            "source": "drop",
-            "drop_id": "drop-1",
-            "label": "cat",
-            "annotator": "ann",
-            "confidence": None,
-            "labelled_at": START,
-        }
-    ]
+    assert made.annotations == [Annotation("s", "cat", "drop", "ann", None, START, "drop-1")]
     assert (made.tasks, made.relabels, made.settled) == ([], {}, [])
 
 
 def test_annotators_who_agree_open_no_task_and_repeat_nothing() -> None:
     made = changes(row("cat", "ann", annotation("cat", "bob"), annotation("cat", "ann", 5)))
-    assert [(a["annotator"], a["label"]) for a in made.annotations] == [("ann", "cat"), ("bob", "cat")]
+    assert [(a.annotator, a.label) for a in made.annotations] == [("ann", "cat"), ("bob", "cat")]
     assert made.tasks == []
 
 
 def test_a_conflict_is_a_task_with_the_votes_and_the_share_of_those_who_differ() -> None:
     others = (annotation("dog", "bob"), annotation("dog", "eve"), annotation("dog", "joe"))
     (task,) = changes(row("cat", "ann", *others)).tasks
-    assert task == {
-        "sha256": "s",
-        "reason": labels.CONFLICT,
-        "score": 0.25,  # one of four does not say dog
-        "label": "dog",
-        "suggested": "dog",
-        "details": {"votes": {"cat": 1, "dog": 3}},
-    }
+    one_of_four_differs = 0.25
+    votes = {"votes": {"cat": 1, "dog": 3}}
+    assert task == LabelQuestion("s", labels.CONFLICT, one_of_four_differs, "dog", "dog", votes)
 
 
 def test_a_task_suggests_what_most_say_even_if_the_policy_chose_otherwise() -> None:
     one = row("cat", "ann", annotation("cat", "bob"), annotation("dog", "eve", 9))
     (task,) = changes(one, "latest").tasks
-    assert (task["label"], task["suggested"]) == ("dog", "cat")
-    assert task["score"] == pytest.approx(2 / 3)
+    assert (task.label, task.suggested) == ("dog", "cat")
+    assert task.score == pytest.approx(2 / 3)
 
 
 def test_a_near_duplicate_of_another_label_is_a_task() -> None:
     assert changes(row("cat", near=("cat",))).tasks == []
     (task,) = changes(row("cat", near=("cat", "dog", "cow"))).tasks
-    assert (task["reason"], task["label"], task["suggested"]) == (labels.NEAR_CONFLICT, "cat", "dog")
-    assert task["details"] == {"looks_like": "near-dog"}
+    assert (task.reason, task.label, task.suggested) == (labels.NEAR_CONFLICT, "cat", "dog")
+    assert task.details == {"looks_like": "near-dog"}
 
 
 def test_both_kinds_of_conflict_are_two_tasks() -> None:
     made = changes(row("cat", "ann", annotation("dog", "bob"), near=("dog",)))
-    assert [task["reason"] for task in made.tasks] == [labels.CONFLICT, labels.NEAR_CONFLICT]
+    assert [task.reason for task in made.tasks] == [labels.CONFLICT, labels.NEAR_CONFLICT]

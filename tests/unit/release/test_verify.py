@@ -22,7 +22,7 @@ def send(
     """Message of the first problem and whether it is transient."""
     with httpx.Client(base_url="http://service", transport=httpx.MockTransport(answer)) as http:
         problem = verify._send_probes(http, probes)
-    return problem and (problem.message, problem.transient)
+    return (problem.message, problem.transient) if problem else None
 
 
 def answered(label: str = "cat", probability: float = 0.9, version: int = 7, status: int = 200) -> httpx.Response:
