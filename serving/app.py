@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Mapping
@@ -19,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from ml.context import Context, connect
 from ml.errors import InvalidInputError
 from ml.imaging.images import Limits
+from ml.models import bundle
 from ml.settings import Settings
 from ml.storage import object_store
 from serving.api import openapi, problems
@@ -65,8 +65,6 @@ if TYPE_CHECKING:
     from serving.telemetry.tracing import Tracing
 
 INFERENCE_WAITING: Final = 40
-SWITCH_SECONDS: Final = 0.0005
-"""GIL switch interval: inference gets the lock back this soon from a busy event loop; Python's default is 5 ms."""
 DATABASE_THREADS: Final = 4
 DATABASE_WAITING: Final = 32
 STORAGE_THREADS: Final = 2
@@ -99,8 +97,6 @@ def create_app(balancer: ConnectionBalancer | None = None, rate_limiter: RateLim
         balancer, rate_limiter: shared with the other workers of the host, where there are several.
     """
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it would log each retry during an outage
-    sys.setswitchinterval(SWITCH_SECONDS)
-    memory.limit_arenas()
     warnings.filterwarnings("ignore", module="PIL")  # the registry of shown warnings would grow with each broken file
     settings = Settings.load(os.environ)
     logs.configure(settings.log_format)
@@ -199,7 +195,7 @@ def _rollout(
     """The threads that load the models the catalog wants live, and report the result to it."""
     settings = context.settings
     loader = BundleLoader(
-        settings.home / "bundles",
+        bundle.cache_folder(settings.home),
         context.artifacts,
         settings.probe_tolerance,
         settings.service_variant,

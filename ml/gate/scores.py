@@ -81,7 +81,7 @@ def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
         IntegrityError: the bundle is broken.
     """
     place = ctx.registry.bundle(version)
-    folder = ctx.settings.home / "bundles" / place.digest
+    folder = bundle.cache_folder(ctx.settings.home) / place.digest
     bundle.fetch(ctx.artifacts, place.prefix, place.digest, folder)
     settings = ctx.settings
     variant, runtime = settings.service_variant, settings.service_runtime

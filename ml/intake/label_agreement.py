@@ -34,7 +34,7 @@ def load_champion(ctx: Context) -> Model | None:
     live = deployments.live(ctx.engine)
     if live is None:
         return None
-    folder = ctx.settings.home / "bundles" / live.bundle_digest
+    folder = bundle.cache_folder(ctx.settings.home) / live.bundle_digest
     try:
         bundle.fetch(ctx.artifacts, live.bundle_prefix, live.bundle_digest, folder)
         settings = ctx.settings

@@ -96,6 +96,11 @@ class BundleInfo(BaseModel):
         return {name: report for name, report in reports.items() if report}
 
 
+def cache_folder(home: Path) -> Path:
+    """Where a host keeps the bundles that it has fetched: a folder each, named by digest."""
+    return home / "bundles"
+
+
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

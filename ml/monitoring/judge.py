@@ -100,7 +100,7 @@ def _live(ctx: Context) -> tuple[int | None, tuple[str, ...]]:
     live = deployments.live(ctx.engine)
     if live is None:
         return None, ()
-    folder = ctx.settings.home / "bundles" / live.bundle_digest
+    folder = bundle.cache_folder(ctx.settings.home) / live.bundle_digest
     info = bundle.fetch(ctx.artifacts, live.bundle_prefix, live.bundle_digest, folder, names=())
     return live.model_version, info.labels
 

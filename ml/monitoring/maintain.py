@@ -12,6 +12,7 @@ from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import feedback_waiting, prediction_hours, replicas
 from ml.context import Context
 from ml.datasets import compact, erase
+from ml.models import bundle
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def _trim_cache(ctx: Context) -> int:
     Keeps the bundle served last on this host: the service starts with it while no server answers.
     """
     horizon = time.time() - _UNUSED_DAYS * 86_400
-    bundles = ctx.settings.home / "bundles"
+    bundles = bundle.cache_folder(ctx.settings.home)
     last = bundles / "last-good.json"
     served = json.loads(last.read_bytes()).get("bundle_digest") if last.exists() else None
     removed = 0

@@ -62,7 +62,7 @@ def observe(ctx: Context) -> DriftReport:
             ctx.artifacts,
             live.bundle_prefix,
             live.bundle_digest,
-            ctx.settings.home / "bundles" / live.bundle_digest,
+            bundle.cache_folder(ctx.settings.home) / live.bundle_digest,
             names=(),
         )
         with transaction(ctx.engine) as connection:

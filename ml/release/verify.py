@@ -64,7 +64,7 @@ def find_problem(ctx: Context, deployment: DeploymentRecord) -> str | None:
 
 
 def _probes(ctx: Context, deployment: DeploymentRecord) -> list[_Probe]:
-    folder = ctx.settings.home / "bundles" / deployment.bundle_digest
+    folder = bundle.cache_folder(ctx.settings.home) / deployment.bundle_digest
     info = bundle.fetch(ctx.artifacts, deployment.bundle_prefix, deployment.bundle_digest, folder)
     files = [probes for _, probes in bundle.FILES.values() if probes in info.files]
     recorded = [bundle.load_probes((folder / file).read_bytes()) for file in files]

@@ -1,24 +1,18 @@
-"""uvicorn's HTTP protocol with connection balancing, and without two costs in system calls per request.
+"""uvicorn's HTTP protocol with connection balancing, and with one system call to send a response.
 
 uvicorn writes the head and the body of a response separately, and the event loop sends each by its own system call.
-And it pauses reading when a body passes 64 KiB, as many photos do, although the app needs all of it.
 """
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from starlette.types import Scope
-from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.api import connection
 from serving.server.balance import ConnectionBalancer
-
-_READ_AHEAD: Final = 1 << 20
-
-httptools_impl.HIGH_WATER_LIMIT = _READ_AHEAD  # type: ignore[attr-defined]  # no setting of uvicorn
 
 
 class Protocol(HttpToolsProtocol):

@@ -27,7 +27,6 @@ USES: list[tuple[str, Any, str, tuple[str, ...]]] = [
 ]
 SOURCES = [
     ("serving/server/workers.py", multiprocess.Multiprocess, "= Process(self.config, self.sockets)"),
-    ("serving/server/protocol.py", httptools_impl.HttpToolsProtocol, "> HIGH_WATER_LIMIT"),
     ("serving/server/protocol.py", httptools_impl.HttpToolsProtocol, "self.connections.add(self)"),
     ("serving/server/protocol.py", httptools_impl.RequestResponseCycle, "if not self.keep_alive:"),
     ("serving/server/protocol.py", httptools_impl.RequestResponseCycle, "self.more_body"),

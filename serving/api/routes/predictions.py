@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from ml.errors import UnavailableError
 from ml.imaging.images import Limits
-from ml.models import occlusion
+from ml.models import bundle, occlusion
 from serving.api.route_classes import requires_role
 from serving.api.schemas import LoggedPrediction, problems
 from serving.dependencies import Dependencies, Injected
@@ -88,7 +88,7 @@ async def explanation(
         raise ProblemError(404, "no_label", f"model version {version} has no label `{explained_label}`")
     data = await dependencies.storage.run_within(SECONDS, lookup.read_image, record, dependencies.store)
     limits = Limits(dependencies.settings.max_image_bytes, dependencies.settings.max_image_pixels)
-    folder = (dependencies.settings.home / "bundles" / live.digest).absolute()
+    folder = (bundle.cache_folder(dependencies.settings.home) / live.digest).absolute()
     variant = live.model.variant, live.model.runtime.name
     picture = await dependencies.pictures.run_within(
         PICTURE_SECONDS, occlusion.explain, folder, variant, data, explained_label, limits

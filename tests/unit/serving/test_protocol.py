@@ -105,11 +105,6 @@ def test_who_waits_for_a_sign_to_send_the_body_gets_it() -> None:
     assert sent[1].endswith(b"\r\n\r\n3")
 
 
-def test_a_photo_is_read_without_a_pause_and_a_film_is_not() -> None:
-    assert not asked(post("/whole", bytes(900_000))).paused
-    assert asked(post("/whole", bytes(1_100_000))).paused
-
-
 @pytest.fixture
 def one_too_many() -> tuple[ConnectionCounts, type[Protocol]]:
     """A worker that has one connection more than its share."""
