@@ -39,7 +39,7 @@ class Boto3Credentials(Provider):
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            now = self._credentials.get_frozen_credentials()  # type: ignore[union-attr]  # `_session` has checked
+            now = self._credentials.get_frozen_credentials()
         except (BotoCoreError, ClientError, RuntimeError) as error:
             raise UnavailableError(f"the S3 credentials cannot be renewed: {error}") from error
         return Credentials(now.access_key or "", now.secret_key or "", now.token)
