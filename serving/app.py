@@ -22,9 +22,9 @@ from ml.models import bundle
 from ml.settings import Settings
 from ml.storage import object_store
 from serving.api import openapi, problems
-from serving.api.fast_path import FastPathMiddleware, raw_routes
 from serving.api.middleware import RequestMiddleware
 from serving.api.multipart import image_bytes
+from serving.api.route_classes import FastPathMiddleware, raw_routes
 from serving.api.routes import (
     accuracy,
     batch,
