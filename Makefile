@@ -19,7 +19,7 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL
 # Test files are dealt out to one process a core, each with servers of its own: a gigabyte of memory each.
 PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup demo down check test-unit test-avx2 test docs lock bench clean
+.PHONY: help setup demo down check test-unit test-avx2 test coverage docs lock bench clean
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -51,13 +51,15 @@ check: setup ## Style, types, import contracts
 test-unit: setup ## The fast tests: no servers
 	$(PYTEST) tests/unit
 
-test-avx2: setup ## The fast tests and the demo's story as on a processor with AVX2 only
-	env $(AVX2) $(PYTEST) tests/e2e tests/unit -k "unit or story_of_three_drops"
+test-avx2: setup ## The fast tests and the demo's story as on a processor with AVX2 only, and their branch coverage
+	env $(AVX2) $(PYTEST) --cov tests/e2e tests/unit -k "unit or story_of_three_drops"
 
-test: setup ## All tests, against real servers, and their branch coverage; the fast ones and the story again as with AVX2 only
-	$(PYTEST) --cov --cov-report= tests/e2e tests/integration tests/unit
+test: setup ## All tests, against real servers; the fast ones and the story again as with AVX2 only
+	$(PYTEST) --durations=20 --durations-min=5 tests/e2e tests/integration tests/unit
 	$(MAKE) --no-print-directory test-avx2
-	$(PY) -m coverage report
+
+coverage: setup ## Branch coverage of all tests; it takes a third longer than the first half of `test`
+	$(PYTEST) --cov tests/e2e tests/integration tests/unit
 
 bench: setup ## NAME=… runs a benchmark; without NAME, lists them
 	$(PY) -m tests.bench $(NAME)
