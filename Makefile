@@ -16,8 +16,9 @@ CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cup
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
 
-# Test files are dealt out to one process a core, each with servers of its own: a gigabyte of memory each.
-PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
+# Test files are dealt out to processes (tests/conftest.py says how many), each with servers of its own: a gigabyte of
+# memory each.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup demo down check test-unit test-avx2 test coverage docs lock bench clean
 help: ## This list

@@ -1,5 +1,6 @@
 """Fixtures for tests that need real servers; a session starts each at most once."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from ml.catalog.migrate import migrate
 from ml.context import Context, connect
+from ml.cores import available_cores
 from ml.settings import Settings
 from tests import servers as real
 from tests.servers import Servers
@@ -19,6 +21,11 @@ pytest.register_assert_rewrite("tests.contracts")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Processes of pytest-xdist have a width set, which a console that is made at import would keep for good.
 os.environ.pop("COLUMNS", None)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Three for two cores: tests wait for servers a third of their time."""
+    return math.ceil(1.5 * available_cores())
 
 
 @pytest.fixture(scope="session")
