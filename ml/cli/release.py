@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from ml.catalog.deployments import DeploymentHistoryRecord
 
 _PAUSE = 1.0
+_MOST_MODELS = 100
 
 
 def models(as_json: Json = False) -> None:
-    """The registry's versions: aliases, dataset, accuracy on the holdout and, by feedback, live; verdict."""
+    """The registry's newest 100 versions: aliases, dataset, accuracy on the holdout and, by feedback, live; verdict."""
     from ml.catalog import accuracy, decisions
 
     ctx = connected()
@@ -35,7 +36,7 @@ def models(as_json: Json = False) -> None:
     for alias, version in ctx.registry.aliases().items():
         aliases.setdefault(version, []).append(alias)
     rows: list[dict[str, Any]] = []
-    for model_version in ctx.registry.find():
+    for model_version in ctx.registry.find()[:_MOST_MODELS]:
         number = model_version.version
         decision = verdicts.get(number)
         rows.append(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DIGEST_TAG: Final = "bundle_digest"
 BUNDLE_FOLDER: Final = "bundle"
 _MISSING: Final = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-_MAX_VERSIONS: Final = 100
+_PAGE_SIZE: Final = 1000
 _SECONDS: Final = 5.0
 """A rollback works without the registry and must not wait long for it."""
 
@@ -92,7 +92,7 @@ class Registry(Protocol):
         """
 
     def find(self, **tags: str) -> list[RegisteredVersion]:
-        """The newest 100 versions that have all these tags, newest first."""
+        """The versions that have all these tags, newest first."""
 
     def version_url(self, version: int) -> str:
         """The page of a version, for people."""
@@ -169,11 +169,13 @@ class MLflowRegistry:
     def _search(self, *conditions: str) -> list[RegisteredVersion]:
         """Versions, newest first; conditions in MLflow's search syntax."""
         query = " and ".join((f"name = '{self.name}'", *conditions))
+        order, token, versions = ["version_number DESC"], None, list[RegisteredVersion]()
         with translate_errors(f"versions of `{self.name}`"):
-            rows = self._client.search_model_versions(
-                query, max_results=_MAX_VERSIONS, order_by=["version_number DESC"]
-            )
-        return [RegisteredVersion(int(row.version), row.run_id or "", dict(row.tags)) for row in rows]
+            while token != "":
+                page = self._client.search_model_versions(query, _PAGE_SIZE, order, token)
+                versions += [RegisteredVersion(int(row.version), row.run_id or "", dict(row.tags)) for row in page]
+                token = page.token or ""
+        return versions
 
     def _ensure_model(self) -> None:
         from mlflow.exceptions import MlflowException

@@ -87,7 +87,7 @@ class MemoryRegistry:
         with self._state() as state:
             rows = sorted(((int(number), row) for number, row in state["versions"].items()), reverse=True)
         versions = [RegisteredVersion(number, row["run_id"], dict(row["tags"])) for number, row in rows]
-        return [version for version in versions if tags.items() <= version.tags.items()][:100]
+        return [version for version in versions if tags.items() <= version.tags.items()]
 
     def version_url(self, version: int) -> str:
         return f"http://registry/versions/{version}"

@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from ml.errors import NotFoundError
+from ml.models import registry as registry_module
 from ml.models.registry import MLflowRegistry, connect_client
 from ml.settings import Settings
 from tests.contracts.registry import RegistryContract, stored_bundle
@@ -37,6 +38,14 @@ class TestMLflowRegistry(RegistryContract):
     @pytest.fixture
     def delete(self, client: MlflowClient, mlflow_settings: Settings) -> Callable[[int], None]:
         return lambda version: client.delete_model_version(mlflow_settings.model_name, str(version))
+
+    def test_versions_are_found_on_every_page(
+        self, registry: MLflowRegistry, register: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(registry_module, "_PAGE_SIZE", 2)
+        for _ in range(5):
+            register()
+        assert [version.version for version in registry.find()] == [5, 4, 3, 2, 1]
 
     def test_a_version_without_a_digest_has_no_bundle(
         self,
