@@ -53,14 +53,14 @@ test-unit: setup ## The fast tests: no servers
 	$(PYTEST) tests/unit
 
 test-avx2: setup ## The fast tests and the demo's story as on a processor with AVX2 only, and their branch coverage
-	env $(AVX2) $(PYTEST) --cov tests/e2e tests/unit -k "unit or story_of_three_drops"
+	env $(AVX2) $(PYTEST) --cov --cov-branch tests/e2e tests/unit -k "unit or story_of_three_drops"
 
 test: setup ## All tests, against real servers; the fast ones and the story again as with AVX2 only
 	$(PYTEST) --durations=20 --durations-min=5 tests/e2e tests/integration tests/unit
 	$(MAKE) --no-print-directory test-avx2
 
 coverage: setup ## Branch coverage of all tests; it takes a third longer than the first half of `test`
-	$(PYTEST) --cov tests/e2e tests/integration tests/unit
+	$(PYTEST) --cov --cov-branch tests/e2e tests/integration tests/unit
 
 bench: setup ## NAME=… runs a benchmark; without NAME, lists them
 	$(PY) -m tests.bench $(NAME)
