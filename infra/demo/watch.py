@@ -138,9 +138,9 @@ def _read_cycle(engine: Engine, prefix: str) -> CycleResult | None:
         drop_row = connection.execute(select(drops).where(drops.c.id.in_(claims))).mappings().first()
         if drop_row is None:
             return None
-        drop = DropRecord.from_row(drop_row)
+        drop = DropRecord(**drop_row)
         cycle_row = connection.execute(select(cycles).where(cycles.c.drop_id == drop.id)).mappings().one()
-        cycle = CycleRecord.from_row(cycle_row)
+        cycle = CycleRecord(**cycle_row)
         of_cycle = select(decisions).where(decisions.c.id == cycle.decision_id)
         decision_row = connection.execute(of_cycle).mappings().first()
         return CycleResult(drop, cycle, Decision.from_row(decision_row) if decision_row else None)

@@ -1,11 +1,11 @@
 """Rows of cycles: the drop, dataset version, model and decision of each cycle, and the duration of its stages."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -40,11 +40,6 @@ class CycleRecord:
     started_at: datetime
     live_at: datetime | None
     finished_at: datetime | None
-
-    @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """From a row whose columns are the fields."""
-        return cls(**row)
 
 
 def open_cycle(engine: Engine, cycle_id: str, origin: str, drop_id: str | None = None) -> None:
@@ -82,7 +77,7 @@ def recent(engine: Engine, limit: int = 10) -> list[CycleRecord]:
     """The newest cycles first."""
     with transaction(engine) as connection:
         rows = connection.execute(select(cycles).order_by(cycles.c.started_at.desc()).limit(limit))
-        return [CycleRecord.from_row(row) for row in rows.mappings()]
+        return [CycleRecord(**row) for row in rows.mappings()]
 
 
 def with_ended_deployment(engine: Engine) -> list[tuple[str, str]]:
@@ -107,4 +102,4 @@ def get(engine: Engine, cycle_id: str) -> CycleRecord:
         row = connection.execute(select(cycles).where(cycles.c.id == cycle_id)).mappings().first()
     if row is None:
         raise NotFoundError(f"no cycle has the id `{cycle_id}`")
-    return CycleRecord.from_row(row)
+    return CycleRecord(**row)

@@ -4,10 +4,9 @@ The desired deployment is the newest row that is rolling or live; replicas follo
 trial: its model is a candidate. At most one row is rolling or on trial.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -50,11 +49,6 @@ class DeploymentRecord:
     trial_at: datetime | None
     finished_at: datetime | None
 
-    @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """From a row whose columns are the fields."""
-        return cls(**row)
-
 
 @dataclass(frozen=True, slots=True)
 class DeploymentHistoryRecord(DeploymentRecord):
@@ -92,11 +86,6 @@ class ReplicaRecord:
     candidate_deployment_id: int | None
     failed_deployment_id: int | None
     error: str | None
-
-    @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """From a row whose columns are the fields."""
-        return cls(**row)
 
 
 def desired(connection: Connection) -> DeploymentRecord | None:
@@ -174,7 +163,7 @@ def live_replicas(engine: Engine, heartbeat_seconds: float) -> list[ReplicaRecor
     horizon = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 5 * heartbeat_seconds)
     with transaction(engine) as connection:
         rows = connection.execute(select(replicas).where(replicas.c.heartbeat_at > horizon).order_by(replicas.c.id))
-        return [ReplicaRecord.from_row(row) for row in rows.mappings()]
+        return [ReplicaRecord(**row) for row in rows.mappings()]
 
 
 def refusals(engine: Engine, heartbeat_seconds: float) -> list[str]:
@@ -212,10 +201,10 @@ def history(engine: Engine, limit: int = 20, before: int | None = None) -> list[
     if before is not None:
         query = query.where(deployments.c.id < before)
     with transaction(engine) as connection:
-        return [DeploymentHistoryRecord.from_row(row) for row in connection.execute(query).mappings()]
+        return [DeploymentHistoryRecord(**row) for row in connection.execute(query).mappings()]
 
 
 def _newest(connection: Connection, condition: Any) -> DeploymentRecord | None:
     query = select(deployments).where(condition).order_by(deployments.c.id.desc()).limit(1)
     row = connection.execute(query).mappings().first()
-    return DeploymentRecord.from_row(row) if row else None
+    return DeploymentRecord(**row) if row else None

@@ -1,9 +1,9 @@
 """Rows of drops: inserted by a claim, finished by acceptance or rejection."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -45,11 +45,6 @@ class DropRecord:
     found_at: datetime
     finished_at: datetime | None
 
-    @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """From a row whose columns are the fields."""
-        return cls(**row)
-
 
 @dataclass(frozen=True)
 class QuarantineEntry:
@@ -88,7 +83,7 @@ def get(engine: Engine, drop_id: str) -> DropRecord:
         row = connection.execute(select(drops).where(drops.c.id == drop_id)).mappings().first()
     if row is None:
         raise NotFoundError(f"no drop has the id `{drop_id}`; `evergreen drops` lists them")
-    return DropRecord.from_row(row)
+    return DropRecord(**row)
 
 
 def newest_of(engine: Engine, prefix: str) -> DropRecord | None:
@@ -96,7 +91,7 @@ def newest_of(engine: Engine, prefix: str) -> DropRecord | None:
     query = select(drops).where(drops.c.prefix == prefix).order_by(drops.c.found_at.desc()).limit(1)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
-    return DropRecord.from_row(row) if row else None
+    return DropRecord(**row) if row else None
 
 
 def unfinished(engine: Engine) -> list[str]:
@@ -110,7 +105,7 @@ def recent(engine: Engine, limit: int = 50) -> list[DropRecord]:
     """The newest drops first."""
     with transaction(engine) as connection:
         rows = connection.execute(select(drops).order_by(drops.c.found_at.desc()).limit(limit))
-        return [DropRecord.from_row(row) for row in rows.mappings()]
+        return [DropRecord(**row) for row in rows.mappings()]
 
 
 def locked_status(connection: Connection, drop_id: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -24,11 +24,6 @@ class ValidationRecord:
     figures: dict[str, Any]
     report_key: str | None
     created_at: datetime
-
-    @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """From a row whose columns are the fields."""
-        return cls(**row)
 
 
 def record(
@@ -63,7 +58,7 @@ def newest(engine: Engine, suite: str) -> ValidationRecord | None:
     query = select(validations).where(validations.c.suite == suite).order_by(validations.c.created_at.desc()).limit(1)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
-    return ValidationRecord.from_row(row) if row else None
+    return ValidationRecord(**row) if row else None
 
 
 def get(engine: Engine, suite: str, subject: str) -> ValidationRecord | None:
@@ -71,7 +66,7 @@ def get(engine: Engine, suite: str, subject: str) -> ValidationRecord | None:
     query = select(validations).where(validations.c.suite == suite, validations.c.subject == subject)
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
-    return ValidationRecord.from_row(row) if row else None
+    return ValidationRecord(**row) if row else None
 
 
 def of_accepted_drops(connection: Connection, limit: int) -> tuple[Mapping[str, Any], ...]:

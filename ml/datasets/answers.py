@@ -71,7 +71,7 @@ def _open_task(ctx: Context, task_id: int) -> LabelTaskRecord:
         row = connection.execute(select(label_tasks).where(label_tasks.c.id == task_id)).mappings().first()
     if row is None:
         raise NotFoundError(f"no label task has the id {task_id}; `evergreen labels list` shows the open ones")
-    task = LabelTaskRecord.from_row(row)
+    task = LabelTaskRecord(**row)
     if task.status != "open":
         raise ConflictError(f"label task {task_id} is {task.status} already")
     return task

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
@@ -46,11 +46,6 @@ class OperationRecord:
     actor: str
     reason: str
     created_at: datetime
-
-    @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """From a row whose columns are the fields."""
-        return cls(**row)
 
 
 def rename(ctx: Context, before: str, after: str, *, actor: str, reason: str) -> Operation:
@@ -128,7 +123,7 @@ def history(ctx: Context) -> list[OperationRecord]:
     """Every operation, the newest first."""
     with transaction(ctx.engine) as connection:
         rows = connection.execute(select(class_operations).order_by(class_operations.c.id.desc()))
-        return [OperationRecord.from_row(row) for row in rows.mappings()]
+        return [OperationRecord(**row) for row in rows.mappings()]
 
 
 def counts(ctx: Context) -> dict[str, int]:

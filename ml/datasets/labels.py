@@ -91,11 +91,6 @@ class LabelTaskRecord:
     status: Literal["open", "done", "dismissed"]
     created_at: datetime
 
-    @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """From a row whose columns are the fields."""
-        return cls(**row)
-
 
 def resolve_label(annotations: Sequence[Annotation], current_label: str, settings: Settings) -> str:
     """Return the label of a sample by the setting `label_policy`.
@@ -213,4 +208,4 @@ def tasks(ctx: Context, limit: int) -> list[LabelTaskRecord]:
     query = select(label_tasks).where(label_tasks.c.status == "open")
     with transaction(ctx.engine) as connection:
         rows = connection.execute(query.order_by(label_tasks.c.score.desc(), label_tasks.c.id).limit(limit))
-        return [LabelTaskRecord.from_row(row) for row in rows.mappings()]
+        return [LabelTaskRecord(**row) for row in rows.mappings()]

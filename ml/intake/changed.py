@@ -42,7 +42,7 @@ def _accepted_drops(ctx: Context) -> list[DropRecord]:
     newest = select(drops).ext(distinct_on(drops.c.prefix)).order_by(drops.c.prefix, drops.c.found_at.desc())
     with transaction(ctx.engine) as connection:
         rows = connection.execute(newest.where(drops.c.found_at > since)).mappings().all()
-    return [drop for row in rows if (drop := DropRecord.from_row(row)).status == "accepted"]
+    return [drop for row in rows if (drop := DropRecord(**row)).status == "accepted"]
 
 
 def _changes(ctx: Context, drop: DropRecord) -> str | None:

@@ -3,11 +3,11 @@
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Select, func, select, update
 
@@ -44,11 +44,6 @@ class QuarantineRecord:
     created_at: datetime
     prefix: str
 
-    @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """From a row whose columns are the fields."""
-        return cls(**row)
-
 
 def list_held(ctx: Context, prefix: str | None = None, limit: int = 50) -> list[QuarantineRecord]:
     """Quarantined images, newest first; of one drop if `prefix` is given."""
@@ -57,7 +52,7 @@ def list_held(ctx: Context, prefix: str | None = None, limit: int = 50) -> list[
         query = query.where(drops.c.prefix == f"{prefix.rstrip('/')}/")
     with transaction(ctx.engine) as connection:
         rows = connection.execute(query.order_by(quarantine.c.id.desc()).limit(limit)).mappings()
-        return [QuarantineRecord.from_row(row) for row in rows]
+        return [QuarantineRecord(**row) for row in rows]
 
 
 def get(ctx: Context, image_id: int) -> QuarantineRecord:
@@ -134,7 +129,7 @@ def _records() -> Select[Any]:
 def _read(ctx: Context, ids: Sequence[int]) -> list[QuarantineRecord]:
     query = _records().where(quarantine.c.id.in_(ids)).order_by(quarantine.c.id)
     with transaction(ctx.engine) as connection:
-        records = [QuarantineRecord.from_row(row) for row in connection.execute(query).mappings()]
+        records = [QuarantineRecord(**row) for row in connection.execute(query).mappings()]
     if missing := sorted(set(ids) - {record.id for record in records}):
         raise NotFoundError(f"quarantine has no image {missing[0]}; `evergreen quarantine list` shows what there is")
     return records

@@ -316,7 +316,7 @@ class Deployed(BaseModel):
     status: str = Field(description="live, failed (undone, see `reason`) or trial.", examples=["live"])
     reason: str | None
     replicas: int = Field(description="That run it.")
-    seconds: float = Field(description="From the wish to its fate.")
+    seconds: float = Field(description="From the request to its outcome.")
     acknowledged: float | None = Field(description="Seconds to the last replica that runs it.")
 
 
@@ -334,7 +334,7 @@ class LedgerRow(BaseModel):
     decision_id: str
     actor: str = Field(description="`gate` or `operator:NAME`.", examples=["operator:ann"])
     verdict: str
-    decision_reason: str = Field(description="Why it was wished.")
+    decision_reason: str = Field(description="Why it was requested.")
     bundle_digest: str
     created_at: datetime
     trial_at: datetime | None

@@ -93,9 +93,9 @@ def test_a_replica_that_refuses_brings_everything_back(ctx: Context) -> None:
     assert "probe is off by 0.5" in str(done.reason)
     assert ctx.registry.alias("champion") == first
     with transaction(ctx.engine) as connection:
-        wish = deployments.desired(connection)
-    assert wish is not None
-    assert wish.model_version == first
+        desired = deployments.desired(connection)
+    assert desired is not None
+    assert desired.model_version == first
 
 
 def test_a_mover_that_died_is_concluded_by_the_next(ctx: Context) -> None:

@@ -51,7 +51,7 @@ class System:
         cycles.open_cycle(self.ctx.engine, f"c{version}", "manual")
         return f"c{version}"
 
-    def wish(self) -> int | None:
+    def desired_version(self) -> int | None:
         with transaction(self.ctx.engine) as connection:
             row = deployments.desired(connection)
         return row.model_version if row else None
@@ -68,7 +68,7 @@ class System:
         return other
 
     def unmoved(self) -> bool:
-        return self.registry.alias("champion") == 1 and self.wish() == 1
+        return self.registry.alias("champion") == 1 and self.desired_version() == 1
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_the_first_release_of_all_fails_and_leaves_nothing(empty: System) -> Non
     assert done is not None
     assert done.status == "failed"
     assert empty.registry.aliases() == {}
-    assert empty.wish() is None
+    assert empty.desired_version() is None
     row = cycles.get(empty.ctx.engine, "c1")
     assert (row.verdict, row.live_at) == ("reject", None)
     assert "probe is off by 0.5" in str(row.reason)

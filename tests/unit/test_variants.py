@@ -49,12 +49,12 @@ def standing(loaded: Model, variant: str) -> VariantStatus:
 
 
 @pytest.mark.parametrize(
-    ("wish", "speedup", "chosen"),
+    ("desired", "speedup", "chosen"),
     [("auto", 2, "int8"), ("auto", 0.9, "fp32"), ("fp32", 2, "fp32"), ("int8", 0.9, "int8")],
 )
-def test_it_follows_wish_and_speed(folder: Path, wish: VariantSetting, speedup: float, chosen: str) -> None:
+def test_it_follows_wish_and_speed(folder: Path, desired: VariantSetting, speedup: float, chosen: str) -> None:
     say(folder, speedup=speedup)
-    loaded = variants.load_proven(folder, TOLERANCE, variant=wish)
+    loaded = variants.load_proven(folder, TOLERANCE, variant=desired)
     assert loaded.variant == chosen
     assert {one.variant: one.status for one in loaded.variants} == dict.fromkeys(("fp32", "int8"), "available") | {
         chosen: "serving"
@@ -62,7 +62,7 @@ def test_it_follows_wish_and_speed(folder: Path, wish: VariantSetting, speedup: 
     assert standing(loaded, chosen).reason == ""
     assert standing(loaded, "int8").speedup == speedup
     make_bundle(folder / "exact", LABELS, SIZE)
-    assert variants.load_proven(folder / "exact", TOLERANCE, variant=wish).variant == "fp32"
+    assert variants.load_proven(folder / "exact", TOLERANCE, variant=desired).variant == "fp32"
 
 
 def test_the_fastest_that_this_processor_has_answers(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import orjson
 import pytest
@@ -39,7 +39,7 @@ def test_fields_are_the_columns_in_their_order(record: type, table: Table) -> No
     assert optional == [(column.name, column.nullable) for column in table.columns]
 
 
-DEPLOYMENT = {
+DEPLOYMENT: dict[str, Any] = {
     "id": 3,
     "model_version": 2,
     "previous_version": 1,
@@ -75,7 +75,7 @@ DECISION = {
     "approval_actor": "ann",
     "approval_reason": "looked",
 }
-QUARANTINED = {
+QUARANTINED: dict[str, Any] = {
     "id": 7,
     "drop_id": "d",
     "key": "a/1.png",
@@ -109,9 +109,9 @@ KEY = {
 @pytest.mark.parametrize(
     ("record", "row"),
     [
-        (DeploymentHistoryRecord.from_row(DEPLOYMENT), DEPLOYMENT),
+        (DeploymentHistoryRecord(**DEPLOYMENT), DEPLOYMENT),
         (DecisionHistoryRecord.from_row(DECISION), DECISION),
-        (QuarantineRecord.from_row(QUARANTINED), QUARANTINED),
+        (QuarantineRecord(**QUARANTINED), QUARANTINED),
         (ApiKeyRecord.from_row(KEY, NOW), KEY | {"state": "good"}),
     ],
     ids=["deployment", "decision", "quarantine", "key"],

@@ -29,15 +29,15 @@ def changes(one: dict[str, Any], policy: str = "majority") -> annotate.Annotatio
 
 
 def test_a_row_is_one_annotation_of_its_drop() -> None:
-    made = changes(row("cat", "ann"))
-    assert made.annotations == [Annotation("s", "cat", "drop", "ann", None, START, "drop-1")]
-    assert (made.tasks, made.relabels, made.settled) == ([], {}, [])
+    changed = changes(row("cat", "ann"))
+    assert changed.annotations == [Annotation("s", "cat", "drop", "ann", None, START, "drop-1")]
+    assert (changed.tasks, changed.relabels, changed.settled) == ([], {}, [])
 
 
 def test_annotators_who_agree_open_no_task_and_repeat_nothing() -> None:
-    made = changes(row("cat", "ann", annotation("cat", "bob"), annotation("cat", "ann", 5)))
-    assert [(a.annotator, a.label) for a in made.annotations] == [("ann", "cat"), ("bob", "cat")]
-    assert made.tasks == []
+    changed = changes(row("cat", "ann", annotation("cat", "bob"), annotation("cat", "ann", 5)))
+    assert [(a.annotator, a.label) for a in changed.annotations] == [("ann", "cat"), ("bob", "cat")]
+    assert changed.tasks == []
 
 
 def test_a_conflict_is_a_task_with_the_votes_and_the_share_of_those_who_differ() -> None:
@@ -63,5 +63,5 @@ def test_a_near_duplicate_of_another_label_is_a_task() -> None:
 
 
 def test_both_kinds_of_conflict_are_two_tasks() -> None:
-    made = changes(row("cat", "ann", annotation("dog", "bob"), near=("dog",)))
-    assert [task.reason for task in made.tasks] == [labels.CONFLICT, labels.NEAR_CONFLICT]
+    changed = changes(row("cat", "ann", annotation("dog", "bob"), near=("dog",)))
+    assert [task.reason for task in changed.tasks] == [labels.CONFLICT, labels.NEAR_CONFLICT]

@@ -167,8 +167,8 @@ def test_int8_that_differs_here_gives_way(
     broken = faulty(folder, arrays, tmp_path_factory.mktemp("broken") / "b")
     with pytest.raises(IntegrityError, match="probes"):
         model.check_probes(model.load(broken, variant="int8"), broken, 1e-3)
-    for wish in ("auto", "int8"):
-        loaded = variants.load_proven(broken, 1e-3, variant=wish)
+    for desired in ("auto", "int8"):
+        loaded = variants.load_proven(broken, 1e-3, variant=desired)
         assert loaded.variant == "fp32"
         assert standing(loaded, "int8").status == "refused"
         assert "golden probes differ" in standing(loaded, "int8").reason

@@ -18,8 +18,8 @@ from ml.training.network import networks, vision, weights
 NAME = "mobilenet_v3_small"
 
 
-def ask(tmp_path: Path, wish: object, architecture: str = NAME) -> Any:
-    settings = Settings(home=tmp_path, weights=str(wish), architecture=architecture)
+def ask(tmp_path: Path, location: object, architecture: str = NAME) -> Any:
+    settings = Settings(home=tmp_path, weights=str(location), architecture=architecture)
     return weights.pretrained(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
 
 
