@@ -65,7 +65,7 @@ coverage: setup ## Branch coverage of all tests; it takes a third longer than th
 bench: setup ## NAME=… runs a benchmark; without NAME, lists them
 	$(PY) -m tests.bench $(NAME)
 
-docs: setup ## Write the reference pages anew: docs/settings.md, docs/cli.md
+docs: setup ## Write the reference pages anew: docs/settings.md, docs/cli.md, docs/rest.md
 	$(PY) -m infra.reference
 
 # The CUDA packages are left out: the registry's torch pins them itself, the CPU build has none.

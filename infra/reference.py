@@ -1,4 +1,4 @@
-"""Writes the reference pages of docs/: every setting from the settings classes, every command from the CLI itself.
+"""Writes the reference pages of docs/: every setting, command and route, each from the code that defines it.
 
 `python -m infra.reference` (`make docs`) writes them; a test compares them with what is committed.
 """
@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from ml.settings import PREFIX, Settings
+from serving.app import build
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 
@@ -23,6 +24,15 @@ those of the local stack to `$EVERGREEN_HOME/evergreen.env`, `evergreen tune` a 
 variables win over both. An unknown variable that begins with `{PREFIX}` is an error that names it.
 
 This page is generated from `ml/settings/` by `make docs`.
+"""
+
+_REST_INTRODUCTION: Final = """# REST
+
+Every route of the service, from its OpenAPI document, which a running service shows at `/openapi.json` and, to try
+out, at `/docs`. How to ask, with examples: [serving.md](serving.md). Errors are problem+json (RFC 9457) with
+`title`, `status` and `detail`.
+
+This page is generated from `serving/` by `make docs`.
 """
 
 _NAMES: Final = {
@@ -49,9 +59,38 @@ def cli_page() -> str:
     return page.rstrip() + "\n"
 
 
+def rest_page() -> str:
+    """Markdown: every route with its role, parameters and answers, by topic."""
+    # Nothing is contacted before the app starts, so the address may lead nowhere.
+    database = SecretStr("postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
+    settings = Settings(database_url=database, s3_secret_key=SecretStr("none"), api_keys="required")
+    by_topic: dict[str, list[str]] = {}
+    for path, operations in build(settings, {}).openapi()["paths"].items():
+        for method, operation in operations.items():
+            by_topic.setdefault(operation["tags"][0], []).append(_route(f"{method.upper()} {path}", operation))
+    sections = [line for topic, routes in by_topic.items() for line in (f"## {topic.capitalize()}", "", *routes)]
+    return "\n".join([_REST_INTRODUCTION, *sections])
+
+
 def main() -> None:
-    (DOCS / "settings.md").write_text(settings_page())
-    (DOCS / "cli.md").write_text(cli_page())
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
+
+
+def _route(name: str, operation: dict[str, Any]) -> str:
+    lines = [f"### `{name}`", f"{operation['summary']}."]
+    if description := operation.get("description"):
+        lines += ["", description]
+    if parameters := operation.get("parameters"):
+        lines += ["", "| parameter | in | meaning |", "| --- | --- | --- |"]
+        lines += [f"| `{p['name']}` | {p['in']} | {p.get('description', '')} |" for p in parameters]
+    if media_types := operation.get("requestBody", {}).get("content"):
+        lines += ["", f"Body: {', '.join(f'`{media_type}`' for media_type in media_types)}."]
+    lines += ["", "| status | meaning |", "| --- | --- |"]
+    for status, answer in sorted(operation["responses"].items()):
+        meaning = answer["description"].replace("Successful Response", "The answer.")  # FastAPI's default
+        lines.append(f"| {status} | {meaning} |")
+    return "\n".join([*lines, ""])
 
 
 def _section(concern: type[BaseModel]) -> str:
@@ -90,6 +129,9 @@ def _type_name(annotation: object) -> str:
     if get_origin(annotation) is dict:
         return "JSON"
     return " or ".join(name for name in map(_type_name, parts) if name)
+
+
+PAGES: Final = {"settings.md": settings_page, "cli.md": cli_page, "rest.md": rest_page}
 
 
 if __name__ == "__main__":
