@@ -6,8 +6,9 @@ looks for all ready drops, so it does not matter how often or for which drop it 
 
 `find` claims the drops, `inspect` decodes their images in chunks, `validate` checks them with the
 suites in `expectations/`, `accept` adds their samples to the data. A drop that breaks an expectation is
-rejected: its `accept` is skipped, and the reason stands in the drop's row and its `_REJECTED` marker. The
-button Data Docs of each `validate` opens what was found.
+rejected: its `accept` is skipped, and the reason stands in the drop's row and its `_REJECTED` marker. A drop in
+which a check finds something that a person must see is held: an alert says what to do, its marker is `_HELD`, and
+once it is approved the next run takes it up. The button Data Docs of each `validate` opens what was found.
 """
 
 from datetime import timedelta
@@ -76,7 +77,8 @@ def ingest() -> None:
         name_instance(drop["drop_id"])
         verdict = validate_drop(context(), drop["drop_id"])
         if not verdict.accepted:
-            alert(f"drop {drop['drop_id']} was rejected", verdict.reason or "")
+            fate = "waits for a person" if verdict.held else "was rejected"
+            alert(f"drop {drop['drop_id']} {fate}", verdict.reason or "")
         return verdict.drop_id
 
     @task(outlets=[DATASET], map_index_template=INSTANCE_NAME)
@@ -86,13 +88,19 @@ def ingest() -> None:
 
         from ml.catalog import drops as drops_catalog
         from ml.datasets.accept import accept as accept_drop
+        from plugins.alerts import alert
         from plugins.runtime import context, name_instance
 
         name_instance(drop_id)
         ctx = context()
-        if drops_catalog.get(ctx.engine, drop_id).status == "rejected":
-            raise AirflowSkipException(f"drop {drop_id} was rejected")
+        before = drops_catalog.get(ctx.engine, drop_id)
+        if before.status in ("rejected", "held"):
+            raise AirflowSkipException(f"drop {drop_id} was {before.status}: {before.reason}")
         version = accept_drop(ctx, drop_id)
+        after = drops_catalog.get(ctx.engine, drop_id)
+        if after.status == "held":
+            alert(f"drop {drop_id} waits for a person", after.reason or "")
+            raise AirflowSkipException(f"drop {drop_id} is {after.reason}")
         if version is None:
             raise AirflowSkipException(f"drop {drop_id} brought nothing new")
         return version

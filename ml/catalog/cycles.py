@@ -22,7 +22,8 @@ class CycleRecord:
     Attributes:
         origin: drop, schedule, monitoring or manual.
         run_id: the MLflow run of the training.
-        verdict: promote, reject, needs_person, stopped or merged; None before there is one.
+        verdict: promote, reject, needs_person, held (its drop waits for a person), stopped or merged; None before
+            there is one.
         seconds: duration of each stage that has ended, by its name.
         live_at: when the cycle's model became live.
     """

@@ -12,7 +12,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, drops, quarantine
 from ml.errors import NotFoundError
 
-DropStatus = Literal["claimed", "accepted", "rejected"]
+DropStatus = Literal["claimed", "held", "accepted", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,16 @@ class DropRecord:
 
     Attributes:
         prefix: its folder in the labels bucket, with a final slash.
-        format: how its labels are written; None until it is finished.
-        reason: why it was rejected, added nothing, or was changed after it was accepted.
-        images, accepted, quarantined, duplicates: numbers of images; 0 until it is finished.
+        format: how its labels are written; None until it is validated.
+        reason: why it was rejected, waits for a person, added nothing, or was changed after it was accepted.
+        images, accepted, quarantined, duplicates: numbers of images; 0 until it is validated,
+            `accepted` until it is finished.
         report_key: key of its Data Docs page.
         dataset_version: the version with its samples; None if it added nothing.
         ready_at: when its marker was set.
+        findings: what checks found in it as a whole (`ml.intake.findings.Finding.as_json`).
+        approved_kinds: kinds of findings that a person approved.
+        approved_by, approved_at, approval_reason: of the last approval.
     """
 
     id: str
@@ -44,6 +48,11 @@ class DropRecord:
     ready_at: datetime | None
     found_at: datetime
     finished_at: datetime | None
+    findings: list[dict[str, Any]]
+    approved_kinds: list[str]
+    approved_by: str | None
+    approved_at: datetime | None
+    approval_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -80,9 +89,30 @@ def begin(engine: Engine, drop_id: str, prefix: str, listing_digest: str, ready_
 def get(engine: Engine, drop_id: str) -> DropRecord:
     """Raises NotFoundError for an unknown id."""
     with transaction(engine) as connection:
-        row = connection.execute(select(drops).where(drops.c.id == drop_id)).mappings().first()
+        return read(connection, drop_id)
+
+
+def read(connection: Connection, drop_id: str) -> DropRecord:
+    """As `get`, within the caller's transaction."""
+    row = connection.execute(select(drops).where(drops.c.id == drop_id)).mappings().first()
     if row is None:
         raise NotFoundError(f"no drop has the id `{drop_id}`; `evergreen drops` lists them")
+    return DropRecord(**row)
+
+
+def named(engine: Engine, name: str, drops_prefix: str) -> DropRecord:
+    """The drop with this id, or the newest of this folder, which may be given without `drops_prefix`.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    folder = name.rstrip("/") + "/"
+    prefix = folder if folder.startswith(drops_prefix) else drops_prefix + folder
+    query = select(drops).where((drops.c.id == name) | (drops.c.prefix == prefix))
+    with transaction(engine) as connection:
+        row = connection.execute(query.order_by(drops.c.found_at.desc()).limit(1)).mappings().first()
+    if row is None:
+        raise NotFoundError(f"no drop has the id or folder `{name}`; `evergreen drops` lists them")
     return DropRecord(**row)
 
 
@@ -95,7 +125,7 @@ def newest_of(engine: Engine, prefix: str) -> DropRecord | None:
 
 
 def unfinished(engine: Engine) -> list[str]:
-    """Drops that are claimed and neither accepted nor rejected, oldest first."""
+    """Drops that are claimed and neither finished nor waiting for a person, oldest first."""
     with transaction(engine) as connection:
         ids = connection.execute(select(drops.c.id).where(drops.c.status == "claimed").order_by(drops.c.found_at))
         return list(ids.scalars())
@@ -112,6 +142,12 @@ def locked_status(connection: Connection, drop_id: str) -> str:
     """Lock the drop's row until the transaction ends; return its status."""
     status: str = connection.execute(select(drops.c.status).where(drops.c.id == drop_id).with_for_update()).scalar_one()
     return status
+
+
+def describe(engine: Engine, drop_id: str, **columns: Any) -> None:
+    """Set what validation knows of an unfinished drop."""
+    with transaction(engine) as connection:
+        connection.execute(update(drops).where(drops.c.id == drop_id, drops.c.finished_at.is_(None)).values(**columns))
 
 
 def finish(connection: Connection, drop_id: str, status: str, **columns: Any) -> None:

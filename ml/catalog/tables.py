@@ -63,10 +63,17 @@ drops = Table(
     Column("ready_at", DateTime(timezone=True)),
     _now("found_at"),
     Column("finished_at", DateTime(timezone=True)),
+    # What checks found in the drop as a whole, and which kinds of it a person approved: see `ml.catalog.held_drops`.
+    _json("findings", "[]"),
+    Column("approved_kinds", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("approved_by", Text),
+    Column("approved_at", DateTime(timezone=True)),
+    Column("approval_reason", Text),
     UniqueConstraint("prefix", "listing_digest"),
-    CheckConstraint("status in ('claimed', 'accepted', 'rejected')", name="status"),
-    CheckConstraint("(status = 'claimed') = (finished_at is null)", name="finished"),
+    CheckConstraint("status in ('claimed', 'held', 'accepted', 'rejected')", name="status"),
+    CheckConstraint("(status in ('claimed', 'held')) = (finished_at is null)", name="finished"),
     Index(None, "found_at"),
+    Index("ix_drops_held", "found_at", postgresql_where=text("status = 'held'")),
 )
 
 samples = Table(

@@ -11,18 +11,15 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml.cli import data, datasets, gate, keys, quarantine, release, tune, validate
+from ml.cli import data, datasets, drops, gate, keys, quarantine, release, tune, validate
 from ml.cli.output import (
     STOPPED,
     Json,
-    add_row,
     connected,
     console,
     emit,
-    new_table,
     printable,
     say,
-    show,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="An image classifier that keeps itself current.")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(drops.app, name="drops")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(data.classes, name="classes")
 app.add_typer(keys.app, name="keys")
@@ -117,19 +115,6 @@ def cycle(
         say(f"{cycle.verdict}: {cycle.reason}")
     if cycle.verdict != "promote":
         raise typer.Exit(STOPPED)
-
-
-@app.command()
-def drops(as_json: Json = False) -> None:
-    """The newest drops: counts, fate, and why."""
-    from ml.catalog import drops as drops_catalog
-
-    records = drops_catalog.recent(connected().engine)
-    table = new_table("drop", "status", "images", "accepted", "quarantined", "duplicates")
-    for record in records:
-        counts = map(str, (record.images, record.accepted, record.quarantined, record.duplicates))
-        add_row(table, record.prefix, record.status, *counts)
-    show(table, records, as_json, {record.prefix: record.reason for record in records})
 
 
 app.command()(data.erase)

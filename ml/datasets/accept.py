@@ -39,7 +39,7 @@ _ANNOTATION: Final = pa.schema([("sha256", pa.string()), *entries.ANNOTATION, ("
 
 
 def accept(ctx: Context, drop_id: str) -> str | None:
-    """Return the dataset version with the drop's new samples and labels; None if the drop added nothing.
+    """Return the dataset version with the drop's new samples and labels; None if the drop added nothing or waits.
 
     A lock admits one drop at a time, so each sees the samples of the previous one. Idempotent: if the process is
     killed, only unreferenced objects remain, and a retry gives the same result. Memory holds one page of rows,
@@ -64,7 +64,7 @@ def accept(ctx: Context, drop_id: str) -> str | None:
             acceptance = _Acceptance(ctx, drop, IncomingDrop(ctx, verdicts), samples, labels)
             drop_listing = acceptance.run(uploads, listing_pool)
         acknowledge(ctx, drop_id, drop_listing)
-    else:
+    elif drop.status != "held":
         acknowledge(ctx, drop_id)
     finished = drops.get(ctx.engine, drop_id)
     return finished.dataset_version if finished.status == "accepted" else None

@@ -24,7 +24,10 @@ class IngestResult:
 
 
 def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> IngestResult:
-    """Claim, inspect, validate, accept. `on_stage` is called with each stage's name and result."""
+    """Claim, inspect, validate, accept. `on_stage` is called with each stage's name and result.
+
+    A drop that waits for a person gives no version, and the reason says how to approve it.
+    """
     report = on_stage or _ignore
     drop_id = claim(ctx, prefix)
     if drop_id is None:
@@ -37,6 +40,8 @@ def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> Ingest
     if not verdict.accepted:
         return IngestResult(drop_id, None, verdict.reason)
     version = accept(ctx, drop_id)
+    if version is None and (drop := drops.get(ctx.engine, drop_id)).status == "held":
+        return IngestResult(drop_id, None, drop.reason)
     report("accept", version[:12] if version else "nothing new")
     return IngestResult(drop_id, version, None if version else NOTHING_NEW)
 

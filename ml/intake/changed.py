@@ -8,11 +8,11 @@ from sqlalchemy.dialects.postgresql import distinct_on
 
 from ml.catalog.drops import DropRecord
 from ml.catalog.engine import transaction
+from ml.catalog.markers import READY
 from ml.catalog.tables import drops
 from ml.context import Context
 from ml.errors import NotFoundError
 from ml.intake import listing
-from ml.intake.find import READY
 
 _MAX_NAMES: Final = 3  # in a message
 

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
-from ml.catalog import cycles, drops
+from ml.catalog import cycles, drops, held_drops, markers
 from ml.catalog.drops import QuarantineEntry
 from ml.catalog.engine import transaction
+from ml.catalog.markers import MARKERS, READY
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.intake import entries, listing, reading, staging_tars
-from ml.intake.find import INGESTED, READY, REJECTED
 from ml.intake.listing import Listing
 from ml.intake.reading import EMPTY_DROP, Drop
 
@@ -40,9 +38,7 @@ def claim(ctx: Context, prefix: str) -> str | None:
     try:
         marker = ctx.labels.info(prefix + READY)
     except NotFoundError as error:
-        raise InvalidInputError(
-            f"`{prefix}` has no marker: upload an empty object `{prefix}{READY}` when the drop is complete"
-        ) from error
+        raise InvalidInputError(_no_marker(ctx, prefix)) from error
     frozen = listing.list_drop(ctx, prefix)
     drop_id = frozen.drop_id
     problem = _freeze(ctx, frozen)
@@ -51,12 +47,21 @@ def claim(ctx: Context, prefix: str) -> str | None:
     if status != "claimed":
         acknowledge(ctx, drop_id)
         return None
+    for replaced in held_drops.supersede(ctx.engine, prefix, drop_id):
+        staging_tars.discard(ctx, replaced)
     cycles.open_cycle(ctx.engine, drop_id, "drop", drop_id)
     cycles.add_seconds(ctx.engine, drop_id, "claim", time.monotonic() - started)
     if problem:
         reject(ctx, drop_id, problem)
         return None
     return drop_id
+
+
+def _no_marker(ctx: Context, prefix: str) -> str:
+    newest = drops.newest_of(ctx.engine, prefix)
+    if newest is not None and newest.status == "held":
+        return f"`{prefix}` is {newest.reason}"
+    return f"`{prefix}` has no marker: upload an empty object `{prefix}{READY}` when the drop is complete"
 
 
 def reject(
@@ -73,7 +78,7 @@ def reject(
 
 
 def acknowledge(ctx: Context, drop_id: str, current: Listing | None = None) -> None:
-    """Replace the marker of a finished drop by the one for its status.
+    """Replace the marker of a finished or held drop by the one for its status.
 
     If files were added or changed meanwhile, the folder stays ready: it is a new drop. Changes after that,
     without a new marker, are reported by `ml.intake.changed`.
@@ -84,21 +89,16 @@ def acknowledge(ctx: Context, drop_id: str, current: Listing | None = None) -> N
         current: a recent listing of the drop; used unless the marker has been set again since.
     """
     drop = drops.get(ctx.engine, drop_id)
-    staging_tars.discard(ctx, drop_id)
-    body = {
-        "drop_id": drop_id,
-        "status": drop.status,
-        "images": drop.images,
-        "accepted": drop.accepted,
-        "quarantined": drop.quarantined,
-        "duplicates": drop.duplicates,
-        "reason": drop.reason,
-        "dataset_version": drop.dataset_version,
-        "report_key": drop.report_key,
-    }
-    marker_name, obsolete_name = (INGESTED, REJECTED) if drop.status == "accepted" else (REJECTED, INGESTED)
-    ctx.labels.put(drop.prefix + marker_name, orjson.dumps(body, option=orjson.OPT_INDENT_2), "application/json")
-    ctx.labels.delete([drop.prefix + obsolete_name])
+    if drop.status == "claimed":  # approved a moment ago: it goes on
+        return
+    if drop.status == "held":
+        hint = listing.read(ctx, drop_id).hint
+    else:
+        hint = None
+        staging_tars.discard(ctx, drop_id)
+    name = markers.NAME_BY_STATUS[drop.status]
+    ctx.labels.put(drop.prefix + name, markers.body(drop, hint), "application/json")
+    ctx.labels.delete([drop.prefix + other for other in sorted(MARKERS - {name, READY})])
     try:
         marker = ctx.labels.info(drop.prefix + READY)
         latest = current if current and marker.modified == drop.ready_at else listing.list_drop(ctx, drop.prefix)

@@ -4,13 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ml.catalog.markers import READY
 from ml.context import Context
 from ml.errors import NotFoundError
-
-READY = "_READY"
-INGESTED = "_INGESTED"
-REJECTED = "_REJECTED"
-MARKERS = frozenset({READY, INGESTED, REJECTED})
 
 
 @dataclass(frozen=True)

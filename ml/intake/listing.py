@@ -10,9 +10,10 @@ from typing import Final
 
 import orjson
 
+from ml.catalog import markers
+from ml.catalog.markers import MARKERS, READY
 from ml.context import Context
 from ml.errors import IntegrityError
-from ml.intake.find import MARKERS, READY
 from ml.storage.object_store import ObjectInfo, ObjectStore
 
 _MAX_FOLDERS: Final = 64  # that are listed in parallel
@@ -43,7 +44,7 @@ def list_drop(ctx: Context, prefix: str) -> Listing:
     Raises:
         NotFoundError: there is no marker.
     """
-    return list_prefix(ctx, prefix, _hint(ctx.labels.get(prefix + READY)))
+    return list_prefix(ctx, prefix, markers.hint(ctx.labels.get(prefix + READY)))
 
 
 def list_prefix(ctx: Context, prefix: str, hint: str | None) -> Listing:
@@ -64,18 +65,6 @@ def _objects(store: ObjectStore, prefix: str, limit: int) -> Iterable[ObjectInfo
     with ThreadPoolExecutor(4) as pool:
         folder_objects = pool.map(lambda folder: list(islice(store.list(folder), max_objects)), folders)
         return sorted([*top, *(o for objects in folder_objects for o in objects)], key=lambda o: o.key)
-
-
-def _hint(marker: bytes) -> str | None:
-    """The format that the marker names; any other content is ignored."""
-    if not marker.strip():
-        return None
-    try:
-        body = orjson.loads(marker)
-    except orjson.JSONDecodeError:
-        return None
-    format_name = body.get("format") if isinstance(body, dict) else None
-    return str(format_name) if format_name is not None else None
 
 
 def key(drop_id: str) -> str:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Select, func, select, update
 
 from ml.catalog.engine import transaction
+from ml.catalog.markers import MARKERS, READY
 from ml.catalog.tables import drops, quarantine
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
-from ml.intake.find import MARKERS, READY
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from ml.catalog import markers
 from ml.context import Context
 from ml.storage import range_reads, tar_members
 from ml.storage.range_reads import ByteRange
@@ -33,12 +34,12 @@ class StagingTar:
 
 
 def key(drop_id: str, chunk: int) -> str:
-    return f"drops/{drop_id}/packs/{chunk:06}.tar"
+    return f"{markers.staging_prefix(drop_id)}{chunk:06}.tar"
 
 
 def discard(ctx: Context, drop_id: str) -> None:
     """Delete the tars of a finished drop."""
-    if keys := [o.key for o in ctx.store.list(f"drops/{drop_id}/packs/")]:
+    if keys := [o.key for o in ctx.store.list(markers.staging_prefix(drop_id))]:
         ctx.store.delete(keys)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
+from ml.catalog.markers import READY
 from ml.context import Context
 from ml.errors import InvalidInputError
 from ml.intake import archives, formats, source
 from ml.intake.archives import ArchiveMember, common_folder
-from ml.intake.find import READY
 from ml.intake.formats.entry import Entry, is_hidden
 from ml.intake.listing import Listing
 from ml.storage.object_store import ObjectInfo

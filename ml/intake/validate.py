@@ -24,10 +24,17 @@ _POSITION = ("size", "archive", "offset", "span")
 
 @dataclass(frozen=True)
 class Validation:
-    """The outcome of a drop's validation; `good`, `duplicates`, `bad` count its images."""
+    """The outcome of a drop's validation; `good`, `duplicates`, `bad` count its images.
+
+    Attributes:
+        accepted: nothing speaks against it so far.
+        held: it waits for a person.
+        reason: why it was rejected or waits.
+    """
 
     drop_id: str
     accepted: bool
+    held: bool
     reason: str | None
     images: int
     good: int
@@ -58,13 +65,24 @@ def validate(ctx: Context, drop_id: str) -> Validation:
         _save_report(ctx, drop, verdict)
     rows, reason = verdict.rows, "; ".join(verdict.rejection_reasons) or None
     good, duplicates, bad = (rows.count(name) for name in ("good", "duplicate", "bad"))
+    counts = {"images": len(rows), "quarantined": bad, "duplicates": duplicates}
     if reason:
-        counts = {"images": len(rows), "quarantined": bad, "duplicates": duplicates}
         quarantined = quarantine.copy_images(
             ctx, drop.prefix, drop_id, rows.rows("bad", KEY, "label", "sha256", *_POSITION)
         )
         reject(ctx, drop_id, reason, quarantined, report_key=data_docs.key(drop_id), format=head.format, **counts)
-    return Validation(drop_id, reason is None, reason, len(rows), good, duplicates, bad)
+    else:
+        drops.describe(ctx.engine, drop_id, report_key=data_docs.key(drop_id), format=head.format, **counts)
+    return Validation(
+        drop_id,
+        accepted=reason is None,
+        held=False,
+        reason=reason,
+        images=len(rows),
+        good=good,
+        duplicates=duplicates,
+        bad=bad,
+    )
 
 
 def report_key(drop_id: str) -> str:
@@ -75,6 +93,7 @@ def _from_record(drop: DropRecord) -> Validation:
     return Validation(
         drop.id,
         drop.status == "accepted",
+        drop.status == "held",
         drop.reason,
         drop.images,
         drop.accepted,

@@ -12,10 +12,10 @@ from sqlalchemy import Connection, exists, select, true, update
 from ml.catalog.accuracy import prediction_for
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.feedback import apply_recent_waiting
+from ml.catalog.markers import READY
 from ml.catalog.tables import drops, feedback
 from ml.context import Context
 from ml.errors import NotFoundError
-from ml.intake.find import READY
 
 log = logging.getLogger(__name__)
 

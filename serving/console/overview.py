@@ -24,9 +24,10 @@ def read(engine: Engine, settings: Settings) -> dict[str, Any]:
     """
     with transaction(engine) as connection:
         limit_statements(connection, STATEMENT_MILLISECONDS)
+        held = connection.execute(select(func.count()).where(drops.c.status == "held")).scalar_one()
         latest_cycles = [_cycle(row, settings.drops_prefix) for row in connection.execute(_cycles()).mappings()]
     workers = [_replica(record) for record in deployments.live_replicas(engine, settings.heartbeat_seconds)]
-    return {"cycles": latest_cycles, "replicas": workers, "predictions": _last_day(engine)}
+    return {"cycles": latest_cycles, "replicas": workers, "predictions": _last_day(engine), "held_drops": held}
 
 
 def _cycles() -> Any:

@@ -13,7 +13,7 @@ from ml.errors import UnavailableError
 from serving.api.route_classes import requires_role
 from serving.api.routes.model import describe
 from serving.auth.access import BASIC
-from serving.console import deployments, files, overview, quarantine
+from serving.console import deployments, drops, files, overview, quarantine
 from serving.console.templates import FOLDER, render
 from serving.dependencies import Dependencies, Injected
 from serving.errors import ProblemError
@@ -21,6 +21,7 @@ from serving.errors import ProblemError
 router = APIRouter(tags=["console"], route_class=requires_role("operate", BASIC))
 router.include_router(files.router)
 router.include_router(quarantine.router)
+router.include_router(drops.router)
 router.include_router(deployments.router)
 
 SECONDS: Final = 4.0
@@ -45,7 +46,7 @@ async def console_overview(dependencies: Injected) -> Response:
     try:
         answer |= {"catalog": "answers", **await dependencies.database.run_within(SECONDS, _recent, dependencies)}
     except (UnavailableError, ProblemError):
-        answer |= {"catalog": "away", "cycles": None, "replicas": None, "predictions": None}
+        answer |= {"catalog": "away", "cycles": None, "replicas": None, "predictions": None, "held_drops": None}
     answer["log"] = await asyncio.to_thread(dependencies.prediction_log.stats)
     return Response(orjson.dumps(answer), media_type="application/json")
 

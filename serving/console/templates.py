@@ -20,6 +20,7 @@ def render(name: str, settings: Settings, **values: Any) -> str:
     """Render a page, with the links and values that all pages share."""
     links = {
         "Deployments": "/console/deployments",
+        "Held drops": "/console/drops",
         "Quarantine": "/console/quarantine",
         "MLflow": settings.mlflow_page or settings.mlflow_url,
         "Airflow": settings.airflow_url,

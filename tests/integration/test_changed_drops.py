@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from infra.demo import watch
+from ml.catalog.markers import READY
 from ml.context import Context
 from ml.datasets import versions
 from ml.datasets.ingest import ingest
 from ml.intake import changed
-from ml.intake.find import READY
 from ml.storage.object_store import ObjectInfo, ObjectStore
 from tests.doubles.object_store import ForwardingObjectStore
 from tests.pictures import digit_files, digits, upload

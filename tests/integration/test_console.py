@@ -9,16 +9,22 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import select
 
+from ml.catalog import drops as drops_catalog
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine
 from ml.context import Context
 from ml.datasets.ingest import ingest
-from ml.intake import quarantine_store
+from ml.intake import held, quarantine_store
+from ml.intake.claim import claim
+from ml.intake.findings import Finding
+from ml.intake.inspect import inspect_chunk
+from ml.intake.validate import validate
 from tests.pictures import digit_files, png, upload
 from tests.serving_process import Service, service
 
@@ -138,6 +144,37 @@ def test_quarantine_has_pages_and_a_drop_shows_what_became_of_its_images(context
         older = re.search(r'href="(\?[^"]*before=\d+)">Older', text)
         path = f"/console/quarantine{older.group(1)}" if older else None
     assert len(seen) == len(set(seen)) == 63
+
+
+def test_a_held_drop_is_shown_with_its_images_and_decided_by_a_button(context: Context, running: Service) -> None:
+    key, data = digit_files(30, 31).popitem()
+    drop_id = claim(context, upload(context, "'><script>alert(1)<", {key: data}))
+    assert drop_id
+    inspect_chunk(context, drop_id, 0)
+    validate(context, drop_id)
+    held.hold(context, drop_id, [Finding("label_noise", "<b>wrong</b> labels", holds=True, images=(key,))])
+    page = running.get("/console/drops")
+    assert (page.status_code, "1 wait" in page.text) == (200, True)
+    assert "&lt;b&gt;wrong&lt;/b&gt; labels" in page.text
+    assert "<script>alert" not in page.text
+    assert running.get("/v1/console/overview").json()["held_drops"] == 1
+    (picture,) = re.findall(r'src="(/console/drops/[^"]*)"', page.text)
+    shown = running.get(picture)
+    assert (shown.status_code, shown.headers["content-type"], shown.content != data) == (200, "image/jpeg", True)
+    assert running.get(picture.replace("/0/picture", "/7/picture")).status_code == 303
+    assert running.get("/console/drops/d-none/0/0/picture").status_code == 303
+
+    def post(path: str, reason: str, **headers: str) -> httpx.Response:
+        return httpx.post(f"{running.url}/console/drops/{path}", json={"reason": reason}, headers=headers, timeout=30)
+
+    assert post(f"{drop_id}/approve", "x", origin="https://elsewhere.example").status_code == 401
+    assert post(f"{drop_id}/approve", "").status_code == 422
+    assert post("d-none/approve", "x").status_code == 404
+    assert post(f"{drop_id}/approve", "looked").json() == {"drop_id": drop_id, "status": "claimed"}
+    assert post(f"{drop_id}/reject", "late").status_code == 409
+    approved = drops_catalog.get(context.engine, drop_id)
+    assert (approved.approval_reason, "in the console" in str(approved.approved_by)) == ("looked", True)
+    assert "No drop waits" in running.get("/console/drops").text
 
 
 def test_the_overview_links_what_was_found(context: Context, running: Service) -> None:

@@ -2,7 +2,12 @@
 
 const POLL = 3000;
 const STAGES = ["claim", "inspect", "validate", "accept", "train", "gate", "release"];
-const VERDICTS = { promote: ["good", "promoted"], reject: ["warn", "rejected"], stopped: ["bad", "stopped"] };
+const VERDICTS = {
+  promote: ["good", "promoted"],
+  reject: ["warn", "rejected"],
+  stopped: ["bad", "stopped"],
+  held: ["warn", "held"],
+};
 const config = document.body.dataset;
 const $ = (id) => document.getElementById(id);
 
@@ -142,7 +147,7 @@ function showCycle(cycle) {
   if (cycle.data_docs) drop.append(linked("Data Docs", file(cycle.data_docs)));
 
   const images = cell("Images", "counts");
-  const counts = make("div", "", cycle.drop && cycle.drop_status !== "claimed" ? `${(cycle.accepted ?? 0).toLocaleString()} accepted` : "–");
+  const counts = make("div", "", cycle.drop && cycle.drop_status !== "claimed" && cycle.drop_status !== "held" ? `${(cycle.accepted ?? 0).toLocaleString()} accepted` : "–");
   if (cycle.quarantined) {
     const words = `${cycle.quarantined.toLocaleString()} quarantined`;
     counts.append(linked(words, `/console/quarantine?drop=${encodeURIComponent(cycle.drop_id)}`));
@@ -205,6 +210,11 @@ function showLegend() {
   );
 }
 
+function showHeld(count) {
+  $("held").hidden = !count;
+  $("held").firstElementChild.textContent = `${count} ${count === 1 ? "drop waits" : "drops wait"} for a person`;
+}
+
 function notice(text) {
   $("notice").hidden = !text;
   $("notice").textContent = text || "";
@@ -217,6 +227,7 @@ async function refresh() {
     const answer = await fetch("/v1/console/overview", { headers: { accept: "application/json" } });
     if (!answer.ok) throw new Error(`the service answered ${answer.status}`);
     const state = await answer.json();
+    showHeld(state.held_drops);
     notice(state.catalog === "answers" ? "" : "The catalog does not answer. Predictions go on with the live model; their log waits on local disk.");
     showModel(state.model);
     showLog(state.log, state.predictions?.rejected);

@@ -37,6 +37,11 @@ REJECTED = CycleResult(
         ready_at=NOW,
         found_at=NOW,
         finished_at=NOW,
+        findings=[],
+        approved_kinds=[],
+        approved_by=None,
+        approved_at=None,
+        approval_reason=None,
     ),
     cycle=CycleRecord(
         id="d",
