@@ -7,19 +7,30 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from ml.context import Context, connect
 from ml.settings import Settings
 from ml.storage.object_store import ObjectStore
 from tests.doubles.object_store import ForwardingObjectStore
 
+_WROTE = "wrote"
+
 
 class _Life:
     def __init__(self, effects: int) -> None:
         self._left = effects
 
-    def spend(self, *_: object) -> None:
+    def note(self, connection: Connection, _: object, statement: str, *__: object) -> None:
+        if not statement.lstrip().lower().startswith("select"):
+            connection.info[_WROTE] = True
+
+    def commit(self, connection: Connection) -> None:
+        """A transaction that only reads is no effect."""
+        if connection.info.pop(_WROTE, False):
+            self.spend()
+
+    def spend(self) -> None:
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self._left -= 1
@@ -55,7 +66,7 @@ def killed(context: Context, work: Callable[[Context], object], effects: int) ->
     Args:
         context: whose settings the process gets; it is left without connections.
         work: it may raise nothing.
-        effects: commits and changes of buckets that the process may make; it dies before the next one.
+        effects: commits of changes and changes of buckets that the process may make; it dies before the next one.
     """
     context.engine.dispose()
     child = multiprocessing.get_context("fork").Process(target=_live, args=(context.settings, work, effects))
@@ -68,5 +79,7 @@ def killed(context: Context, work: Callable[[Context], object], effects: int) ->
 def _live(settings: Settings, work: Callable[[Context], object], effects: int) -> None:
     life = _Life(effects)
     ctx = connect(settings)
-    event.listen(ctx.engine, "commit", life.spend)
-    work(replace(ctx, labels=_Mortal(ctx.labels, life), store=_Mortal(ctx.store, life)))
+    event.listen(ctx.engine, "before_cursor_execute", life.note)
+    event.listen(ctx.engine, "commit", life.commit)
+    labels, store, artifacts = (_Mortal(bucket, life) for bucket in (ctx.labels, ctx.store, ctx.artifacts))
+    work(replace(ctx, labels=labels, store=store, artifacts=artifacts))

@@ -72,14 +72,15 @@ class MemoryObjectStore:
 
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
         self._check_available(prefix)
-        keys = [key for key in sorted(self.objects) if key.startswith(prefix)]
+        # As of now, like a page of a server: objects may be deleted while the caller goes on.
+        infos = [self.info(key) for key in sorted(self.objects) if key.startswith(prefix)]
         folders: dict[str, None] = {}
-        for key in keys:
-            name, slash, _ = key.removeprefix(prefix).partition("/")
+        for info in infos:
+            name, slash, _ = info.key.removeprefix(prefix).partition("/")
             if slash and not recursive:
                 folders[prefix + name + slash] = None
             else:
-                yield self.info(key)
+                yield info
         yield from (ObjectInfo(folder, 0, "", None) for folder in folders)
 
     def copy(self, source: str, target: str, source_bucket: str | None = None) -> None:
