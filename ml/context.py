@@ -24,7 +24,7 @@ class Context:
     Attributes:
         labels: the bucket that drops are uploaded to; only its markers are moved.
         store: bucket of segments, manifests, reports, quarantine and prediction images.
-        artifacts: MLflow's artifact bucket, read only, for bundles.
+        artifacts: MLflow's artifact bucket, for bundles; only erasures change anything there.
     """
 
     settings: Settings

@@ -45,6 +45,7 @@ from serving.console import routes as console
 from serving.dependencies import Dependencies
 from serving.inference.predictor import Predictor, RejectPolicy
 from serving.inference.queue import BoundedThreadPool, InferenceQueue
+from serving.prediction_log.erased import SpoolCleaner
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.retention import ImagePolicy
 from serving.prediction_log.spool import FILE_BYTES, Spool
@@ -149,13 +150,14 @@ def build(
     limits = Limits(min(settings.max_image_bytes, settings.max_body_bytes), settings.max_image_pixels)
     queue = InferenceQueue("inference", INFERENCE_WAITING, settings.max_wait_seconds)
     shadow = ShadowRunner(limits)
-    reloader, heartbeat = _rollout(context, identity, slot, metrics, balancer)
+    cleaner = SpoolCleaner(spool, context.engine)
+    reloader, heartbeat = _rollout(context, identity, slot, metrics, balancer, cleaner)
     # The uploader retries itself: a connection that never answers must not block it for minutes.
     upload_store = object_store.connect(settings, settings.store_bucket, read_seconds=10, tries=1)
     threads = _Threads(
         access_log=AccessLog(settings.access_log),
         key_sync=KeySync(key_ring, context.engine, settings.home),
-        uploader=Uploader(spool, PairStore(context.engine, upload_store, metrics)),
+        uploader=Uploader(spool, PairStore(context.engine, upload_store, metrics), cleaner),
         spool_monitor=SpoolMonitor(spool, prediction_log, metrics),
         shadow=shadow,
         reloader=reloader,
@@ -190,7 +192,12 @@ def build(
 
 
 def _rollout(
-    context: Context, identity: Identity, slot: ModelSlot, metrics: Metrics, balancer: ConnectionBalancer | None
+    context: Context,
+    identity: Identity,
+    slot: ModelSlot,
+    metrics: Metrics,
+    balancer: ConnectionBalancer | None,
+    cleaner: SpoolCleaner,
 ) -> tuple[ModelReloader, Heartbeat]:
     """The threads that load the models the catalog wants live, and report the result to it."""
     settings = context.settings
@@ -202,7 +209,9 @@ def _rollout(
         settings.service_runtime,
     )
     reloader = ModelReloader(slot, loader, metrics)
-    heartbeat = Heartbeat(identity, context.engine, slot, reloader, settings.heartbeat_seconds)
+    heartbeat = Heartbeat(
+        identity, context.engine, slot, reloader, settings.heartbeat_seconds, lambda: cleaner.confirmed
+    )
 
     def on_change() -> None:
         heartbeat.wake()

@@ -74,6 +74,7 @@ class ReplicaRecord:
     Attributes:
         candidate_deployment_id: the deployment whose candidate it has loaded.
         failed_deployment_id: the newest deployment that it could not load; `error` says why.
+        erasure_id: the newest erasure whose images its spool is free of.
     """
 
     id: str
@@ -86,6 +87,7 @@ class ReplicaRecord:
     candidate_deployment_id: int | None
     failed_deployment_id: int | None
     error: str | None
+    erasure_id: int | None
 
 
 def desired(connection: Connection) -> DeploymentRecord | None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -134,6 +135,7 @@ quarantine = Table(
     UniqueConstraint("drop_id", "key"),
     CheckConstraint("status in ('held', 'released', 'discarded')", name="status"),
     Index("ix_quarantine_held", "id", postgresql_where=text("status = 'held'")),
+    Index(None, "sha256", postgresql_where=text("sha256 is not null")),
 )
 
 segments = Table(
@@ -147,6 +149,8 @@ segments = Table(
     Column("tar_sha256", Text, nullable=False),
     Column("index_sha256", Text, nullable=False),
     _now(),
+    # When an erasure took its objects out of the store; hosts then delete their cached copies.
+    Column("erased_at", DateTime(timezone=True)),
 )
 
 dataset_versions = Table(
@@ -294,6 +298,8 @@ replicas = Table(
     Column("candidate_deployment_id", BigInteger),
     Column("failed_deployment_id", BigInteger),
     Column("error", Text),
+    # The newest erasure whose images its spool is free of.
+    Column("erasure_id", BigInteger),
 )
 
 predictions = Table(
@@ -325,6 +331,8 @@ predictions = Table(
     Column("replica", Text, nullable=False),
     Index(None, "model_version", "at"),
     Index(None, "client_key", postgresql_where=text("client_key is not null")),
+    # For erasures: a quarter of the size of an index of whole hashes (docs/decisions/0039).
+    Index("ix_predictions_image", text("left(image_sha256, 7)")),
     postgresql_partition_by="RANGE (at)",
 )
 
@@ -407,13 +415,37 @@ erasures = Table(
     "erasures",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
-    Column("sha256", ARRAY(Text), nullable=False),
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
     _json("models", "[]"),
     Column("dataset_version", Text, ForeignKey("dataset_versions.id")),
+    # Segments that held erased samples: their objects are deleted.
+    Column("segments", ARRAY(Text), nullable=False, server_default="{}"),
+    _json("receipt"),
     _now(),
     Column("finished_at", DateTime(timezone=True)),
+    Index("ix_erasures_unfinished", "id", postgresql_where=text("finished_at is null")),
+)
+
+# What was erased, as HMAC-SHA-256 of its SHA-256 with `erasure_secret`; the SHA-256 itself only until the
+# erasure has finished. `size` is that of the encoded image in bytes, if it was found.
+erased_content = Table(
+    "erased_content",
+    metadata,
+    Column("hmac", Text, primary_key=True),
+    Column("erasure_id", BigInteger, ForeignKey("erasures.id"), primary_key=True),
+    Column("sha256", Text),
+    Column("size", BigInteger),
+    Index(None, "erasure_id"),
+)
+
+# One row, made by the migration.
+erasure_secret = Table(
+    "erasure_secret",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("secret", LargeBinary, nullable=False),
+    CheckConstraint("id = 1", name="one"),
 )
 
 # Decisions made on each part of the holdout; their number shows how far it can still be trusted.

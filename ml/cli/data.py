@@ -1,4 +1,4 @@
-"""`evergreen classes …`, `evergreen labels …`, `evergreen erase`: changes to classes, labels and samples."""
+"""`evergreen classes …`, `evergreen labels …`: changes to classes and labels."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -124,27 +124,3 @@ def dismiss(task: int, as_json: Json = False) -> None:
     emit({"id": task, "status": "dismissed"}, as_json)
     if not as_json:
         say(f"task {task} is dismissed")
-
-
-def erase(
-    reason: Reason,
-    samples: Annotated[list[str] | None, typer.Argument(help="SHA-256 of samples.")] = None,
-    drop: Annotated[str | None, typer.Option(help="All that drops at this folder brought, `drops/NAME/`.")] = None,
-    subject: Annotated[str | None, typer.Option(help="All of this subject (column `subject` of a drop).")] = None,
-    actor: Actor = None,
-    as_json: Json = False,
-) -> None:
-    """Erase samples for good, and name the models that saw them."""
-    from ml.datasets import erase as erasure
-    from ml.errors import InvalidInputError
-
-    if sum(bool(option) for option in (samples, drop, subject)) != 1:
-        raise InvalidInputError("say what to erase by one of: SHA-256 of samples, --drop, --subject")
-    selection = (
-        erasure.of_hashes(samples) if samples else erasure.of_drop(drop) if drop else erasure.of_subject(subject or "")
-    )
-    result = erasure.erase(connected(), selection, actor=actor_name(actor), reason=reason)
-    emit(vars(result), as_json)
-    if not as_json:
-        model_names = ", ".join(f"v{m}" for m in result.models) or "none"
-        say(f"{result.samples} samples erased, {result.objects} objects deleted; models that saw them: {model_names}")

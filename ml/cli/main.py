@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml.cli import data, datasets, drops, gate, keys, quarantine, release, tune, validate
+from ml.cli import data, datasets, drops, erase, gate, keys, quarantine, release, tune, validate
 from ml.cli.output import (
     STOPPED,
     Json,
@@ -117,4 +117,4 @@ def cycle(
         raise typer.Exit(STOPPED)
 
 
-app.command()(data.erase)
+app.command()(erase.erase)

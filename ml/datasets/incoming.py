@@ -6,12 +6,13 @@ Other drops may have been accepted since validation read the catalog.
 from collections.abc import Iterator
 from typing import Any
 
-from ml.catalog import existing_samples
+from ml.catalog import erasures, existing_samples
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.datasets import erase, near_duplicates
+from ml.datasets import near_duplicates
 from ml.datasets.near_duplicates import SplitAssigner
+from ml.intake import quarantine
 from ml.intake.row_verdicts import StoredRowVerdicts
 
 
@@ -71,11 +72,9 @@ class IncomingDrop:
         hashes = [row["sha256"] for row in rows.values()]
         stored = existing_samples.labels(self._ctx.engine, hashes)
         with transaction(self._ctx.engine) as connection:
-            erased_hashes = erase.erased(connection, [digest for digest in hashes if digest not in stored])
+            erased_hashes = erasures.erased(connection, [digest for digest in hashes if digest not in stored])
         self.repeated += [row for row in rows.values() if row["sha256"] in stored]
-        self._quarantine(
-            (row for row in rows.values() if row["sha256"] in erased_hashes), "this image was erased on request"
-        )
+        self._quarantine((row for row in rows.values() if row["sha256"] in erased_hashes), quarantine.ERASED)
         return {n: row for n, row in rows.items() if row["sha256"] not in stored and row["sha256"] not in erased_hashes}
 
     def _assign(

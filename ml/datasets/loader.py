@@ -11,7 +11,7 @@ import math
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -28,13 +28,14 @@ from ml.context import Context
 from ml.datasets import versions
 from ml.datasets.segments import Segment, read_index
 from ml.datasets.splits import SplitName
-from ml.errors import IntegrityError, NotFoundError
+from ml.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
 from ml.imaging import images
 from ml.imaging.images import Limits, Pixels
 
 log = logging.getLogger(__name__)
 
 _SHAPE_SAMPLE = 2000
+_PAGE = 5000
 _SIDE_STEP, _SIDE_LEAST, _SIDE_MOST = 8, 24, 96
 
 
@@ -126,6 +127,8 @@ def load(ctx: Context, version_id: str, split: SplitName, size: int, channels: i
         IntegrityError: a stored segment does not match the SHA-256 in its row.
         NotFoundError: a segment or the version is missing.
     """
+    with suppress(UnavailableError):  # the next use deletes them
+        drop_erased(ctx)
     manifest = versions.manifest(ctx, version_id)
     position = {name: i for i, name in enumerate(manifest.classes)}
     removed = set(manifest.removals)
@@ -195,7 +198,10 @@ def _index(ctx: Context, segment_id: str) -> Path:
     path = _cache(ctx) / "segments" / f"{segment_id}.parquet"
     if not path.exists():
         stored = stored_segment(ctx, segment_id)
-        data = ctx.store.get(stored.index_key)
+        try:
+            data = ctx.store.get(stored.index_key)
+        except NotFoundError as error:
+            raise NotFoundError(f"segment {segment_id} is gone: it was erased, or deleted ({error})") from error
         _check_sha256(hashlib.sha256(data).hexdigest(), stored.index_sha256, stored.index_key)
         _write_atomic(path, data)
     return path
@@ -240,6 +246,50 @@ def _tar(ctx: Context, segment_id: str) -> Path:
             _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), stored.tar_sha256, stored.tar_key)
         temporary.rename(path)
     return path
+
+
+def drop_erased(ctx: Context) -> tuple[int, int]:
+    """Delete this host's cached copies of segments that held erased samples; return the files and their bytes.
+
+    Costs a query by primary key for the segments in the cache.
+
+    Raises:
+        UnavailableError: Postgres does not answer.
+    """
+    cached: dict[str, list[Path]] = {}
+    for path in _cache(ctx).glob("*/*"):
+        cached.setdefault(path.name.partition(".")[0].partition("-")[0], []).append(path)
+    ids, count, size = sorted(cached), 0, 0
+    with transaction(ctx.engine) as connection:
+        for start in range(0, len(ids), _PAGE):
+            query = select(segments_table.c.id).where(
+                segments_table.c.id.in_(ids[start : start + _PAGE]), segments_table.c.erased_at.is_not(None)
+            )
+            for path in [path for segment in connection.execute(query).scalars() for path in cached[segment]]:
+                with suppress(FileNotFoundError):  # another process of this host deletes it too
+                    size += path.stat().st_size
+                    path.unlink()
+                    count += 1
+    return count, size
+
+
+def check_not_erased(ctx: Context, version_id: str) -> None:
+    """Raise ConflictError if an erasure has taken samples out of the version, whose copies may be in memory still.
+
+    Raises:
+        UnavailableError: Postgres does not answer.
+    """
+    segments = versions.manifest(ctx, version_id).segments
+    with transaction(ctx.engine) as connection:
+        for start in range(0, len(segments), _PAGE):
+            query = select(segments_table.c.id).where(
+                segments_table.c.id.in_(segments[start : start + _PAGE]), segments_table.c.erased_at.is_not(None)
+            )
+            if connection.execute(query.limit(1)).first() is not None:
+                raise ConflictError(
+                    f"images of dataset version {version_id[:12]} were erased while it was in use: nothing made of it "
+                    "is kept; start again with the newest version"
+                )
 
 
 def stored_segment(ctx: Context, segment_id: str) -> Segment:

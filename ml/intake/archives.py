@@ -54,7 +54,7 @@ def expand(listing: Listing, open_archive: OpenArchive) -> tuple[Listing, dict[s
                 f"`{file.key}` is compressed as a whole, so its images cannot be read one by one; "
                 "upload a plain .tar or a .zip, or let `evergreen drop` unpack it"
             )
-        (archives if _is_archive(file.key) else plain_files).append(file)
+        (archives if is_archive(file.key) else plain_files).append(file)
     if not archives:
         return listing, {}
     members: dict[str, ArchiveMember] = {}
@@ -71,6 +71,15 @@ def expand(listing: Listing, open_archive: OpenArchive) -> tuple[Listing, dict[s
     return replace(listing, files=tuple(sorted([*plain_files, *member_files], key=lambda f: f.key))), members
 
 
+def members(archive: ObjectInfo, open_archive: OpenArchive) -> list[ArchiveMember]:
+    """The position of every file in one archive, in its order.
+
+    Raises:
+        InvalidInputError: it cannot be read.
+    """
+    return [member for _, member in _read_members(archive, open_archive)]
+
+
 def common_folder(names: Iterable[str]) -> str:
     """The top folder that holds all files, with a trailing slash; empty if there is none or it is a class folder."""
     visible = [n for n in names if not is_hidden(n)]
@@ -81,7 +90,7 @@ def common_folder(names: Iterable[str]) -> str:
     return top + slash if any("/" in n or n.lower().endswith(_TABLE_SUFFIXES) for n in inner) else ""
 
 
-def _is_archive(key: str) -> bool:
+def is_archive(key: str) -> bool:
     return not is_hidden(key) and key.lower().endswith((".tar", ".zip"))
 
 

@@ -15,17 +15,19 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml.catalog import cycles, existing_samples
+from ml.catalog import cycles, erasures, existing_samples
+from ml.catalog.engine import transaction
 from ml.context import Context
 from ml.errors import NotFoundError
 from ml.imaging.images import Limits
 from ml.imaging.sandbox import DecodeResult, DecoderPool
-from ml.intake import entries, fetching, staging_tars
+from ml.intake import entries, fetching, quarantine, staging_tars
 from ml.intake.fetching import FetchedBatch
 from ml.intake.staging_tars import StagingTar
 
 LabelLookup = Callable[[Sequence[str]], dict[str, str]]
 """Returns the labels of the stored samples among some SHA-256s, by SHA-256."""
+_Lookup = Callable[[Sequence[str]], "_Known"]
 
 SCHEMA = pa.schema(
     [
@@ -66,7 +68,7 @@ def chunk_key(drop_id: str, chunk: int) -> str:
 def inspect_chunk(ctx: Context, drop_id: str, chunk: int, find_labels: LabelLookup | None = None) -> int:
     """Inspect one chunk and write its rows (`SCHEMA`) to the store; returns their number.
 
-    A defect of an image is recorded in its row's `problem`; it never fails the task.
+    A defect of an image is recorded in its row's `problem`; it never fails the task. So is that it was erased.
 
     Args:
         find_labels: replaces the catalog in a dry run, which has no cycle to record the duration in either.
@@ -84,7 +86,7 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int, find_labels: LabelLook
                 DecoderPool(limits, processes=_process_count(rows)) as decoders,
                 ThreadPoolExecutor(1, "catalog") as catalog_pool,
             ):
-                lookup: LabelLookup = find_labels or partial(existing_samples.labels, ctx.engine)
+                lookup: _Lookup = partial(_look_up, ctx, find_labels)
                 batches = fetching.batches(ctx, head.prefix, rows, limits)
                 decoded = _decode_batches(batches, decoders, lambda hashes: catalog_pool.submit(lookup, hashes))
                 _write(buffer, _stage(staging_tar, chunk, decoded))
@@ -143,25 +145,39 @@ def read_rows(ctx: Context, drop_id: str) -> pa.Table:
 
 
 @dataclass(frozen=True)
+class _Known:
+    """What the catalog knows of a batch: the labels of stored samples by SHA-256, and what was erased."""
+
+    labels: dict[str, str]
+    erased: set[str]
+
+
+def _look_up(ctx: Context, find_labels: LabelLookup | None, hashes: Sequence[str]) -> _Known:
+    if find_labels is not None:  # a dry run, without catalog
+        return _Known(find_labels(hashes), set())
+    with transaction(ctx.engine) as connection:
+        erased = erasures.erased(connection, hashes)
+    return _Known(existing_samples.labels(ctx.engine, hashes), erased)
+
+
+@dataclass(frozen=True)
 class _PendingBatch:
-    """A batch in progress: the decoders' results for its images, and the labels of those that are stored already."""
+    """A batch in progress: the decoders' results for its images, and what the catalog knows of them."""
 
     batch: FetchedBatch
     results: "list[Future[list[DecodeResult]]]"
-    labels: "Future[dict[str, str]]"
+    known: "Future[_Known]"
 
 
 def _decode_batches(
-    batches: Iterable[FetchedBatch], decoders: DecoderPool, find_labels: "Callable[[list[str]], Future[dict[str, str]]]"
+    batches: Iterable[FetchedBatch], decoders: DecoderPool, look_up: "Callable[[list[str]], Future[_Known]]"
 ) -> Iterator[list[tuple[dict[str, Any], bytes | None]]]:
     """The rows of each batch with their bytes, while the next batch is decoded and the one after it is fetched."""
     pending: deque[_PendingBatch] = deque()
     for batch in batches:
         data = list(batch.images.values())
         results = [decoders.submit(data[i : i + _DECODE_BATCH]) for i in range(0, len(data), _DECODE_BATCH)]
-        pending.append(
-            _PendingBatch(batch, results, find_labels(sorted({batch.rows[i]["sha256"] for i in batch.images})))
-        )
+        pending.append(_PendingBatch(batch, results, look_up(sorted({batch.rows[i]["sha256"] for i in batch.images}))))
         if len(pending) > 1:
             yield _rows(pending.popleft())
     while pending:
@@ -169,11 +185,10 @@ def _decode_batches(
 
 
 def _rows(pending: _PendingBatch) -> list[tuple[dict[str, Any], bytes | None]]:
-    batch, labels = pending.batch, pending.labels.result()
+    batch, known = pending.batch, pending.known.result()
     results = (result for future in pending.results for result in future.result())
     for i, result in zip(batch.images, results, strict=True):
         row = batch.rows[i]
-        batch.rows[i] = (
-            row | result | {"problem": row["problem"] or result.get("problem"), "known": labels.get(row["sha256"])}
-        )
+        problem = quarantine.ERASED if row["sha256"] in known.erased else row["problem"] or result.get("problem")
+        batch.rows[i] = row | result | {"problem": problem, "known": known.labels.get(row["sha256"])}
     return [(row, batch.images.get(i)) for i, row in enumerate(batch.rows)]

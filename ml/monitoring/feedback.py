@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, select, true, update
 
+from ml.catalog import erasures
 from ml.catalog.accuracy import prediction_for
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.feedback import apply_recent_waiting
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _MAX_ROWS = 5000
 _MAX_CANDIDATES = 20_000
+_IMAGE = ("image_sha256", "image_object", "image_offset", "image_size")
 
 
 def collect_feedback(ctx: Context) -> str | None:
@@ -83,23 +85,31 @@ def _upload(ctx: Context, prefix: str) -> None:
     prediction = prediction_for(feedback)
     with transaction(ctx.engine) as connection:
         rows = connection.execute(
-            select(feedback, prediction.c.image_object, prediction.c.image_offset, prediction.c.image_size)
+            select(feedback, *(prediction.c[name] for name in _IMAGE))
             .select_from(feedback.join(prediction, true()))
             .where(feedback.c.drop_prefix == prefix)
             .order_by(feedback.c.id)
         ).mappings()
         feedback_rows = [dict(row) for row in rows]
+        erased = erasures.erased(connection, {row["image_sha256"] for row in feedback_rows})
+    uploaded = dict[str, str]()
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["file", "label", "annotator", "labelled_at"])
     for row in feedback_rows:
         key = f"images/{row['prediction_id']}.img"
+        if row["image_object"] is None or row["image_sha256"] in erased:  # an erasure is complete: no copy comes back
+            continue
         try:
             data = ctx.store.get(row["image_object"], row["image_offset"], row["image_size"])
         except NotFoundError as error:
             log.warning("feedback %s is left out, its image is gone: %s", row["id"], error)
             continue
         ctx.labels.put(prefix + key, data)
+        uploaded[prefix + key] = row["image_sha256"]
         writer.writerow([key, row["label"], f"feedback:{row['source']}", row["created_at"].isoformat()])
+    with transaction(ctx.engine) as connection:  # an erasure that began meanwhile may have searched the bucket before
+        erased = erasures.erased(connection, set(uploaded.values()))
+    ctx.labels.delete([key for key, digest in uploaded.items() if digest in erased])
     ctx.labels.put(f"{prefix}labels.csv", table.getvalue().encode(), "text/csv")
     ctx.labels.put(prefix + READY, b'{"format": "labels_csv"}', "application/json")

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, delete, func, text
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import feedback_waiting, prediction_hours, replicas
 from ml.context import Context
-from ml.datasets import compact, erase
+from ml.datasets import compact, loader
+from ml.erasure import erase
 from ml.models import bundle
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def maintain(ctx: Context) -> dict[str, int]:
         "image_objects_deleted": images,
         "replicas_forgotten": removed_replicas,
         "cache_files_removed": _trim_cache(ctx),
-        "erased_objects_deleted": erase.finish(ctx),
+        "erased_files_removed": loader.drop_erased(ctx)[0],
+        "erasures_unfinished": erase.finish(ctx),
         "segments_compacted": compact.compact(ctx),
     }
 

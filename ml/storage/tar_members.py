@@ -50,3 +50,9 @@ def end_of_archive(size: int) -> bytes:
     """The end of a tar whose members take `size` bytes: at least two zero blocks, up to a full record."""
     rest = (size + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE
     return bytes(2 * tarfile.BLOCKSIZE + (tarfile.RECORDSIZE - rest if rest else 0))
+
+
+def blank(tar: bytearray, offset: int, size: int) -> None:
+    """Overwrite a member's name and its `size` bytes of data from `offset` on; all other offsets stay valid."""
+    tar[offset - HEADER : offset] = header("erased", size)
+    tar[offset : offset + size] = bytes(size)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ml.catalog import cycles
 from ml.context import Context
-from ml.datasets import versions
+from ml.datasets import loader, versions
 from ml.datasets.versions import DatasetVersion
 from ml.errors import ConflictError, InvalidInputError
 from ml.models import bundle
@@ -70,7 +70,7 @@ def train(
     A dataset version that cannot be trained on finishes the cycle with the reason.
 
     Raises:
-        ConflictError: the processes loaded different training data.
+        ConflictError: the processes loaded different training data, or images of the version were erased meanwhile.
         InvalidInputError: the version breaks an expectation of `dataset.yml`, or has fewer than two classes with
             training samples.
         NotFoundError: no dataset version has this id.
@@ -199,6 +199,7 @@ def _run(ctx: Context, training: _Training, progress: Progress | None) -> Traine
         info = _add_reduced(run, ctx.settings, material, Path(folder)) or info
         record = RunFiles(material, recipe, fitted, info, evaluate(material, logits, info.temperature))
         run.log_metrics(0, _summary(record))
+        loader.check_not_erased(ctx, version.id)  # the bundle's probes and the run's plots show images
         run.log_artifacts(record.write)
         history = material.plan.history
         model_tags = {"cycle": cycle_id, "refreshes": str(history.refreshes), "added": str(history.added)}

@@ -220,6 +220,11 @@ class Spool:
                 self._rotate()
             return list(self._pending)
 
+    def rotate(self) -> None:
+        """Close the open pair, so that what was appended so far is in closed files."""
+        with self._mutex:
+            self._rotate()
+
     def remove(self, path: Path) -> None:
         """Delete a pair that has been stored."""
         delete(path)

@@ -1,12 +1,14 @@
 """Uploads the spool: images as a tar to the bucket, then the rows to Postgres, in one transaction.
 
 A pair's tar always has the same name and content, and rows are inserted once by id. So an upload that is killed
-anywhere is simply repeated, by this worker or by one that adopts the files of a dead one.
+anywhere is simply repeated, by this worker or by one that adopts the files of a dead one. An image that was erased is
+overwritten before the upload, and its row says that there is none.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -15,15 +17,17 @@ from uuid import UUID
 import orjson
 import psycopg2
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from ml.catalog import feedback, predictions
+from ml.catalog import erasures, feedback, predictions
 from ml.catalog.engine import transaction
 from ml.catalog.feedback import FeedbackRecord
 from ml.catalog.predictions import PredictionRow
+from ml.errors import EvergreenError
 from ml.storage.object_store import ObjectStore
 from serving.periodic import PeriodicThread
-from serving.prediction_log import spool
+from serving.prediction_log import erased, spool
+from serving.prediction_log.erased import SpoolCleaner
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.spool import MemberRange, Spool, SpoolRecord
 from serving.telemetry.metrics import Metrics
@@ -37,6 +41,10 @@ PAUSE_FACTOR: Final = 1.0
 """Pause after storing a pair, as a multiple of its duration: after an outage predictions precede the backlog."""
 MONITOR_PERIOD: Final = 0.5
 _NOT_NULL: Final = "23502"  # SQLSTATE not_null_violation
+
+
+class _ErasedMeanwhile(Exception):  # noqa: N818 - not an error: the pair is stored again
+    """An image of the pair was erased after it had been uploaded."""
 
 
 class PairStore:
@@ -57,28 +65,43 @@ class PairStore:
         if not contents.records:
             return
         key = _key(path, replica, contents.records)
-        end = self._put(path, key, [r.member for r in contents.records if r.member])
-        try:
-            self._insert(contents.records, key, end, replica)
-        except (DataError, IntegrityError) as error:
-            if not _is_row_error(error):
-                raise
-            self._insert_each(contents.records, key, end, replica)
+        digest_by_member = erased.members(contents.records)
+        stored = False
+        while not stored:
+            with transaction(self._engine) as connection:
+                unwanted = erased.find(connection, digest_by_member.values())
+            places = {member for member, digest in digest_by_member.items() if digest in unwanted}
+            records = [replace(r, member=None) if r.member in places else r for r in contents.records]
+            end = self._put(path, key, list(digest_by_member), places)
+            try:
+                self._insert(records, key, end, replica)
+            except _ErasedMeanwhile:
+                continue
+            except (DataError, IntegrityError) as error:
+                if not _is_row_error(error):
+                    raise
+                self._insert_each(records, key, end, replica)
+            stored = True
 
-    def _put(self, path: Path, key: str, members: Sequence[MemberRange]) -> int:
-        """Upload the images; returns where they end in the tar, 0 where there are none."""
+    def _put(self, path: Path, key: str, members: Sequence[MemberRange], unwanted: Collection[MemberRange]) -> int:
+        """Upload the images but for unwanted ones; returns where they end in the tar, 0 where there are none."""
         if not members:
             return 0
         try:
-            data = spool.finished_tar(path.with_suffix(spool.SUFFIX), members)
+            data = bytearray(spool.finished_tar(path.with_suffix(spool.SUFFIX), members))
         except FileNotFoundError:  # dropped because the spool was full, and counted then
             return 0
-        self._store.put(key, data, "application/x-tar")
+        erased.blank(data, list(unwanted))
+        self._store.put(key, bytes(data), "application/x-tar")
         return len(data) - len(spool.END)
 
     def _insert(self, records: Sequence[SpoolRecord], key: str, end: int, replica: str) -> None:
         incoming = [PredictionRow(r.row, _member_within(r.member, end)) for r in records if r.kind == "prediction"]
         with transaction(self._engine) as connection:
+            # From here to the commit no erasure begins: one that searches the log after it finds these rows.
+            erasures.lock_out(connection)
+            if erased.find(connection, erased.members(records).values()):
+                raise _ErasedMeanwhile
             new = predictions.store(connection, incoming, key, replica)
             for record in records:
                 if record.kind == "feedback":
@@ -91,6 +114,8 @@ class PairStore:
         for record in records:
             try:
                 self._insert([record], key, end, replica)
+            except _ErasedMeanwhile:
+                self._insert([replace(record, member=None)], key, end, replica)
             except (DataError, IntegrityError) as error:
                 if not _is_row_error(error):
                     raise
@@ -101,10 +126,10 @@ class PairStore:
 class Uploader(PeriodicThread):
     """Uploads a worker's spool; one per worker. While Postgres or the bucket is unavailable it retries with backoff."""
 
-    def __init__(self, spool_: Spool, pairs: PairStore) -> None:
+    def __init__(self, spool_: Spool, pairs: PairStore, cleaner: SpoolCleaner) -> None:
         super().__init__("uploader", PERIOD)
-        self._spool, self._pairs = spool_, pairs
-        self._adopt_at, self._error = 0.0, ""
+        self._spool, self._pairs, self._cleaner = spool_, pairs, cleaner
+        self._adopt_at, self._clean_at, self._error = 0.0, 0.0, ""
 
     def run(self) -> None:
         super().run()
@@ -134,6 +159,17 @@ class Uploader(PeriodicThread):
         else:
             self.period = PERIOD
             self._log_state("")
+        self._clean()
+
+    def _clean(self) -> None:
+        """Also while the bucket is away, which is when files stay here."""
+        if time.monotonic() >= self._clean_at:
+            try:
+                self._cleaner.clean()
+            except (EvergreenError, OSError, SQLAlchemyError) as error:  # tried again at the next call
+                log.debug("the spool cannot be searched for erased images: %s", error)
+            else:
+                self._clean_at = time.monotonic() + ADOPT_PERIOD
 
     def _adopt(self) -> None:
         for folder in spool.other_folders(self._spool.folder.parent, self._spool.folder):

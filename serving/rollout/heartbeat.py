@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -61,11 +61,17 @@ class Heartbeat(threading.Thread):
     """Maintains the worker's row in `replicas` and passes the desired deployment to the reloader."""
 
     def __init__(
-        self, identity: Identity, engine: Engine, slot: ModelSlot, reloader: ModelReloader, heartbeat_seconds: float
+        self,
+        identity: Identity,
+        engine: Engine,
+        slot: ModelSlot,
+        reloader: ModelReloader,
+        heartbeat_seconds: float,
+        confirmed_erasure: Callable[[], int],
     ) -> None:
         super().__init__(name="replica", daemon=True)
         self._identity, self._engine, self._slot, self._reloader = identity, engine, slot, reloader
-        self._heartbeat_seconds = heartbeat_seconds
+        self._heartbeat_seconds, self._confirmed_erasure = heartbeat_seconds, confirmed_erasure
         self._stopping = threading.Event()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
@@ -126,6 +132,7 @@ class Heartbeat(threading.Thread):
             "candidate_deployment_id": trial.candidate.deployment_id if trial else None,
             "failed_deployment_id": refusal.deployment_id if refusal else None,
             "error": refusal.reason if refusal else self._reloader.load_error,
+            "erasure_id": self._confirmed_erasure(),
         }
 
     def _write_status(self, connection: Connection, status: dict[str, Any]) -> None:

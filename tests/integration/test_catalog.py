@@ -1,17 +1,38 @@
 """The migrations make exactly the tables that the code declares."""
 
 from alembic import command
+from sqlalchemy import text
 
-from ml.catalog import cycles
+from ml.catalog import cycles, erasures
 from ml.catalog.engine import transaction
 from ml.catalog.migrate import alembic_config, migrate
 from ml.context import Context
+from ml.erasure import erase
 
 
 def test_migrations_match_the_tables(context: Context) -> None:
     migrate(context.engine)
     with transaction(context.engine) as connection:
         command.check(alembic_config(connection))
+
+
+def test_plain_hashes_of_erasures_become_salted_and_unfinished_ones_can_go_on(context: Context) -> None:
+    finished, unfinished = "a" * 64, "b" * 64
+    with transaction(context.engine) as connection:
+        command.downgrade(alembic_config(connection), "0015-1")
+    with transaction(context.engine) as connection:
+        add = text("insert into erasures (sha256, actor, reason, finished_at) values (:sha256, 'ann', 'asked', :at)")
+        connection.execute(add, [{"sha256": [finished], "at": "2026-01-01"}, {"sha256": [unfinished], "at": None}])
+    migrate(context.engine)
+    with transaction(context.engine) as connection:
+        assert erasures.erased(connection, [finished, unfinished, "c" * 64]) == {finished, unfinished}
+        assert erasures.same(connection, [unfinished]) == erasures.unfinished(connection)[0]
+        plain = connection.execute(text("select sha256 from erased_content order by sha256")).scalars().all()
+        assert plain == [unfinished, None]
+    assert erase.finish(context) == 0
+    with transaction(context.engine) as connection:
+        assert connection.execute(text("select count(sha256) from erased_content")).scalar_one() == 0
+        assert erasures.erased(connection, [unfinished]) == {unfinished}
 
 
 def test_a_cycle_adds_up_its_stages(context: Context) -> None:

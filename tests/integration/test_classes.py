@@ -9,11 +9,13 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import erasures, samples
 from ml.catalog.tables import labels as labels_table
 from ml.context import Context
-from ml.datasets import answers, classes, erase, labels, loader, versions
+from ml.datasets import answers, classes, labels, loader, versions
 from ml.datasets.ingest import ingest
 from ml.datasets.labels import LabelQuestion
 from ml.datasets.splits import SPLITS
+from ml.erasure import erase, selection
 from ml.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError
+from ml.intake import quarantine, quarantine_store
 from tests.pictures import digits, upload
 
 WHO: dict[str, Any] = {"actor": "ann", "reason": "for a test"}
@@ -114,7 +116,7 @@ def test_what_is_erased_is_nowhere_and_does_not_come_back(context_with_mlflow: C
         query = select(samples.c.sha256, samples.c.segment_id).where(samples.c.label == "b").limit(2)
         chosen = connection.execute(query).all()
     gone = [c.sha256 for c in chosen]
-    done = erase.erase(ctx, erase.of_hashes(gone), **WHO)
+    done = erase.erase(ctx, selection.of_hashes(gone), **WHO)
     assert (done.samples, done.models) == (2, [])
     after = versions.latest(ctx)
     assert after is not None
@@ -132,22 +134,26 @@ def test_what_is_erased_is_nowhere_and_does_not_come_back(context_with_mlflow: C
         assert connection.execute(select(erasures.c.finished_at)).scalar_one() is not None
     drop(ctx, "three", {"b/5.png": 5, "b/6.png": 6, "b/7.png": 7, "b/8.png": 8, "b/9.png": 9, "b/21.png": 21})
     assert len(stored(ctx)) == 10, "only what is new"
-    with pytest.raises(NotFoundError, match="nothing was erased"):
-        erase.erase(ctx, erase.of_hashes(gone), **WHO)
+    again = erase.erase(ctx, selection.of_hashes(gone), **WHO)
+    assert (again.samples, again.version, again.left) == (0, None, [])
+    held = quarantine_store.list_held(ctx)
+    assert [record.object_key for record in held] == [None, None]
+    assert {reason for record in held for reason in record.reasons} == {quarantine.ERASED}
 
 
 def test_an_erasure_that_was_killed_is_finished(context_with_mlflow: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = context_with_mlflow
     drop(ctx, "one", {f"a/{i}.png": i for i in range(6)})
 
-    def killed(_: Context) -> int:
+    def killed(_: Context, __: int) -> int:
         raise IntegrityError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(erase, "finish", killed)
+        patched.setattr(erase, "_complete", killed)
         with pytest.raises(IntegrityError):
-            erase.erase(ctx, erase.of_drop("drops/one/"), **WHO)
-    assert stored(ctx) == []
-    assert erase.finish(ctx) > 6, "the segment, its index and the uploaded files"
+            erase.erase(ctx, selection.of_drop("drops/one/"), **WHO)
+    assert len(stored(ctx)) == 6
     assert erase.finish(ctx) == 0
+    assert stored(ctx) == []
+    assert [o.key for o in ctx.labels.list() if o.key.endswith(".png")] == []
     assert [o.key for o in ctx.store.list("segments/")] == []

@@ -8,10 +8,11 @@ import orjson
 import pytest
 
 from ml.context import Context
-from ml.datasets import classes, contents, erase, export, holdout, loader, verify, versions
+from ml.datasets import classes, contents, export, holdout, loader, verify, versions
 from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
-from ml.errors import ConflictError
+from ml.erasure import erase, selection
+from ml.errors import ConflictError, NotFoundError
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digit_files, upload
 
@@ -61,15 +62,13 @@ def test_list_show_diff(two: tuple[Context, str, str]) -> None:
         assert max(map(len, output.splitlines())) <= 80
 
 
-def test_a_difference_knows_relabels_renames_and_rewritten_segments(context_with_mlflow: Context) -> None:
+def test_a_difference_knows_relabels_and_renames_until_the_version_is_erased_from(context_with_mlflow: Context) -> None:
     ctx = context_with_mlflow
     ingest(ctx, upload(ctx, "one", digit_files(0, 60)))
     first = versions.latest(ctx)
     assert first
     was = truth(ctx, first.id)
     classes.rename(ctx, "3", "three", actor="ann", reason="x")
-    gone = [d for d, label in was.items() if label == "5"][:2]
-    erase.erase(ctx, erase.of_hashes(gone), actor="ann", reason="x")
     one = next(d for d, label in was.items() if label == "7")
     classes.split(ctx, "7", {one: "seven"}, actor="ann", reason="x")
     newest = versions.latest(ctx)
@@ -77,9 +76,15 @@ def test_a_difference_knows_relabels_renames_and_rewritten_segments(context_with
     now = truth(ctx, newest.id)
     told = contents.difference(ctx, first.id, newest.id)
     threes = sum(label == "3" for label in was.values())
-    assert (told.added, told.removed) == ({}, {"5": 2})
+    assert (told.added, told.removed) == ({}, {})
     assert told.relabelled == {("3", "three"): threes, ("7", "seven"): 1}
     assert contents.counts(ctx, newest.id)["three"] and sum(now[d] != was[d] for d in now) == threes + 1  # noqa: PT018
+    gone = [d for d, label in was.items() if label == "5"][:2]
+    version = erase.erase(ctx, selection.of_hashes(gone), actor="ann", reason="x").version
+    assert version
+    assert truth(ctx, version) == {d: label for d, label in now.items() if d not in gone}
+    with pytest.raises(NotFoundError, match="is gone: it was erased"):
+        contents.difference(ctx, first.id, version)
     problems = list(verify.problems(ctx, first.id))
     assert len(problems) == 1
     assert "is gone: it was erased" in problems[0]

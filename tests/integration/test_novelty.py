@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ml.context import Context
-from ml.datasets import classes, erase, loader, versions
+from ml.datasets import classes, loader, versions
+from ml.erasure import erase, selection
 from ml.training.data import novelty
 from tests.integration.test_classes import WHO, drop
 
@@ -67,7 +68,7 @@ def test_an_erasure_makes_nothing_new(context_with_mlflow: Context, cached: bool
     before = set(versions.manifest(ctx, first).segments)
     drop(ctx, "two", {f"cow/{i}.png": i for i in range(40, 60)})
     train = loader.load(ctx, newest(ctx), "train", 24, 1)
-    erase.erase(ctx, erase.of_hashes([train.sha256[0]]), **WHO)
+    erase.erase(ctx, selection.of_hashes([train.sha256[0]]), **WHO)
     after = set(versions.manifest(ctx, newest(ctx)).segments)
     assert not before <= after, "the segment was rewritten"
     if not cached:

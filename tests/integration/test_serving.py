@@ -27,8 +27,10 @@ from ml.catalog.feedback import apply_recent_waiting
 from ml.catalog.migrate import migrate
 from ml.catalog.tables import feedback, feedback_waiting, prediction_hours, predictions
 from ml.context import Context, connect
+from ml.erasure import erase, selection
 from serving.prediction_log.log import uuid7
 from tests.bundles import DIGITS, deployed
+from tests.doubles.registry import MemoryRegistry, install
 from tests.pictures import digits
 from tests.servers import PASSWORD, Servers, free_port, process, wait_until
 from tests.serving_process import (
@@ -101,6 +103,21 @@ def test_every_answer_is_logged_once_with_its_image(context: Context, running: S
         assert 0 < row.decode_milliseconds + row.inference_milliseconds < row.milliseconds
         assert re.fullmatch(r"predictions/\d{4}/\d\d/\d\d/[\w.-]+-\d+\.tar", row.image_object)
     assert {row.replica for row in rows.values()} == {r["id"].replace(":", "-") for r in replica_rows(context)}
+    _erased_while_it_runs(context, running, IMAGES[3])
+
+
+def _erased_while_it_runs(context: Context, running: Service, image: bytes) -> None:
+    """Every worker confirms, no stored answer has the image any more, and later answers on it have none."""
+    install(context, MemoryRegistry())
+    digest = hashlib.sha256(image).hexdigest()
+    erase.erase(context, selection.of_hashes([digest]), actor="ann", reason="asked")
+    wait_until(lambda: erase.finish(context) == 0, what="the confirmation of both workers")
+    again = running.ask(image).json()["id"]
+    wait_until(lambda: again in logged_ids(context), what="the answer in the log")
+    with transaction(context.engine) as connection:
+        of_image = select(predictions.c.image_object).where(predictions.c.image_sha256 == digest)
+        assert set(connection.execute(of_image).scalars()) == {None}
+    assert not any(image in context.store.get(info.key) for info in context.store.list("predictions/"))
 
 
 def test_connections_are_dealt_out_and_the_port_is_nobody_elses(context: Context, running: Service) -> None:
