@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-revision = "0015"
+revision = "0012"
 down_revision = "0011"
 
 _PAGE = 1000
