@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ml.catalog.migrate import migrate
 from ml.context import Context, connect
 from ml.cores import available_cores
 from ml.settings import Settings
@@ -52,9 +51,7 @@ def make_context(servers: Servers, tmp_path: Path) -> Callable[..., Context]:
     """A migrated system with settings of the test's choice."""
 
     def make(**overrides: object) -> Context:
-        context = connect(servers.settings(tmp_path / "home", **overrides))
-        migrate(context.engine)
-        return context
+        return connect(servers.migrated(tmp_path / "home", **overrides))
 
     return make
 

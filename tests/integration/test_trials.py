@@ -14,7 +14,7 @@ from ml.catalog.decisions import Decision
 from ml.catalog.deployments import DeploymentHistoryRecord
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import disagreements
-from ml.context import Context
+from ml.context import Context, connect
 from ml.models import bundle
 from ml.release import operator
 from ml.release.deploy import LOCK, Deployment, reconcile
@@ -22,7 +22,7 @@ from ml.release.release import release
 from tests.bundles import loaded, make_bundle, upload
 from tests.file_registry import FileRegistry, install
 from tests.pictures import digits
-from tests.servers import wait_until
+from tests.servers import Servers, wait_until
 from tests.serving_process import Hammer, Service, service, wait_logged, wait_replicas
 
 LABELS = ("ant", "bee", "cat")
@@ -69,16 +69,12 @@ class System:
 
 
 @pytest.fixture(scope="module")
-def system(servers: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    from ml.catalog.migrate import migrate
-    from ml.context import connect
-
+def system(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("trials")
-    settings = servers.settings(  # type: ignore[attr-defined]
+    settings = servers.migrated(
         folder / "home", heartbeat_seconds=0.5, trial_answers=150, trial_share=0.4, trial_slowdown=8.0
     )
     ctx = connect(settings)
-    migrate(ctx.engine)
     registry = install(ctx, folder / "registry.json")
     for version, made in CANDIDATES.items():
         digest = made(folder / f"b{version}")
