@@ -1,10 +1,10 @@
 """Kill -9 a training anywhere, run it again: the same weights, bit for bit."""
 
-import multiprocessing
 import os
 import random
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ml.training.loop.fit import FitResult, fit
 from ml.training.loop.placement import Placement
 from ml.training.loop.recipe import Recipe
 from ml.training.network import networks
+from tests import forked
 from tests.pictures import digits
 
 RECIPE = Recipe(epochs=4, patience=9, batch_size=16, learning_rate=2e-3, seed=5, flips=True, ema=0.9, mix="mixup")
@@ -59,8 +60,7 @@ def _child(folder: Path) -> None:
 def test_killed_at_random_points_it_ends_with_the_same_weights(seed: int, tmp_path: Path) -> None:
     whole, dice, kills, seen = learn(None), random.Random(seed), 0, set[tuple[int, int]]()
     for _ in range(60):
-        child = multiprocessing.get_context("spawn").Process(target=_child, args=(tmp_path,))
-        child.start()
+        child = forked.started(_child, tmp_path)
         if kills < 3:
             _wait_for_progress(tmp_path, child, dice.randrange(1, 10), dice.random() * 0.03)
             if child.is_alive() and child.pid:
@@ -80,7 +80,7 @@ def test_killed_at_random_points_it_ends_with_the_same_weights(seed: int, tmp_pa
         assert torch.equal(weights[name], value), name
 
 
-def _wait_for_progress(folder: Path, child: multiprocessing.process.BaseProcess, writes: int, more: float) -> None:
+def _wait_for_progress(folder: Path, child: BaseProcess, writes: int, more: float) -> None:
     """Until the state was written `writes` times, and a little longer: in the middle of a step, or of a write."""
     path, last, found = folder / "state.pt", _stamp(folder / "state.pt"), 0
     while found < writes and child.is_alive():

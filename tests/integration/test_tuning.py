@@ -1,9 +1,9 @@
 """A search for a recipe, with real Postgres, S3 and MLflow: shared by workers, one of which is killed."""
 
-import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ml.errors import InvalidInputError, NotFoundError
 from ml.settings import PREFIX, Settings
 from ml.tuning import study
 from ml.tuning.search import search
+from tests import forked
 from tests.pictures import digit_files, upload
 from tests.servers import wait_until
 
@@ -60,10 +61,8 @@ def _silence(ctx: Context) -> float:
         return float(connection.execute(query).scalar_one() or 0)
 
 
-def started(settings: Settings, trials: int, stuck: Path | None = None) -> multiprocessing.process.BaseProcess:
-    child = multiprocessing.get_context("spawn").Process(target=_worker, args=(settings, trials, stuck))
-    child.start()
-    return child
+def started(settings: Settings, trials: int, stuck: Path | None = None) -> BaseProcess:
+    return forked.started(_worker, settings, trials, stuck)
 
 
 def test_two_workers_share_a_study_and_a_killed_ones_trial_is_done_by_another(ctx: Context, tmp_path: Path) -> None:
