@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from ml.catalog import cycles
@@ -18,8 +21,10 @@ from ml.models import bundle, model
 from ml.settings import PREFIX
 from ml.training import spread
 from ml.training.loop import placement
+from tests import manifest
 from tests.environment import environment
 from tests.pictures import digit_files, upload
+from tests.servers import free_port, wait_until
 
 
 def learn(folder: Path, processes: int, *more: str) -> dict[str, Any]:
@@ -103,3 +108,62 @@ def test_attempts_that_would_share_a_store_are_refused() -> None:
         placement.join_process_group(told),
     ):
         pass
+
+
+def test_the_manifests_command_trains_alike_and_a_pod_that_dies_comes_back(two: dict[str, Any], tmp_path: Path) -> None:
+    """Two pods on this machine, the second one killed with all its processes in the middle, then started again."""
+    again = _trained_by_pods(tmp_path)
+    assert (again["world"], again["curve"]) == (2, two["curve"])
+    for name, value in two["state"].items():
+        assert np.array_equal(again["state"][name], value), name
+
+
+def _trained_by_pods(folder: Path) -> dict[str, Any]:
+    changed = {
+        "nnodes": "2:2",  # so that it is of two pods to the end
+        "rdzv-endpoint": f"127.0.0.1:{free_port()}",
+        "rdzv-id": folder.name,
+        "local-addr": "127.0.0.1",
+    }
+    arguments = [f"--{name}={value}" for name, value in (manifest.options(manifest.read()) | changed).items()]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *arguments]
+    command = [*launcher, "-m", "tests.spread_process", str(folder), "waits"]
+    pods = [_pod(command, folder) for _ in range(2)]
+    try:
+        _until(lambda: (folder / "waiting").exists())
+        (folder / "waiting").rename(folder / "killed")
+        _kill(pods[1])
+        _until(lambda: _all_done(pods, command, folder))
+    finally:
+        for pod in pods:
+            if pod.poll() is None:
+                _kill(pod)
+    found: dict[str, Any] = json.loads((folder / "done.json").read_text())
+    return found
+
+
+def _pod(command: list[str], folder: Path) -> "subprocess.Popen[bytes]":
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, env=os.environ | placement.STORE_ENVIRONMENT, stdout=log, stderr=log)
+
+
+def _kill(pod: "subprocess.Popen[bytes]") -> None:
+    """The agent first, so that it starts nothing anew; its workers are in sessions of their own."""
+    workers = psutil.Process(pod.pid).children(recursive=True)
+    pod.kill()
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+    pod.wait()
+
+
+def _all_done(pods: "list[subprocess.Popen[bytes]]", command: list[str], folder: Path) -> bool:
+    """Whether all ended well; one that did not is started again, as Kubernetes does (`restartPolicy: OnFailure`)."""
+    for number, pod in enumerate(pods):
+        if pod.poll() not in (None, 0):
+            pods[number] = _pod(command, folder)
+    return all(pod.poll() == 0 for pod in pods)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    wait_until(condition, seconds=400, what="pods")
