@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -20,13 +19,14 @@ from ml.datasets.ingest import ingest
 from ml.intake import entries
 from ml.intake.claim import claim
 from ml.training import due
-from tests.dag_process import run_dags
+from tests.dag_process import DagProcess, dag_process
 from tests.pictures import digit_files, digits, upload
 
 
 @pytest.fixture(scope="module")
-def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("airflow")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagProcess]:
+    with dag_process(tmp_path_factory.mktemp("airflow")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def fates(ctx: Context) -> dict[str, str]:
 
 def test_a_broken_drop_and_a_rejected_one_do_not_stop_a_good_one(
     make_context: Callable[..., Context],
-    airflow_home: Path,
+    airflow: DagProcess,
     webhook: tuple[str, list[dict[str, str]]],
 ) -> None:
     url, alerts = webhook
@@ -69,7 +69,7 @@ def test_a_broken_drop_and_a_rejected_one_do_not_stop_a_good_one(
     upload(ctx, "good", digit_files(0, 60))
     upload(ctx, "rejected", {f"{i}/{i}.png": b"no image" for i in range(10)})
 
-    (run,) = run_dags(airflow_home, ctx.settings, ("ingest", {}))
+    (run,) = airflow.run(ctx.settings, ("ingest", {}))
 
     assert fates(ctx) == {"drops/good/": "accepted", "drops/rejected/": "rejected", "drops/broken/": "claimed"}
     assert run["assets"] == ["dataset"]
@@ -92,12 +92,12 @@ def test_a_broken_drop_and_a_rejected_one_do_not_stop_a_good_one(
     assert sum("was rejected" in m for m in messages) == 1
 
 
-def test_runs_by_hand_and_a_drop_that_brings_nothing_new(context: Context, airflow_home: Path) -> None:
+def test_runs_by_hand_and_a_drop_that_brings_nothing_new(context: Context, airflow: DagProcess) -> None:
     ingest(context, upload(context, "one", digit_files(0, 40)))
     upload(context, "again", digit_files(0, 40))
     upload(context, "two", digit_files(40, 80))
     asked = ("drops/two", "drops/none/", None)
-    one, none, rest = run_dags(airflow_home, context.settings, *(("ingest", {"prefix": prefix}) for prefix in asked))
+    one, none, rest = airflow.run(context.settings, *(("ingest", {"prefix": prefix}) for prefix in asked))
 
     assert (one["state"], one["assets"]) == ("success", ["dataset"])
     assert sum(name.startswith("accept") for name in one["tasks"]) == 1, "only the drop that was named"
@@ -111,11 +111,11 @@ def test_runs_by_hand_and_a_drop_that_brings_nothing_new(context: Context, airfl
 
 
 def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(
-    context_with_mlflow: Context, airflow_home: Path
+    context_with_mlflow: Context, airflow: DagProcess
 ) -> None:
     context = context_with_mlflow
     drop = ingest(context, upload(context, "one", {f"7/{i}.png": d for i, (_, d) in enumerate(digits()[:30])}))
-    run, again = run_dags(airflow_home, context.settings, ("train", {"epochs": 1}), ("monitor", {}))
+    run, again = airflow.run(context.settings, ("train", {"epochs": 1}), ("monitor", {}))
     assert (run["state"], run["tasks"]["fit"], run["tasks"]["release"]) == ("failed", "failed", "upstream_failed")
     cycle = cycles.get(context.engine, drop.drop_id)
     assert cycle.verdict == "stopped"
@@ -124,12 +124,12 @@ def test_a_training_that_cannot_be_ends_its_cycle_with_the_reason(
 
 
 def test_a_training_whose_model_needs_a_person_ends_and_starts_the_asking(
-    make_context: Callable[..., Context], mlflow_url: str, airflow_home: Path
+    make_context: Callable[..., Context], mlflow_url: str, airflow: DagProcess
 ) -> None:
     name = "needs-a-person"
     context = make_context(mlflow_url=mlflow_url, model_name=name, experiment=name, gate_review="always")
     drop = ingest(context, upload(context, "one", digit_files(0, 300)))
-    (run,) = run_dags(airflow_home, context.settings, ("train", {"epochs": 3}))
+    (run,) = airflow.run(context.settings, ("train", {"epochs": 3}))
     assert run["state"] == "success"
     assert (run["tasks"]["undecided"], run["tasks"]["ask"], run["tasks"]["release"]) == (
         "success",
@@ -145,11 +145,11 @@ def test_a_training_whose_model_needs_a_person_ends_and_starts_the_asking(
     assert not due.overdue(context, minutes=0)
 
 
-def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflow_home: Path) -> None:
+def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflow: DagProcess) -> None:
     ingest(context, upload(context, "one", digit_files(0, 40)))
     with transaction(context.engine) as connection:
         connection.execute(update(cycles_table).values(started_at=func.now() - timedelta(hours=1)))
-    monitor, maintain = run_dags(airflow_home, context.settings, ("monitor", {}), ("maintain", {}))
+    monitor, maintain = airflow.run(context.settings, ("monitor", {}), ("maintain", {}))
     assert monitor["tasks"] == {
         "observe": "skipped",
         "judge_log": "success",
