@@ -11,14 +11,13 @@ CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cup
 	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 \
 	nvidia-nvtx triton
 
-# What keeps the libraries from using AVX-512, VNNI and bf16, as on a processor that has none. ONNX Runtime obeys
-# no variable: tests run it on such a processor by QEMU where that is installed (tests/capabilities.py).
-AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
-	OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
-
 # Test files are dealt out to processes (tests/conftest.py says how many), each with servers of its own: a gigabyte of
-# memory each.
-PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+# memory each. They are dealt in the order given: xdist would put files with few tests last, and those are the slowest.
+DEALT := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(PY) -m pytest $(DEALT)
+
+# Images of containers set it; without bytecode every process compiles what it imports, torch twice as long as it loads.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo down check test-unit test-avx2 test coverage docs lock bench clean
 help: ## This list
@@ -52,14 +51,14 @@ check: setup ## Style, types, import contracts
 test-unit: setup ## The fast tests: no servers
 	$(PYTEST) tests/unit
 
-test-avx2: setup ## The fast tests and the demo's story as on a processor with AVX2 only, and their branch coverage
-	env $(AVX2) $(PYTEST) --cov --cov-branch tests/e2e tests/unit -k "unit or story_of_three_drops"
+test-avx2: setup ## The fast tests that compute, as on a processor with AVX2 only; the story so is among the slow ones
+	$(PY) -m tests.avx2 $(DEALT)
 
-test: setup ## All tests, against real servers; the fast ones and the story again as with AVX2 only
-	$(PYTEST) --durations=20 --durations-min=5 tests/e2e tests/integration tests/unit
+test: setup ## All tests, against real servers, and the branch coverage of the fast ones; these again with AVX2 only
+	$(PYTEST) --durations=20 --durations-min=5 --cov --cov-branch --fast-cov tests/e2e tests/integration tests/unit
 	$(MAKE) --no-print-directory test-avx2
 
-coverage: setup ## Branch coverage of all tests; it takes a third longer than the first half of `test`
+coverage: setup ## Branch coverage of all tests; it takes a third longer than `test`
 	$(PYTEST) --cov --cov-branch tests/e2e tests/integration tests/unit
 
 bench: setup ## NAME=… runs a benchmark; without NAME, lists them

@@ -21,6 +21,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Processes of pytest-xdist have a width set, which a console that is made at import would keep for good.
 os.environ.pop("COLUMNS", None)
 
+_UNIT = Path(__file__).with_name("unit")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast-cov", action="store_true", help="measure coverage in unit tests only: it slows the others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast-cov"):
+        for item in items:
+            if _UNIT not in item.path.parents:
+                item.add_marker("no_cover")
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """Three for two cores: tests wait for servers a third of their time."""

@@ -4,32 +4,30 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import httpx
 import psutil
+import pytest
 from sqlalchemy import func, select
 
 from infra.demo import drops, pictures
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, predictions, samples
 from ml.catalog.tables import drops as drops_table
-from tests.e2e.conftest import Stack
+from tests.e2e.stack import Stack, empty_stack, tell_the_story
 from tests.servers import wait_until
 
 
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The first test starts it."""
+    with empty_stack(tmp_path_factory.mktemp("stack"), {}) as stack:
+        yield stack
+
+
 def test_the_story_of_three_drops(stack: Stack) -> None:
-    told = stack.evergreen("demo", check=False)
-    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
-    report = json.loads((stack.folder / "build/demo.json").read_text())
-    first, second, third = report["cycles"]
-    assert (first["verdict"], first["quarantined"], first["duplicates"]) == ("promote", 3, 1)
-    assert first["champion"] is None
-    assert second["verdict"] == "promote"
-    assert second["challenger_accuracy"] > second["champion_accuracy"]
-    assert third["verdict"] in ("stopped", "reject")
-    assert third["reason"]
-    assert report["reload"]["failed"] == 0
-    assert report["reload"]["requests"] > 100
+    tell_the_story(stack)
 
 
 def test_every_answer_is_logged_with_its_model(stack: Stack) -> None:
