@@ -1,11 +1,11 @@
 """Reads the entries of a drop in any supported format."""
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Final
 
+from ml.catalog import class_names
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError
 from ml.intake import archives, formats, source
@@ -88,13 +88,13 @@ def _storable(entry: Entry) -> Entry:
         annotator=_clean(entry.annotator),
         subject=_clean(entry.subject),
         others=tuple(
-            replace(o, label=unicodedata.normalize("NFC", o.label), annotator=_clean(o.annotator))
+            replace(o, label=class_names.normalised(o.label), annotator=_clean(o.annotator))
             for o in entry.others
             if "\0" not in o.label
         ),
     )
     if entry.label is None or "\0" not in entry.label:
-        return replace(cleaned, label=unicodedata.normalize("NFC", entry.label) if entry.label else None)
+        return replace(cleaned, label=class_names.normalised(entry.label) if entry.label else None)
     return replace(cleaned, label=None, problem=entry.problem or "the label holds a NUL character")
 
 
