@@ -3,8 +3,9 @@
 
 Class and confidence shift (population stability index) and live accuracy where there is feedback. A
 shift beyond the setting `drift_threshold` asks for retraining, where there are data that no model was trained
-on; else people are alerted that labels are wanted. Feedback labels, once there are enough,
-become a drop like any other. The log itself is judged by `expectations/predictions.yml`: what breaks an
+on; else people are alerted that labels are wanted. Votes of annotators and reviewers, once there are enough,
+become a drop like any other; what is only proposed waits for people. A key most of whose feedback reviewers
+turned down is paused. The log itself is judged by `expectations/predictions.yml`: what breaks an
 expectation is recorded, and people are alerted. A training that is overdue, because its servers were
 away for longer than its retries lasted, is asked for again. Decisions that wait for a person are ended
 when their time is over. Service workers that cannot load what is live raise an alert.
@@ -102,12 +103,28 @@ def monitor() -> None:
 
         return collect(context())
 
+    @task
+    def check_feedback() -> list[str]:
+        """Pause keys most of whose feedback reviewers turned down, and alert people of each."""
+        from ml.catalog import feedback_callers
+        from ml.catalog.feedback import FeedbackLimits
+        from plugins.alerts import alert
+        from plugins.runtime import context
+
+        ctx = context()
+        share, least = ctx.settings.feedback_declined_share, ctx.settings.feedback_declined_min
+        limits = FeedbackLimits.from_settings(ctx.settings)
+        paused = feedback_callers.pause_disagreeing(ctx.engine, share, least, limits)
+        if paused:
+            alert("feedback of a key is paused", "; ".join(paused))
+        return paused
+
     observe()
     judge_log()
     request_overdue()
     process_decisions()
     alert_refusals()
-    collect_feedback()
+    check_feedback() >> collect_feedback()
 
 
 monitor()

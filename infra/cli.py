@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from infra import cli_service
+from ml.cli import feedback
 from ml.cli.main import app
 from ml.cli.output import Json, printable
 from ml.errors import EvergreenError, InvalidInputError, UnavailableError
@@ -18,7 +19,7 @@ __all__ = ["app", "main"]
 
 console = Console()
 app.command()(cli_service.predict)
-app.command()(cli_service.feedback)
+feedback.app.command(feedback.GIVE)(cli_service.feedback)
 
 FAILED, INVALID, UNAVAILABLE = 1, 2, 3
 

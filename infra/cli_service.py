@@ -11,7 +11,7 @@ import typer
 
 from ml.cli.output import Json, add_row, emit, new_table, say, show
 
-_MORE = {"new": "", "known": "; this source had spoken before", "waiting": "; it waits to be stored"}
+_MORE = {"new": "", "known": "; this end user had spoken before", "waiting": "; it waits to be stored"}
 
 if TYPE_CHECKING:
     from serving.client import Client
@@ -52,7 +52,7 @@ def feedback(
         typer.Argument(metavar="ID", help="The prediction's id, as `predict --json` tells it; or your own key for it."),
     ],
     label: Annotated[str, typer.Argument(help="What it should have said.")],
-    source: Annotated[str, typer.Option(help="Who says so; one opinion a source, the last counts.")] = "user",
+    source: Annotated[str, typer.Option(help="The end user who says so; the last word counts.")] = "user",
     comment: Annotated[str | None, typer.Option(help="Is kept.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
+from ml.catalog.feedback import FeedbackLimits
 from ml.context import Context, connect
 from ml.errors import InvalidInputError
 from ml.imaging.images import Limits
@@ -31,6 +32,7 @@ from serving.api.routes import (
     decisions,
     feedback,
     health,
+    label_tasks,
     model,
     open_inference,
     operate,
@@ -157,7 +159,9 @@ def build(
     threads = _Threads(
         access_log=AccessLog(settings.access_log),
         key_sync=KeySync(key_ring, context.engine, settings.home),
-        uploader=Uploader(spool, PairStore(context.engine, upload_store, metrics), cleaner),
+        uploader=Uploader(
+            spool, PairStore(context.engine, upload_store, metrics, FeedbackLimits.from_settings(settings)), cleaner
+        ),
         spool_monitor=SpoolMonitor(spool, prediction_log, metrics),
         shadow=shadow,
         reloader=reloader,
@@ -243,7 +247,10 @@ def _app(dependencies: Dependencies, threads: _Threads, wait_seconds: float) -> 
     )
     app.state.dependencies = dependencies
     problems.install(app)
-    for module in (predict, batch, feedback, predictions, accuracy, decisions, operate, model, health, console):
+    for module in (
+        *(predict, batch, feedback, predictions, accuracy, decisions, label_tasks),
+        *(operate, model, health, console),
+    ):
         app.include_router(module.router)
     app.include_router(open_inference.guarded)
     app.include_router(open_inference.router)

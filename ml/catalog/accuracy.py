@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, FromClause, func, select, true
+from sqlalchemy import Connection, Engine, FromClause, Select, Subquery, case, func, select, true
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from ml.catalog.engine import transaction
-from ml.catalog.tables import feedback, predictions
+from ml.catalog.tables import feedback, feedback_callers, predictions
 
 _MAX_FEEDBACK: Final = 20_000
 
@@ -40,6 +40,22 @@ def prediction_for(opinion: FromClause) -> LateralFromClause:
     return select(predictions).where(condition).limit(1).lateral()
 
 
+def counting() -> Select[Any]:
+    """Feedback that says something: its prediction is known, and its caller is neither paused nor revoked."""
+    excluded = select(feedback_callers.c.key_id).where(feedback_callers.c.status.in_(("paused", "revoked")))
+    return select(feedback).where(
+        feedback.c.status == "stored", feedback.c.revoked_at.is_(None), feedback.c.key_id.not_in(excluded)
+    )
+
+
+def verdicts(opinions: Select[Any]) -> Subquery:
+    """One row of feedback per prediction, however many callers speak of it: of the highest level, the newest."""
+    rows = opinions.subquery()
+    rank = case({"review": 2, "annotate": 1}, value=rows.c.level, else_=0)
+    order = rows.c.prediction_id, rank.desc(), rows.c.given_at.desc()
+    return select(rows).ext(distinct_on(rows.c.prediction_id)).order_by(*order).subquery()
+
+
 def recent_by_version(engine: Engine, days: float = 30) -> dict[int, AccuracyRecord]:
     """`by_version` for the last `days`, keyed by model version."""
     with transaction(engine) as connection:
@@ -50,17 +66,11 @@ def recent_by_version(engine: Engine, days: float = 30) -> dict[int, AccuracyRec
 def by_version(connection: Connection, since: datetime) -> list[AccuracyRecord]:
     """Live accuracy of each model version on predictions since then, newest version first.
 
-    Uses the newest 20,000 rows of feedback; the last one per prediction counts. Feedback is rarely a random
+    Uses the newest 20,000 rows of feedback; one per prediction counts, see `verdicts`. Feedback is rarely a random
     sample of predictions, so the figure is better for comparing versions than as an absolute value.
     """
-    newest = (
-        select(feedback)
-        .where(feedback.c.predicted_at >= since)
-        .order_by(feedback.c.predicted_at.desc())
-        .limit(_MAX_FEEDBACK)
-    ).subquery()
-    by_answer = newest.c.prediction_id, newest.c.given_at.desc()
-    latest = select(newest).ext(distinct_on(newest.c.prediction_id)).order_by(*by_answer).subquery()
+    newest = counting().where(feedback.c.predicted_at >= since)
+    latest = verdicts(newest.order_by(feedback.c.predicted_at.desc()).limit(_MAX_FEEDBACK))
     prediction = prediction_for(latest)
     query = (
         select(

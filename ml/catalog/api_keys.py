@@ -18,8 +18,16 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import api_keys
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 
-ROLES: Final = ("predict", "feedback", "operate", "admin")
-"""Roles of a key; `admin` includes all others."""
+Level = Literal["propose", "annotate", "review"]
+"""What a caller's feedback counts as: a proposal that people decide, an annotator's vote, a decision."""
+
+ROLES: Final = ("predict", "feedback", "annotate", "review", "operate", "admin")
+"""Roles of a key; `admin` includes all others, `review` includes `annotate`, and that `feedback`."""
+
+_INCLUDED_IN: Final[Mapping[str, tuple[str, ...]]] = {
+    "feedback": ("annotate", "review"),
+    "annotate": ("review",),
+}
 
 _KEY: Final = re.compile(r"evg_([0-9a-f]{12})_[A-Za-z0-9_-]{43}", re.ASCII)
 _NAME: Final = re.compile(r"[\w.@-][\w.@ -]{0,98}[\w.@-]|[\w.@-]", re.ASCII)
@@ -40,6 +48,15 @@ class Grant:
     per_second: float | None = None
     burst: int | None = None
 
+    def allows(self, role: str) -> bool:
+        """Whether the key may do what the role is for."""
+        return not {role, "admin", *_INCLUDED_IN.get(role, ())}.isdisjoint(self.roles)
+
+    @property
+    def level(self) -> Level:
+        """What its feedback counts as."""
+        return "review" if self.allows("review") else "annotate" if self.allows("annotate") else "propose"
+
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidInputError(
@@ -59,12 +76,17 @@ class Grant:
 
 @dataclass(frozen=True)
 class StoredKey:
-    """A key as a service worker checks it; times are seconds since the epoch."""
+    """A key as a service worker checks it; times are seconds since the epoch.
+
+    Attributes:
+        identity: the id of the caller's first key, which rotation keeps; empty: its own, as earlier versions wrote it.
+    """
 
     id: str
     sha256: str
     grant: Grant
     expires_at: float | None = None
+    identity: str = ""
 
 
 KeyState = Literal["good", "expired", "revoked"]
@@ -85,6 +107,7 @@ class ApiKeyRecord:
     expires_at: datetime | None
     revoked_at: datetime | None
     used_at: datetime | None
+    identity: str
     state: KeyState
 
     @classmethod
@@ -163,7 +186,7 @@ def rotate(engine: Engine, name: str, actor: str, grace_hours: float = 24.0) -> 
         statement = update(api_keys).where(api_keys.c.id.in_([row.id for row in rows]))
         connection.execute(statement.values(expires_at=end, changed_at=func.clock_timestamp()))
         key = generate()
-        _insert(connection, key, _grant(newest), actor, newest.expires_at)
+        _insert(connection, key, _grant(newest), actor, newest.expires_at, newest.identity)
     return key
 
 
@@ -200,7 +223,27 @@ def revision(connection: Connection) -> tuple[int, datetime | None]:
 def active_keys(connection: Connection) -> list[StoredKey]:
     """All valid keys."""
     rows = connection.execute(select(api_keys).where(_is_valid()))
-    return [StoredKey(r.id, r.sha256, _grant(r), r.expires_at.timestamp() if r.expires_at else None) for r in rows]
+    return [StoredKey(r.id, r.sha256, _grant(r), _seconds(r.expires_at), r.identity) for r in rows]
+
+
+def find_identity(connection: Connection, key: str) -> str:
+    """The identity of a caller by its name, a key's id or the identity itself: the newest caller of that name.
+
+    Raises:
+        NotFoundError: no key has it.
+    """
+    matches = or_(api_keys.c.name == key, api_keys.c.id == key, api_keys.c.identity == key)
+    newest = select(api_keys.c.identity).where(matches).order_by(api_keys.c.created_at.desc()).limit(1)
+    identity = connection.execute(newest).scalar()
+    if identity is None:
+        raise NotFoundError(f"no key has the name or id {key!r}; `evergreen keys list` names them")
+    return str(identity)
+
+
+def names(connection: Connection) -> dict[str, str]:
+    """The name of each caller by its identity."""
+    rows = connection.execute(select(api_keys.c.identity, api_keys.c.name).order_by(api_keys.c.created_at))
+    return dict(rows.all())
 
 
 def record_use(connection: Connection, used: dict[str, float]) -> None:
@@ -210,8 +253,11 @@ def record_use(connection: Connection, used: dict[str, float]) -> None:
     connection.execute(statement, [{"used_id": i, "used": datetime.fromtimestamp(at, UTC)} for i, at in used.items()])
 
 
-def _insert(connection: Connection, key: str, grant: Grant, actor: str, expires_at: Any) -> None:
+def _insert(
+    connection: Connection, key: str, grant: Grant, actor: str, expires_at: Any, identity: str | None = None
+) -> None:
     values = {"id": id_of(key), "sha256": digest(key), "name": grant.name, "roles": list(grant.roles)}
+    values |= {"identity": identity or id_of(key)}
     limits = {"per_second": grant.per_second, "burst": grant.burst}
     connection.execute(
         insert(api_keys).values(
@@ -237,6 +283,10 @@ def _is_valid() -> Any:
 
 def _from_now(span: timedelta) -> Any:
     return func.now() + span
+
+
+def _seconds(at: datetime | None) -> float | None:
+    return at.timestamp() if at else None
 
 
 def _grant(row: Row[Any]) -> Grant:

@@ -113,6 +113,8 @@ labels = Table(
     Column("labelled_at", DateTime(timezone=True)),
     Column("drop_id", Text),  # likewise
     _now(),
+    # The annotator's feedback was taken out as a whole: the annotation does not count any more.
+    Column("revoked_at", DateTime(timezone=True)),
     Index(None, "sha256"),
 )
 
@@ -348,6 +350,9 @@ prediction_hours = Table(
     Column("brightness", Double, nullable=False),
 )
 
+_LEVELS = "level in ('propose', 'annotate', 'review')"
+
+# What people say of predictions: see `ml.catalog.feedback`.
 feedback = Table(
     "feedback",
     metadata,
@@ -362,8 +367,28 @@ feedback = Table(
     Column("drop_prefix", Text),
     _now("given_at"),
     _now(),
-    UniqueConstraint("prediction_id", "source"),
+    # The identity of the API key; empty where it is not known.
+    Column("key_id", Text, nullable=False, server_default=""),
+    Column("level", Text, nullable=False, server_default="propose"),
+    Column("status", Text, nullable=False, server_default="stored"),
+    # Null: the prediction is not in the log yet.
+    Column("image_sha256", Text),
+    # Whether the review queue has been told.
+    Column("queued", Boolean, nullable=False, server_default="false"),
+    # The label replaced one that is in the data already.
+    Column("changed", Boolean, nullable=False, server_default="false"),
+    # When a reviewer's label became the sample's.
+    Column("applied_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+    UniqueConstraint("prediction_id", "key_id", "source"),
+    CheckConstraint(_LEVELS, name="level"),
+    CheckConstraint("status in ('waiting', 'stored', 'refused')", name="status"),
     Index(None, "predicted_at"),
+    Index(None, "image_sha256"),
+    Index(None, "key_id", "given_at"),
+    Index("ix_feedback_waiting", "key_id", postgresql_where=text("status = 'waiting'")),
+    Index("ix_feedback_unqueued", "id", postgresql_where=text("not queued")),
+    Index("ix_feedback_reviews", "image_sha256", postgresql_where=text("level = 'review'")),
 )
 
 # Feedback by client key whose prediction is not logged yet.
@@ -376,6 +401,46 @@ feedback_waiting = Table(
     Column("label", Text, nullable=False),
     Column("comment", Text),
     _now("given_at"),
+    Column("key_id", Text, nullable=False, server_default=""),
+    Column("level", Text, nullable=False, server_default="propose"),
+    CheckConstraint(_LEVELS, name="level"),
+    Index(None, "key_id"),
+)
+
+# Callers whose feedback is not collected (paused), was taken out (revoked), or counts again (resumed).
+feedback_callers = Table(
+    "feedback_callers",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    _now("changed_at"),
+    # When the annotations of a revoked caller had been taken out of the data.
+    Column("neutralised_at", DateTime(timezone=True)),
+    CheckConstraint("status in ('paused', 'revoked', 'resumed')", name="status"),
+)
+
+# Drops that the loop made of feedback, with the level that each annotator had then. Never changed afterwards.
+feedback_drops = Table(
+    "feedback_drops",
+    metadata,
+    Column("prefix", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("level", Text, nullable=False),
+    CheckConstraint(_LEVELS, name="level"),
+)
+
+# Decisions about classes that feedback proposed.
+class_proposals = Table(
+    "class_proposals",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    _now("decided_at"),
+    CheckConstraint("status in ('confirmed', 'declined')", name="status"),
 )
 
 label_tasks = Table(
@@ -391,7 +456,11 @@ label_tasks = Table(
     _json("details"),
     Column("status", Text, nullable=False, server_default="open"),
     _now(),
-    CheckConstraint("status in ('open', 'done', 'dismissed')", name="status"),
+    Column("answer", Text),
+    Column("answered_by", Text),
+    # Answered: by the service; the answer becomes the sample's label at the next collection of feedback.
+    CheckConstraint("status in ('open', 'answered', 'done', 'dismissed')", name="status"),
+    Index(None, "sha256"),
     Index("uq_label_tasks_open", "sha256", "reason", unique=True, postgresql_where=text("status = 'open'")),
 )
 
@@ -504,7 +573,11 @@ api_keys = Table(
     Column("expires_at", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
     Column("used_at", DateTime(timezone=True)),
-    CheckConstraint("cardinality(roles) > 0 and roles <@ '{predict,feedback,operate,admin}'::text[]", name="roles"),
+    # The id of the first key of this caller; rotation keeps it.
+    Column("identity", Text, nullable=False),
+    CheckConstraint(
+        "cardinality(roles) > 0 and roles <@ '{predict,feedback,annotate,review,operate,admin}'::text[]", name="roles"
+    ),
     CheckConstraint("(per_second is null) = (burst is null)", name="limits"),
     Index(None, "name"),
 )

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from ml.catalog.accuracy import counting, verdicts
 from ml.catalog.engine import transaction
 from ml.catalog.tables import disagreements, feedback, predictions, replicas, trial_tallies
 
@@ -87,10 +88,11 @@ def latency_quantiles(engine: Engine, model_version: int, since: datetime, share
 
 def feedback_counts(engine: Engine, model_version: int, since: datetime) -> tuple[int, int]:
     """Number of predictions with feedback, and how many of them were right."""
-    right = func.count().filter(feedback.c.label == predictions.c.label)
+    verdict = verdicts(counting().where(feedback.c.predicted_at >= since))
+    right = func.count().filter(verdict.c.label == predictions.c.label)
     query = (
         select(func.count(), right)
-        .select_from(predictions.join(feedback, feedback.c.prediction_id == predictions.c.id))
+        .select_from(predictions.join(verdict, verdict.c.prediction_id == predictions.c.id))
         .where(_predicted_by(model_version, since))
     )
     with transaction(engine) as connection:
@@ -100,11 +102,13 @@ def feedback_counts(engine: Engine, model_version: int, since: datetime) -> tupl
 
 def settled_disagreements(engine: Engine, deployment_id: int) -> tuple[int, int]:
     """Among disagreements with feedback, how often the live model was right and how often the candidate."""
-    live = func.count().filter(feedback.c.label == disagreements.c.live_label)
-    candidate = func.count().filter(feedback.c.label == disagreements.c.candidate_label)
+    of_deployment = select(disagreements.c.prediction_id).where(disagreements.c.deployment_id == deployment_id)
+    verdict = verdicts(counting().where(feedback.c.prediction_id.in_(of_deployment)))
+    live = func.count().filter(verdict.c.label == disagreements.c.live_label)
+    candidate = func.count().filter(verdict.c.label == disagreements.c.candidate_label)
     query = (
         select(live, candidate)
-        .select_from(disagreements.join(feedback, feedback.c.prediction_id == disagreements.c.prediction_id))
+        .select_from(disagreements.join(verdict, verdict.c.prediction_id == disagreements.c.prediction_id))
         .where(disagreements.c.deployment_id == deployment_id)
     )
     with transaction(engine) as connection:

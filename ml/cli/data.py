@@ -8,6 +8,7 @@ import typer
 from ml.cli.output import Actor, Json, Reason, actor_name, add_row, connected, emit, new_table, say, show
 
 if TYPE_CHECKING:
+    from ml.catalog.class_proposals import Decision
     from ml.datasets.classes import Operation
 
 classes = typer.Typer(no_args_is_help=True, help="Classes: what there are; rename, merge and split them, on record.")
@@ -81,6 +82,40 @@ def split(
     )
 
 
+@classes.command()
+def proposals(as_json: Json = False) -> None:
+    """Names that feedback uses and that are no classes yet; by how many they are used, and of how many images."""
+    from ml.catalog import class_proposals
+
+    records = class_proposals.pending(connected().engine)
+    table = new_table("name", "keys", "persons", "images", "like", "since")
+    for record in records:
+        counts = map(str, (record.callers, record.persons, record.images))
+        add_row(table, record.name, *counts, ", ".join(record.near) or "–", f"{record.first_at:%Y-%m-%d}")
+    show(table, records, as_json)
+
+
+@classes.command()
+def confirm(name: str, reason: Reason, actor: Actor = None, as_json: Json = False) -> None:
+    """Make a proposed name a class: feedback with it is collected from now on."""
+    _decide(name, "confirmed", reason, actor, as_json)
+
+
+@classes.command()
+def decline(name: str, reason: Reason, actor: Actor = None, as_json: Json = False) -> None:
+    """A proposed name is no class: feedback with it is refused from now on."""
+    _decide(name, "declined", reason, actor, as_json)
+
+
+def _decide(name: str, decision: "Decision", reason: str, actor: str | None, as_json: bool) -> None:
+    from ml.catalog import class_proposals
+
+    stored = class_proposals.decide(connected().engine, name, decision, actor=actor_name(actor), reason=reason)
+    emit({"name": stored, "status": decision}, as_json)
+    if not as_json:
+        say(f"{stored} is {decision}")
+
+
 def _report(operation: "Operation", as_json: bool) -> None:
     emit(vars(operation), as_json)
     if not as_json:
@@ -103,6 +138,32 @@ def list_tasks(limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json = 
     show(table, records, as_json)
 
 
+@labels.command("show")
+def show_task(
+    task: int,
+    output: Annotated[Path | None, typer.Option(help="Write the image's bytes here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """One question: what is said of the image, by how many, what became of it."""
+    from ml.datasets import answers
+
+    ctx = connected()
+    record = answers.get(ctx, task)
+    if output is not None:
+        output.write_bytes(answers.image(ctx, record))
+    emit(record, as_json)
+    if as_json:
+        return
+    about = f"prediction {record.prediction_id}" if record.prediction_id else f"sample {record.sha256}"
+    say(f"{about}: {record.label or '–'}, suggested {record.suggested or '–'} ({record.reason}), {record.status}")
+    for label, count in sorted(record.details.get("votes", {}).items()):
+        say(f"  {label}: {count} key{'s' if count > 1 else ''}" if record.prediction_id else f"  {label}: {count}")
+    if record.details.get("new_classes"):
+        say(f"  no classes yet: {', '.join(record.details['new_classes'])}; `evergreen classes confirm NAME` makes one")
+    if record.answered_by:
+        say(f"  {record.status} by {record.answered_by}: {record.answer or '–'}")
+
+
 @labels.command()
 def answer(task: int, label: str, actor: Actor = None, as_json: Json = False) -> None:
     """Say what the label is; it outweighs everything said before."""
@@ -111,16 +172,17 @@ def answer(task: int, label: str, actor: Actor = None, as_json: Json = False) ->
     result = answers.answer(connected(), task, label, actor=actor_name(actor))
     emit(vars(result), as_json)
     if not as_json:
-        version = f"dataset version {result.version[:12]}" if result.version else "the label stays"
+        waits = "the next collection of feedback takes it into the data" if result.waits else "the label stays"
+        version = f"dataset version {result.version[:12]}" if result.version else waits
         say(f"{result.sha256[:12]} is {result.label}: {version}")
 
 
 @labels.command()
-def dismiss(task: int, as_json: Json = False) -> None:
+def dismiss(task: int, actor: Actor = None, as_json: Json = False) -> None:
     """The question needs no answer."""
     from ml.datasets import answers
 
-    answers.dismiss(connected(), task)
+    answers.dismiss(connected(), task, actor=actor_name(actor))
     emit({"id": task, "status": "dismissed"}, as_json)
     if not as_json:
         say(f"task {task} is dismissed")

@@ -15,7 +15,9 @@ Name = Annotated[str, typer.Argument(help="Whose key it is.")]
 @app.command()
 def create(
     name: Name,
-    role: Annotated[list[str], typer.Option(help="predict, feedback, operate or admin; may be given again.")],
+    role: Annotated[
+        list[str], typer.Option(help="predict, feedback, annotate, review, operate or admin; may be given again.")
+    ],
     per_second: Annotated[
         float | None, typer.Option(help="Requests a second that each worker takes from it; no limit by default.")
     ] = None,

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml.cli import data, datasets, drops, erase, gate, keys, quarantine, release, tune, validate
+from ml.cli import data, datasets, drops, erase, feedback, gate, keys, quarantine, release, tune, validate
 from ml.cli.output import (
     STOPPED,
     Json,
@@ -32,6 +32,7 @@ app.add_typer(drops.app, name="drops")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(data.classes, name="classes")
 app.add_typer(keys.app, name="keys")
+app.add_typer(feedback.app, name="feedback")
 app.add_typer(data.labels, name="labels")
 app.command()(validate.validate)
 for _command in (tune.tune, gate.decisions, gate.approve, gate.reject):

@@ -1,77 +1,188 @@
-"""Answers to label tasks."""
+"""Answers to label tasks, and reviewers' decisions on predictions: they override all earlier annotations."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, func, select, update
 
+from ml.catalog import existing_samples, feedback, label_answers, label_queue
 from ml.catalog.engine import advisory_lock, transaction
+from ml.catalog.feedback import OPERATOR
+from ml.catalog.label_answers import Reviewer
+from ml.catalog.tables import feedback as feedback_table
 from ml.catalog.tables import label_tasks, samples
 from ml.context import Context
-from ml.datasets import amend, labels
+from ml.datasets import amend, labels, loader, segments
 from ml.datasets.labels import Annotation, LabelTaskRecord
-from ml.errors import ConflictError, InvalidInputError, NotFoundError
+from ml.errors import NotFoundError
+
+_MOST: Final = 1000
 
 
 @dataclass(frozen=True)
 class LabelAnswer:
-    """`version` is None when the answer confirmed the current label."""
+    """The label of an image.
+
+    Attributes:
+        version: the new dataset version; None when the answer confirmed the current label, or waits.
+        waits: it is about a prediction, and counts from the next collection of feedback on.
+    """
 
     sha256: str
     label: str
     version: str | None
+    waits: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A label that outweighs all annotations before it; `annotator` is who decided."""
+
+    sha256: str
+    label: str
+    annotator: str
 
 
 def answer(ctx: Context, task_id: int, label: str, *, actor: str) -> LabelAnswer:
-    """Set a sample's label; the answer is stored as an annotation that overrides all earlier ones.
+    """Set the label of a task's image.
 
     Raises:
         NotFoundError: there is no such task.
         ConflictError: the task is not open any more.
-        InvalidInputError: the task is about an image of the prediction log, or `label` is not a class.
+        InvalidInputError: `label` is not a class.
     """
     with advisory_lock(ctx.engine, "datasets"):
-        task = _open_task(ctx, task_id)
-        if task.sha256 is None:
-            raise InvalidInputError(
-                f"task {task_id} is about a prediction: answer it by sending feedback on that prediction"
-            )
-        parent, manifest = amend.newest(ctx)
-        if label not in manifest.classes:
-            raise InvalidInputError(f"`{label}` is not a class; the classes are {', '.join(manifest.classes)}")
-        digest = task.sha256
         with transaction(ctx.engine) as connection:
-            current_label = connection.execute(select(samples.c.label).where(samples.c.sha256 == digest)).scalar_one()
-
-        def write_rows(connection: Connection) -> None:
-            labels.record(connection, [Annotation(digest, label, labels.OPERATOR, actor)])
-            connection.execute(update(samples).where(samples.c.sha256 == digest).values(label=label))
-            of_sample = (label_tasks.c.sha256 == digest) & (label_tasks.c.status == "open")
-            connection.execute(update(label_tasks).where(of_sample).values(status="done"))
-
-        if label == current_label:
-            with transaction(ctx.engine) as connection:
-                write_rows(connection)
-            return LabelAnswer(digest, label, None)
-        amended = replace(manifest, relabels={**manifest.relabels, digest: label})
-        return LabelAnswer(
-            digest, label, amend.commit(ctx, parent, amended, Counter(), f"label task {task_id}", write_rows)
-        )
+            about = label_answers.answer(connection, task_id, label, Reviewer(OPERATOR, actor))
+        task = get(ctx, task_id)
+        digest, chosen = str(task.sha256), str(task.answer)
+        if about == "prediction":
+            return LabelAnswer(digest, chosen, None, waits=True)
+        version = decide(ctx, [Decision(digest, chosen, actor)], f"label task {task_id}")
+    return LabelAnswer(digest, chosen, version)
 
 
-def dismiss(ctx: Context, task_id: int) -> None:
+def dismiss(ctx: Context, task_id: int, *, actor: str) -> None:
     """Close a task without an answer; raises NotFoundError for an unknown task, ConflictError for a closed one."""
-    _open_task(ctx, task_id)
     with transaction(ctx.engine) as connection:
-        connection.execute(update(label_tasks).where(label_tasks.c.id == task_id).values(status="dismissed"))
+        label_queue.close(connection, task_id, "dismissed", None, actor)
 
 
-def _open_task(ctx: Context, task_id: int) -> LabelTaskRecord:
+def get(ctx: Context, task_id: int) -> LabelTaskRecord:
+    """The task, open or not; raises NotFoundError where there is none."""
     with transaction(ctx.engine) as connection:
         row = connection.execute(select(label_tasks).where(label_tasks.c.id == task_id)).mappings().first()
     if row is None:
         raise NotFoundError(f"no label task has the id {task_id}; `evergreen labels list` shows the open ones")
-    task = LabelTaskRecord(**row)
-    if task.status != "open":
-        raise ConflictError(f"label task {task_id} is {task.status} already")
-    return task
+    return LabelTaskRecord(**row)
+
+
+def image(ctx: Context, task: LabelTaskRecord) -> bytes:
+    """The encoded image that a task is about.
+
+    Raises:
+        NotFoundError: it is not kept, or is kept no longer.
+    """
+    gone = NotFoundError(f"the image of label task {task.id} is not kept, or is kept no longer")
+    if task.prediction_id is not None:
+        with transaction(ctx.engine) as connection:
+            place = label_queue.image_of(connection, task.prediction_id)
+        if place is None:
+            raise gone
+        return ctx.store.get(*place)
+    with transaction(ctx.engine) as connection:
+        segment = connection.execute(select(samples.c.segment_id).where(samples.c.sha256 == task.sha256)).scalar()
+    row = next((r for r in loader.index(ctx, segment) if r["sha256"] == task.sha256), None) if segment else None
+    if segment is None or row is None:
+        raise gone
+    _, data = next(iter(segments.read_samples(ctx.store, segment, [row])))
+    return bytes(data)
+
+
+def apply_answered(ctx: Context) -> int:
+    """Apply the answers that the service took, and reviewers' decisions on images that are samples; returns how many.
+
+    Idempotent: if the process is killed, running it again applies the rest.
+
+    Raises:
+        ConflictError: another version was created meanwhile; retry.
+        UnavailableError: a server does not answer.
+    """
+    with advisory_lock(ctx.engine, "datasets"):
+        with transaction(ctx.engine) as connection:
+            answered = connection.execute(
+                select(label_tasks).where(label_tasks.c.status == "answered").order_by(label_tasks.c.id).limit(_MOST)
+            ).all()
+            reviewed = _reviews(connection)
+        decisions = {row.sha256: Decision(row.sha256, row.answer, row.answered_by) for row in answered}
+        decisions |= {r.image_sha256: Decision(r.image_sha256, r.label, feedback.annotator(r.key_id)) for r in reviewed}
+        if not decisions:
+            return 0
+        ids = [row.id for row in reviewed]
+
+        def mark_applied(connection: Connection) -> None:
+            rows = update(feedback_table).where(feedback_table.c.id.in_(ids))
+            connection.execute(rows.values(applied_at=func.now()))
+
+        decide(ctx, list(decisions.values()), f"{len(decisions)} decisions of reviewers", mark_applied)
+        return len(decisions)
+
+
+def decide(
+    ctx: Context, decisions: Sequence[Decision], cause: str, also: Callable[[Connection], None] | None = None
+) -> str | None:
+    """Make these the labels of samples; the new dataset version, None if they were so already.
+
+    The caller must hold the lock `datasets`.
+
+    Args:
+        decisions: at most one a sample; those about images that are no samples are passed over.
+        cause: what created the version; stored.
+        also: writes further rows in the same transaction.
+    """
+    parent, manifest = amend.newest(ctx)
+    current = existing_samples.labels(ctx.engine, [d.sha256 for d in decisions])
+    known = [replace(d, label=manifest.class_map.get(d.label, d.label)) for d in decisions if d.sha256 in current]
+    relabels = {d.sha256: d.label for d in known if d.label != current[d.sha256]}
+
+    def write_rows(connection: Connection) -> None:
+        labels.record(connection, [Annotation(d.sha256, d.label, labels.OPERATOR, d.annotator) for d in known])
+        if relabels:
+            statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))
+            connection.execute(statement, [{"digest": digest, "new": new} for digest, new in relabels.items()])
+        of_samples = label_tasks.c.sha256.in_([d.sha256 for d in decisions])
+        unanswered = label_tasks.c.status.in_(("open", "answered"))
+        connection.execute(update(label_tasks).where(of_samples, unanswered).values(status="done"))
+        if also:
+            also(connection)
+
+    if not relabels:
+        with transaction(ctx.engine) as connection:
+            write_rows(connection)
+        return None
+    amended = replace(
+        manifest,
+        relabels={**manifest.relabels, **relabels},
+        classes=tuple(sorted({*manifest.classes, *relabels.values()})),
+    )
+    return amend.commit(ctx, parent, amended, Counter(), cause, write_rows)
+
+
+def _reviews(connection: Connection) -> Sequence[Row[int, str, str, str]]:
+    """The newest decision of reviewers on each image that is a sample, where it was not applied yet."""
+    table = feedback_table.c
+    stored = exists().where(samples.c.sha256 == table.image_sha256)
+    later = feedback_table.alias("later").c
+    overruled = exists().where(
+        *(later.image_sha256 == table.image_sha256, later.level == "review", later.status == "stored"),
+        *(later.revoked_at.is_(None), later.given_at > table.given_at),
+    )
+    query = (
+        select(table.id, table.image_sha256, table.label, table.key_id)
+        .where(table.level == "review", table.status == "stored", table.revoked_at.is_(None), stored, ~overruled)
+        .where(table.applied_at.is_(None), table.label.in_(feedback.known_classes(connection)))
+        .where(table.key_id.not_in(feedback.excluded_callers(connection)))
+    )
+    return connection.execute(query.order_by(table.given_at).limit(_MOST)).all()

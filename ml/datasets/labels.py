@@ -88,8 +88,10 @@ class LabelTaskRecord:
     label: str | None
     suggested: str | None
     details: dict[str, Any]
-    status: Literal["open", "done", "dismissed"]
+    status: Literal["open", "answered", "done", "dismissed"]
     created_at: datetime
+    answer: str | None
+    answered_by: str | None
 
 
 def resolve_label(annotations: Sequence[Annotation], current_label: str, settings: Settings) -> str:
@@ -136,11 +138,12 @@ def _annotated_at(annotation: Annotation) -> datetime:
 
 
 def annotations_of(connection: Connection, hashes: Sequence[str]) -> dict[str, list[Annotation]]:
-    """All annotations of these samples, in order of insertion."""
+    """All annotations of these samples that count, in order of insertion; not those of revoked callers."""
     by_sample: dict[str, list[Annotation]] = {}
     for start in range(0, len(hashes), _PAGE):
         page = hashes[start : start + _PAGE]
-        for row in connection.execute(select(labels).where(labels.c.sha256.in_(page)).order_by(labels.c.id)).mappings():
+        query = select(labels).where(labels.c.sha256.in_(page), labels.c.revoked_at.is_(None))
+        for row in connection.execute(query.order_by(labels.c.id)).mappings():
             by_sample.setdefault(row["sha256"], []).append(Annotation.from_row(row))
     return by_sample
 
@@ -162,15 +165,33 @@ def from_row(row: Mapping[str, Any], drop_id: str) -> list[Annotation]:
 
 
 def new_annotations(annotations: Iterable[Annotation], existing: Iterable[Annotation]) -> list[Annotation]:
-    """Return annotations that repeat no existing one (same sample, same annotator or none, same label)."""
-    keys = {(known.sha256, known.annotator, known.label) for known in existing}
+    """Return annotations that repeat no existing one (same sample, same annotator or none, same label).
+
+    One that says again what its annotator had said before changing their mind repeats nothing.
+    """
+    keys = set[tuple[str, str | None, str]]()
+    latest: dict[tuple[str, str | None], Annotation] = {}
+    for known in sorted(existing, key=_annotated_at):
+        keys.add((known.sha256, known.annotator, known.label))
+        latest[known.sha256, known.annotator] = known
     result = []
     for annotation in annotations:
         key = (annotation.sha256, annotation.annotator, annotation.label)
-        if key not in keys:
+        if key not in keys or _returns(annotation, latest.get(key[:2])):
             keys.add(key)
             result.append(annotation)
     return result
+
+
+def _returns(annotation: Annotation, latest: Annotation | None) -> bool:
+    """Whether a named annotator says, later than their last other word, what they had said before that."""
+    return (
+        latest is not None
+        and annotation.annotator is not None
+        and annotation.labelled_at is not None
+        and annotation.label != latest.label
+        and annotation.labelled_at > _annotated_at(latest)
+    )
 
 
 def record(connection: Connection, annotations: Sequence[Annotation]) -> None:

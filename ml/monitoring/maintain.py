@@ -9,7 +9,8 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy import Connection, delete, func, text
 
 from ml.catalog.engine import advisory_lock, transaction
-from ml.catalog.tables import feedback_waiting, prediction_hours, replicas
+from ml.catalog.feedback_later import expire_waiting
+from ml.catalog.tables import prediction_hours, replicas
 from ml.context import Context
 from ml.datasets import compact, loader
 from ml.erasure import erase
@@ -41,7 +42,7 @@ def maintain(ctx: Context) -> dict[str, int]:
         dropped = [_drop_partition(ctx, name) for name in [*existing, *created] if name < _partition_name(horizon)]
         with transaction(ctx.engine) as connection:
             connection.execute(delete(prediction_hours).where(prediction_hours.c.hour < horizon))
-            connection.execute(delete(feedback_waiting).where(feedback_waiting.c.given_at < horizon))
+            expire_waiting(connection, ctx.settings.feedback_wait_days)
             removed_replicas = connection.execute(
                 delete(replicas).where(replicas.c.heartbeat_at < func.now() - text("interval '1 hour'"))
             ).rowcount

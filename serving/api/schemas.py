@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from ml.catalog import class_names
 from ml.settings import Strategy
 from serving.prediction_log.log import is_uuid7
 
@@ -70,6 +71,19 @@ class BatchAnswer(BaseModel):
     results: list[BatchItem]
 
 
+_LABEL: Final = r"^[^/\\]+$"
+
+
+def _class_name(value: str) -> str:
+    """The label as intake stores it, by intake's rules."""
+    label = class_names.normalised(value.strip())
+    if problem := class_names.problem(label):
+        raise ValueError(problem)
+    if not label.isprintable():
+        raise ValueError("must hold printable characters only")
+    return label
+
+
 class Feedback(BaseModel):
     """What a prediction should have said."""
 
@@ -85,8 +99,19 @@ class Feedback(BaseModel):
         pattern=r"^[\x20-\x7e]+$",
         description="Instead: the `X-Client-Key` sent with the image; its newest prediction is meant.",
     )
-    label: str = Field(min_length=1, max_length=200, examples=["1"])
-    source: str = Field("user", min_length=1, max_length=100, description="Who says so; one opinion a source.")
+    label: Annotated[str, AfterValidator(_class_name)] = Field(
+        min_length=1,
+        max_length=200,
+        pattern=_LABEL,
+        description="A class; a name that is none yet is a proposal until a reviewer confirms it.",
+        examples=["1"],
+    )
+    source: str = Field(
+        "user",
+        min_length=1,
+        max_length=100,
+        description="The end user for whom the key speaks, by an id of yours. All end users of a key are one vote.",
+    )
     comment: str | None = Field(None, max_length=2000, examples=["a one with a bar"])
 
     @field_validator("prediction_id")
@@ -96,7 +121,7 @@ class Feedback(BaseModel):
             raise ValueError(f"`{value}` is no UUIDv7: use the `id` that /v1/predict returned")
         return value
 
-    @field_validator("label", "source")
+    @field_validator("source")
     @classmethod
     def _stripped(cls, value: str) -> str:
         if not (stripped := value.strip()):
@@ -118,19 +143,26 @@ class Feedback(BaseModel):
 
 
 class FeedbackStored(BaseModel):
-    """201: new; 200: this source had spoken before, its opinion is now this one; 202: kept, stored later."""
+    """201: new; 200: this end user had spoken before, its opinion is now this one; 202: kept, stored later."""
 
     prediction_id: UUID | None = Field(examples=[_ID])
     client_key: str | None
     label: str = Field(examples=["1"])
     source: str = Field(examples=["user"])
+    level: Literal["propose", "annotate", "review"] = Field(description="What the key's feedback counts as.")
+    standing: Literal["queued", "vote", "decision", "new_class", "unknown"] = Field(
+        description="`queued`: a proposal, which people look at; `vote`: of an annotator; `decision`: of a reviewer; "
+        "`new_class`: kept until a reviewer confirms the class; `unknown`: not known before its prediction is."
+    )
 
 
 class Opinion(BaseModel):
     """Feedback as it is stored."""
 
     label: str = Field(examples=["1"])
-    source: str = Field(examples=["user"])
+    caller: str | None = Field(description="Whose key it came with.", examples=["phone"])
+    source: str = Field(description="The end user for whom the key spoke.", examples=["user"])
+    level: Literal["propose", "annotate", "review"]
     comment: str | None
     given_at: datetime
 
@@ -162,6 +194,44 @@ class LoggedPrediction(BaseModel):
     client_key: str | None
     stored: bool = Field(description="False: on its way, in the spool of the host that answered.")
     feedback: list[Opinion]
+
+
+class LabelTask(BaseModel):
+    """A question about the label of a prediction's image or of a sample."""
+
+    id: int = Field(examples=[17])
+    prediction_id: UUID | None = Field(description="Null: it is about a sample of the data.")
+    sha256: str | None = Field(description="Of the image.")
+    reason: str = Field(examples=["feedback"])
+    score: float = Field(ge=0, le=1, description="How doubtful the label is.")
+    label: str | None = Field(description="What it is now, or what the model said.", examples=["7"])
+    suggested: str | None = Field(description="What it may be instead.", examples=["1"])
+    details: dict[str, Any] = Field(description="Who says what, and why it is asked.")
+    created_at: datetime
+
+
+class LabelTasks(BaseModel):
+    """The most doubtful first."""
+
+    tasks: list[LabelTask]
+
+
+class LabelTaskAnswer(BaseModel):
+    """What the label is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: Annotated[str, AfterValidator(_class_name)] = Field(
+        min_length=1, max_length=200, pattern=_LABEL, description="The name of a class.", examples=["1"]
+    )
+
+
+class LabelTaskClosed(BaseModel):
+    """What became of the question."""
+
+    id: int = Field(examples=[17])
+    status: Literal["answered", "dismissed"]
+    label: str | None = Field(examples=["1"])
 
 
 class LiveAccuracy(BaseModel):

@@ -13,22 +13,40 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
+from ml.catalog.api_keys import Level
+from ml.catalog.feedback import LOCAL
 from serving.auth import rate_limit
 from serving.auth.keys import KeyRing
 from serving.auth.rate_limit import Rate, RateLimiter
 from serving.errors import RETRY, ProblemError
 from serving.telemetry.metrics import Metrics
 
-Role = Literal["predict", "feedback", "operate", "admin"]
+Role = Literal["predict", "feedback", "annotate", "review", "operate", "admin"]
 
 BEARER: Final = 'Bearer realm="evergreen"'
 BASIC: Final = 'Basic realm="evergreen: any name, a key as the password", charset="UTF-8"'
 RATE_HEADERS: Final = "evergreen.rate_limit"
 """Key of the `RateLimit` response headers in the ASGI scope."""
 
+IDENTITY: Final = "evergreen.identity"
+"""Key of the caller's `Identity` in the ASGI scope."""
+
 _MAX_URL_LENGTH: Final = 300
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDED_HEADERS: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"})
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks, as feedback is attributed.
+
+    Attributes:
+        id: the same for all keys of a caller, across rotations.
+        level: what feedback of the caller counts as.
+    """
+
+    id: str = LOCAL
+    level: Level = "propose"
 
 
 class AccessControl:
@@ -67,6 +85,7 @@ class AccessControl:
         """
         credentials = _Credentials.from_headers(scope["headers"])
         if credentials.key is None and self._keyless and _is_local(scope, credentials):
+            scope[IDENTITY] = Identity()
             return None
         if credentials.key is None:
             raise self._denied(401, "no_key", "send a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`", challenge)
@@ -76,7 +95,7 @@ class AccessControl:
             invalid = f'{challenge}, error="invalid_token"' if challenge == BEARER else challenge
             raise self._denied(401, "bad_key", detail, invalid)
         grant = stored_key.grant
-        if role not in grant.roles and "admin" not in grant.roles:
+        if not grant.allows(role):
             detail = f"this needs a key with the role `{role}`; the key of {grant.name} has {', '.join(grant.roles)}"
             raise self._denied(403, "forbidden", detail, f'{BEARER}, error="insufficient_scope", scope="{role}"')
         if credentials.basic and scope["method"] not in _SAFE_METHODS and not _is_same_origin(credentials):
@@ -85,6 +104,7 @@ class AccessControl:
             )
         if grant.per_second is not None and grant.burst is not None:
             self._apply_rate_limit(scope, stored_key.id, Rate(grant.per_second, grant.burst))
+        scope[IDENTITY] = Identity(stored_key.identity or stored_key.id, grant.level)
         return grant.name
 
     def _apply_rate_limit(self, scope: Scope, key: str, rate: Rate) -> None:

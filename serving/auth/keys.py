@@ -126,7 +126,11 @@ def _parse(data: bytes) -> list[StoredKey]:
     rows = orjson.loads(data)
     return [
         StoredKey(
-            row["id"], row["sha256"], Grant(**row["grant"] | {"roles": tuple(row["grant"]["roles"])}), row["expires_at"]
+            row["id"],
+            row["sha256"],
+            Grant(**row["grant"] | {"roles": tuple(row["grant"]["roles"])}),
+            row["expires_at"],
+            row.get("identity", ""),  # files of earlier versions have none
         )
         for row in rows
     ]

@@ -196,8 +196,13 @@ class Client:
     ) -> FeedbackOutcome:
         """Say what a prediction should have been, by its id or by your own.
 
+        What it counts as depends on the key: a proposal, one annotator's vote, or a reviewer's decision.
+
+        Args:
+            source: the end user for whom you speak, by an id of yours; all end users of a key are one vote together.
+
         Returns:
-            Whether the feedback is new, known (it replaces earlier feedback of this source), or waiting to be stored.
+            Whether the feedback is new, known (it replaces earlier feedback of this end user), or waiting to be stored.
         """
         of = {"prediction_id": prediction_id, "client_key": client_key}
         return self._send(_feedback(label, of, source, comment))

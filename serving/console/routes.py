@@ -13,7 +13,7 @@ from ml.errors import UnavailableError
 from serving.api.route_classes import requires_role
 from serving.api.routes.model import describe
 from serving.auth.access import BASIC
-from serving.console import deployments, drops, files, overview, quarantine
+from serving.console import deployments, drops, files, labels, overview, quarantine
 from serving.console.templates import FOLDER, render
 from serving.dependencies import Dependencies, Injected
 from serving.errors import ProblemError
@@ -23,6 +23,7 @@ router.include_router(files.router)
 router.include_router(quarantine.router)
 router.include_router(drops.router)
 router.include_router(deployments.router)
+router.include_router(labels.router)
 
 SECONDS: Final = 4.0
 FRESH_SECONDS: Final = 1.5

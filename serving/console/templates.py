@@ -22,6 +22,7 @@ def render(name: str, settings: Settings, **values: Any) -> str:
         "Deployments": "/console/deployments",
         "Held drops": "/console/drops",
         "Quarantine": "/console/quarantine",
+        "Labels": "/console/labels",
         "MLflow": settings.mlflow_page or settings.mlflow_url,
         "Airflow": settings.airflow_url,
     }

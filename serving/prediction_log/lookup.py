@@ -64,8 +64,11 @@ def find_stored(engine: Engine, identifier: UUID) -> LoggedRecord | None:
     """
     query = select(predictions).where(predictions.c.id == identifier, predictions.c.at == timestamp_of(identifier))
     opinions = (
-        select(feedback.c.label, feedback.c.source, feedback.c.comment, feedback.c.given_at)
-        .where(feedback.c.prediction_id == identifier)
+        select(
+            *(feedback.c.label, feedback.c.caller, feedback.c.source),
+            *(feedback.c.level, feedback.c.comment, feedback.c.given_at),
+        )
+        .where(feedback.c.prediction_id == identifier, feedback.c.status == "stored", feedback.c.revoked_at.is_(None))
         .order_by(feedback.c.given_at)
     )
     with transaction(engine) as connection:

@@ -16,12 +16,12 @@ from uuid import UUID
 
 import orjson
 import psycopg2
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from ml.catalog import erasures, feedback, predictions
+from ml.catalog import erasures, feedback, feedback_later, predictions
 from ml.catalog.engine import transaction
-from ml.catalog.feedback import FeedbackRecord
+from ml.catalog.feedback import FeedbackLimits, FeedbackRecord, FeedbackRefusedError
 from ml.catalog.predictions import PredictionRow
 from ml.errors import EvergreenError
 from ml.storage.object_store import ObjectStore
@@ -48,10 +48,16 @@ class _ErasedMeanwhile(Exception):  # noqa: N818 - not an error: the pair is sto
 
 
 class PairStore:
-    """Stores pairs in the bucket and the catalog."""
+    """Stores pairs in the bucket and the catalog.
 
-    def __init__(self, engine: Engine, store: ObjectStore, metrics: Metrics) -> None:
-        self._engine, self._store, self._metrics = engine, store, metrics
+    Args:
+        limits: bounds on feedback, which spooled feedback must keep as well.
+    """
+
+    def __init__(
+        self, engine: Engine, store: ObjectStore, metrics: Metrics, limits: FeedbackLimits | None = None
+    ) -> None:
+        self._engine, self._store, self._metrics, self._limits = engine, store, metrics, limits
 
     def store(self, path: Path, replica: str) -> None:
         """Store a pair, named by its file of rows; idempotent.
@@ -105,9 +111,17 @@ class PairStore:
             new = predictions.store(connection, incoming, key, replica)
             for record in records:
                 if record.kind == "feedback":
-                    feedback.store(connection, _feedback_record(record.row))
-            feedback.apply_waiting_to_incoming(connection)
+                    self._store_feedback(connection, _feedback_record(record.row))
+            feedback_later.apply_waiting_to_incoming(connection, self._limits)
         self._metrics.stored.inc(new)
+
+    def _store_feedback(self, connection: Connection, record: FeedbackRecord) -> None:
+        """As the route would have done, with the level that the key had then; its sender is gone."""
+        try:
+            feedback.store(connection, record, self._limits)
+        except FeedbackRefusedError as error:
+            self._metrics.refused.labels(error.code).inc()
+            log.warning("feedback of %s, kept while the catalog was away, is refused: %s", record.caller, error)
 
     def _insert_each(self, records: Sequence[SpoolRecord], key: str, end: int, replica: str) -> None:
         """Store the rows one by one, so that one that Postgres rejects does not block the others."""

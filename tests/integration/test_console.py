@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from PIL import Image
 from sqlalchemy import select
 
 from ml.catalog import drops as drops_catalog
 from ml.catalog.engine import transaction
+from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import drops, quarantine
 from ml.context import Context
 from ml.datasets.ingest import ingest
@@ -25,7 +27,8 @@ from ml.intake.claim import claim
 from ml.intake.findings import Finding
 from ml.intake.inspect import inspect_chunk
 from ml.intake.validate import validate
-from tests.pictures import digit_files, png, upload
+from serving.prediction_log.log import timestamp_of, uuid7
+from tests.pictures import digit_files, digits, png, upload
 from tests.serving_process import Service, service
 
 BLANK = png(np.zeros((8, 8), np.uint8))
@@ -181,3 +184,37 @@ def test_the_overview_links_what_was_found(context: Context, running: Service) -
     (cycle,) = running.get("/v1/console/overview").json()["cycles"]
     row = drop_row(context)
     assert (cycle["data_docs"], cycle["drop_id"]) == (row["report_key"], row["id"])
+
+
+def test_questions_about_predictions_are_shown_with_pictures_and_answered(context: Context, running: Service) -> None:
+    image, prediction = digits()[0][1], uuid7()
+    context.store.put("predictions/2026/01/02/1.tar", image)
+    row = {
+        "id": prediction, "at": timestamp_of(prediction), "model_version": 1, "label": "0", "top": [],
+        "probability": 0.9, "milliseconds": 1.0, "image_sha256": "1" * 64, "width": 8, "height": 8, "brightness": 0.5,
+    }  # fmt: skip
+    with transaction(context.engine) as connection:
+        store(connection, [PredictionRow(orjson.dumps(row), (0, len(image)))], "predictions/2026/01/02/1.tar", "test")
+
+    def post(path: str, **body: str) -> httpx.Response:
+        return httpx.post(running.url + path, json=body, timeout=30)
+
+    said = post("/v1/feedback", prediction_id=str(prediction), label=EVIL.replace("/", ""), source="ann").json()
+    assert (said["level"], said["standing"]) == ("propose", "new_class")
+    assert post("/v1/feedback", prediction_id=str(prediction), label="1", source="bob").json()["standing"] == "queued"
+    (task,) = running.get("/v1/label-tasks").json()["tasks"]
+    assert (task["label"], task["suggested"], task["details"]["persons"]) == ("0", "1", 1)
+    page = running.get("/console/labels").text
+    assert "1 open questions" in page
+    assert "It is 1" in page
+    assert "<script>" not in page
+    picture = running.get(f"/console/labels/{task['id']}/picture")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+    address = f"/v1/label-tasks/{task['id']}"
+    assert post(f"{address}/answer", label="zebra").status_code == 422
+    assert post(f"{address}/answer", label="1").json()["status"] == "answered"
+    assert [post(f"{address}/{step}", label="1").status_code for step in ("answer", "dismiss")] == [409, 409]
+    assert post("/v1/label-tasks/999/answer", label="1").status_code == 404
+    (first, *_) = running.get(f"/v1/predictions/{prediction}").json()["feedback"]
+    assert (first["source"], first["level"]) == ("ann", "propose")
+    assert "Nothing is asked." in running.get("/console/labels").text

@@ -156,6 +156,7 @@ def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflo
         "request_overdue": "success",
         "process_decisions": "success",
         "alert_refusals": "success",
+        "check_feedback": "success",
         "collect_feedback": "success",
     }
     assert monitor["assets"] == ["retrain"]

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from ml.catalog import feedback
 from ml.catalog.engine import transaction
-from ml.catalog.feedback import FeedbackRecord
+from ml.catalog.feedback import FeedbackRecord, FeedbackRefusedError
 from ml.catalog.tables import (
     deployments,
     erased_content,
@@ -93,8 +93,11 @@ class Worker:
 
 
 def give(ctx: Context, prediction_id: UUID, label: str) -> None:
+    """As an annotator would; another end user each time."""
     record = FeedbackRecord(
-        prediction_id, timestamp_of(prediction_id), None, None, label, f"s-{uuid.uuid4()}", None, datetime.now(UTC)
+        *(prediction_id, timestamp_of(prediction_id), None, None, label, f"s-{uuid.uuid4()}", None, datetime.now(UTC)),
+        key_id=feedback.LOCAL,
+        level="annotate",
     )
     with transaction(ctx.engine) as connection:
         feedback.store(connection, record)
@@ -212,9 +215,9 @@ def stays_out(ctx: Context, worker: Worker, asked: UUID, digest: str) -> None:
     (again,) = worker.answer(secret)
     worker.store()
     assert stored_images(ctx)[str(again)] is False
-    for label in "123":
-        give(ctx, asked, label)
-        give(ctx, again, label)
+    for about in (asked, again):
+        with pytest.raises(FeedbackRefusedError, match="erased"):
+            give(ctx, about, "1")
     collect_feedback(ctx)
     ingest(ctx, upload(ctx, "back", {"1/back.png": secret} | digit_files(140, 146)))
     with transaction(ctx.engine) as connection:

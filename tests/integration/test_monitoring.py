@@ -1,5 +1,6 @@
 """Monitoring on a prediction log in real Postgres and S3."""
 
+import hashlib
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ import orjson
 import pytest
 from sqlalchemy import Row, func, insert, select, text, update
 
-from ml.catalog import cycles
+from ml.catalog import class_proposals, cycles
 from ml.catalog.engine import transaction
 from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import cycles as cycles_table
@@ -166,19 +167,28 @@ def test_live_accuracy_comes_from_feedback(serving: Context) -> None:
 
 
 def give_feedback(ctx: Context, count: int) -> None:
-    """Predictions of `count` digits, their images in one tar, and their right labels."""
+    """Predictions of `count` digits, their images in one tar, and an annotator's right labels; the classes exist."""
+    for label in "0123456789":
+        class_proposals.decide(ctx.engine, label, "confirmed", actor="ann", reason="a digit")
     chosen = digits()[:count]
     ctx.store.put("predictions/2026/01/02/r-1.tar", b"".join(data for _, data in chosen))
     offsets = np.cumsum([0, *(len(data) for _, data in chosen)])
     answers = [
-        answer("0", image_object="predictions/2026/01/02/r-1.tar", image_offset=int(o), image_size=len(data))
+        answer(
+            "0",
+            image_object="predictions/2026/01/02/r-1.tar",
+            image_offset=int(o),
+            image_size=len(data),
+            image_sha256=hashlib.sha256(data).hexdigest(),
+        )
         for (_, data), o in zip(chosen, offsets, strict=False)
     ]
     log(ctx, answers)
     told = [
-        {"prediction_id": a["id"], "predicted_at": a["at"], "label": label, "source": "ann"}
+        {"prediction_id": a["id"], "predicted_at": a["at"], "label": label, "source": "ann", "key_id": "k1",
+         "level": "annotate", "image_sha256": a["image_sha256"]}
         for a, (label, _) in zip(answers, chosen, strict=True)
-    ]
+    ]  # fmt: skip
     with transaction(ctx.engine) as connection:
         connection.execute(insert(feedback), told)
 

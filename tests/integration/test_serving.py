@@ -23,7 +23,7 @@ from sqlalchemy import func, select
 
 from infra.local import postgres
 from ml.catalog.engine import transaction
-from ml.catalog.feedback import apply_recent_waiting
+from ml.catalog.feedback_later import apply_recent_waiting
 from ml.catalog.migrate import migrate
 from ml.catalog.tables import feedback, feedback_waiting, prediction_hours, predictions
 from ml.context import Context, connect
@@ -150,8 +150,9 @@ def test_metrics_speak_for_all_workers(context: Context, running: Service) -> No
         assert 'evergreen_reloads_total{result="swapped"} 2.0' in text
 
 
-def test_feedback_is_stored_once_a_source_and_may_be_corrected(context: Context, running: Service) -> None:
+def test_feedback_is_stored_once_an_end_user_and_may_be_corrected(context: Context, running: Service) -> None:
     said = running.ask(IMAGES[0]).json()
+    wait_until(lambda: said["id"] in logged_ids(context), what="the answer in the log")
 
     def give(**change: str) -> int:
         body = {"prediction_id": said["id"], "label": "3"} | change
@@ -164,11 +165,13 @@ def test_feedback_is_stored_once_a_source_and_may_be_corrected(context: Context,
         connection.execute(feedback.update().values(drop_prefix="drops/feedback-1/"))
     assert give(source="nurse", comment="very sure") == 200
     assert give(label="5") == 200
-    assert give(prediction_id=str(uuid7())) == 201  # perhaps still in a spool
+    assert give(prediction_id=str(uuid7())) == 202  # perhaps still in a spool
+    assert give(label="Any/thing") == 422
     with transaction(context.engine) as connection:
         rows = connection.execute(select(feedback).where(feedback.c.prediction_id == said["id"])).all()
     found = {row.source: (row.label, row.comment, row.drop_prefix) for row in rows}
     assert found == {"user": ("5", None, None), "nurse": ("3", "very sure", "drops/feedback-1/")}
+    assert {(row.key_id, row.level, row.status) for row in rows} == {("local", "propose", "stored")}
 
 
 def test_feedback_by_the_clients_key_may_come_before_its_prediction_is_in_the_log(
@@ -180,7 +183,7 @@ def test_feedback_by_the_clients_key_may_come_before_its_prediction_is_in_the_lo
 
     def told() -> dict[str, str]:
         with transaction(context.engine) as connection:
-            return {str(r.prediction_id): r.label for r in connection.execute(select(feedback))}
+            return {str(r.prediction_id): r.label for r in connection.execute(select(feedback)) if r.image_sha256}
 
     assert give("late", "3") == 202
     assert give("late", "4") == 202
@@ -353,7 +356,7 @@ def test_postgres_away_stuck_and_back_loses_nothing(
                 wait_logged(context, hammer)
             assert len(logged_ids(context)) == len(hammer.answers)
             with transaction(context.engine) as connection:
-                told = connection.execute(select(feedback.c.label)).scalars().all()
+                told = connection.execute(select(feedback.c.label).where(feedback.c.status == "stored")).scalars().all()
                 counted = connection.execute(select(func.sum(prediction_hours.c.answers))).scalar()
             assert sorted(told) == ["no, gone", "stuck"]
             assert counted == len(hammer.answers)

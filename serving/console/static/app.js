@@ -314,6 +314,16 @@ async function ask(file) {
   }
 }
 
+function noted(label, standing) {
+  const meaning = {
+    queued: "a reviewer decides",
+    vote: "it is one annotator's vote",
+    decision: "it is decided",
+    new_class: "a reviewer decides whether that becomes a class",
+  };
+  return `Noted as “${label}”: ${meaning[standing] ?? "it is kept until its prediction is in the log"}.`;
+}
+
 async function give(label) {
   if (!answered || !label.trim()) return;
   const body = JSON.stringify({ prediction_id: answered.id, label, source: "console" });
@@ -321,7 +331,7 @@ async function give(label) {
   try {
     const answer = await fetch("/v1/feedback", { method: "POST", headers: { "content-type": "application/json" }, body });
     thanks.className = answer.ok ? "small quiet" : "small error";
-    thanks.textContent = answer.ok ? `Noted as “${label.trim()}”: it becomes material for the next round.` : await problem(answer);
+    thanks.textContent = answer.ok ? noted(label.trim(), (await answer.json()).standing) : await problem(answer);
     if (answer.ok) $("feedback").hidden = true;
   } catch (error) {
     thanks.className = "small error";

@@ -7,6 +7,7 @@ from typing import Final
 import orjson
 from sqlalchemy import Engine, text
 
+from ml.catalog import class_proposals
 from ml.catalog.engine import transaction
 from serving.prediction_log.log import timestamp_of, uuid7
 
@@ -34,8 +35,9 @@ insert into prediction_hours select date_trunc('hour', at, 'UTC'), model_version
 from {name} group by 1, 2, 3
 """
 _FEEDBACK: Final = """
-insert into feedback (prediction_id, predicted_at, label, source)
-select id, at, case when random() < 0.9 then label else 'class 0' end, 'bench' from {name}
+insert into feedback (prediction_id, predicted_at, label, source, key_id, level, image_sha256, queued)
+select id, at, case when random() < 0.9 then label else 'class 0' end, 'bench', 'bench', 'annotate', image_sha256, true
+from {name}
 tablesample system (:percent) limit :count
 """
 
@@ -53,6 +55,8 @@ def fill(engine: Engine, rows: int, days: int) -> None:
             percent = min(100.0, 200.0 * count / per_day)
             statement = text(_FEEDBACK.format(name=_name(day)))
             connection.execute(statement, {"percent": percent, "count": count})
+    for label in LABELS:
+        class_proposals.decide(engine, label, "confirmed", actor="bench", reason="a class")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("vacuum analyze"))
 

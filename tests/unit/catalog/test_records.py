@@ -103,6 +103,7 @@ KEY = {
     "expires_at": None,
     "revoked_at": None,
     "used_at": None,
+    "identity": "0123456789ab",
 }
 
 

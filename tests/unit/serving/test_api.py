@@ -267,6 +267,9 @@ def test_404_405_and_bad_json_are_problems(client: TestClient) -> None:
         {"label": " \t"},
         {"label": "a" * 201},
         {"label": "nul\0"},
+        {"label": "a/b"},
+        {"label": "a\\b"},
+        {"label": "tab\tbed"},
         {"label": None},
         {"source": ""},
         {"comment": "c" * 3000},
@@ -286,6 +289,10 @@ def test_feedback_without_a_database_is_kept_and_without_room_refused(client: Te
     said = str(uuid7())
     answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
     assert (answer.status_code, answer.json()["prediction_id"]) == (202, said)
+    assert (answer.json()["level"], answer.json()["standing"]) == ("propose", "unknown")
+    near = client.post("/v1/feedback", json={"prediction_id": said, "label": "Cat_"})
+    expect_problem(near, 422, "near_class")
+    assert "did you mean `cat`?" in near.json()["detail"]
     assert client.post("/v1/feedback", json={"client_key": "mine", "label": "cat"}).status_code == 202
     assert dependencies.prediction_log.stats()["waiting_bytes"] > 0
     dependencies.prediction_log.other_spools_bytes = dependencies.settings.spool_bytes
