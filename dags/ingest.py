@@ -70,12 +70,13 @@ def ingest() -> None:
     @task(trigger_rule="all_done", map_index_template=INSTANCE_NAME)
     def validate(drop: dict[str, Any]) -> str:
         """Validate one drop; returns its id whether it was accepted or not."""
+        from ml.datasets import relabels
         from ml.intake.validate import validate as validate_drop
         from plugins.alerts import alert
         from plugins.runtime import context, name_instance
 
         name_instance(drop["drop_id"])
-        verdict = validate_drop(context(), drop["drop_id"])
+        verdict = validate_drop(context(), drop["drop_id"], relabels.preview)
         if not verdict.accepted:
             fate = "waits for a person" if verdict.held else "was rejected"
             alert(f"drop {drop['drop_id']} {fate}", verdict.reason or "")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, Engine, any_, bindparam, select
+from sqlalchemy import Connection, Engine, any_, bindparam, func, select
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions, samples
@@ -21,6 +21,26 @@ def labels(engine: Engine, hashes: Sequence[str]) -> dict[str, str]:
             rows = connection.execute(query, {"page": page})
             label_by_hash.update(dict(rows.all()))
     return label_by_hash
+
+
+def labels_and_splits(engine: Engine, hashes: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The current label and the split of every sample among `hashes`."""
+    found: dict[str, tuple[str, str]] = {}
+    with transaction(engine) as connection:
+        for start in range(0, len(hashes), _PAGE):
+            page = list(hashes[start : start + _PAGE])
+            query = select(samples.c.sha256, samples.c.label, samples.c.split)
+            rows = connection.execute(query.where(samples.c.sha256 == any_(bindparam("page"))), {"page": page})
+            found.update({digest: (label, split) for digest, label, split in rows})
+    return found
+
+
+def class_size(connection: Connection, label: str, limit: int, split: str | None = None) -> int:
+    """The number of samples of a class, in one split or all; counted no further than `limit`."""
+    query = select(samples.c.sha256).where(samples.c.label == label)
+    if split is not None:
+        query = query.where(samples.c.split == split)
+    return int(connection.execute(select(func.count()).select_from(query.limit(limit).subquery())).scalar_one())
 
 
 def classes(connection: Connection) -> set[str]:

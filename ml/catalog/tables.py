@@ -96,6 +96,7 @@ samples = Table(
     CheckConstraint("split in ('train', 'validation', 'holdout')", name="split"),
     Index(None, "segment_id"),
     Index(None, "drop_id"),
+    Index(None, "label", "split"),
     Index(None, "phash_high"),
     Index(None, "phash_low"),
     Index(None, "subject", postgresql_where=text("subject is not null")),
@@ -116,6 +117,25 @@ labels = Table(
     # The annotator's feedback was taken out as a whole: the annotation does not count any more.
     Column("revoked_at", DateTime(timezone=True)),
     Index(None, "sha256"),
+)
+
+# Every change of a stored sample's label, except that of a whole class: see `ml.catalog.label_changes`.
+label_changes = Table(
+    "label_changes",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("sha256", Text, nullable=False),
+    Column("split", Text, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("drop_id", Text),
+    _now(),
+    Index(None, "sha256"),
+    Index(None, "drop_id"),
+    Index(None, "created_at"),
+    Index("ix_label_changes_evaluation", "id", postgresql_where=text("split <> 'train'")),
 )
 
 quarantine = Table(

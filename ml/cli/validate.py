@@ -17,9 +17,10 @@ def validate(
     path: Annotated[Path, typer.Argument(help="A folder or archive, as for `evergreen drop`.")],
     as_json: Json = False,
 ) -> None:
-    """Judge a drop before it is uploaded; nothing is sent or stored. Exit code 4 if it would be rejected."""
+    """Judge a drop before it is uploaded; nothing is sent or stored. Exit code 4 if it would be rejected or held."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from ml.datasets import relabels
     from ml.intake import dry_run
 
     columns = (TextColumn("  looking at images"), BarColumn(), MofNCompleteColumn())
@@ -29,11 +30,11 @@ def validate(
         def on_images(completed: int, total: int) -> None:
             bar.update(task, completed=completed, total=total)
 
-        report = dry_run.run(connected(), path, on_images)
+        report = dry_run.run(connected(), path, on_images, relabels.preview)
     emit(vars(report), as_json)
     if not as_json:
         _report(path, report)
-    if report.rejected:
+    if report.rejected or report.held:
         raise typer.Exit(STOPPED)
 
 
@@ -46,6 +47,8 @@ def _report(path: Path, report: "DryRun") -> None:
         say(f"warning: {warning}")
     if report.rejected:
         say(f"would be rejected: {'; '.join(report.rejected)}")
+    elif report.held:
+        say(f"would wait for a person: {'; '.join(report.held)}")
     else:
         counts = f"{report.good} good, {report.duplicates} known already, {len(report.quarantined)} put aside"
         say(f"would be accepted: {counts}")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 from sqlalchemy import Connection
@@ -17,13 +17,15 @@ from ml.catalog.drops import DropRecord, QuarantineEntry
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
-from ml.datasets import annotate, segments, versions
+from ml.datasets import annotate, relabels, segments, trust, versions
 from ml.datasets.annotate import AnnotationChanges
 from ml.datasets.incoming import IncomingDrop
+from ml.datasets.relabels import RelabelCounts
 from ml.datasets.segments import Sample, Segment, SegmentUploads
+from ml.datasets.trust import Trust
 from ml.datasets.versions import EMPTY, Manifest
 from ml.errors import NotFoundError, UnavailableError
-from ml.intake import entries, listing, quarantine, row_verdicts, staging_tars
+from ml.intake import entries, held, listing, quarantine, row_verdicts, staging_tars
 from ml.intake.claim import acknowledge
 from ml.intake.listing import Listing
 from ml.validation import data_docs
@@ -61,7 +63,9 @@ def accept(ctx: Context, drop_id: str) -> str | None:
             SegmentUploads(ctx.store) as uploads,
             ThreadPoolExecutor(1, "listing") as listing_pool,
         ):
-            acceptance = _Acceptance(ctx, drop, IncomingDrop(ctx, verdicts), samples, labels)
+            with transaction(ctx.engine) as connection:
+                trusted = trust.of_drop(connection, drop.prefix, ctx.settings)
+            acceptance = _Acceptance(ctx, drop, IncomingDrop(ctx, verdicts, trusted), trusted, samples, labels)
             drop_listing = acceptance.run(uploads, listing_pool)
         acknowledge(ctx, drop_id, drop_listing)
     elif drop.status != "held":
@@ -84,26 +88,34 @@ class _Acceptance:
     ctx: Context
     drop: DropRecord
     rows: IncomingDrop
+    trust: Trust
     samples: RowBuffer
     labels: RowBuffer
     new_segments: list[Segment] = field(default_factory=list)
     added_by_split: Counter[str] = field(default_factory=Counter)
     classes: set[str] = field(default_factory=set)
     changes: AnnotationChanges = field(default_factory=AnnotationChanges)
+    relabelled: RelabelCounts = field(default_factory=RelabelCounts)
     quarantined: list[QuarantineEntry] = field(default_factory=list)
 
     def run(self, uploads: SegmentUploads, listing_pool: Executor) -> Listing | None:
-        """Return the listing of the drop at the time of acceptance; None if it could not be read."""
+        """Return the listing of the drop at the time of acceptance; None if it was not accepted or cannot be read."""
         ctx, drop_id = self.ctx, self.drop.id
         parent = versions.latest(ctx)
+        for page in self.rows.duplicate_pages():
+            self._add_existing(page)
+        if self._waits():
+            return None
         for segment, rows in segments.write(uploads, self._new_samples(), ctx.settings.segment_bytes):
             self._add_segment(segment, rows)
-        for page in self.rows.existing_pages():
-            self._add_annotations(annotate.changes_for_existing(ctx, page, drop_id))
+        if self.rows.repeated:  # other drops have added these since validation
+            self._add_existing(self.rows.repeated)
+            if self._waits():
+                return None
         for page in self.rows.bad_pages():
             self.quarantined += quarantine.copy_images(ctx, self.drop.prefix, drop_id, page)
         manifest = self._manifest(parent)
-        changed = bool(self.new_segments or self.changes.relabels)
+        changed = bool(self.new_segments or self.changes.changes)
         if changed:
             ctx.store.put(versions.key(manifest.id), manifest.to_bytes(), "application/json")
         uploads.wait()
@@ -119,10 +131,21 @@ class _Acceptance:
             self._finish(connection, manifest.id if changed else None)
         return pending_listing.result()
 
+    def _add_existing(self, page: list[dict[str, Any]]) -> None:
+        changes = annotate.changes_for_existing(self.ctx, page, self.drop.id, self.trust)
+        self.relabelled.add(changes)
+        self._add_annotations(changes)
+
+    def _waits(self) -> bool:
+        """Whether the changed labels are too many to go unseen, and nobody has approved them."""
+        with transaction(self.ctx.engine) as connection:
+            report = relabels.judge(connection, self.relabelled, self.ctx.settings)
+        return bool(report.findings) and held.hold(self.ctx, self.drop.id, report.findings)
+
     def _new_samples(self) -> Iterator[Sample]:
         drop_id = self.drop.id
         for page in self.rows.new_pages():
-            self._add_annotations(annotate.changes_for_new(page, drop_id, self.ctx.settings))
+            self._add_annotations(annotate.changes_for_new(page, drop_id, self.ctx.settings, self.trust))
             for row, member in zip(page, staging_tars.read(self.ctx, drop_id, page), strict=True):
                 row |= {"drop_id": drop_id, "size": row["bytes"]}
                 yield row, member
@@ -137,7 +160,7 @@ class _Acceptance:
         columns = {name: [getattr(a, name) for a in changes.annotations] for name in _ANNOTATION.names}
         rows = pa.Table.from_pydict(columns, _ANNOTATION)
         self.labels.add(rows.append_column("drop_id", pa.repeat(self.drop.id, len(rows))))
-        self.changes.relabels.update(changes.relabels)
+        self.changes.changes.extend(changes.changes)
         self.changes.tasks.extend(changes.tasks)
         self.changes.settled.extend(changes.settled)
 

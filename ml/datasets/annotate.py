@@ -1,22 +1,28 @@
-"""Applies the annotations of a drop: new annotations, changed labels, and label tasks for conflicts."""
+"""Applies the annotations of a drop: new annotations, changed labels, and label tasks for conflicts and proposals."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, update
 
-from ml.catalog import existing_samples
+from ml.catalog import existing_samples, label_changes
 from ml.catalog.classes import class_map
 from ml.catalog.engine import transaction
+from ml.catalog.label_changes import LabelChange
 from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets import labels
 from ml.datasets.labels import Annotation, LabelQuestion
+from ml.datasets.trust import Trust
 from ml.settings import Settings
 
 COLUMNS: Final = ("sha256", "label", "source", "annotator", "confidence", "labelled_at", "drop_id")
 """Columns of table `labels` that a drop fills."""
+
+
+_MAX_ACTORS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -25,27 +31,36 @@ class AnnotationChanges:
 
     Attributes:
         annotations: those to insert.
-        relabels: SHA-256 of stored samples to their new label.
+        changes: of the labels of stored samples.
         tasks: label tasks to open.
         settled: SHA-256 of samples whose conflict tasks can be closed.
     """
 
     annotations: list[Annotation] = field(default_factory=list)
-    relabels: dict[str, str] = field(default_factory=dict)
+    changes: list[LabelChange] = field(default_factory=list)
     tasks: list[LabelQuestion] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
 
+    @property
+    def relabels(self) -> dict[str, str]:
+        """SHA-256 of stored samples to their new label."""
+        return {change.sha256: change.after for change in self.changes}
 
-def changes_for_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings) -> AnnotationChanges:
+
+def changes_for_new(
+    rows: Iterable[Mapping[str, Any]], drop_id: str, settings: Settings, trust: Trust
+) -> AnnotationChanges:
     """Return the changes for samples that the drop adds.
 
     Args:
         rows: rows of `ml.intake.row_verdicts`, with their `neighbours`.
+        drop_id: the drop.
         settings: `label_policy` and `trusted_annotators` choose the label.
+        trust: in the drop's labels.
     """
     changes = AnnotationChanges()
     for row in rows:
-        annotations = labels.from_row(row, drop_id)
+        annotations = labels.from_row(row, drop_id, trust.source)
         if len(annotations) > 1:
             annotations = labels.new_annotations(annotations, ())
             if votes := labels.disagreement(annotations):
@@ -58,16 +73,22 @@ def changes_for_new(rows: Iterable[Mapping[str, Any]], drop_id: str, settings: S
     return changes
 
 
-def changes_for_existing(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str) -> AnnotationChanges:
-    """Return the changes for samples that are stored already, given their earlier annotations."""
+def changes_for_existing(
+    ctx: Context, rows: Sequence[Mapping[str, Any]], drop_id: str, trust: Trust
+) -> AnnotationChanges:
+    """Return the changes for samples that are stored already, given their earlier annotations.
+
+    The label of a sample of validation or holdout follows only from annotations that count there
+    (`ml.datasets.labels.countable`); what the others say becomes a label task with a proposal.
+    """
     hashes = sorted({r["sha256"] for r in rows})
-    current_labels = existing_samples.labels(ctx.engine, hashes)
+    stored_samples = existing_samples.labels_and_splits(ctx.engine, hashes)
     with transaction(ctx.engine) as connection:
         stored, mapping = labels.annotations_of(connection, hashes), class_map(connection)
     stored_annotations = {  # some were written before a class was renamed
         digest: [replace(a, label=mapping.get(a.label, a.label)) for a in earlier] for digest, earlier in stored.items()
     }
-    annotations = (a for r in rows for a in labels.from_row(r, drop_id) if a.sha256 in current_labels)
+    annotations = (a for r in rows for a in labels.from_row(r, drop_id, trust.source) if a.sha256 in stored_samples)
     changes = AnnotationChanges(
         labels.new_annotations(annotations, (a for earlier in stored_annotations.values() for a in earlier))
     )
@@ -75,22 +96,51 @@ def changes_for_existing(ctx: Context, rows: Sequence[Mapping[str, Any]], drop_i
     for annotation in changes.annotations:
         by_sample.setdefault(annotation.sha256, []).append(annotation)
     for digest, new_annotations in by_sample.items():
-        all_annotations = [*stored_annotations.get(digest, ()), *new_annotations]
-        chosen = labels.resolve_label(all_annotations, current_labels[digest], ctx.settings)
-        if chosen != current_labels[digest]:
-            changes.relabels[digest] = chosen
-        if votes := labels.disagreement(all_annotations):
-            changes.tasks.append(_conflict(digest, chosen, votes))
-        elif stored_annotations.get(digest):
-            changes.settled.append(digest)
+        sample = _StoredSample(digest, *stored_samples[digest], stored_annotations.get(digest, []))
+        _add_changes(changes, sample, new_annotations, drop_id, ctx.settings)
     return changes
+
+
+@dataclass(frozen=True)
+class _StoredSample:
+    sha256: str
+    label: str
+    split: str
+    annotations: list[Annotation]
+
+
+def _add_changes(
+    changes: AnnotationChanges, sample: _StoredSample, new: Sequence[Annotation], drop_id: str, settings: Settings
+) -> None:
+    """Add what new annotations of a stored sample change."""
+    protected = sample.split != "train"
+    together = [*sample.annotations, *new]
+    chosen = labels.resolve_label(together, sample.label, settings, protected=protected)
+    if chosen != sample.label:
+        cause = (_actors(new, chosen), f"drop {drop_id}", drop_id)
+        changes.changes.append(LabelChange(sample.sha256, sample.split, sample.label, chosen, *cause))
+    if votes := labels.disagreement(labels.countable(together) if protected else together):
+        changes.tasks.append(_conflict(sample.sha256, chosen, votes))
+    elif sample.annotations:
+        changes.settled.append(sample.sha256)
+    if protected and (proposal := _proposal(sample.sha256, chosen, together, new, drop_id)):
+        changes.tasks.append(proposal)
+
+
+def _actors(annotations: Sequence[Annotation], label: str) -> str:
+    """Who of a drop gave this label; names in an untrusted drop are not identities."""
+    named = {a.annotator for a in annotations if a.label == label and a.annotator and a.source != labels.UNTRUSTED}
+    shown = sorted(named)[:_MAX_ACTORS]
+    more = f" and {len(named) - _MAX_ACTORS} more" if len(named) > _MAX_ACTORS else ""
+    return ", ".join(shown) + more if shown else "nobody named"
 
 
 def write(connection: Connection, changes: AnnotationChanges) -> None:
     """Write the changes within the caller's transaction, except the annotations, which are copied in bulk."""
-    if changes.relabels:
+    if changes.changes:
         statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))
-        connection.execute(statement, [{"digest": d, "new": new} for d, new in changes.relabels.items()])
+        connection.execute(statement, [{"digest": c.sha256, "new": c.after} for c in changes.changes])
+        label_changes.record(connection, changes.changes)
     labels.close_tasks(connection, changes.settled)
     labels.open_tasks(connection, changes.tasks)
 
@@ -103,6 +153,24 @@ def _conflict(digest: str, chosen: str, votes: Mapping[str, int]) -> LabelQuesti
         label=chosen,
         suggested=max(votes, key=lambda label: (votes[label], label)),
         details={"votes": dict(votes)},
+    )
+
+
+def _proposal(
+    digest: str, label: str, together: Sequence[Annotation], new: Sequence[Annotation], drop_id: str
+) -> LabelQuestion | None:
+    """Return a label task if new annotations that do not count here say otherwise."""
+    counted = {id(annotation) for annotation in labels.countable(together)}
+    proposed = Counter(a.label for a in new if id(a) not in counted and a.label != label)
+    if not proposed:
+        return None
+    return LabelQuestion(
+        sha256=digest,
+        reason=labels.PROPOSAL,
+        score=0.5,
+        label=label,
+        suggested=max(proposed, key=lambda name: (proposed[name], name)),
+        details={"drop": drop_id, "proposed": dict(proposed)},
     )
 
 

@@ -7,10 +7,11 @@ from typing import Final
 
 from sqlalchemy import Connection, Row, bindparam, exists, func, select, update
 
-from ml.catalog import existing_samples, feedback, label_answers, label_queue
+from ml.catalog import existing_samples, feedback, label_answers, label_changes, label_queue
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.feedback import OPERATOR
 from ml.catalog.label_answers import Reviewer
+from ml.catalog.label_changes import LabelChange
 from ml.catalog.tables import feedback as feedback_table
 from ml.catalog.tables import label_tasks, samples
 from ml.context import Context
@@ -143,15 +144,22 @@ def decide(
         also: writes further rows in the same transaction.
     """
     parent, manifest = amend.newest(ctx)
-    current = existing_samples.labels(ctx.engine, [d.sha256 for d in decisions])
+    stored = existing_samples.labels_and_splits(ctx.engine, [d.sha256 for d in decisions])
+    current = {digest: label for digest, (label, _) in stored.items()}
     known = [replace(d, label=manifest.class_map.get(d.label, d.label)) for d in decisions if d.sha256 in current]
-    relabels = {d.sha256: d.label for d in known if d.label != current[d.sha256]}
+    changes = [
+        LabelChange(d.sha256, stored[d.sha256][1], current[d.sha256], d.label, d.annotator, cause)
+        for d in known
+        if d.label != current[d.sha256]
+    ]
+    relabels = {change.sha256: change.after for change in changes}
 
     def write_rows(connection: Connection) -> None:
         labels.record(connection, [Annotation(d.sha256, d.label, labels.OPERATOR, d.annotator) for d in known])
         if relabels:
             statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))
             connection.execute(statement, [{"digest": digest, "new": new} for digest, new in relabels.items()])
+            label_changes.record(connection, changes)
         of_samples = label_tasks.c.sha256.in_([d.sha256 for d in decisions])
         unanswered = label_tasks.c.status.in_(("open", "answered"))
         connection.execute(update(label_tasks).where(of_samples, unanswered).values(status="done"))

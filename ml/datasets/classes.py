@@ -10,8 +10,10 @@ from typing import Literal
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from ml.catalog import existing_samples, label_changes
 from ml.catalog.classes import compose_renames
 from ml.catalog.engine import advisory_lock, transaction
+from ml.catalog.label_changes import LabelChange
 from ml.catalog.tables import class_operations, samples
 from ml.context import Context
 from ml.datasets import amend, labels
@@ -89,6 +91,7 @@ def split(ctx: Context, before: str, new_labels: Mapping[str, str], *, actor: st
         _require_classes(manifest, (before,))
         _refuse_retired(manifest, sorted(set(new_labels.values())))
         _require_members(ctx, before, set(new_labels))
+        stored = existing_samples.labels_and_splits(ctx.engine, sorted(new_labels))
         operation = Operation("split", (before,), tuple(sorted(set(new_labels.values()))), len(new_labels), "")
         amended = replace(
             manifest,
@@ -99,6 +102,12 @@ def split(ctx: Context, before: str, new_labels: Mapping[str, str], *, actor: st
         def write_rows(connection: Connection) -> None:
             statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))
             connection.execute(statement, [{"digest": d, "new": new} for d, new in new_labels.items()])
+            changes = (
+                LabelChange(digest, in_split, before, new_labels[digest], actor, f"split of {before}")
+                for digest, (_, in_split) in stored.items()
+                if new_labels[digest] != before
+            )
+            label_changes.record(connection, changes)
             labels.record(connection, [Annotation(d, new, labels.OPERATOR, actor) for d, new in new_labels.items()])
             _record(connection, operation, amended.id, actor, reason)
 

@@ -3,17 +3,26 @@
 Other drops may have been accepted since validation read the catalog.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml.catalog import erasures, existing_samples
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.datasets import near_duplicates
+from ml.datasets import labels, near_duplicates
 from ml.datasets.near_duplicates import SplitAssigner
+from ml.datasets.trust import Trust
 from ml.intake import quarantine
 from ml.intake.row_verdicts import StoredRowVerdicts
+
+
+def with_current_labels(row: dict[str, Any], classes: Mapping[str, str]) -> dict[str, Any]:
+    """The row with the current names of its classes, also in further annotations."""
+    row["label"] = renamed(row["label"], classes)
+    if row["others"]:
+        row["others"] = [other | {"label": renamed(other["label"], classes)} for other in row["others"]]
+    return row
 
 
 class IncomingDrop:
@@ -24,9 +33,10 @@ class IncomingDrop:
         quarantined: rows rejected here, with `reasons`; complete after `new_pages`.
     """
 
-    def __init__(self, ctx: Context, verdicts: StoredRowVerdicts) -> None:
+    def __init__(self, ctx: Context, verdicts: StoredRowVerdicts, trust: Trust) -> None:
         self._ctx = ctx
         self._verdicts = verdicts
+        self._trust = trust
         self.repeated: list[dict[str, Any]] = []
         self.quarantined: list[dict[str, Any]] = []
         with transaction(ctx.engine) as connection:
@@ -49,11 +59,10 @@ class IncomingDrop:
             neighbours = {numbers[i]: of_row for i, of_row in stored_neighbours.items()}
             yield list(self._assign(rows, assigner, neighbours))
 
-    def existing_pages(self) -> Iterator[list[dict[str, Any]]]:
-        """Pages of rows whose image is stored already; call after `new_pages`."""
+    def duplicate_pages(self) -> Iterator[list[dict[str, Any]]]:
+        """Pages of rows whose image was stored already at validation; `repeated` has the others that are."""
         for page in self._verdicts.pages("duplicate"):
             yield [self._with_current_label(row) for row in page if not row["twin"]]
-        yield self.repeated
 
     def bad_pages(self) -> Iterator[list[dict[str, Any]]]:
         """Pages of rows for the quarantine; call after `new_pages`."""
@@ -65,8 +74,7 @@ class IncomingDrop:
         return self._verdicts.count("duplicate") + len(self.repeated)
 
     def _with_current_label(self, row: dict[str, Any]) -> dict[str, Any]:
-        row["label"] = renamed(row["label"], self._classes)
-        return row
+        return with_current_labels(row, self._classes)
 
     def _remove_stored(self, rows: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
         hashes = [row["sha256"] for row in rows.values()]
@@ -84,7 +92,9 @@ class IncomingDrop:
         stored: dict[int, list[near_duplicates.Neighbour]],
     ) -> Iterator[dict[str, Any]]:
         for number, row in rows.items():
-            assignment = assigner.assign(number, row, stored.get(number, ()))
+            annotations = labels.from_row(row, "", self._trust.source)
+            trusted = self._trust.may_evaluate(annotations, row["label"])
+            assignment = assigner.assign(number, row, stored.get(number, ()), trusted=trusted)
             if isinstance(assignment, str):
                 self._quarantine((row,), assignment)
             else:

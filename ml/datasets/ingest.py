@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ml.catalog import drops
 from ml.context import Context
+from ml.datasets import relabels
 from ml.datasets.accept import NOTHING_NEW, accept
 from ml.errors import NotFoundError
 from ml.intake.claim import claim
@@ -35,7 +36,7 @@ def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> Ingest
     report("claim", drop_id)
     rows = sum(inspect_chunk(ctx, drop_id, chunk) for chunk in range(chunk_count(ctx, drop_id)))
     report("inspect", f"{rows} images")
-    verdict = validate(ctx, drop_id)
+    verdict = validate(ctx, drop_id, relabels.preview)
     report("validate", f"{verdict.good} good, {verdict.bad} bad, {verdict.duplicates} known already")
     if not verdict.accepted:
         return IngestResult(drop_id, None, verdict.reason)

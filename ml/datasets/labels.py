@@ -1,11 +1,16 @@
 """Annotations and label tasks; the setting `label_policy` determines a sample's label from its annotations.
 
 Every annotation is stored. Only the newest of each annotator counts; an annotation without an annotator
-counts as its drop's.
+counts as its drop's. Whose words count how much follows from the annotation's source:
+
+- `DROP`: a drop of a trusted uploader. The names in it count as annotators.
+- `UNTRUSTED`: any other drop. All names in it are one vote, which never counts in validation and holdout.
+- `VERIFIED`: an API key that may annotate. In validation and holdout two of them must agree.
+- `REVIEWER`, `OPERATOR`: decide, whatever was said before.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self
@@ -21,8 +26,16 @@ from ml.settings import Settings
 
 CONFLICT: Final = "conflict"
 NEAR_CONFLICT: Final = "near_duplicate_conflict"
+PROPOSAL: Final = "proposal"
+"""Reasons of label tasks; the last one: a label of a sample of validation or holdout that does not count by itself."""
+DROP: Final = "drop"
+UNTRUSTED: Final = "untrusted"
+VERIFIED: Final = "verified"
+REVIEWER: Final = "reviewer"
 OPERATOR: Final = "operator"
-"""Source of an annotation that overrides all earlier ones."""
+_DECIDING: Final = frozenset({REVIEWER, OPERATOR})
+_AGREEING: Final = 2
+_KEY_PREFIX: Final = "key:"  # of the annotator names of API keys; in an uploaded table they prove nothing
 _PAGE: Final = 1000
 
 
@@ -31,7 +44,7 @@ class Annotation:
     """The label that an annotator gave a sample, a row of table `labels`.
 
     Attributes:
-        source: drop or operator.
+        source: of the module's constants.
         annotator: None for one that is known by its drop only.
         labelled_at: when the annotator says it was given.
         drop_id: the drop that brought it, if any.
@@ -94,7 +107,9 @@ class LabelTaskRecord:
     answered_by: str | None
 
 
-def resolve_label(annotations: Sequence[Annotation], current_label: str, settings: Settings) -> str:
+def resolve_label(
+    annotations: Sequence[Annotation], current_label: str, settings: Settings, *, protected: bool = False
+) -> str:
     """Return the label of a sample by the setting `label_policy`.
 
     ``latest``: the newest annotation. ``majority``: the label that most annotators give; the current one on a tie.
@@ -103,8 +118,9 @@ def resolve_label(annotations: Sequence[Annotation], current_label: str, setting
     Args:
         annotations: of the sample, in order of insertion.
         current_label: the label the sample has now.
+        protected: the sample is in validation or holdout, so only `countable` annotations count.
     """
-    by_annotator = _latest_by_annotator(annotations)
+    by_annotator = _latest_by_annotator(countable(annotations) if protected else annotations)
     if not by_annotator:
         return current_label
     if settings.label_policy == "latest":
@@ -118,10 +134,25 @@ def resolve_label(annotations: Sequence[Annotation], current_label: str, setting
     return current_label if tied else ranked[0][0]
 
 
+def countable(annotations: Sequence[Annotation]) -> list[Annotation]:
+    """The annotations that count in validation and holdout.
+
+    None of an untrusted drop, and of verified annotators only those whose label at least one other of them gives too.
+    """
+    verified = _latest_by_annotator([a for a in annotations if a.source == VERIFIED])
+    agreed = {label for label, votes in Counter(verified.values()).items() if votes >= _AGREEING}
+    return [
+        a
+        for a in annotations
+        if a.source != UNTRUSTED
+        and (a.source != VERIFIED or (a.label in agreed and verified[_annotator(a)] == a.label))
+    ]
+
+
 def _latest_by_annotator(annotations: Sequence[Annotation]) -> dict[str, str]:
-    """Annotator → latest label, in time order; annotations before the last one of an operator are ignored."""
-    by_operator = [i for i, a in enumerate(annotations) if a.source == OPERATOR]
-    counted = annotations[by_operator[-1] :] if by_operator else annotations
+    """Annotator → latest label, in time order; annotations before the last one that decides are ignored."""
+    deciding = [i for i, a in enumerate(annotations) if a.source in _DECIDING]
+    counted = annotations[deciding[-1] :] if deciding else annotations
     latest: dict[str, str] = {}
     for annotation in sorted(counted, key=_annotated_at):
         latest.pop(_annotator(annotation), None)
@@ -130,7 +161,11 @@ def _latest_by_annotator(annotations: Sequence[Annotation]) -> dict[str, str]:
 
 
 def _annotator(annotation: Annotation) -> str:
-    return annotation.annotator or f"drop {annotation.drop_id}"
+    """Whose vote it is: of a name only where names are identities."""
+    name, source = annotation.annotator, annotation.source
+    if not name or source == UNTRUSTED or (source == DROP and name.startswith(_KEY_PREFIX)):
+        return f"drop {annotation.drop_id}"
+    return name
 
 
 def _annotated_at(annotation: Annotation) -> datetime:
@@ -148,13 +183,19 @@ def annotations_of(connection: Connection, hashes: Sequence[str]) -> dict[str, l
     return by_sample
 
 
-def from_row(row: Mapping[str, Any], drop_id: str) -> list[Annotation]:
-    """The annotations in a validated row of a drop (`ml.intake.row_verdicts`)."""
+def from_row(row: Mapping[str, Any], drop_id: str, source: Callable[[str | None], str]) -> list[Annotation]:
+    """The annotations in a validated row of a drop (`ml.intake.row_verdicts`).
+
+    Args:
+        row: with current class names, also in `others`.
+        drop_id: the drop.
+        source: the source of an annotation by its annotator (`ml.datasets.trust.Trust.source`).
+    """
     return [
         Annotation(
             sha256=row["sha256"],
             label=annotation["label"],
-            source="drop",
+            source=source(annotation["annotator"]),
             annotator=annotation["annotator"],
             confidence=annotation["confidence"],
             labelled_at=annotation["labelled_at"],
@@ -165,33 +206,43 @@ def from_row(row: Mapping[str, Any], drop_id: str) -> list[Annotation]:
 
 
 def new_annotations(annotations: Iterable[Annotation], existing: Iterable[Annotation]) -> list[Annotation]:
-    """Return annotations that repeat no existing one (same sample, same annotator or none, same label).
+    """Return annotations that say something new: of each annotator what differs from what they said last.
 
-    One that says again what its annotator had said before changing their mind repeats nothing.
+    Without a name, and in untrusted drops, a label that was given so before is nothing new, by whichever drop: the
+    same drop under many names would else be many votes.
+
+    Args:
+        annotations: to add, in order.
+        existing: those stored, in order of insertion.
     """
-    keys = set[tuple[str, str | None, str]]()
-    latest: dict[tuple[str, str | None], Annotation] = {}
-    for known in sorted(existing, key=_annotated_at):
-        keys.add((known.sha256, known.annotator, known.label))
-        latest[known.sha256, known.annotator] = known
+    latest: dict[tuple[str, str], tuple[datetime, str]] = {}
+    said: set[tuple[object, ...] | None] = set()
+
+    def add(annotation: Annotation) -> None:
+        said.add(_words(annotation))
+        who, at = (annotation.sha256, _annotator(annotation)), _annotated_at(annotation)
+        if who not in latest or latest[who][0] <= at:
+            latest[who] = (at, annotation.label)
+
+    for known in existing:
+        add(known)
     result = []
     for annotation in annotations:
-        key = (annotation.sha256, annotation.annotator, annotation.label)
-        if key not in keys or _returns(annotation, latest.get(key[:2])):
-            keys.add(key)
+        last = latest.get((annotation.sha256, _annotator(annotation)))
+        repeated = (words := _words(annotation)) is not None and words in said
+        if not repeated and (last is None or last[1] != annotation.label):
+            add(annotation)
             result.append(annotation)
     return result
 
 
-def _returns(annotation: Annotation, latest: Annotation | None) -> bool:
-    """Whether a named annotator says, later than their last other word, what they had said before that."""
-    return (
-        latest is not None
-        and annotation.annotator is not None
-        and annotation.labelled_at is not None
-        and annotation.label != latest.label
-        and annotation.labelled_at > _annotated_at(latest)
-    )
+def _words(annotation: Annotation) -> tuple[object, ...] | None:
+    """Equal for annotations that are the same words again; None where only the order tells: a name without a date."""
+    if _annotator(annotation) != annotation.annotator:
+        return annotation.sha256, annotation.source == UNTRUSTED, annotation.label
+    if annotation.labelled_at is None:
+        return None
+    return annotation.sha256, annotation.annotator, annotation.label, annotation.labelled_at
 
 
 def record(connection: Connection, annotations: Sequence[Annotation]) -> None:

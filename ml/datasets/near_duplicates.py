@@ -161,24 +161,36 @@ class SplitAssigner:
         self._assigned: dict[int, Neighbour] = {}
         self._settings = settings
 
-    def assign(self, number: int, row: Mapping[str, Any], stored: Sequence[Neighbour]) -> SplitAssignment | str:
+    def assign(
+        self, number: int, row: Mapping[str, Any], stored: Sequence[Neighbour], *, trusted: bool = True
+    ) -> SplitAssignment | str:
         """Return the assignment, or the reason to quarantine the sample.
 
         Args:
             number: its position in the drop.
             row: `key`, `label`, `fingerprint`.
             stored: its neighbours from `find_stored`.
+            trusted: its label may enter validation and holdout; otherwise it is for training only.
         """
         earlier = [self._assigned[e] for e in self._near_earlier.get(number, ()) if e in self._assigned]
-        assignment = _assign(row, (*stored, *earlier), self._settings)
+        assignment = _assign(row, (*stored, *earlier), self._settings, trusted=trusted)
         if isinstance(assignment, SplitAssignment) and number in self._referenced:
             self._assigned[number] = Neighbour(row["key"], assignment.group_id, assignment.split, row["label"])
         return assignment
 
 
-def _assign(row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], settings: Settings) -> SplitAssignment | str:
+def _assign(
+    row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], settings: Settings, *, trusted: bool
+) -> SplitAssignment | str:
+    if not trusted and (evaluated := next((n for n in neighbours if n.split != "train"), None)):
+        return (
+            f"it looks like {evaluated.name[:12]} ({evaluated.split}), and its label is of no trusted source: only "
+            "trusted labels enter validation and holdout, and in training it would leak"
+        )
     if not neighbours:
         group = row["fingerprint"]
+        if not trusted:
+            return SplitAssignment(group, "train", ())
         split = split_of(group, settings.split_salt, settings.holdout_share, settings.validation_share)
         return SplitAssignment(group, split, ())
     first = neighbours[0]

@@ -162,20 +162,22 @@ def _add_page(ctx: Context, changes: _Changes, key_id: str, hashes: Sequence[str
         if not others:
             changes.removals[row.sha256] = row.split
         elif mapping.get(gave[row.sha256], gave[row.sha256]) == row.label:
-            label = replayed_label(others, ctx.settings)
+            label = replayed_label(others, ctx.settings, protected=row.split != "train")
             if label != row.label:
                 changes.relabels[row.sha256] = label
 
 
-def replayed_label(annotations: Sequence[Annotation], settings: Settings) -> str:
+def replayed_label(annotations: Sequence[Annotation], settings: Settings, *, protected: bool = False) -> str:
     """The label that a sample would have, had only these annotations come, one after the other.
 
     Args:
         annotations: at least one, in order of insertion.
+        settings: `label_policy` and `trusted_annotators` choose the label.
+        protected: the sample is in validation or holdout.
     """
     label = annotations[0].label
     for end in range(1, len(annotations) + 1):
-        label = labels.resolve_label(annotations[:end], label, settings)
+        label = labels.resolve_label(annotations[:end], label, settings, protected=protected)
     return label
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog import erasures
 from ml.catalog.engine import transaction
-from ml.catalog.tables import dataset_versions, label_tasks, labels, samples, scores
+from ml.catalog.tables import dataset_versions, label_changes, label_tasks, labels, samples, scores
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
 from ml.datasets import amend, loader, segments, versions
@@ -106,7 +106,7 @@ def scan(ctx: Context, hashes: Collection[str]) -> Swept:
     rows = 0
     with transaction(ctx.engine) as connection:
         for page in erasures.pages(hashes):
-            for table in (samples, labels, label_tasks):
+            for table in (samples, labels, label_tasks, label_changes):
                 rows += connection.execute(select(func.count()).where(table.c.sha256.in_(page))).scalar_one()
     return Swept(len(found), size, rows)
 
@@ -133,7 +133,7 @@ def _write_rows(
         for page in erasures.pages(remaining):
             connection.execute(update(samples).where(samples.c.sha256.in_(page)).values(segment_id=segment.id))
     for page in erasures.pages(hashes):
-        tables: tuple[Table, ...] = (labels, label_tasks, samples)
+        tables: tuple[Table, ...] = (labels, label_tasks, label_changes, samples)
         for table in tables:
             connection.execute(delete(table).where(table.c.sha256.in_(page)))
     marked = update(segments_table).where(segments_table.c.id.in_(removal.segments))

@@ -13,8 +13,9 @@ from urllib.parse import quote
 from ml.catalog import existing_samples
 from ml.context import Context
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
-from ml.intake import entries, history, inspect, judgement, label_agreement, listing, reading, upload
+from ml.intake import entries, history, inspect, judgement, label_agreement, listing, reading, relabels, upload
 from ml.intake.history import History
+from ml.intake.relabels import CountRelabels
 from ml.models.model import Model
 from ml.storage.object_store import ObjectInfo, read_many
 
@@ -23,7 +24,7 @@ OnImages = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class DryRun:
-    """The expected outcome of a drop; `rejected` holds reasons to reject it, `left_out` which checks were skipped."""
+    """The expected outcome of a drop; `rejected` and `held` are reasons, `left_out` says which checks were skipped."""
 
     format: str | None
     images: int = 0
@@ -33,6 +34,7 @@ class DryRun:
     figures: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
     left_out: str | None = None
 
 
@@ -89,7 +91,7 @@ class LocalStore:
         return self._files[key]
 
 
-def run(ctx: Context, path: Path, on_images: OnImages) -> DryRun:
+def run(ctx: Context, path: Path, on_images: OnImages, count_relabels: CountRelabels = relabels.not_counted) -> DryRun:
     """Validate a folder or archive as after its upload; nothing is uploaded or stored.
 
     Labels, classes and figures of the stored samples are read from the catalog; if it does not answer, the
@@ -97,6 +99,7 @@ def run(ctx: Context, path: Path, on_images: OnImages) -> DryRun:
 
     Args:
         on_images: called with the number of inspected images and their total.
+        count_relabels: counts what the drop would change of the labels of stored samples.
 
     Raises:
         InvalidInputError: `path` does not exist, or a suite cannot be used.
@@ -115,7 +118,8 @@ def run(ctx: Context, path: Path, on_images: OnImages) -> DryRun:
         for chunk in range(inspect.chunk_count(local, frozen.drop_id)):
             inspected += inspect.inspect_chunk(local, frozen.drop_id, chunk, find_labels)
             on_images(inspected, len(drop.entries))
-        verdict = judgement.evaluate(local, frozen.drop_id, past or History(), lambda _: champion)
+        count = count_relabels if past else relabels.not_counted
+        verdict = judgement.evaluate(local, frozen.drop_id, past or History(), lambda _: champion, count)
     rows = verdict.rows
     return DryRun(
         format=drop.format,
@@ -126,6 +130,7 @@ def run(ctx: Context, path: Path, on_images: OnImages) -> DryRun:
         figures=verdict.figures,
         warnings=verdict.warnings,
         rejected=verdict.rejection_reasons,
+        held=[finding.message for finding in verdict.findings if finding.holds],
         left_out=left_out,
     )
 

@@ -13,7 +13,9 @@ from ml.context import Context
 from ml.errors import NotFoundError
 from ml.imaging.images import Limits
 from ml.intake import entries, history, inspect, label_agreement, row_verdicts, staging_tars
+from ml.intake.findings import Finding
 from ml.intake.history import History
+from ml.intake.relabels import CountRelabels
 from ml.intake.row_verdicts import RowVerdict, RowVerdicts
 from ml.models.model import Model
 from ml.validation import suites
@@ -29,12 +31,13 @@ _NESTED: Final = "others"  # further annotations; no expectation uses them
 
 @dataclass(frozen=True)
 class DropVerdict:
-    """The suites' results for a drop's rows (`images_result`) and for its `figures` (`drop_result`)."""
+    """The suites' results for a drop's rows (`images_result`) and for its `figures` (`drop_result`); its findings."""
 
     rows: RowVerdicts
     figures: dict[str, Any]
     images_result: SuiteResult
     drop_result: SuiteResult
+    findings: tuple[Finding, ...]
 
     @property
     def rejection_reasons(self) -> list[str]:
@@ -46,12 +49,15 @@ class DropVerdict:
         return [*self.drop_result.warnings, *self.images_result.warnings]
 
 
-def evaluate(ctx: Context, drop_id: str, past: History, load_champion: LoadChampion) -> DropVerdict:
+def evaluate(
+    ctx: Context, drop_id: str, past: History, load_champion: LoadChampion, count_relabels: CountRelabels
+) -> DropVerdict:
     """Validate an inspected drop.
 
     Args:
         past: what the drop is compared with.
         load_champion: returns the model that labels are compared with, if there is one.
+        count_relabels: counts what it would change of the labels of stored samples.
 
     Raises:
         NotFoundError: a chunk was not inspected.
@@ -61,9 +67,11 @@ def evaluate(ctx: Context, drop_id: str, past: History, load_champion: LoadChamp
     suite = ctx.settings.expectations / "images.yml"
     images_result = suites.validate(suite, _frame(ctx, table, past, suites.columns(suite)))
     rows = _to_verdicts(table, images_result)
-    figures = {"format": entries.head(ctx, drop_id).format, **_figures(ctx, drop_id, rows, past, load_champion)}
+    head = entries.head(ctx, drop_id)
+    relabelled = count_relabels(ctx, drop_id, head.prefix, rows)
+    figures = {"format": head.format, **_figures(ctx, drop_id, rows, past, load_champion), **relabelled.figures}
     drop_result = suites.validate(ctx.settings.expectations / "drop.yml", suites.single_row_frame(figures))
-    return DropVerdict(rows, figures, images_result, drop_result)
+    return DropVerdict(rows, figures, images_result, drop_result, relabelled.findings)
 
 
 def _read_table(ctx: Context, drop_id: str, past: History) -> pa.Table:

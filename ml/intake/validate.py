@@ -11,9 +11,10 @@ from ml.catalog import cycles, drops, validations
 from ml.catalog.drops import DropRecord
 from ml.context import Context
 from ml.errors import IntegrityError
-from ml.intake import entries, history, label_agreement, quarantine, row_verdicts
+from ml.intake import entries, held, history, label_agreement, quarantine, relabels, row_verdicts
 from ml.intake.claim import reject
 from ml.intake.judgement import DropVerdict, evaluate
+from ml.intake.relabels import CountRelabels
 from ml.validation import data_docs
 from ml.validation.suites import KEY, SuiteResult
 
@@ -42,10 +43,15 @@ class Validation:
     bad: int
 
 
-def validate(ctx: Context, drop_id: str) -> Validation:
-    """Validate every row and the drop, store the report, and reject the drop if it fails.
+def validate(ctx: Context, drop_id: str, count_relabels: CountRelabels = relabels.not_counted) -> Validation:
+    """Validate every row and the drop, store the report, reject the drop if it fails, and hold it if it must be seen.
 
     Idempotent; the status of a finished drop does not change.
+
+    Args:
+        ctx: the context.
+        drop_id: the drop.
+        count_relabels: counts what the drop would change of the labels of stored samples, for the report.
 
     Raises:
         NotFoundError: a chunk was not inspected.
@@ -60,7 +66,9 @@ def validate(ctx: Context, drop_id: str) -> Validation:
         reject(ctx, drop_id, problem)
         return _from_record(drops.get(ctx.engine, drop_id))
     with cycles.stage(ctx.engine, drop_id, "validate"):
-        verdict = evaluate(ctx, drop_id, history.read(ctx.engine, drop.prefix), label_agreement.load_champion)
+        verdict = evaluate(
+            ctx, drop_id, history.read(ctx.engine, drop.prefix), label_agreement.load_champion, count_relabels
+        )
         row_verdicts.save(ctx, drop_id, verdict.rows)
         _save_report(ctx, drop, verdict)
     rows, reason = verdict.rows, "; ".join(verdict.rejection_reasons) or None
@@ -73,6 +81,8 @@ def validate(ctx: Context, drop_id: str) -> Validation:
         reject(ctx, drop_id, reason, quarantined, report_key=data_docs.key(drop_id), format=head.format, **counts)
     else:
         drops.describe(ctx.engine, drop_id, report_key=data_docs.key(drop_id), format=head.format, **counts)
+        if held.hold(ctx, drop_id, verdict.findings):
+            return _from_record(drops.get(ctx.engine, drop_id))
     return Validation(
         drop_id,
         accepted=reason is None,
@@ -126,6 +136,7 @@ def _report(drop_id: str, verdict: DropVerdict, quarantined: dict[str, list[str]
         "figures": verdict.figures,
         "classes": Counter(r["label"] for r in verdict.rows.rows("good", "label")),
         "rejected_because": verdict.rejection_reasons,
+        "findings": [finding.as_json() for finding in verdict.findings],
         "warnings": verdict.warnings,
         "quarantined": quarantined,
         "failed_expectations": [*verdict.drop_result.failed, *verdict.images_result.failed],
@@ -157,6 +168,8 @@ def _page(drop: DropRecord, verdict: DropVerdict, quarantined: list[tuple[str, l
     good, duplicates = verdict.rows.count("good"), verdict.rows.count("duplicate")
     if verdict.rejection_reasons:
         outcome = ("bad", f"Rejected: {'; '.join(verdict.rejection_reasons)}")
+    elif held_because := [f.message for f in verdict.findings if f.holds]:
+        outcome = ("warn", f"A person must see it before it is accepted: {'; '.join(held_because)}")
     elif verdict.warnings:
         outcome = ("warn", f"Accepted, with a warning: {'; '.join(verdict.warnings)}")
     else:

@@ -24,6 +24,20 @@ class IntakeSettings(BaseModel):
         "majority", description="Whose label counts when several people labelled a sample; see docs/drops.md."
     )
     trusted_annotators: tuple[str, ...] = Field((), description="The most trusted first; separated by commas.")
+    trusted_drops: tuple[str, ...] = Field(
+        ("*",),
+        description="Names of drops whose labels may enter and change validation and holdout: shell patterns, "
+        "separated by commas. All others count for training only; see docs/drops.md.",
+    )
+    relabel_share: float = Field(
+        0.02, gt=0, le=1, description="A drop that changes the labels of more of the stored samples waits for a person."
+    )
+    relabel_class_share: float = Field(
+        0.5, gt=0, le=1, description="Likewise one that takes so much of a class, or more, away from it."
+    )
+    relabel_days: int = Field(
+        30, ge=1, description="Changes that nobody has seen count together over so many days, whichever drop made them."
+    )
     expectations: Path = Field(Path("expectations"), description="Folder of the suites.")
 
     segment_bytes: int = Field(128_000_000, ge=1, description="A segment is closed at this size.")
@@ -31,7 +45,7 @@ class IntakeSettings(BaseModel):
     validation_share: float = Field(0.1, gt=0, lt=1)
     split_salt: str = Field("evergreen-1", description="Changing it re-draws every split: never do.")
 
-    @field_validator("trusted_annotators", mode="before")
+    @field_validator("trusted_annotators", "trusted_drops", mode="before")
     @classmethod
-    def _split_annotators(cls, value: object) -> object:
+    def _split_list(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -8,6 +8,7 @@ import pytest
 from ml.datasets import annotate, labels
 from ml.datasets.labels import Annotation, LabelQuestion
 from ml.datasets.near_duplicates import Neighbour
+from ml.datasets.trust import Trust
 from ml.settings import Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,13 +26,13 @@ def row(
 
 
 def changes(one: dict[str, Any], policy: str = "majority") -> annotate.AnnotationChanges:
-    return annotate.changes_for_new([one], "drop-1", Settings(label_policy=policy))
+    return annotate.changes_for_new([one], "drop-1", Settings(label_policy=policy), Trust(whole=True))
 
 
 def test_a_row_is_one_annotation_of_its_drop() -> None:
     changed = changes(row("cat", "ann"))
     assert changed.annotations == [Annotation("s", "cat", "drop", "ann", None, START, "drop-1")]
-    assert (changed.tasks, changed.relabels, changed.settled) == ([], {}, [])
+    assert (changed.tasks, changed.changes, changed.settled) == ([], [], [])
 
 
 def test_annotators_who_agree_open_no_task_and_repeat_nothing() -> None:

@@ -115,3 +115,51 @@ def test_steps_of_renaming_become_one_map(steps: list[tuple[list[str], str]], ex
 
 def test_trusted_annotators_are_separated_by_commas() -> None:
     assert Settings.load({"EVERGREEN_TRUSTED_ANNOTATORS": "ann, bob,"}).trusted_annotators == ("ann", "bob")
+
+
+def test_who_changes_their_mind_back_ends_at_the_last_word() -> None:
+    words = [said("cat", "ann", 1, "d1"), said("dog", "ann", 2, "d2"), said("cat", "ann", 3, "d3")]
+    kept: list[Annotation] = []
+    for word in words:
+        kept += labels.new_annotations([word], kept)
+    assert [a.label for a in kept] == ["cat", "dog", "cat"]
+    assert chosen("majority", *kept, stands="dog") == "cat"
+    assert labels.new_annotations(words, kept) == [], "the old tables again are no news"
+    undated = [replace(word, labelled_at=None, created_at=None) for word in words]
+    assert [a.label for a in labels.new_annotations(undated, [])] == ["cat", "dog", "cat"]
+
+
+def untrusted(label: str, who: str | None, drop: str) -> Annotation:
+    return said(label, who, 1, drop, source=labels.UNTRUSTED)
+
+
+def verified(label: str, key: str, day: int = 1) -> Annotation:
+    return said(label, key, day, source=labels.VERIFIED)
+
+
+def test_an_untrusted_drop_is_one_vote_whatever_names_are_in_it() -> None:
+    stands = said("cat", "ann", 0)
+    invented = [untrusted("dog", f"a{i}", "d1") for i in range(9)]
+    assert labels.disagreement([stands, *invented]) == {"cat": 1, "dog": 1}
+    assert chosen("majority", stands, *invented) == "cat"
+    new = labels.new_annotations([untrusted("dog", "a", f"d{i}") for i in range(9)], [stands])
+    assert len(new) == 1, "and many of them that say the same are one, too"
+    posed = [said("dog", "key:7", 1, "d2"), said("dog", "key:8", 1, "d2")]
+    assert chosen("trusted", stands, *posed, trusted=("key:7",)) == "cat", "names of keys are no identities in a table"
+
+
+@pytest.mark.parametrize("policy", ["latest", "majority", "trusted"])
+def test_what_counts_in_validation_and_holdout(policy: str) -> None:
+    settings = Settings(label_policy=policy)
+
+    def of_holdout(*annotations: Annotation) -> str:
+        return labels.resolve_label([said("cat", "ann", 0), *annotations], "cat", settings, protected=True)
+
+    assert of_holdout(*(untrusted("dog", f"a{i}", f"d{i}") for i in range(99))) == "cat"
+    assert of_holdout(verified("dog", "key:1"), verified("dog", "key:1", 2)) == "cat", "one person"
+    assert of_holdout(verified("dog", "key:1"), verified("cow", "key:2")) == "cat"
+    assert of_holdout(verified("dog", "key:1"), verified("dog", "key:2")) == "dog"
+    assert of_holdout(verified("dog", "key:1"), verified("dog", "key:2"), verified("cat", "key:2", 5)) == "cat"
+    assert of_holdout(said("dog", "key:3", 1, source=labels.REVIEWER)) == "dog"
+    alone = labels.resolve_label([untrusted("dog", None, "d1")], "cat", settings, protected=True)
+    assert alone == "cat"

@@ -86,3 +86,14 @@ def test_a_sample_that_is_put_aside_is_no_neighbour_of_later_ones() -> None:
     assert (alone.group_id, alone.neighbours) == ("f1", ())
     neighbours = (Neighbour("k1", "f1", alone.split, "a"),)
     assert placer.assign(2, row(2, 3), ()) == SplitAssignment("f1", alone.split, neighbours)
+
+
+def test_a_sample_whose_label_nobody_trusted_gave_is_for_training_only() -> None:
+    for value in range(0, 4000, 100):
+        place = SplitAssigner(*looks([value]), SETTINGS).assign(0, row(0, value), [], trusted=False)
+        assert isinstance(place, SplitAssignment)
+        assert place.split == "train"
+    for split in ("holdout", "validation"):
+        known = [Neighbour("a" * 64, "g", split, "cat")]
+        reason = SplitAssigner(*looks([0]), SETTINGS).assign(0, row(0, 0), known, trusted=False)
+        assert "of no trusted source" in str(reason)

@@ -1,4 +1,4 @@
-"""Drops that wait for a person"""
+"""Drops that wait for a person; changes of labels on record; labels of feedback count as nobody's"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -6,6 +6,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 revision = "0011"
 down_revision = "0010"
+
+_TEXTS = ("sha256", "split", "before", "after", "actor", "cause")
 
 
 def upgrade() -> None:
@@ -16,9 +18,31 @@ def upgrade() -> None:
     op.add_column("drops", sa.Column("approval_reason", sa.Text()))
     _status("status in ('claimed', 'held', 'accepted', 'rejected')", "status in ('claimed', 'held')")
     op.create_index("ix_drops_held", "drops", ["found_at"], postgresql_where=sa.text("status = 'held'"))
+    op.create_table(
+        "label_changes",
+        sa.Column("id", sa.BigInteger(), sa.Identity(), nullable=False),
+        *(sa.Column(name, sa.Text(), nullable=False) for name in _TEXTS),
+        sa.Column("drop_id", sa.Text()),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_label_changes")),
+    )
+    for column in ("sha256", "drop_id", "created_at"):
+        op.create_index(op.f(f"ix_label_changes_{column}"), "label_changes", [column])
+    evaluated = sa.text("split <> 'train'")
+    op.create_index("ix_label_changes_evaluation", "label_changes", ["id"], postgresql_where=evaluated)
+    op.create_index(op.f("ix_samples_label_split"), "samples", ["label", "split"])
+    # Whoever gave feedback so far gave their name themselves.
+    op.execute(
+        "update labels set source = 'untrusted' where source = 'drop' and drop_id in "
+        "(select id from drops where prefix in (select drop_prefix from feedback where drop_prefix is not null))"
+    )
 
 
 def downgrade() -> None:
+    op.execute("update labels set source = 'drop' where source in ('untrusted', 'verified')")
+    op.execute("update labels set source = 'operator' where source = 'reviewer'")
+    op.drop_index(op.f("ix_samples_label_split"), "samples")
+    op.drop_table("label_changes")
     op.drop_index("ix_drops_held", "drops")
     op.execute(
         "update drops set status = 'rejected', finished_at = now(), reason = 'it was held at a downgrade' "
