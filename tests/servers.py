@@ -109,6 +109,7 @@ class Servers:
             "s3_endpoint": f"http://127.0.0.1:{self.s3_port}",
             "s3_secret_key": SecretStr(PASSWORD),
             "api_keys": "loopback",
+            "split_salt": SecretStr("evergreen-1"),  # the same splits in every run
             "labels_bucket": f"{name}-labels",
             "store_bucket": f"{name}-store",
             "artifacts_bucket": "mlflow",

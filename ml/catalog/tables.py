@@ -138,6 +138,16 @@ label_changes = Table(
     Index("ix_label_changes_evaluation", "id", postgresql_where=text("split <> 'train'")),
 )
 
+# One row: the secret by which groups are split, see `ml.catalog.split_salt`.
+split_salts = Table(
+    "split_salts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("salt", Text, nullable=False),
+    _now(),
+    CheckConstraint("id = 1", name="one"),
+)
+
 quarantine = Table(
     "quarantine",
     metadata,

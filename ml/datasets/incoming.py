@@ -10,7 +10,7 @@ from ml.catalog import erasures, existing_samples
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.datasets import labels, near_duplicates
+from ml.datasets import labels, near_duplicates, splits
 from ml.datasets.near_duplicates import SplitAssigner
 from ml.datasets.trust import Trust
 from ml.intake import quarantine
@@ -46,7 +46,7 @@ class IncomingDrop:
         """Pages of rows that become samples, with `group_id`, `split` and the `neighbours` that determined them."""
         hashes = self._verdicts.columns("good", ("phash_high", "phash_low"))
         high, low = (hashes[name].to_numpy() for name in hashes.column_names)
-        assigner = SplitAssigner(high, low, self._ctx.settings)
+        assigner = SplitAssigner(high, low, splits.splitter(self._ctx))
         with transaction(self._ctx.engine) as connection:
             lookup_needed = near_duplicates.needs_lookup(connection, high, low)
         start = 0

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, TextClause, text
 
 from ml.catalog.engine import transaction
-from ml.datasets.splits import SplitName, split_of
-from ml.settings import Settings
+from ml.datasets.splits import SplitName, Splitter
 
 RADIUS: Final = 3
 _PAGE: Final = 500
@@ -152,14 +151,14 @@ class SplitAssigner:
     Args:
         high: upper halves of the hashes of all samples of the drop, ``int32[N]``.
         low: the lower halves.
-        settings: salt and shares of the splits.
+        splitter: chooses the split of a new group.
     """
 
-    def __init__(self, high: NDArray[np.int32], low: NDArray[np.int32], settings: Settings) -> None:
+    def __init__(self, high: NDArray[np.int32], low: NDArray[np.int32], splitter: Splitter) -> None:
         self._near_earlier = find_within(high, low)
         self._referenced = {earlier for positions in self._near_earlier.values() for earlier in positions}
         self._assigned: dict[int, Neighbour] = {}
-        self._settings = settings
+        self._splitter = splitter
 
     def assign(
         self, number: int, row: Mapping[str, Any], stored: Sequence[Neighbour], *, trusted: bool = True
@@ -173,14 +172,14 @@ class SplitAssigner:
             trusted: its label may enter validation and holdout; otherwise it is for training only.
         """
         earlier = [self._assigned[e] for e in self._near_earlier.get(number, ()) if e in self._assigned]
-        assignment = _assign(row, (*stored, *earlier), self._settings, trusted=trusted)
+        assignment = _assign(row, (*stored, *earlier), self._splitter, trusted=trusted)
         if isinstance(assignment, SplitAssignment) and number in self._referenced:
             self._assigned[number] = Neighbour(row["key"], assignment.group_id, assignment.split, row["label"])
         return assignment
 
 
 def _assign(
-    row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], settings: Settings, *, trusted: bool
+    row: Mapping[str, Any], neighbours: tuple[Neighbour, ...], splitter: Splitter, *, trusted: bool
 ) -> SplitAssignment | str:
     if not trusted and (evaluated := next((n for n in neighbours if n.split != "train"), None)):
         return (
@@ -189,10 +188,7 @@ def _assign(
         )
     if not neighbours:
         group = row["fingerprint"]
-        if not trusted:
-            return SplitAssignment(group, "train", ())
-        split = split_of(group, settings.split_salt, settings.holdout_share, settings.validation_share)
-        return SplitAssignment(group, split, ())
+        return SplitAssignment(group, splitter.choose(group, row["label"]) if trusted else "train", ())
     first = neighbours[0]
     if conflicting := next((n for n in neighbours if n.split != first.split), None):
         return (

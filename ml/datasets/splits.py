@@ -1,7 +1,14 @@
-"""Assigns splits as a pure function of the near-duplicate group, so a group never changes or spans splits."""
+"""Assigns splits to near-duplicate groups by a secret salt; a stored group keeps its split.
+
+Without the secret nobody can choose which pictures land in the holdout.
+"""
 
 import hashlib
+from dataclasses import dataclass
 from typing import Final, Literal
+
+from ml.catalog import split_salt
+from ml.context import Context
 
 SplitName = Literal["train", "validation", "holdout"]
 SPLITS: Final[tuple[SplitName, ...]] = ("train", "validation", "holdout")
@@ -17,3 +24,29 @@ def split_of(group_id: str, salt: str, holdout_share: float, validation_share: f
     if position < holdout_share:
         return "holdout"
     return "validation" if position < holdout_share + validation_share else "train"
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """Chooses the split of a new group.
+
+    Attributes:
+        salt: the secret.
+        holdout_share, validation_share: expected shares of the groups.
+    """
+
+    salt: str
+    holdout_share: float
+    validation_share: float
+
+    def choose(self, group_id: str, label: str) -> SplitName:
+        """The split of a new group; called once for each, with the label of its first sample."""
+        del label
+        return split_of(group_id, self.salt, self.holdout_share, self.validation_share)
+
+
+def splitter(ctx: Context) -> Splitter:
+    """The splitter of this installation; raises UnavailableError."""
+    override = ctx.settings.split_salt
+    salt = override.get_secret_value() if override else split_salt.read(ctx.engine)
+    return Splitter(salt, ctx.settings.holdout_share, ctx.settings.validation_share)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 
 class IntakeSettings(BaseModel):
@@ -43,7 +43,12 @@ class IntakeSettings(BaseModel):
     segment_bytes: int = Field(128_000_000, ge=1, description="A segment is closed at this size.")
     holdout_share: float = Field(0.2, gt=0, lt=1)
     validation_share: float = Field(0.1, gt=0, lt=1)
-    split_salt: str = Field("evergreen-1", description="Changing it re-draws every split: never do.")
+    split_salt: SecretStr | None = Field(
+        None,
+        description="Only to split as another installation did: instead of the secret that each makes for itself and "
+        "keeps in Postgres. Whoever knows it can choose what lands in the holdout. Groups that are stored stay where "
+        "they are.",
+    )
 
     @field_validator("trusted_annotators", "trusted_drops", mode="before")
     @classmethod

@@ -1,12 +1,16 @@
 """The migrations make exactly the tables that the code declares."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 from alembic import command
 from sqlalchemy import text
 
-from ml.catalog import cycles, erasures
+from ml.catalog import cycles, erasures, split_salt
 from ml.catalog.engine import transaction
 from ml.catalog.migrate import alembic_config, migrate
 from ml.context import Context
+from ml.datasets import splits
 from ml.erasure import erase
 
 
@@ -49,3 +53,16 @@ def test_objects_round_trip(context: Context) -> None:
     assert context.store.get("a/b") == b"hello"
     assert context.store.get("a/b", 1, 3) == b"ell"
     assert [o.key for o in context.store.list("a/")] == ["a/b"]
+
+
+def test_the_salt_of_an_installation_is_made_once_and_is_nobody_elses(make_context: Callable[..., Context]) -> None:
+    salts = set()
+    for context in (make_context(), make_context()):
+        with ThreadPoolExecutor(8) as pool:
+            found = set(pool.map(split_salt.read, [context.engine] * 16))
+        assert len(found) == 1
+        salts |= found
+    assert len(salts) == 2
+    assert all(len(salt) == 64 for salt in salts)
+    assert splits.splitter(make_context(split_salt=None)).salt not in salts
+    assert splits.splitter(make_context(split_salt="mine")).salt == "mine"

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ml.datasets import near_duplicates
 from ml.datasets.near_duplicates import Neighbour, SplitAssigner, SplitAssignment
-from ml.settings import Settings
+from ml.datasets.splits import Splitter
 from tests.pictures import halves
 
-SETTINGS = Settings()
+SPLITTER = Splitter("evergreen-1", holdout_share=0.2, validation_share=0.1)
 # Few bits vary, so that many hashes are near one another and chains of them are common.
 HASHES = st.lists(st.integers(0, 15), min_size=0, max_size=5).map(lambda bits: sum({1 << (b * 4) for b in bits}))
 
@@ -32,6 +32,7 @@ def distance(one: int, other: int) -> int:
     return (one ^ other).bit_count()
 
 
+@settings(deadline=None)
 @given(st.lists(HASHES, max_size=40))
 def test_every_near_pair_of_a_drop_is_found_and_no_other(values: list[int]) -> None:
     found = near_duplicates.find_within(*looks(values))
@@ -54,7 +55,7 @@ def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[i
             for i, v in enumerate(values)
             if (found := [n for other, n in stored if distance(v, other) <= near_duplicates.RADIUS])
         }
-        placer = SplitAssigner(*looks(values), SETTINGS)
+        placer = SplitAssigner(*looks(values), SPLITTER)
         for i, (value, told) in enumerate(zip(values, rows, strict=True)):
             if isinstance(place := placer.assign(i, told, known.get(i, ())), SplitAssignment):
                 stored.append((value, Neighbour(told["key"], place.group_id, place.split, "a")))
@@ -65,7 +66,7 @@ def test_no_stream_of_drops_brings_near_samples_to_two_splits(drops: list[list[i
 
 def test_what_looks_like_both_sides_is_put_aside_with_both_names() -> None:
     known = [Neighbour("aaa", "g1", "train", "x"), Neighbour("bbb", "g2", "holdout", "x")]
-    place = SplitAssigner(*looks([0]), SETTINGS).assign(0, row(0, 0), known)
+    place = SplitAssigner(*looks([0]), SPLITTER).assign(0, row(0, 0), known)
     assert isinstance(place, str)
     assert "aaa (train)" in place
     assert "bbb (holdout)" in place
@@ -73,13 +74,13 @@ def test_what_looks_like_both_sides_is_put_aside_with_both_names() -> None:
 
 def test_a_near_duplicate_joins_the_group_and_the_split_of_the_first() -> None:
     known = [Neighbour("aaa", "g1", "validation", "x"), Neighbour("bbb", "g2", "validation", "y")]
-    place = SplitAssigner(*looks([0]), SETTINGS).assign(0, row(0, 0), known)
+    place = SplitAssigner(*looks([0]), SPLITTER).assign(0, row(0, 0), known)
     assert place == SplitAssignment("g1", "validation", tuple(known))
 
 
 def test_a_sample_that_is_put_aside_is_no_neighbour_of_later_ones() -> None:
     known = [Neighbour("aaa", "g1", "train", "x"), Neighbour("bbb", "g2", "holdout", "x")]
-    placer = SplitAssigner(*looks([0, 1, 3]), SETTINGS)
+    placer = SplitAssigner(*looks([0, 1, 3]), SPLITTER)
     assert isinstance(placer.assign(0, row(0, 0), known), str)
     alone = placer.assign(1, row(1, 1), ())
     assert isinstance(alone, SplitAssignment)
@@ -90,10 +91,10 @@ def test_a_sample_that_is_put_aside_is_no_neighbour_of_later_ones() -> None:
 
 def test_a_sample_whose_label_nobody_trusted_gave_is_for_training_only() -> None:
     for value in range(0, 4000, 100):
-        place = SplitAssigner(*looks([value]), SETTINGS).assign(0, row(0, value), [], trusted=False)
+        place = SplitAssigner(*looks([value]), SPLITTER).assign(0, row(0, value), [], trusted=False)
         assert isinstance(place, SplitAssignment)
         assert place.split == "train"
     for split in ("holdout", "validation"):
         known = [Neighbour("a" * 64, "g", split, "cat")]
-        reason = SplitAssigner(*looks([0]), SETTINGS).assign(0, row(0, 0), known, trusted=False)
+        reason = SplitAssigner(*looks([0]), SPLITTER).assign(0, row(0, 0), known, trusted=False)
         assert "of no trusted source" in str(reason)

@@ -1,4 +1,4 @@
-"""Drops that wait for a person; changes of labels on record; labels of feedback count as nobody's"""
+"""Drops that wait for a person; changes of labels on record; a secret salt; labels of feedback count as nobody's"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,6 +31,19 @@ def upgrade() -> None:
     evaluated = sa.text("split <> 'train'")
     op.create_index("ix_label_changes_evaluation", "label_changes", ["id"], postgresql_where=evaluated)
     op.create_index(op.f("ix_samples_label_split"), "samples", ["label", "split"])
+    op.create_table(
+        "split_salts",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("salt", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_split_salts_one")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_split_salts")),
+    )
+    # Copies of samples without a perceptual hash are recognised by their pixels alone, so their split must not change.
+    op.execute(
+        "insert into split_salts (id, salt) "
+        "select 1, 'evergreen-1' where exists (select 1 from samples where phash_high is null)"
+    )
     # Whoever gave feedback so far gave their name themselves.
     op.execute(
         "update labels set source = 'untrusted' where source = 'drop' and drop_id in "
@@ -42,6 +55,7 @@ def downgrade() -> None:
     op.execute("update labels set source = 'drop' where source in ('untrusted', 'verified')")
     op.execute("update labels set source = 'operator' where source = 'reviewer'")
     op.drop_index(op.f("ix_samples_label_split"), "samples")
+    op.drop_table("split_salts")
     op.drop_table("label_changes")
     op.drop_index("ix_drops_held", "drops")
     op.execute(
