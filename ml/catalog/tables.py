@@ -547,6 +547,19 @@ erasure_secret = Table(
     CheckConstraint("id = 1", name="one"),
 )
 
+# What each drop added to the holdout, in groups by class: see `ml.datasets.holdout_growth`.
+holdout_growth = Table(
+    "holdout_growth",
+    metadata,
+    Column("drop_id", Text, primary_key=True),
+    Column("before", Integer, nullable=False),
+    Column("samples", Integer, nullable=False),
+    _json("added"),
+    _json("diverted"),
+    _now(),
+    Index(None, "created_at"),
+)
+
 # Decisions made on each part of the holdout; their number shows how far it can still be trusted.
 holdout_uses = Table(
     "holdout_uses",

@@ -134,15 +134,26 @@ def export(
 
 @app.command("holdout")
 def show_holdout(as_json: Json = False) -> None:
-    """The frozen and the growing part of the holdout: size, age, how often each decided."""
-    from ml.datasets import holdout
+    """The frozen and the growing part of the holdout: size, age, how often each decided; what each drop added."""
+    from ml.datasets import holdout, holdout_growth
 
-    parts = holdout.parts(connected())
+    ctx = connected()
+    parts, growth = holdout.parts(ctx), holdout_growth.history(ctx)
     table = new_table("part", "samples", "since", "uses", "last used")
     for part in parts:
         days = [f"{t:%Y-%m-%d %H:%M}" if t else "–" for t in (part.since, part.last_used)]
         add_row(table, part.name, str(part.samples), days[0], str(part.uses), days[1])
-    show(table, [vars(p) for p in parts], as_json)
+    body = {"parts": [vars(p) for p in parts], "growth": [vars(g) for g in growth]}
+    emit(body, as_json)
+    if as_json:
+        return
+    console.print(table)
+    console.print()
+    added = new_table("when", "drop", "holdout", "samples", "groups", "beyond the bound")
+    for g in growth:
+        numbers = (g.before, g.samples, sum(g.added.values()), sum(g.diverted.values()))
+        add_row(added, f"{g.created_at:%Y-%m-%d %H:%M}", g.prefix, *map(str, numbers))
+    console.print(added)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from ml.catalog.drops import DropRecord, QuarantineEntry
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import segments as segments_table
 from ml.context import Context
-from ml.datasets import annotate, relabels, segments, trust, versions
+from ml.datasets import annotate, holdout_growth, relabels, segments, trust, versions
 from ml.datasets.annotate import AnnotationChanges
 from ml.datasets.incoming import IncomingDrop
 from ml.datasets.relabels import RelabelCounts
@@ -181,6 +181,7 @@ class _Acceptance:
         self.samples.copy(connection)
         self.labels.copy(connection)
         annotate.write(connection, self.changes)
+        holdout_growth.record(connection, self.drop.id, self.rows.splitter, self.added_by_split["holdout"])
         drops.put_in_quarantine(connection, self.drop.id, self.quarantined)
 
     def _finish(self, connection: Connection, version: str | None) -> None:

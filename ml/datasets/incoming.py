@@ -10,7 +10,7 @@ from ml.catalog import erasures, existing_samples
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.datasets import labels, near_duplicates, splits
+from ml.datasets import holdout_growth, labels, near_duplicates, splits
 from ml.datasets.near_duplicates import SplitAssigner
 from ml.datasets.trust import Trust
 from ml.intake import quarantine
@@ -31,6 +31,7 @@ class IncomingDrop:
     Attributes:
         repeated: good rows whose image another drop has added since validation; complete after `new_pages`.
         quarantined: rows rejected here, with `reasons`; complete after `new_pages`.
+        splitter: what it chose, complete after `new_pages`.
     """
 
     def __init__(self, ctx: Context, verdicts: StoredRowVerdicts, trust: Trust) -> None:
@@ -39,6 +40,7 @@ class IncomingDrop:
         self._trust = trust
         self.repeated: list[dict[str, Any]] = []
         self.quarantined: list[dict[str, Any]] = []
+        self.splitter = splits.splitter(ctx)
         with transaction(ctx.engine) as connection:
             self._classes = class_map(connection)
 
@@ -46,8 +48,10 @@ class IncomingDrop:
         """Pages of rows that become samples, with `group_id`, `split` and the `neighbours` that determined them."""
         hashes = self._verdicts.columns("good", ("phash_high", "phash_low"))
         high, low = (hashes[name].to_numpy() for name in hashes.column_names)
-        assigner = SplitAssigner(high, low, splits.splitter(self._ctx))
+        assigner = SplitAssigner(high, low, self.splitter)
+        wanted = holdout_growth.candidates(self.splitter, self._labels_and_fingerprints())
         with transaction(self._ctx.engine) as connection:
+            self.splitter.quota = holdout_growth.quota(connection, wanted, self._ctx.settings)
             lookup_needed = near_duplicates.needs_lookup(connection, high, low)
         start = 0
         for page in self._verdicts.pages("good"):
@@ -58,6 +62,11 @@ class IncomingDrop:
             stored_neighbours = near_duplicates.find_stored(self._ctx.engine, [rows[n] for n in numbers])
             neighbours = {numbers[i]: of_row for i, of_row in stored_neighbours.items()}
             yield list(self._assign(rows, assigner, neighbours))
+
+    def _labels_and_fingerprints(self) -> Iterator[tuple[str, str]]:
+        for page in self._verdicts.column_pages("good", ("label", "fingerprint")):
+            for label, fingerprint in zip(*(page[name].to_pylist() for name in page.column_names), strict=True):
+                yield self._classes.get(label, label), fingerprint
 
     def duplicate_pages(self) -> Iterator[list[dict[str, Any]]]:
         """Pages of rows whose image was stored already at validation; `repeated` has the others that are."""

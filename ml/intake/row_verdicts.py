@@ -105,6 +105,11 @@ class StoredRowVerdicts:
         """Some columns of all rows with this verdict."""
         return self._file.read_row_groups(self._groups(verdict), columns=list(names))
 
+    def column_pages(self, verdict: RowVerdict, names: Sequence[str]) -> Iterator[pa.Table]:
+        """As `columns`, page by page."""
+        for group in self._groups(verdict):
+            yield self._file.read_row_group(group, columns=list(names))
+
     def pages(self, verdict: RowVerdict) -> Iterator[list[dict[str, Any]]]:
         """Pages of rows as dicts by the names of `SCHEMA`; good rows lack the columns that only validation uses."""
         names = [n for n in SCHEMA.names if verdict != "good" or n not in _VALIDATION_ONLY]

@@ -43,6 +43,14 @@ class IntakeSettings(BaseModel):
     segment_bytes: int = Field(128_000_000, ge=1, description="A segment is closed at this size.")
     holdout_share: float = Field(0.2, gt=0, lt=1)
     validation_share: float = Field(0.1, gt=0, lt=1)
+    holdout_growth: float = Field(
+        0.5,
+        gt=0,
+        description="A drop adds at most so many groups to the holdout, as a share of what it holds, and of a class "
+        "likewise; the others train. The first drop is free.",
+    )
+    holdout_growth_least: int = Field(200, ge=0, description="So many new groups of the holdout are always allowed,")
+    holdout_class_least: int = Field(20, ge=0, description="and so many of a class.")
     split_salt: SecretStr | None = Field(
         None,
         description="Only to split as another installation did: instead of the secret that each makes for itself and "

@@ -32,6 +32,17 @@ def upgrade() -> None:
     op.create_index("ix_label_changes_evaluation", "label_changes", ["id"], postgresql_where=evaluated)
     op.create_index(op.f("ix_samples_label_split"), "samples", ["label", "split"])
     op.create_table(
+        "holdout_growth",
+        sa.Column("drop_id", sa.Text(), nullable=False),
+        sa.Column("before", sa.Integer(), nullable=False),
+        sa.Column("samples", sa.Integer(), nullable=False),
+        sa.Column("added", JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False),
+        sa.Column("diverted", JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.PrimaryKeyConstraint("drop_id", name=op.f("pk_holdout_growth")),
+    )
+    op.create_index(op.f("ix_holdout_growth_created_at"), "holdout_growth", ["created_at"])
+    op.create_table(
         "split_salts",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("salt", sa.Text(), nullable=False),
@@ -56,6 +67,7 @@ def downgrade() -> None:
     op.execute("update labels set source = 'operator' where source = 'reviewer'")
     op.drop_index(op.f("ix_samples_label_split"), "samples")
     op.drop_table("split_salts")
+    op.drop_table("holdout_growth")
     op.drop_table("label_changes")
     op.drop_index("ix_drops_held", "drops")
     op.execute(
