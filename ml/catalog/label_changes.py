@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ARRAY, Connection, Text, cast, func, insert, select
+from sqlalchemy import ARRAY, BigInteger, Connection, Text, any_, cast, func, insert, select
 
 from ml.catalog.tables import drops, label_changes
 
@@ -52,6 +52,25 @@ def record(connection: Connection, changes: Iterable[LabelChange]) -> None:
     rows = [asdict(change) for change in changes]
     for start in range(0, len(rows), _PAGE):
         connection.execute(insert(label_changes), rows[start : start + _PAGE])
+
+
+def select_changes(
+    connection: Connection,
+    *,
+    ids: Sequence[int] | None = None,
+    drop_id: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+) -> list[LabelChangeRecord]:
+    """The changes that fit all that is given, the newest first."""
+    query = select(label_changes).order_by(label_changes.c.id.desc()).limit(limit)
+    if ids is not None:
+        query = query.where(label_changes.c.id == any_(cast(list(ids), ARRAY(BigInteger))))
+    if drop_id is not None:
+        query = query.where(label_changes.c.drop_id == drop_id)
+    if split is not None:
+        query = query.where(label_changes.c.split == split)
+    return [LabelChangeRecord(**row) for row in connection.execute(query).mappings()]
 
 
 def unseen(connection: Connection, kinds: Sequence[str], days: int) -> dict[str, int]:

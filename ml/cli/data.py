@@ -9,6 +9,7 @@ from ml.cli.output import Actor, Json, Reason, actor_name, add_row, connected, e
 
 if TYPE_CHECKING:
     from ml.catalog.class_proposals import Decision
+    from ml.context import Context
     from ml.datasets.classes import Operation
 
 classes = typer.Typer(no_args_is_help=True, help="Classes: what there are; rename, merge and split them, on record.")
@@ -186,3 +187,51 @@ def dismiss(task: int, actor: Actor = None, as_json: Json = False) -> None:
     emit({"id": task, "status": "dismissed"}, as_json)
     if not as_json:
         say(f"task {task} is dismissed")
+
+
+@labels.command("changes")
+def list_changes(
+    split: Annotated[str | None, typer.Option(help="Only in train, validation or holdout.")] = None,
+    drop: Annotated[str | None, typer.Option(help="Only by this drop: its name, folder or id.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """Changed labels of stored samples, the newest first: what, by whom, by which drop or answer."""
+    from ml.catalog import label_changes
+    from ml.catalog.engine import transaction
+
+    ctx = connected()
+    drop_id = _drop_id(ctx, drop)
+    with transaction(ctx.engine) as connection:
+        records = label_changes.select_changes(connection, drop_id=drop_id, split=split, limit=limit)
+    table = new_table("id", "when", "sample", "split", "before", "after", "who", "cause")
+    for r in records:
+        cells = (r.sha256[:12], r.split, r.before, r.after, r.actor, r.cause)
+        add_row(table, str(r.id), f"{r.created_at:%Y-%m-%d %H:%M}", *cells)
+    show(table, records, as_json)
+
+
+@labels.command()
+def undo(
+    changes: Annotated[list[int] | None, typer.Argument(help="Ids, as `changes` shows them.")] = None,
+    drop: Annotated[str | None, typer.Option(help="All changes of this drop: its name, folder or id.")] = None,
+    actor: Actor = None,
+    as_json: Json = False,
+) -> None:
+    """Take changes of labels back, in a new dataset version; nothing is deleted."""
+    from ml.datasets import undo as undoing
+
+    ctx = connected()
+    result = undoing.undo(ctx, ids=changes or None, drop_id=_drop_id(ctx, drop), actor=actor_name(actor))
+    emit(vars(result), as_json)
+    if not as_json:
+        version = f", dataset version {result.version[:12]}" if result.version else ""
+        say(f"{result.samples} labels are as before{version}")
+        if result.skipped:
+            say(f"{len(result.skipped)} were changed again since, or are gone, and stay: {result.skipped[:10]}")
+
+
+def _drop_id(ctx: "Context", name: str | None) -> str | None:
+    from ml.catalog import drops
+
+    return None if name is None else drops.named(ctx.engine, name, ctx.settings.drops_prefix).id

@@ -13,9 +13,12 @@ from ml.catalog import drops
 from ml.catalog.engine import transaction
 from ml.catalog.tables import feedback, label_changes, label_tasks, quarantine, samples
 from ml.context import Context
-from ml.datasets import classes, relabels
+from ml.datasets import classes, relabels, undo, versions
 from ml.datasets.ingest import IngestResult, ingest
+from ml.errors import InvalidInputError, NotFoundError
 from ml.intake import dry_run, held
+from tests.integration.test_cli import as_json
+from tests.mortal import killed
 from tests.pictures import digit_files, digits, upload
 
 BASE = 120
@@ -172,3 +175,35 @@ def test_the_report_has_the_figures(context: Context, label: str) -> None:
     assert f'"relabelled": {0 if label == "7" else 4},' in report
     page = context.store.get(f"data-docs/drops/{result.drop_id}.html").decode()
     assert ("7 → 1: 4" in page) == (label == "1")
+
+
+def test_changes_are_listed_and_taken_back(context: Context) -> None:
+    before = base(context)
+    fours = of_class("4", 4)
+    assert ingest(context, table_drop(context, "wrong", fours, "9", "ann", "bob")).version
+    changes = as_json(context, "labels", "changes")
+    assert {(c["before"], c["after"], c["actor"]) for c in changes} == {("4", "9", "ann, bob")}
+    assert as_json(context, "labels", "changes", "--drop", "wrong") == changes
+    holdout = [c["id"] for c in changes if c["split"] == "holdout"]
+    assert [c["id"] for c in as_json(context, "labels", "changes", "--split", "holdout")] == holdout
+
+    def take_back(ctx: Context) -> None:
+        undo.undo(ctx, ids=[changes[0]["id"]], actor="eve")
+
+    assert killed(context, take_back, effects=1)
+    assert as_json(context, "labels", "undo", str(changes[0]["id"]), "--as", "eve")["samples"] == 1
+    rest = as_json(context, "labels", "undo", "--drop", "wrong", "--as", "eve")
+    assert (rest["samples"], rest["skipped"]) == (3, [changes[0]["id"]])
+    assert stored(context) == before
+    newest = versions.latest(context)
+    assert newest is not None
+    assert rest["version"] == newest.id
+    nothing = as_json(context, "labels", "undo", "--drop", "wrong", "--as", "eve")
+    assert (nothing["samples"], nothing["version"]) == (0, None)
+    assert len(as_json(context, "labels", "changes")) == 8
+    again = ingest(context, table_drop(context, "wrong-2", fours, "9", "ann"))
+    assert (again.version, stored(context)) == (None, before), "an operator's word outweighs what was said before"
+    with pytest.raises(NotFoundError, match="no change of a label has the id 999"):
+        undo.undo(context, ids=[999], actor="eve")
+    with pytest.raises(InvalidInputError, match="one of the two"):
+        undo.undo(context, actor="eve")

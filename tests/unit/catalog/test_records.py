@@ -14,6 +14,7 @@ from ml.catalog.cycles import CycleRecord
 from ml.catalog.decisions import DecisionHistoryRecord
 from ml.catalog.deployments import DeploymentHistoryRecord, DeploymentRecord, ReplicaRecord
 from ml.catalog.drops import DropRecord
+from ml.catalog.label_changes import LabelChangeRecord
 from ml.catalog.validations import ValidationRecord
 from ml.cli import output
 from ml.datasets.classes import OperationRecord
@@ -24,6 +25,7 @@ RECORDS = [
     (CycleRecord, tables.cycles),
     (DeploymentRecord, tables.deployments),
     (DropRecord, tables.drops),
+    (LabelChangeRecord, tables.label_changes),
     (LabelTaskRecord, tables.label_tasks),
     (OperationRecord, tables.class_operations),
     (ReplicaRecord, tables.replicas),
