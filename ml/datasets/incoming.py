@@ -101,8 +101,9 @@ class IncomingDrop:
         stored: dict[int, list[near_duplicates.Neighbour]],
     ) -> Iterator[dict[str, Any]]:
         for number, row in rows.items():
-            annotations = labels.from_row(row, "", self._trust.source)
-            trusted = self._trust.may_evaluate(annotations, row["label"])
+            trusted = self._trust.whole or self._trust.may_evaluate(
+                labels.from_row(row, "", self._trust.source), row["label"]
+            )
             assignment = assigner.assign(number, row, stored.get(number, ()), trusted=trusted)
             if isinstance(assignment, str):
                 self._quarantine((row,), assignment)

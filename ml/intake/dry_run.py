@@ -138,7 +138,11 @@ def run(ctx: Context, path: Path, on_images: OnImages, count_relabels: CountRela
 @contextmanager
 def _local(ctx: Context, path: Path) -> Iterator[tuple[Context, listing.Listing]]:
     """The context with local folders as buckets, and the listing that the drop would have."""
-    with upload.prepare(path, "rehearsal") as prepared, tempfile.TemporaryDirectory() as scratch:
+    name = upload.default_name(path)  # whether its labels are trusted may depend on it
+    with (
+        upload.prepare(path, name if upload.is_name(name) else "rehearsal") as prepared,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         prefix = f"{ctx.settings.drops_prefix}{prepared.name}/"
         labels = LocalStore("local", Path(scratch), {prefix + key: file for key, file in prepared.files.items()})
         local = replace(ctx, labels=labels, store=LocalStore("scratch", Path(scratch), {}))

@@ -52,6 +52,16 @@ class Upload:
         return sum(path.stat().st_size for path in self.files.values())
 
 
+def is_name(name: str) -> bool:
+    """Whether a drop may have this name."""
+    return re.fullmatch(r"[\w][\w.-]{0,99}", name) is not None
+
+
+def default_name(path: Path) -> str:
+    """The name of a drop that is given none; not always one that a drop may have."""
+    return path.name.split(".")[0]
+
+
 @contextmanager
 def prepare(path: Path, name: str | None = None) -> Iterator[Upload]:
     """Prepare the files of a folder, tar or zip, and read their entries.
@@ -59,8 +69,8 @@ def prepare(path: Path, name: str | None = None) -> Iterator[Upload]:
     Raises:
         InvalidInputError: there are no files, `name` is not a folder name, or no format fits.
     """
-    name = name or path.name.split(".")[0]
-    if not re.fullmatch(r"[\w][\w.-]{0,99}", name):
+    name = name or default_name(path)
+    if not is_name(name):
         raise InvalidInputError(f"`--name` must be letters, digits, dots, dashes and underscores; received {name!r}")
     with TemporaryDirectory() as folder:
         root = path if path.is_dir() else _unpack(path, Path(folder))
