@@ -6,13 +6,13 @@ from collections.abc import Callable
 from ml.catalog import cycles
 from ml.catalog.cycles import CycleRecord
 from ml.context import Context
-from ml.datasets import versions
 from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
 from ml.gate.decide import decide
 from ml.intake.find import find_ready
 from ml.release import trial
 from ml.release.release import release
+from ml.training import due
 from ml.training.data.feed import Progress
 from ml.training.train import train
 
@@ -57,12 +57,9 @@ def run_cycle(
 
 
 def _retrain(ctx: Context) -> tuple[str, str]:
-    newest = versions.latest(ctx)
-    if newest is None:
+    if (chosen := due.choose(ctx, uuid.uuid4().hex[:16])) is None:
         raise InvalidInputError("there is no dataset version yet: upload a drop first (`evergreen drop PATH`)")
-    cycle_id = f"c-{uuid.uuid4().hex[:16]}"
-    cycles.open_cycle(ctx.engine, cycle_id, "manual")
-    return cycle_id, newest.id
+    return chosen.cycle_id, chosen.dataset_version
 
 
 def _ingest(ctx: Context, prefix: str | None, on_stage: OnStage) -> tuple[str, str | None]:

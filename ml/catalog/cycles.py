@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -14,13 +14,16 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, deployments
 from ml.errors import NotFoundError
 
+CORRECTION: Final = "correction"
+"""Origin of a cycle that trains after a drop was reverted or labels were fixed in bulk."""
+
 
 @dataclass(frozen=True, slots=True)
 class CycleRecord:
     """A row of `cycles`.
 
     Attributes:
-        origin: drop, schedule, monitoring or manual.
+        origin: drop, correction, schedule, monitoring or manual.
         run_id: the MLflow run of the training.
         verdict: promote, reject, needs_person, held (its drop waits for a person), stopped or merged; None before
             there is one.

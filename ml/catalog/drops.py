@@ -31,6 +31,7 @@ class DropRecord:
         findings: what checks found in it as a whole (`ml.intake.findings.Finding.as_json`).
         approved_kinds: kinds of findings that a person approved.
         approved_by, approved_at, approval_reason: of the last approval.
+        reverted_at: when it was taken out of the data, by whom and why; None if it was not.
     """
 
     id: str
@@ -53,6 +54,17 @@ class DropRecord:
     approved_by: str | None
     approved_at: datetime | None
     approval_reason: str | None
+    reverted_at: datetime | None = None
+    reverted_by: str | None = None
+    revert_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class DropName:
+    """How a drop is named for people, and whether it was reverted."""
+
+    name: str
+    reverted_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -122,6 +134,20 @@ def newest_of(engine: Engine, prefix: str) -> DropRecord | None:
     with transaction(engine) as connection:
         row = connection.execute(query).mappings().first()
     return DropRecord(**row) if row else None
+
+
+def names(connection: Connection, ids: Sequence[str]) -> dict[str, DropName]:
+    """The folder's name and the revert of each of these drops; unknown ones are omitted."""
+    query = select(drops.c.id, drops.c.prefix, drops.c.reverted_at).where(drops.c.id.in_(ids))
+    return {
+        drop_id: DropName(prefix.rstrip("/").rpartition("/")[2], reverted_at)
+        for drop_id, prefix, reverted_at in connection.execute(query)
+    }
+
+
+def reverted(connection: Connection) -> set[str]:
+    """Ids of all reverted drops; they are few."""
+    return set(connection.execute(select(drops.c.id).where(drops.c.reverted_at.is_not(None))).scalars())
 
 
 def unfinished(engine: Engine) -> list[str]:

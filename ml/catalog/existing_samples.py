@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, Engine, any_, bindparam, func, select
+from sqlalchemy import Connection, Engine, any_, bindparam, func, select, update
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions, samples
@@ -37,10 +37,26 @@ def labels_and_splits(engine: Engine, hashes: Sequence[str]) -> dict[str, tuple[
 
 def class_size(connection: Connection, label: str, limit: int, split: str | None = None) -> int:
     """The number of samples of a class, in one split or all; counted no further than `limit`."""
-    query = select(samples.c.sha256).where(samples.c.label == label)
+    query = select(samples.c.sha256).where(samples.c.label == label, ~samples.c.removed)
     if split is not None:
         query = query.where(samples.c.split == split)
     return int(connection.execute(select(func.count()).select_from(query.limit(limit).subquery())).scalar_one())
+
+
+def removed(connection: Connection, hashes: Sequence[str]) -> set[str]:
+    """Those of the samples that are not in the data: all who brought or labelled them were reverted or revoked."""
+    found: set[str] = set()
+    for start in range(0, len(hashes), _PAGE):
+        query = select(samples.c.sha256).where(samples.c.sha256 == any_(bindparam("page")), samples.c.removed)
+        found |= set(connection.execute(query, {"page": list(hashes[start : start + _PAGE])}).scalars())
+    return found
+
+
+def set_removed(connection: Connection, hashes: Sequence[str], *, to: bool) -> None:
+    """Mark samples as being in the data or not, within the caller's transaction."""
+    for start in range(0, len(hashes), _PAGE):
+        page = hashes[start : start + _PAGE]
+        connection.execute(update(samples).where(samples.c.sha256.in_(page)).values(removed=to))
 
 
 def classes(connection: Connection) -> set[str]:

@@ -70,6 +70,10 @@ drops = Table(
     Column("approved_by", Text),
     Column("approved_at", DateTime(timezone=True)),
     Column("approval_reason", Text),
+    # Taken out of later dataset versions; the data stay.
+    Column("reverted_at", DateTime(timezone=True)),
+    Column("reverted_by", Text),
+    Column("revert_reason", Text),
     UniqueConstraint("prefix", "listing_digest"),
     CheckConstraint("status in ('claimed', 'held', 'accepted', 'rejected')", name="status"),
     CheckConstraint("(status in ('claimed', 'held')) = (finished_at is null)", name="finished"),
@@ -89,6 +93,8 @@ samples = Table(
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("subject", Text),
+    # Not in the newest dataset version, because its drop was reverted.
+    Column("removed", Boolean, nullable=False, server_default="false"),
     # The two halves of the perceptual hash: see `ml.datasets.near_duplicates`.
     Column("phash_high", Integer),
     Column("phash_low", Integer),
@@ -117,6 +123,7 @@ labels = Table(
     # The annotator's feedback was taken out as a whole: the annotation does not count any more.
     Column("revoked_at", DateTime(timezone=True)),
     Index(None, "sha256"),
+    Index(None, "drop_id"),
 )
 
 # Every change of a stored sample's label, except that of a whole class: see `ml.catalog.label_changes`.
@@ -507,6 +514,23 @@ class_operations = Table(
     Column("reason", Text, nullable=False),
     _now(),
     CheckConstraint("kind in ('rename', 'merge', 'split')", name="kind"),
+)
+
+# Bulk corrections; what they changed, so that it can be undone.
+label_fixes = Table(
+    "label_fixes",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("prefix", Text, nullable=False),
+    Column("label_before", Text, nullable=False),
+    Column("label_after", Text, nullable=False),
+    Column("sha256", ARRAY(Text), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("dataset_version", Text, ForeignKey("dataset_versions.id"), nullable=False),
+    _now(),
+    Column("undone_at", DateTime(timezone=True)),
+    Column("undone_by", Text),
 )
 
 # No foreign keys to erased rows: this row outlives them.

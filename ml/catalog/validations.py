@@ -74,7 +74,7 @@ def of_accepted_drops(connection: Connection, limit: int) -> tuple[Mapping[str, 
     query = (
         select(validations.c.figures)
         .join(drops, drops.c.id == validations.c.subject)
-        .where(validations.c.suite == "drop", drops.c.status == "accepted")
+        .where(validations.c.suite == "drop", drops.c.status == "accepted", drops.c.reverted_at.is_(None))
         .order_by(validations.c.created_at.desc())
         .limit(limit)
     )

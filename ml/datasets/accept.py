@@ -115,7 +115,7 @@ class _Acceptance:
         for page in self.rows.bad_pages():
             self.quarantined += quarantine.copy_images(ctx, self.drop.prefix, drop_id, page)
         manifest = self._manifest(parent)
-        changed = bool(self.new_segments or self.changes.changes)
+        changed = bool(self.new_segments or self.changes.changes or self.changes.returned)
         if changed:
             ctx.store.put(versions.key(manifest.id), manifest.to_bytes(), "application/json")
         uploads.wait()
@@ -161,16 +161,18 @@ class _Acceptance:
         rows = pa.Table.from_pydict(columns, _ANNOTATION)
         self.labels.add(rows.append_column("drop_id", pa.repeat(self.drop.id, len(rows))))
         self.changes.changes.extend(changes.changes)
+        self.changes.returned.extend(changes.returned)
+        self.added_by_split.update(sample.split for sample in changes.returned)
         self.changes.tasks.extend(changes.tasks)
         self.changes.settled.extend(changes.settled)
 
     def _manifest(self, parent: versions.DatasetVersion | None) -> Manifest:
         before = versions.manifest(self.ctx, parent.id) if parent else EMPTY
-        relabels = self.changes.relabels
+        relabels, returned = self.changes.relabels, {sample.sha256 for sample in self.changes.returned}
         return Manifest(
             segments=(*before.segments, *(s.id for s in self.new_segments)),
             relabels={**before.relabels, **relabels},
-            removals=before.removals,
+            removals=tuple(digest for digest in before.removals if digest not in returned),
             classes=tuple(sorted({*before.classes, *self.classes, *relabels.values()})),
             class_map=before.class_map,
         )

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, update
 
-from ml.catalog import existing_samples, label_changes
+from ml.catalog import drops, existing_samples, label_changes
 from ml.catalog.classes import class_map
 from ml.catalog.engine import transaction
 from ml.catalog.label_changes import LabelChange
@@ -26,25 +26,37 @@ _MAX_ACTORS: Final = 3
 
 
 @dataclass(frozen=True)
+class ReturnedSample:
+    """A sample that a drop brings back, in the split that it had; no change of a label that was in the data."""
+
+    sha256: str
+    split: str
+    label: str
+
+
+@dataclass(frozen=True)
 class AnnotationChanges:
     """Rows to write for a page of a drop.
 
     Attributes:
         annotations: those to insert.
         changes: of the labels of stored samples.
+        returned: samples that are in the data again, after they had been taken out of it.
         tasks: label tasks to open.
         settled: SHA-256 of samples whose conflict tasks can be closed.
     """
 
     annotations: list[Annotation] = field(default_factory=list)
     changes: list[LabelChange] = field(default_factory=list)
+    returned: list[ReturnedSample] = field(default_factory=list)
     tasks: list[LabelQuestion] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
 
     @property
     def relabels(self) -> dict[str, str]:
         """SHA-256 of stored samples to their new label."""
-        return {change.sha256: change.after for change in self.changes}
+        changed = {change.sha256: change.after for change in self.changes}
+        return changed | {sample.sha256: sample.label for sample in self.returned}
 
 
 def changes_for_new(
@@ -79,25 +91,31 @@ def changes_for_existing(
     """Return the changes for samples that are stored already, given their earlier annotations.
 
     The label of a sample of validation or holdout follows only from annotations that count there
-    (`ml.datasets.labels.countable`); what the others say becomes a label task with a proposal.
+    (`ml.datasets.labels.countable`); what the others say becomes a label task with a proposal. What reverted drops
+    said does not count. A sample that was taken out of the data is back in it if the drop's annotations count there.
     """
     hashes = sorted({r["sha256"] for r in rows})
     stored_samples = existing_samples.labels_and_splits(ctx.engine, hashes)
     with transaction(ctx.engine) as connection:
         stored, mapping = labels.annotations_of(connection, hashes), class_map(connection)
+        reverted, removed = drops.reverted(connection), existing_samples.removed(connection, hashes)
     stored_annotations = {  # some were written before a class was renamed
-        digest: [replace(a, label=mapping.get(a.label, a.label)) for a in earlier] for digest, earlier in stored.items()
+        digest: [replace(a, label=mapping.get(a.label, a.label)) for a in earlier if a.drop_id not in reverted]
+        for digest, earlier in stored.items()
     }
     annotations = (a for r in rows for a in labels.from_row(r, drop_id, trust.source) if a.sha256 in stored_samples)
-    changes = AnnotationChanges(
-        labels.new_annotations(annotations, (a for earlier in stored_annotations.values() for a in earlier))
-    )
+    # What returns is recorded even if it repeats an operator's word: this drop is why it is in the data.
+    kept = (a for digest, earlier in stored_annotations.items() if digest not in removed for a in earlier)
+    changes = AnnotationChanges(labels.new_annotations(annotations, kept))
     by_sample: dict[str, list[Annotation]] = {}
     for annotation in changes.annotations:
         by_sample.setdefault(annotation.sha256, []).append(annotation)
     for digest, new_annotations in by_sample.items():
         sample = _StoredSample(digest, *stored_samples[digest], stored_annotations.get(digest, []))
-        _add_changes(changes, sample, new_annotations, drop_id, ctx.settings)
+        if digest in removed:
+            _add_returned(changes, sample, new_annotations, ctx.settings)
+        else:
+            _add_changes(changes, sample, new_annotations, drop_id, ctx.settings)
     return changes
 
 
@@ -127,6 +145,18 @@ def _add_changes(
         changes.tasks.append(proposal)
 
 
+def _add_returned(
+    changes: AnnotationChanges, sample: _StoredSample, new: Sequence[Annotation], settings: Settings
+) -> None:
+    """Add a sample that comes back, unless it is in validation or holdout and nothing said of it counts there."""
+    protected = sample.split != "train"
+    together = [*sample.annotations, *new]
+    if protected and not labels.countable(together):
+        return
+    label = labels.replay(together, settings, protected=protected) or new[0].label
+    changes.returned.append(ReturnedSample(sample.sha256, sample.split, label))
+
+
 def _actors(annotations: Sequence[Annotation], label: str) -> str:
     """Who of a drop gave this label; names in an untrusted drop are not identities."""
     named = {a.annotator for a in annotations if a.label == label and a.annotator and a.source != labels.UNTRUSTED}
@@ -137,10 +167,11 @@ def _actors(annotations: Sequence[Annotation], label: str) -> str:
 
 def write(connection: Connection, changes: AnnotationChanges) -> None:
     """Write the changes within the caller's transaction, except the annotations, which are copied in bulk."""
-    if changes.changes:
+    if relabels := changes.relabels:
         statement = update(samples).where(samples.c.sha256 == bindparam("digest")).values(label=bindparam("new"))
-        connection.execute(statement, [{"digest": c.sha256, "new": c.after} for c in changes.changes])
+        connection.execute(statement, [{"digest": digest, "new": new} for digest, new in relabels.items()])
         label_changes.record(connection, changes.changes)
+    existing_samples.set_removed(connection, [sample.sha256 for sample in changes.returned], to=False)
     labels.close_tasks(connection, changes.settled)
     labels.open_tasks(connection, changes.tasks)
 

@@ -138,7 +138,9 @@ def history(ctx: Context) -> list[OperationRecord]:
 def counts(ctx: Context) -> dict[str, int]:
     """Current number of samples per class."""
     with transaction(ctx.engine) as connection:
-        rows = connection.execute(select(samples.c.label, func.count()).group_by(samples.c.label))
+        rows = connection.execute(
+            select(samples.c.label, func.count()).where(~samples.c.removed).group_by(samples.c.label)
+        )
         return {label: int(count) for label, count in sorted(rows.all())}
 
 
@@ -191,7 +193,9 @@ def _require_members(ctx: Context, before: str, hashes: Set[str]) -> None:
     with transaction(ctx.engine) as connection:
         for start in range(0, len(ordered), _PAGE):
             page = ordered[start : start + _PAGE]
-            query = select(samples.c.sha256).where(samples.c.sha256.in_(page), samples.c.label == before)
+            query = select(samples.c.sha256).where(
+                samples.c.sha256.in_(page), samples.c.label == before, ~samples.c.removed
+            )
             members |= set(connection.execute(query).scalars())
     if foreign := sorted(hashes - members):
         raise InvalidInputError(

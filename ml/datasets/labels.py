@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
@@ -33,7 +34,8 @@ UNTRUSTED: Final = "untrusted"
 VERIFIED: Final = "verified"
 REVIEWER: Final = "reviewer"
 OPERATOR: Final = "operator"
-_DECIDING: Final = frozenset({REVIEWER, OPERATOR})
+DECIDING: Final = frozenset({REVIEWER, OPERATOR})
+"""Sources of annotations that outweigh all before them."""
 _AGREEING: Final = 2
 _KEY_PREFIX: Final = "key:"  # of the annotator names of API keys; in an uploaded table they prove nothing
 _PAGE: Final = 1000
@@ -149,9 +151,29 @@ def countable(annotations: Sequence[Annotation]) -> list[Annotation]:
     ]
 
 
+def replay(annotations: Sequence[Annotation], settings: Settings, *, protected: bool = False) -> str | None:
+    """Return the label that these annotations give a sample, taken up in the order in which they were stored.
+
+    A later drop may leave the label as it is, or change it; so the result depends on the order, as it did when the
+    drops were accepted. Used to say what the label would be without some of the annotations. None without annotations.
+
+    Args:
+        annotations: of one sample, in order of insertion, by the current names of the classes.
+        settings: `label_policy` and `trusted_annotators` choose the label.
+        protected: the sample is in validation or holdout.
+    """
+    label: str | None = None
+    seen: list[Annotation] = []
+    for _, stored_together in groupby(annotations, key=lambda a: (a.drop_id, a.created_at)):
+        batch = list(stored_together)
+        seen += batch
+        label = batch[0].label if label is None else resolve_label(seen, label, settings, protected=protected)
+    return label
+
+
 def _latest_by_annotator(annotations: Sequence[Annotation]) -> dict[str, str]:
     """Annotator → latest label, in time order; annotations before the last one that decides are ignored."""
-    deciding = [i for i, a in enumerate(annotations) if a.source in _DECIDING]
+    deciding = [i for i, a in enumerate(annotations) if a.source in DECIDING]
     counted = annotations[deciding[-1] :] if deciding else annotations
     latest: dict[str, str] = {}
     for annotation in sorted(counted, key=_annotated_at):

@@ -7,7 +7,8 @@ from typing import Final
 
 from sqlalchemy import Connection, Select, bindparam, exists, func, or_, select, update
 
-from ml.catalog import feedback, feedback_callers
+from ml.catalog import drops as drops_catalog
+from ml.catalog import existing_samples, feedback, feedback_callers
 from ml.catalog.classes import class_map
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.feedback import FeedbackLimits
@@ -18,7 +19,6 @@ from ml.catalog.tables import labels as labels_table
 from ml.context import Context
 from ml.datasets import amend, labels, versions
 from ml.datasets.labels import Annotation
-from ml.settings import Settings
 
 _PAGE: Final = 1000
 
@@ -116,6 +116,7 @@ def _neutralise(ctx: Context, key_id: str) -> Withdrawal:
                 statement = update(samples).where(samples.c.sha256 == bindparam("digest"))
                 rows_to_set = [{"digest": digest, "new": new} for digest, new in changes.relabels.items()]
                 connection.execute(statement.values(label=bindparam("new")), rows_to_set)
+            existing_samples.set_removed(connection, sorted(changes.removals), to=True)
             if finished:
                 caller = update(callers_table).where(callers_table.c.key_id == key_id)
                 connection.execute(caller.values(neutralised_at=func.now()))
@@ -152,33 +153,22 @@ def _add_page(ctx: Context, changes: _Changes, key_id: str, hashes: Sequence[str
             return
         changes.annotations.extend(ids)
         touched = select(labels_table.c.sha256).where(labels_table.c.id.in_(ids))
-        query = select(samples.c.sha256, samples.c.label, samples.c.split).where(samples.c.sha256.in_(touched))
+        query = select(samples.c.sha256, samples.c.label, samples.c.split).where(
+            samples.c.sha256.in_(touched), ~samples.c.removed
+        )
         stored = connection.execute(query).all()
         remaining = _remaining(connection, [row.sha256 for row in stored], set(ids))
         gave = dict(connection.execute(_newest_label(ids)).all())
-        mapping = class_map(connection)
+        mapping, reverted = class_map(connection), drops_catalog.reverted(connection)
     for row in stored:
-        others = [replace(a, label=mapping.get(a.label, a.label)) for a in remaining.get(row.sha256, ())]
+        counting = [a for a in remaining.get(row.sha256, ()) if a.drop_id not in reverted]
+        others = [replace(a, label=mapping.get(a.label, a.label)) for a in counting]
         if not others:
             changes.removals[row.sha256] = row.split
         elif mapping.get(gave[row.sha256], gave[row.sha256]) == row.label:
-            label = replayed_label(others, ctx.settings, protected=row.split != "train")
-            if label != row.label:
+            label = labels.replay(others, ctx.settings, protected=row.split != "train")
+            if label is not None and label != row.label:
                 changes.relabels[row.sha256] = label
-
-
-def replayed_label(annotations: Sequence[Annotation], settings: Settings, *, protected: bool = False) -> str:
-    """The label that a sample would have, had only these annotations come, one after the other.
-
-    Args:
-        annotations: at least one, in order of insertion.
-        settings: `label_policy` and `trusted_annotators` choose the label.
-        protected: the sample is in validation or holdout.
-    """
-    label = annotations[0].label
-    for end in range(1, len(annotations) + 1):
-        label = labels.resolve_label(annotations[:end], label, settings, protected=protected)
-    return label
 
 
 def _annotations_of_caller(connection: Connection, key_id: str, hashes: Sequence[str]) -> list[int]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-from sqlalchemy import Connection, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog import erasures
@@ -55,6 +55,7 @@ def take_out(ctx: Context, erasure_id: int, hashes: Collection[str]) -> Removal:
     """
     found = held.find(ctx, hashes)
     stored = _split_counts(ctx, hashes)
+    present = _split_counts(ctx, hashes, ~samples.c.removed)  # those of reverted drops were subtracted before
     newest = versions.latest(ctx)
     lost, learned = _versions(ctx, found) if found else ([], [])
     removal = Removal(
@@ -76,7 +77,7 @@ def take_out(ctx: Context, erasure_id: int, hashes: Collection[str]) -> Removal:
         with transaction(ctx.engine) as connection:
             write_rows(connection)
         return removal
-    removed = Counter({split: -count for split, count in stored.items()})
+    removed = Counter({split: -count for split, count in present.items()})
     version = amend.commit(ctx, newest, amended, removed, "erasure", write_rows)
     return replace(removal, version=version)
 
@@ -117,11 +118,12 @@ def sizes(ctx: Context, hashes: Collection[str]) -> dict[str, int]:
     return {digest: size for segment in found.values() for digest, (_, size) in segment.items()}
 
 
-def _split_counts(ctx: Context, hashes: Collection[str]) -> Counter[str]:
+def _split_counts(ctx: Context, hashes: Collection[str], *conditions: ColumnElement[bool]) -> Counter[str]:
     counts = Counter[str]()
     with transaction(ctx.engine) as connection:
         for page in erasures.pages(hashes):
-            counts.update(connection.execute(select(samples.c.split).where(samples.c.sha256.in_(page))).scalars())
+            query = select(samples.c.split).where(samples.c.sha256.in_(page), *conditions)
+            counts.update(connection.execute(query).scalars())
     return counts
 
 

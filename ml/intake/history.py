@@ -109,6 +109,7 @@ def _shares(connection: Connection) -> dict[str, float]:
     pages = connection.execute(text("select pg_relation_size('samples') / current_setting('block_size')::int")).scalar()
     percent = min(100.0, 100 * PAGES / max(1, pages or 0))
     table = samples if percent == 100 else samples.tablesample(func.system(percent), seed=text("1"))
-    counts: dict[str, int] = dict(connection.execute(select(table.c.label, func.count()).group_by(table.c.label)).all())
+    query = select(table.c.label, func.count()).where(~table.c.removed)
+    counts: dict[str, int] = dict(connection.execute(query.group_by(table.c.label)).all())
     total = sum(counts.values())
     return {label: count / total for label, count in counts.items()}

@@ -13,7 +13,7 @@ from ml.context import Context
 from ml.datasets import versions
 
 _UNTRAINED = (
-    cycles_table.c.drop_id.is_not(None),
+    cycles_table.c.drop_id.is_not(None) | (cycles_table.c.origin == cycles.CORRECTION),
     cycles_table.c.dataset_version.is_not(None),
     cycles_table.c.finished_at.is_(None),
     cycles_table.c.verdict.is_distinct_from("needs_person"),  # trained and decided; only the approval is open
@@ -31,9 +31,9 @@ class DueCycle:
 def choose(ctx: Context, run_id: str, version_id: str | None = None) -> DueCycle | None:
     """Return the cycle that a run should train for, or None if the newest dataset version needs no training.
 
-    An unfinished cycle of a drop comes first; older ones whose drops the same version contains are closed with a
-    reference to it. A manual or scheduled run, or a retrain request for a version that no model was trained on,
-    opens a new cycle.
+    An unfinished cycle of a drop or of a correction comes first; older ones whose drops the same version contains are
+    closed with a reference to it. A manual or scheduled run, or a retrain request for a version that no model was
+    trained on, opens a new cycle.
 
     Args:
         run_id: Airflow's run id; shows what triggered the run and makes a retry choose the same cycle.
@@ -84,7 +84,7 @@ def _is_open(ctx: Context, cycle_id: str) -> bool:
 
 
 def _untrained_cycle(connection: Connection, age: timedelta = timedelta()) -> str | None:
-    """The newest unfinished cycle of an accepted drop that started at least `age` ago.
+    """The newest unfinished cycle of an accepted drop or a correction that started at least `age` ago.
 
     The newest version contains that drop but need not be the version the drop created: classes may have been
     renamed since, samples erased, segments compacted.

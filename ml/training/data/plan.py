@@ -53,6 +53,7 @@ def make_plan(
     replay_ratio: float,
     full_every: int,
     full_growth: float,
+    corrected: str | None = None,
 ) -> Plan:
     """Choose mode and samples.
 
@@ -65,9 +66,12 @@ def make_plan(
         replay_ratio: old samples for each new one.
         full_every: number of consecutive refreshes before a full training; 0: no limit.
         full_growth: factor by which the training set grew since the last full training that triggers another; 0: never.
+        corrected: what people took out of the champion's training data, or corrected there, since; None: nothing. A
+            model that was trained on mistakes keeps some of them when it is trained further, so training begins anew.
     """
     count, new = len(is_new), np.flatnonzero(is_new)
-    reason = cold or _why_full(mode, count, len(new), history, full_every, full_growth)
+    reason = cold or (corrected if mode == "auto" else None)
+    reason = reason or _why_full(mode, count, len(new), history, full_every, full_growth)
     if reason:
         fresh = count if cold else len(new)
         return Plan("full", reason, fresh, count - fresh, RefreshHistory(), np.arange(count))

@@ -14,7 +14,7 @@ from ml.datasets.loader import Images, Split
 from ml.datasets.versions import DatasetVersion
 from ml.errors import InvalidInputError
 from ml.settings import Settings
-from ml.training.data import novelty, plan, predecessor, replay
+from ml.training.data import corrections, novelty, plan, predecessor, replay
 from ml.training.data.plan import Mode, Plan, RefreshHistory
 from ml.training.data.predecessor import NoPredecessor, Predecessor
 from ml.training.loop.objective import Teacher
@@ -117,7 +117,8 @@ def gather(ctx: Context, version: DatasetVersion, mode: Mode, seed: int) -> Trai
     is_new = (
         novelty.is_new(ctx, train, version.id, previous.info.dataset_version) if previous else np.ones(len(train), bool)
     )
-    training_plan = _plan(ctx.settings, mode, champion, version, train, is_new, seed)
+    corrected = corrections.since(ctx, previous.info.dataset_version) if previous else None
+    training_plan = _plan(ctx.settings, mode, champion, version, train, is_new, seed, corrected)
     validation = loader.load(ctx, version.id, "validation", size, channels)
     if len(validation):
         validation = validation.take(sample_validation(validation.labels, len(training_plan.chosen), seed))
@@ -160,6 +161,7 @@ def _plan(
     train: Split,
     is_new: NDArray[np.bool_],
     seed: int,
+    corrected: str | None,
 ) -> Plan:
     previous = champion if isinstance(champion, Predecessor) else None
     labels = previous.positions(train.classes)[train.labels] if previous else train.labels
@@ -173,6 +175,7 @@ def _plan(
         replay_ratio=settings.replay_ratio,
         full_every=settings.full_every,
         full_growth=settings.full_growth,
+        corrected=corrected,
     )
     log.info(
         "plan: %s (%s), %d new and %d replayed samples",

@@ -56,6 +56,14 @@ def test_nothing_new_or_asked_for_is_a_full_training() -> None:
     assert make("full", ~nothing).mode == "full"
 
 
+def test_what_people_corrected_in_the_champions_data_begins_anew_unless_asked_otherwise() -> None:
+    is_new = np.arange(100) < 10
+    assert (made := make("auto", is_new, corrected="drops/x/ was reverted")).mode == "full"
+    assert (made.reason, made.history) == ("drops/x/ was reverted", RefreshHistory())
+    assert make("refresh", is_new, corrected="drops/x/ was reverted").mode == "refresh"
+    assert make("auto", is_new, corrected=None).mode == "refresh"
+
+
 def test_a_line_of_refreshes_ends_with_a_full_training() -> None:
     is_new = np.arange(100) >= 90
     assert make("auto", is_new, history=RefreshHistory(3, 30), full_every=4).history == RefreshHistory(4, 40)
