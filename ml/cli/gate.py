@@ -22,8 +22,14 @@ from ml.cli.output import (
 DecisionId = Annotated[str, typer.Argument(metavar="ID", help="The decision's id; `evergreen decisions` lists them.")]
 
 
-def decisions(as_json: Json = False) -> None:
+app = typer.Typer(invoke_without_command=True, help="Decisions on models: what was chosen, by whom, and why.")
+
+
+@app.callback()
+def decisions(command: typer.Context, as_json: Json = False) -> None:
     """The newest decisions: which model, verdict, who, and what a person said."""
+    if command.invoked_subcommand is not None:
+        return
     from ml.catalog import decisions as decisions_catalog
 
     records = decisions_catalog.recent(connected().engine)
@@ -36,6 +42,29 @@ def decisions(as_json: Json = False) -> None:
         created_at = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
         add_row(table, record.id, created_at, f"v{record.model_version}", against, verdict, record.actor)
     show(table, records, as_json, {record.id: record.approval_reason or record.reason for record in records})
+
+
+@app.command("show")
+def show_decision(decision: DecisionId, as_json: Json = False) -> None:
+    """One decision: the reason, which labels of the holdout were changed, and which drops made the model worse."""
+    from dataclasses import asdict
+
+    from ml.catalog import decisions as decisions_catalog
+
+    found = decisions_catalog.get(connected().engine, decision)
+    emit(asdict(found), as_json)
+    if as_json:
+        return
+    say(f"{found.verdict}: {found.reason}")
+    changes, blame = (found.statistics.get(name) or {} for name in ("relabelled", "blame"))
+    for row in [*changes.get("by", ()), *changes.get("applied_by", ())]:
+        pairs = ", ".join(f"{p['changed']} {p['before']} → {p['after']}" for p in row["classes"])
+        say(f"holdout labels changed by {row['by']}: {row['changed']} ({pairs})")
+    for row in blame.get("drops", ()):
+        say(f"drop {row['name']}: score {row['score']:.1f}; its images that contradict the most:")
+        for image in row["images"]:
+            say(f"  {image['sha256']} {image['label']}")
+        say(f"to take it out: evergreen drops revert {row['name']} --reason …")
 
 
 def approve(

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml.cli import data, datasets, drops, erase, feedback, gate, keys, quarantine, release, tune, validate
+from ml.cli import data, datasets, drops, erase, feedback, gate, keys, quarantine, release, reverts, tune, validate
 from ml.cli.output import (
     STOPPED,
     Json,
@@ -28,14 +28,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="An image classifier that keeps itself current.")
 app.add_typer(datasets.app, name="datasets")
+drops.app.command()(reverts.revert)
+drops.app.command()(reverts.restore)
 app.add_typer(drops.app, name="drops")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(data.classes, name="classes")
 app.add_typer(keys.app, name="keys")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(data.labels, name="labels")
+data.labels.command()(reverts.fix)
+data.labels.command()(reverts.unfix)
+data.labels.command("fixes")(reverts.list_fixes)
 app.command()(validate.validate)
-for _command in (tune.tune, gate.decisions, gate.approve, gate.reject):
+app.add_typer(gate.app, name="decisions")
+for _command in (tune.tune, gate.approve, gate.reject):
     app.command()(_command)
 for _release_command in (release.models, release.deployments, release.promote, release.rollback):
     app.command()(_release_command)

@@ -117,8 +117,7 @@ def history(ctx: Context, limit: int = 50) -> list[Growth]:
 
 def _groups(connection: Connection, enough: int, *where: object) -> int:
     """Groups of the holdout, counted from at most `_COPIES` samples for each of `enough`."""
-    query: Select[tuple[str]] = select(samples.c.group_id).where(
-        samples.c.split == "holdout", ~samples.c.removed, *where
-    )  # type: ignore[arg-type]
+    query: Select[tuple[str]] = select(samples.c.group_id).where(samples.c.split == "holdout", *where)  # type: ignore[arg-type]
+    query = query.where(~samples.c.removed)
     counted = query.limit(_COPIES * enough).subquery()
     return int(connection.execute(select(func.count(counted.c.group_id.distinct()))).scalar_one())

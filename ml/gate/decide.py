@@ -18,7 +18,7 @@ from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.datasets import holdout
 from ml.errors import ConflictError, IntegrityError, NotFoundError
-from ml.gate import evidence, policy, report, scores
+from ml.gate import blame, evidence, policy, report, scores, yardstick
 from ml.gate.policy import Policy, Ruling
 from ml.gate.scores import EvaluatedModel
 from ml.models.model import Model
@@ -107,7 +107,7 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
     ctx.store.put(str(decision.report_key), report.render(decision).encode(), "text/html; charset=utf-8")
     with transaction(ctx.engine) as connection:
         decisions.record(connection, decision)
-        holdout.record_use(connection, decision_id, figures["holdout"])
+        holdout.record_use(connection, decision_id, figures["holdout_samples"])
         if spent := figures.get("budget"):
             outcome = "declined" if ruling.verdict == "needs_person" else ruling.verdict
             holdout_comparisons.record(
@@ -140,10 +140,20 @@ def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) ->
             ruling = Ruling(ruling.verdict, f"{broken}; {ruling.reason}")
         return ruling, figures | {"groups": evidence.class_rows(evaluated)}
     champion_side = scores.evaluate(ctx, champion, champion_model, dataset)
-    figures |= evidence.paired_figures(
-        ctx, evaluated, champion_side, _best_so_far(ctx, champion_side, dataset), dataset
-    )
-    return policy.against_champion(figures, rules), figures
+    best = _best_so_far(ctx, champion_side, dataset)
+    labels = yardstick.find(ctx, champion, dataset, evaluated.holdout)
+    sides = {"champion": champion_side, "challenger": evaluated}
+    judged = {name: labels.judge(side) for name, side in sides.items()}
+    best_judged = judged["champion"] if best is champion_side else labels.judge(best)
+    figures |= evidence.challenger_figures(judged["challenger"], figures["served"])
+    figures |= evidence.paired_figures(ctx, judged["challenger"], judged["champion"], best_judged, dataset)
+    figures["relabelled"] = yardstick.figures(labels, sides, judged)
+    ruling = policy.against_champion(figures, rules)
+    if ruling.verdict != "promote" and blame.is_needed(figures):
+        figures["blame"] = blame.find(ctx, judged["challenger"], dataset)
+        if figures["blame"] is not None:
+            ruling = Ruling(ruling.verdict, f"{ruling.reason}; {blame.sentence(figures['blame'])}")
+    return ruling, figures
 
 
 def _champion(ctx: Context, version: int | None) -> tuple[tuple[Model, Path] | None, str | None]:

@@ -25,17 +25,18 @@ Mask = NDArray[np.bool_]
 _LATENCY_ROUNDS: Final = 20
 
 
-def challenger_figures(side: EvaluatedModel) -> dict[str, Any]:
-    """Figures of the challenger alone."""
+def challenger_figures(side: EvaluatedModel, served: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Figures of the challenger alone; `served`: its `serving_cost`, if that was measured before."""
     n, right = len(side.right), int(side.right.sum())
     return {
         "holdout": n,
+        "holdout_samples": side.samples,
         "challenger_accuracy": right / n if n else None,
         "challenger_interval": statistics.wilson(right, n),
         "challenger_brier": float(side.answers.brier.mean()) if n else None,
         "challenger_calibration": statistics.reliability(side.answers.probability, side.right),
         "challenger_calibration_error": calibration.error(side.answers.probability, side.right, statistics.BINS),
-        "served": serving_cost(side),
+        "served": served or serving_cost(side),
     }
 
 
@@ -229,14 +230,10 @@ def samples_to_exclude(incumbents: Sequence[Mapping[str, Any]], margin: float) -
 
 
 def _decisions_before(ctx: Context, holdout: Split) -> NDArray[np.int64]:
-    """Number of decisions before each sample or a near duplicate of it arrived, ``int64[N]``."""
+    """Number of decisions before each sample arrived, ``int64[N]``; of near copies the first one counts."""
     known_decisions = holdout_comparisons.before(ctx.engine, sorted(set(holdout.drop_ids)))
     # An unknown drop counts as old: its samples may have been used before.
-    decisions_before = np.asarray([known_decisions.get(drop, 0) for drop in holdout.drop_ids], np.int64)
-    _, group = np.unique(grouping.column(ctx, holdout, "group_id").astype(np.str_), return_inverse=True)
-    first = np.full(group.max(initial=-1) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(first, group, decisions_before)
-    return first[group]
+    return np.asarray([known_decisions.get(drop, 0) for drop in holdout.drop_ids], np.int64)
 
 
 def holdout_subsets(

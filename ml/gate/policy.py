@@ -32,6 +32,7 @@ class Policy:
     max_bytes: int | None = None
     review: Literal["never", "borderline", "always"] = "never"
     review_hours: float = 24.0
+    relabelled: float = 0.02
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Policy":
@@ -52,7 +53,9 @@ def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, A
         return problem
     accuracy, (low, high) = float(right.mean()), statistics.wilson(int(right.sum()), len(right))
     commonest = float(np.bincount(labels).max() / len(labels))
-    accuracy_line = f"{accuracy:.1%} right on {len(right)} holdout samples (95% interval {low:.1%} to {high:.1%})"
+    accuracy_line = (
+        f"{accuracy:.1%} right on {len(right)} holdout {_counted(figures)} (95% interval {low:.1%} to {high:.1%})"
+    )
     if low <= commonest:
         return Ruling(
             "reject", f"{accuracy_line} is not surely better than always naming the commonest class ({commonest:.1%})"
@@ -65,10 +68,57 @@ def first_model(right: Right, labels: NDArray[np.int64], figures: Mapping[str, A
 
 def against_champion(figures: Mapping[str, Any], policy: Policy) -> Ruling:
     """Promote by the configured rule, if the challenger harms no group and is within the budgets."""
-    compared = "; ".join([*_new_classes(figures), *_weaker_when_corrupted(figures, policy), compared_with(figures)])
+    compared = "; ".join(
+        [
+            *_new_classes(figures),
+            *_weaker_when_corrupted(figures, policy),
+            *_relabelled(figures),
+            compared_with(figures),
+        ]
+    )
     if obstacles := harms(figures, policy):
-        return Ruling("reject", f"{'; '.join(obstacles)}; {compared}")
-    return (_better if policy.rule == "better" else _proven)(figures, policy, compared)
+        ruling = Ruling("reject", f"{'; '.join(obstacles)}; {compared}")
+    else:
+        ruling = (_better if policy.rule == "better" else _proven)(figures, policy, compared)
+    return _with_relabelling(ruling, figures, policy)
+
+
+def _with_relabelling(ruling: Ruling, figures: Mapping[str, Any], policy: Policy) -> Ruling:
+    """A request for approval if too many labels of the holdout were changed and the verdict hangs on them.
+
+    Judged by the labels as they were, a challenger that learned a correction of many labels never wins; judged by the
+    changed ones, one that was poisoned does. Only a person can tell these apart. What is ahead on neither is rejected.
+    """
+    changes = figures["relabelled"]
+    if changes["share"] <= policy.relabelled or over_budget(figures, policy) or figures["lost_classes"]:
+        return ruling
+    accuracy = changes["accuracy_after"]
+    if ruling.verdict == "reject" and accuracy["challenger"] <= accuracy["champion"]:
+        return ruling
+    return Ruling(
+        "needs_person",
+        f"{changes['share']:.1%} of the holdout's labels were changed, more than {policy.relabelled:.1%} need a "
+        f"person; by the labels as they are now it has {accuracy['challenger']:.1%} right, the champion "
+        f"{accuracy['champion']:.1%}; by those before: {ruling.reason}",
+    )
+
+
+def _relabelled(figures: Mapping[str, Any]) -> list[str]:
+    """Which labels of the holdout were changed by whom, and that they count as they were before."""
+    changes = figures["relabelled"]
+    if not changes["changed"]:
+        return []
+    count, before, after = changes["changed"], changes["right_before"], changes["right_after"]
+    sources = [
+        f"{row['by']} changed {row['changed']} of the holdout's labels "
+        f"({listed([_change(pair) for pair in row['classes']])})"
+        for row in changes["by"]
+    ]
+    these = "this one" if count == 1 else f"these {count}"
+    return [
+        f"{listed(sources)}, which count as before; on {these} the champion has {before['champion']} right by the old "
+        f"labels and {after['champion']} by the new, the challenger {before['challenger']} and {after['challenger']}"
+    ]
 
 
 def _better(figures: Mapping[str, Any], policy: Policy, compared: str) -> Ruling:
@@ -208,7 +258,7 @@ def compared_with(figures: Mapping[str, Any]) -> str:
     """The comparison in one line."""
     line = (
         f"{figures['challenger_accuracy']:.1%} against {figures['champion_accuracy']:.1%} on {figures['samples']} "
-        f"holdout samples: {figures['challenger_only_right']} gained, {figures['champion_only_right']} lost"
+        f"holdout {_counted(figures)}: {figures['challenger_only_right']} gained, {figures['champion_only_right']} lost"
     )
     spent, rule = figures["budget"], figures["rules"]["rule"]
     if spent["metric"] != "accuracy":
@@ -217,6 +267,16 @@ def compared_with(figures: Mapping[str, Any]) -> str:
     if rule == "proven" and spent["samples"] != figures["samples"]:
         line += f", tested on the {spent['samples']} fresh ones"
     return line
+
+
+def _change(pair: Mapping[str, Any]) -> str:
+    return f"{pair['changed']} {pair['before']} to {pair['after']}"
+
+
+def _counted(figures: Mapping[str, Any]) -> str:
+    """What was counted: samples, or groups where near copies counted once."""
+    samples = figures["holdout_samples"]
+    return "samples" if samples == figures["holdout"] else f"groups of near copies ({samples} samples)"
 
 
 def _at_worst(figures: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ml.catalog.decisions import Decision
 from ml.gate import charts
+from ml.gate.blame import STANDS_OUT
 from ml.gate.policy import listed
 
 _MOST_ROWS: Final = 40
@@ -38,6 +39,9 @@ def render(decision: Decision) -> str:
         ends=charts.scale([row[s] for row in groups for s in ("champion", "challenger") if s in row]),
         corrupted=[row for row in figures["groups"] if row["kind"] == "corruption"],
         bins={s: figures[f"{s}_calibration"] for s in ("champion", "challenger") if f"{s}_calibration" in figures},
+        changes=figures.get("relabelled"),
+        blame=figures.get("blame"),
+        stands_out=STANDS_OUT,
         charts=charts,
         listed=listed,
     )

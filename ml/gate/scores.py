@@ -3,9 +3,10 @@
 import io
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,6 +20,7 @@ from ml.context import Context
 from ml.datasets import loader, versions
 from ml.datasets.loader import Split
 from ml.errors import NotFoundError
+from ml.gate import representatives
 from ml.gate.statistics import Right
 from ml.models import bundle, variants
 from ml.models.model import Model
@@ -50,7 +52,9 @@ class EvaluatedModel:
     Attributes:
         names: of the model's outputs, by the current class names, ``str[outputs]``.
         classes: the existing classes that it knows.
+        holdout: one sample of each group of near copies, see `ml.gate.representatives`.
         right: whether each prediction is right, ``bool[N]``.
+        samples: number of holdout samples with all near copies.
     """
 
     version: int
@@ -61,6 +65,30 @@ class EvaluatedModel:
     holdout: Split
     answers: HoldoutPredictions
     right: Right
+    samples: int
+
+    def on_labels(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> Self:
+        """The same predictions judged by other labels for some samples, whose images are answered again.
+
+        Args:
+            positions: of the samples, ``int64[K]``.
+            labels: their labels, as positions in the holdout's classes, ``int64[K]``.
+        """
+        if not len(positions):
+            return self
+        all_labels, brier = self.holdout.labels.copy(), self.answers.brier.copy()
+        all_labels[positions] = labels
+        classes = np.asarray(self.holdout.classes, np.str_)
+        for start in range(0, len(positions), _BATCH):
+            part = positions[start : start + _BATCH]
+            probabilities = self.model.predict(np.ascontiguousarray(self.holdout.images[part]))
+            brier[part] = brier_scores(probabilities, self.names, classes[all_labels[part]])
+        return replace(
+            self,
+            holdout=replace(self.holdout, labels=all_labels),
+            answers=replace(self.answers, brier=brier),
+            right=classes[all_labels] == self.answers.labels,
+        )
 
     @cached_property
     def truth(self) -> NDArray[np.str_]:
@@ -89,7 +117,7 @@ def load_model(ctx: Context, version: int) -> tuple[Model, Path]:
 
 
 def evaluate(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: str) -> EvaluatedModel:
-    """Score a model, as `load_model` gives it, on the holdout of a dataset version.
+    """Score a model, as `load_model` gives it, on the holdout of a dataset version, each group of near copies once.
 
     A model that was trained before a class was renamed still says the old name, and is right; a class that it never
     heard of it answers wrong.
@@ -101,7 +129,12 @@ def evaluate(ctx: Context, version: int, loaded: tuple[Model, Path], dataset: st
     truth = np.asarray(holdout.classes, np.str_)[holdout.labels]
     answers = _answers(ctx, _Scored(version, judge, names), holdout, truth)
     classes = frozenset(names.tolist()) & set(manifest.classes)
-    return EvaluatedModel(version, judge, folder, names, classes, holdout, answers, truth == answers.labels)
+    chosen = representatives.positions(ctx, holdout)
+    once = HoldoutPredictions(answers.labels[chosen], answers.probability[chosen], answers.brier[chosen])
+    right = truth[chosen] == once.labels
+    return EvaluatedModel(
+        version, judge, folder, names, classes, holdout.take(chosen), once, right, samples=len(holdout)
+    )
 
 
 @dataclass(frozen=True)

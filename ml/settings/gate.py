@@ -24,7 +24,9 @@ class GateSettings(BaseModel):
         lt=1,
         description="Chance that 100 decisions in a row break a promise, or one of them accuses a harmless group.",
     )
-    gate_min_holdout: int = Field(30, ge=1, description="Fewer holdout samples: no decision to promote.")
+    gate_min_holdout: int = Field(
+        30, ge=1, description="Fewer holdout samples, near copies counted once: no decision to promote."
+    )
     gate_metric: str = Field(
         "accuracy",
         pattern=r"^(accuracy|macro_f1|cost|recall:.+)$",
@@ -43,6 +45,9 @@ class GateSettings(BaseModel):
     )
     gate_max_milliseconds: float | None = Field(None, gt=0, description="For one image, on one core.")
     gate_max_bytes: int | None = Field(None, ge=1, description="Size of what is served.")
+    gate_relabelled: float = Field(
+        0.02, ge=0, le=1, description="Share of the holdout whose labels may change without a person being asked."
+    )
     gate_review: Literal["never", "borderline", "always"] = Field("never", description="When a person is asked.")
     gate_review_hours: float = Field(24.0, gt=0, description="No answer for so long is a rejection.")
     gate_improvement: float = Field(

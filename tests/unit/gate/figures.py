@@ -10,6 +10,14 @@ from ml.gate.lead import lead
 from ml.gate.metrics import PerSample
 from ml.gate.policy import Policy
 
+UNCHANGED: dict[str, Any] = {
+    "reference": None, "changed": 0, "share": 0.0, "applied": 0, "by": [], "applied_by": [], "samples": [],
+    "right_before": {"champion": 0, "challenger": 0}, "right_after": {"champion": 0, "challenger": 0},
+    "brier_before": {"champion": None, "challenger": None}, "brier_after": {"champion": None, "challenger": None},
+    "accuracy_after": {"champion": 0.5, "challenger": 0.5},
+}  # fmt: skip
+"""No label of the holdout was changed."""
+
 
 def pair(better: int, worse: int, both: int, neither: int = 0) -> tuple[statistics.Right, statistics.Right]:
     """Champion's and challenger's answers: right in one only, in both, in neither."""
@@ -42,6 +50,8 @@ def figures(
     return {
         **asdict(comparison),
         "holdout": n,
+        "holdout_samples": n,
+        "relabelled": UNCHANGED,
         "holdout_share": 0.2,
         "rules": asdict(Policy()),
         "groups": [],

@@ -9,10 +9,10 @@ import pytest
 from ml.gate import policy
 from ml.gate.lead import lead
 from ml.gate.policy import Policy
-from tests.unit.gate.figures import differences, figures, pair
+from tests.unit.gate.figures import UNCHANGED, differences, figures, pair
 
 BETTER = pair(61, 9, 600, 30)
-SERVED = {"served": {"milliseconds": 2.0, "bytes": 1000}}
+SERVED = {"served": {"milliseconds": 2.0, "bytes": 1000}, "holdout": 100, "holdout_samples": 100}
 PROVEN = Policy(rule="proven")
 
 
@@ -202,3 +202,52 @@ def test_a_first_model_must_beat_the_commonest_class_and_the_budgets() -> None:
     assert policy.first_model(right, labels, SERVED, Policy()).verdict == "promote"
     assert policy.first_model(right, labels, SERVED, Policy(max_bytes=999)).verdict == "reject"
     assert policy.first_model(right, labels, SERVED, Policy(review="always")).verdict == "needs_person"
+
+
+def changed(share: float, champion: float, challenger: float) -> dict[str, Any]:
+    """The figures of `share` of the holdout relabelled by a drop; accuracies by the new labels."""
+    classes = [{"before": "boot", "after": "sandal", "changed": 30}]
+    row = {"by": "drop monday", "changed": 30, "annotators": ["x"], "classes": classes}
+    return UNCHANGED | {
+        "changed": 30,
+        "share": share,
+        "by": [row],
+        "right_before": {"champion": 28, "challenger": 1},
+        "right_after": {"champion": 1, "challenger": 27},
+        "accuracy_after": {"champion": champion, "challenger": challenger},
+    }
+
+
+@pytest.mark.parametrize(
+    ("share", "champion", "challenger", "better", "worse", "verdict"),
+    [
+        (0.1, 0.75, 0.85, 5, 90, "needs_person"),  # poison, or a correction of a class: ahead by the new labels only
+        (0.1, 0.85, 0.90, 90, 5, "needs_person"),  # ahead by both
+        (0.1, 0.85, 0.80, 90, 5, "needs_person"),  # ahead by the old labels only
+        (0.1, 0.85, 0.80, 5, 90, "reject"),  # ahead by neither
+        (0.02, 0.75, 0.85, 5, 90, "reject"),
+        (0.02, 0.85, 0.90, 90, 5, "promote"),
+    ],
+)
+def test_many_changed_labels_of_the_holdout_ask_a_person(
+    share: float, champion: float, challenger: float, better: int, worse: int, verdict: str
+) -> None:
+    compared = figures(*pair(better, worse, 900), relabelled=changed(share, champion, challenger))
+    ruling = policy.against_champion(compared, Policy())
+    assert ruling.verdict == verdict
+    assert "drop monday changed 30 of the holdout's labels (30 boot to sandal), which count as before" in ruling.reason
+    assert "the champion has 28 right by the old labels and 1 by the new, the challenger 1 and 27" in ruling.reason
+    assert ("10.0% of the holdout's labels were changed, more than 2.0%" in ruling.reason) == (
+        verdict == "needs_person"
+    )
+
+
+def test_no_question_about_labels_makes_a_model_acceptable_that_is_too_large_or_forgot_a_class() -> None:
+    for more in ({"served": {"milliseconds": 9.0, "bytes": 1}}, {"lost_classes": ["boot"]}):
+        compared = figures(*pair(90, 5, 900), relabelled=changed(0.1, 0.8, 0.9), **more)
+        assert policy.against_champion(compared, Policy(max_milliseconds=5)).verdict == "reject"
+
+
+def test_near_copies_are_told_apart_from_groups() -> None:
+    line = policy.compared_with(figures(*pair(5, 5, 90), holdout_samples=130))
+    assert "on 100 holdout groups of near copies (130 samples)" in line

@@ -11,7 +11,7 @@ from ml.catalog.decisions import Decision
 from ml.gate import charts, report, slices, statistics
 from ml.gate.policy import Policy
 from ml.gate.slices import Group, Tolerance
-from tests.unit.gate.figures import figures, pair
+from tests.unit.gate.figures import UNCHANGED, figures, pair
 
 EVIL = '<script>alert("1")</script>'
 
@@ -67,6 +67,7 @@ def first() -> Decision:
     """There is no champion."""
     told: dict[str, Any] = {
         "holdout": 100,
+        "holdout_samples": 100,
         "challenger_accuracy": 0.9,
         "challenger_interval": [0.82, 0.94],
         "challenger_calibration": [{"samples": 100, "confidence": 0.9, "accuracy": 0.9}],
@@ -113,7 +114,13 @@ def test_a_first_model_and_an_empty_holdout_have_a_page_too() -> None:
     page = Page(report.render(first()))
     assert "Yes: version 1 answers from now on" in page.told
     assert "How far these images" not in page.told
-    empty = first().statistics | {"holdout": 0, "challenger_accuracy": None, "groups": [], "challenger_calibration": []}
+    empty = first().statistics | {
+        "holdout": 0,
+        "holdout_samples": 0,
+        "challenger_accuracy": None,
+        "groups": [],
+        "challenger_calibration": [],
+    }
     nothing = Decision("d2", 1, None, "v", "reject", "the holdout has 0 samples", "gate", empty)
     assert "No: it is not good enough yet" in Page(report.render(nothing)).told
 
@@ -126,6 +133,49 @@ def test_what_comes_from_outside_is_escaped_and_nothing_is_fetched_or_run() -> N
     assert not page.names & {"src", "href", "onload", "onclick", "style"}
     assert "url(" not in text
     assert "@import" not in text
+
+
+def harmed(name: str) -> Decision:
+    """A decision on a challenger that a drop of this name made worse; it relabelled the holdout too."""
+    digest = "ab" * 32
+    changed = {"by": f"drop {name}", "changed": 12, "annotators": [name, "bob"]}
+    changed |= {"classes": [{"before": "boot", "after": name, "changed": 12}]}
+    sample = {"sha256": digest, "before": "boot", "after": name, "judged": "boot", "by": f"drop {name}"}
+    relabelled = UNCHANGED | {
+        "changed": 12, "share": 12 / 700, "by": [changed], "samples": [sample | {"annotators": [name]}],
+        "right_before": {"champion": 11, "challenger": 2}, "right_after": {"champion": 0, "challenger": 9},
+        "accuracy_after": {"champion": 0.83, "challenger": 0.85}, "applied": 3,
+        "applied_by": [{"by": "operator ann", "changed": 3, "annotators": [], "classes": []}],
+    }  # fmt: skip
+    row = {"drop": "d-1", "name": name, "score": 9.31, "contradicting": 0.34, "expected": 0.09, "neighbours": 700}
+    row |= {"images": [{"sha256": digest, "label": name}] * 20}
+    blame = {"drops": [row], "compared": 6, "training_samples": 4000, "holdout_samples": 700, "highest": 9.31}
+    return compared("reject", name=name, relabelled=relabelled, blame=blame, holdout_samples=812)
+
+
+def test_it_names_the_drops_and_images_that_made_it_worse_and_the_command_that_removes_them() -> None:
+    page = Page(report.render(harmed("monday")))
+    for words in (
+        "evergreen drops revert monday --reason …",
+        "12 of the 700 test images got another label (1.7 %)",
+        "By the new labels, on all 700 images: 83.0 % now, 85.0 % with the new model.",
+        "3 labels were changed by operators, by name, or by reverting a drop: operator ann (3).",
+        "with near copies of them there are 812",
+        "34 %",
+        "ab" * 32,
+    ):
+        assert words in page.told, words
+    nothing = Page(
+        report.render(
+            compared(
+                "reject", blame={"drops": [], "compared": 4, "training_samples": 9, "holdout_samples": 7, "highest": 1}
+            )
+        )
+    )
+    assert "No drop stands out: of the 4 newest" in nothing.told
+    evil = Page(report.render(harmed(EVIL)))
+    assert "script" not in evil.tags
+    assert not evil.names & {"src", "href", "onload", "onclick", "style"}
 
 
 def test_many_classes_show_the_worst_first() -> None:
