@@ -5,7 +5,8 @@ Starts by itself within seconds of a drop's `_READY` marker, or by hand with a d
 looks for all ready drops, so it does not matter how often or for which drop it was started.
 
 `find` claims the drops, `inspect` decodes their images in chunks, `validate` checks them with the
-suites in `expectations/`, `accept` adds their samples to the data. A drop that breaks an expectation is
+suites in `expectations/`, `check_labels` learns their labels, `accept` adds their samples to the data. A drop that
+breaks an expectation is
 rejected: its `accept` is skipped, and the reason stands in the drop's row and its `_REJECTED` marker. A drop in
 which a check finds something that a person must see is held: an alert says what to do, its marker is `_HELD`, and
 once it is approved the next run takes it up. The button Data Docs of each `validate` opens what was found.
@@ -82,6 +83,21 @@ def ingest() -> None:
             alert(f"drop {drop['drop_id']} {fate}", verdict.reason or "")
         return verdict.drop_id
 
+    @task(map_index_template=INSTANCE_NAME)
+    def check_labels(drop_id: str) -> str:
+        """Learn the labels of one drop; hold it for a person if they look wrong."""
+        from ml.catalog import drops as drops_catalog
+        from ml.label_checks.stage import check
+        from plugins.alerts import alert
+        from plugins.runtime import context, name_instance
+
+        name_instance(drop_id)
+        ctx = context()
+        before = drops_catalog.get(ctx.engine, drop_id).status
+        if check(ctx, drop_id).held and before != "held":
+            alert(f"drop {drop_id} waits for a person", drops_catalog.get(ctx.engine, drop_id).reason or "")
+        return drop_id
+
     @task(outlets=[DATASET], map_index_template=INSTANCE_NAME)
     def accept(drop_id: str) -> str:
         """Add one drop's samples to the data; skipped when there is nothing to add."""
@@ -89,6 +105,7 @@ def ingest() -> None:
 
         from ml.catalog import drops as drops_catalog
         from ml.datasets.accept import accept as accept_drop
+        from ml.label_checks.stage import open_questions
         from plugins.alerts import alert
         from plugins.runtime import context, name_instance
 
@@ -102,6 +119,7 @@ def ingest() -> None:
         if after.status == "held":
             alert(f"drop {drop_id} waits for a person", after.reason or "")
             raise AirflowSkipException(f"drop {drop_id} is {after.reason}")
+        open_questions(ctx, drop_id)
         if version is None:
             raise AirflowSkipException(f"drop {drop_id} brought nothing new")
         return version
@@ -111,7 +129,7 @@ def ingest() -> None:
     def each_drop(drop: dict[str, Any]) -> None:
         validated = validate(drop)
         validated.operator.operator_extra_links = (DataDocsLink(),)  # the decorator takes no such argument
-        accept(validated)
+        accept(check_labels(validated))
 
     claimed = find()
     inspect.expand(chunk_batch=chunks_of(claimed)) >> each_drop.expand(drop=claimed)

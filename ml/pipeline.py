@@ -6,9 +6,9 @@ from collections.abc import Callable
 from ml.catalog import cycles
 from ml.catalog.cycles import CycleRecord
 from ml.context import Context
-from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
 from ml.gate.decide import decide
+from ml.ingest import ingest
 from ml.intake.find import find_ready
 from ml.release import trial
 from ml.release.release import release

@@ -2,7 +2,7 @@
 
 from ml.catalog import drops
 from ml.context import Context
-from ml.datasets.ingest import IngestResult, ingest
+from ml.ingest import IngestResult, ingest
 from ml.intake import held
 from tests.pictures import upload
 

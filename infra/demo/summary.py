@@ -20,7 +20,7 @@ _HINTS = {
     "compose": "Airflow's login: admin, with AIRFLOW_ADMIN_PASSWORD of .env\n"
     "make down STACK=compose stops it all, python -m infra.compose up brings it back.",
 }
-_STYLE = {"promote": "bold green", "reject": "bold yellow", "stopped": "bold red"}
+_STYLE = {"promote": "bold green", "reject": "bold yellow", "stopped": "bold red", "held": "bold red"}
 
 
 def as_dict(outcome: Outcome, settings: Settings) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ml.context import Context
 from ml.errors import UnavailableError
 from ml.settings import Settings
 
-STAGES = ("claim", "inspect", "validate", "accept", "train", "gate", "release")
+STAGES = ("claim", "inspect", "validate", "check labels", "accept", "train", "gate", "release")
 
 STALL_SECONDS: Final = 600.0
 """Seconds without any progress before a wait fails. The total is not limited: a busy machine is slow, not broken."""
@@ -76,7 +76,7 @@ def wait_until(read: Callable[[], object], expected: Callable[[Any], bool], wait
 
 
 def wait_for_cycle(context: Context, prefix: str, console: Console) -> CycleResult:
-    """Block until the cycle of the newest drop at `prefix` has ended.
+    """Block until the cycle of the newest drop at `prefix` has ended, or its drop waits for a person.
 
     Raises:
         UnavailableError: no progress for `STALL_SECONDS`: no stage ended, no epoch was logged; the message names
@@ -85,7 +85,7 @@ def wait_for_cycle(context: Context, prefix: str, console: Console) -> CycleResu
     stall, polled_at = StallDetector(), 0.0
     steps: dict[str, int] = {}
     with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while not ((result := _read_cycle(context.engine, prefix)) and result.cycle.finished_at):
+        while not ((result := _read_cycle(context.engine, prefix)) and _ended(result)):
             seconds = result.cycle.seconds if result else {}
             if result and _next(seconds) == "train" and time.monotonic() - polled_at > _STEPS_EVERY:
                 steps, polled_at = _steps(context.settings, result.cycle.id), time.monotonic()
@@ -95,6 +95,10 @@ def wait_for_cycle(context: Context, prefix: str, console: Console) -> CycleResu
             time.sleep(0.2)
     console.print(_line(result.cycle.seconds, started=True, ended=True))
     return result
+
+
+def _ended(result: CycleResult) -> bool:
+    return result.cycle.finished_at is not None or result.cycle.verdict == "held"
 
 
 def _describe_wait(prefix: str, seconds: dict[str, float], epochs: int, *, started: bool) -> str:

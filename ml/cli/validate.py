@@ -1,5 +1,6 @@
 """`evergreen validate`: validate a drop before uploading it."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,9 @@ def validate(
 
     from ml.datasets import relabels
     from ml.intake import dry_run
+    from ml.label_checks import rehearsal
 
+    context = connected()
     columns = (TextColumn("  looking at images"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=as_json, transient=True) as bar:
         task = bar.add_task("", total=None)
@@ -30,7 +33,7 @@ def validate(
         def on_images(completed: int, total: int) -> None:
             bar.update(task, completed=completed, total=total)
 
-        report = dry_run.run(connected(), path, on_images, relabels.preview)
+        report = dry_run.run(context, path, on_images, partial(rehearsal.findings, context), relabels.preview)
     emit(vars(report), as_json)
     if not as_json:
         _report(path, report)

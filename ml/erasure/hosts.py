@@ -11,6 +11,7 @@ from ml.catalog.tables import replicas
 from ml.context import Context
 from ml.datasets import loader
 from ml.erasure.content import Swept
+from ml.label_checks import feature_cache
 
 WAIT_SECONDS: Final = 10.0
 """How long running workers are waited for."""
@@ -19,9 +20,10 @@ _ALIVE = text("interval '1 minute'")
 
 
 def sweep_cache(ctx: Context) -> Swept:
-    """Delete this host's cached copies of erased segments; other hosts do when they next load data."""
+    """Delete this host's cached copies of erased segments and features of images; other hosts do at their next use."""
     files, size = loader.drop_erased(ctx)
-    return Swept(files, size)
+    more_files, more_size = feature_cache.delete(ctx)
+    return Swept(files + more_files, size + more_size)
 
 
 def unconfirmed(ctx: Context, erasure_id: int) -> Swept:

@@ -13,18 +13,26 @@ from urllib.parse import quote
 from ml.catalog import existing_samples
 from ml.context import Context
 from ml.errors import InvalidInputError, NotFoundError, UnavailableError
-from ml.intake import entries, history, inspect, judgement, label_agreement, listing, reading, relabels, upload
+from ml.intake import entries, history, inspect, judgement, listing, reading, relabels, upload
+from ml.intake.findings import Finding
 from ml.intake.history import History
 from ml.intake.relabels import CountRelabels
-from ml.models.model import Model
+from ml.intake.row_verdicts import RowVerdicts
 from ml.storage.object_store import ObjectInfo, read_many
 
 OnImages = Callable[[int, int], None]
+CheckLabels = Callable[[Context, str, RowVerdicts, bool], Sequence[Finding]]
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The expected outcome of a drop; `rejected` and `held` are reasons, `left_out` says which checks were skipped."""
+    """The expected outcome of a drop.
+
+    Attributes:
+        rejected: reasons to reject it.
+        held: why it would wait for a person.
+        left_out: which checks were skipped.
+    """
 
     format: str | None
     images: int = 0
@@ -91,7 +99,13 @@ class LocalStore:
         return self._files[key]
 
 
-def run(ctx: Context, path: Path, on_images: OnImages, count_relabels: CountRelabels = relabels.not_counted) -> DryRun:
+def run(
+    ctx: Context,
+    path: Path,
+    on_images: OnImages,
+    check_labels: CheckLabels,
+    count_relabels: CountRelabels = relabels.not_counted,
+) -> DryRun:
     """Validate a folder or archive as after its upload; nothing is uploaded or stored.
 
     Labels, classes and figures of the stored samples are read from the catalog; if it does not answer, the
@@ -99,6 +113,8 @@ def run(ctx: Context, path: Path, on_images: OnImages, count_relabels: CountRela
 
     Args:
         on_images: called with the number of inspected images and their total.
+        check_labels: gives the findings about the labels of the inspected drop; the last argument says whether the
+            stored samples can be reached.
         count_relabels: counts what the drop would change of the labels of stored samples.
 
     Raises:
@@ -112,14 +128,15 @@ def run(ctx: Context, path: Path, on_images: OnImages, count_relabels: CountRela
         if not drop.entries:
             return DryRun(drop.format, rejected=["the drop holds no image files"])
         entries.save(local, frozen, drop)
-        past, champion, left_out = _read_catalog(ctx)
+        past, left_out = _read_catalog(ctx)
         find_labels = partial(existing_samples.labels, ctx.engine) if past else _no_labels
         inspected = 0
         for chunk in range(inspect.chunk_count(local, frozen.drop_id)):
             inspected += inspect.inspect_chunk(local, frozen.drop_id, chunk, find_labels)
             on_images(inspected, len(drop.entries))
         count = count_relabels if past else relabels.not_counted
-        verdict = judgement.evaluate(local, frozen.drop_id, past or History(), lambda _: champion, count)
+        verdict = judgement.evaluate(local, frozen.drop_id, past or History(), count)
+        findings = [*verdict.findings, *check_labels(local, frozen.drop_id, verdict.rows, past is not None)]
     rows = verdict.rows
     return DryRun(
         format=drop.format,
@@ -128,9 +145,9 @@ def run(ctx: Context, path: Path, on_images: OnImages, count_relabels: CountRela
         duplicates=rows.count("duplicate"),
         quarantined={r["key"]: r["reasons"] for r in rows.rows("bad", "key")},
         figures=verdict.figures,
-        warnings=verdict.warnings,
+        warnings=[*verdict.warnings, *(f.message for f in findings if not f.holds)],
+        held=[f.message for f in findings if f.holds],
         rejected=verdict.rejection_reasons,
-        held=[finding.message for finding in verdict.findings if finding.holds],
         left_out=left_out,
     )
 
@@ -154,13 +171,9 @@ def _no_labels(hashes: Sequence[str]) -> dict[str, str]:
     return {}
 
 
-def _read_catalog(ctx: Context) -> tuple[History | None, Model | None, str | None]:
-    """History and champion, and why one of them is missing."""
+def _read_catalog(ctx: Context) -> tuple[History | None, str | None]:
+    """The history, and why it is missing."""
     try:
-        past = history.read(ctx.engine)
+        return history.read(ctx.engine), None
     except UnavailableError as error:
-        return None, None, str(error)
-    try:
-        return past, label_agreement.load_champion(ctx), None
-    except UnavailableError as error:
-        return past, None, f"labels are not compared with the live model: {error}"
+        return None, str(error)

@@ -90,6 +90,23 @@ def _pages(hashes: Sequence[str | None]) -> Iterator[tuple[int, int]]:
         start = end
 
 
+def turn_bad(ctx: Context, drop_id: str, reasons: Mapping[str, str]) -> None:
+    """Turn stored good rows bad, with a reason by key; rows that are bad already keep theirs.
+
+    Raises:
+        NotFoundError: the drop was not validated.
+    """
+    table = pq.ParquetFile(io.BytesIO(ctx.store.get(key(drop_id)))).read()
+    keys, verdicts = table["key"].to_pylist(), table["fate"].to_pylist()
+    stored = (orjson.loads(text) for text in table["reasons"].to_pylist())
+    found = {i: row_reasons for i, row_reasons in enumerate(stored) if row_reasons}
+    for i, row_key in enumerate(keys):
+        if verdicts[i] == "good" and row_key in reasons:
+            verdicts[i] = "bad"
+            found[i] = [reasons[row_key]]
+    save(ctx, drop_id, RowVerdicts(table.drop_columns(["fate", "reasons"]), verdicts, found))
+
+
 class StoredRowVerdicts:
     """The stored rows; memory holds one page of them."""
 

@@ -11,7 +11,7 @@ from ml.catalog import cycles, drops, validations
 from ml.catalog.drops import DropRecord
 from ml.context import Context
 from ml.errors import IntegrityError
-from ml.intake import entries, held, history, label_agreement, quarantine, relabels, row_verdicts
+from ml.intake import entries, held, history, quarantine, relabels, row_verdicts
 from ml.intake.claim import reject
 from ml.intake.judgement import DropVerdict, evaluate
 from ml.intake.relabels import CountRelabels
@@ -66,9 +66,7 @@ def validate(ctx: Context, drop_id: str, count_relabels: CountRelabels = relabel
         reject(ctx, drop_id, problem)
         return _from_record(drops.get(ctx.engine, drop_id))
     with cycles.stage(ctx.engine, drop_id, "validate"):
-        verdict = evaluate(
-            ctx, drop_id, history.read(ctx.engine, drop.prefix), label_agreement.load_champion, count_relabels
-        )
+        verdict = evaluate(ctx, drop_id, history.read(ctx.engine, drop.prefix), count_relabels)
         row_verdicts.save(ctx, drop_id, verdict.rows)
         _save_report(ctx, drop, verdict)
     rows, reason = verdict.rows, "; ".join(verdict.rejection_reasons) or None

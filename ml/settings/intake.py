@@ -20,6 +20,13 @@ class IntakeSettings(BaseModel):
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_image_pixels: int = Field(40_000_000, ge=1)
     new_classes: Literal["accept", "hold", "reject"] = "accept"
+    label_noise: float = Field(
+        0.2, ge=0, le=1, description="Share of wrong labels, as estimated, up to which a drop is accepted by itself."
+    )
+    label_suspects: Literal["review", "quarantine"] = Field(
+        "review",
+        description="Images of an accepted drop whose label is probably wrong: used and asked about, or put aside.",
+    )
     label_policy: Literal["majority", "latest", "trusted"] = Field(
         "majority", description="Whose label counts when several people labelled a sample; see docs/drops.md."
     )

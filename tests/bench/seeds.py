@@ -3,7 +3,7 @@
 Each story is `evergreen demo`'s three drops through the real stages (intake, training, gate, release without a
 replica; Postgres, S3, MLflow), on a system of its own. The seed chooses the order of the digits, what becomes of
 them in the drops, and the training's weights and batches. As promised is a story whose first two models were
-promoted and whose third drop was stopped or whose third model was rejected. A row a story is written to
+promoted and whose third drop was held. A row a story is written to
 build/bench/seeds.csv. EVERGREEN_BENCH_SEEDS=20 and EVERGREEN_BENCH_THREADS=1,2,8 say which, EVERGREEN_BENCH_JOBS=1 how
 many at a time. Other instruction sets: ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 make bench NAME=seeds.
 """

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save
 
 from ml.context import Context, connect
-from ml.datasets.ingest import ingest
 from ml.errors import NotFoundError
 from ml.gate import scores
+from ml.ingest import ingest
 from ml.models import model
 from ml.storage import object_store
 from ml.training import export

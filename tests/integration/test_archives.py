@@ -12,7 +12,7 @@ from sqlalchemy import select
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine, samples
 from ml.context import Context
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.intake import entries, upload
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk

@@ -3,8 +3,8 @@
 from ml.catalog import cycles
 from ml.context import Context
 from ml.datasets import revert
-from ml.datasets.ingest import ingest
 from ml.gate import blame, scores
+from ml.ingest import ingest
 from ml.training.train import train
 from tests.pictures import digits, upload
 

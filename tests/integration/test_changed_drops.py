@@ -7,7 +7,7 @@ from infra.demo import watch
 from ml.catalog.markers import READY
 from ml.context import Context
 from ml.datasets import versions
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.intake import changed
 from ml.storage.object_store import ObjectInfo, ObjectStore
 from tests.doubles.object_store import ForwardingObjectStore

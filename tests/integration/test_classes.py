@@ -10,11 +10,11 @@ from ml.catalog.tables import erasures, samples
 from ml.catalog.tables import labels as labels_table
 from ml.context import Context
 from ml.datasets import answers, classes, labels, loader, versions
-from ml.datasets.ingest import ingest
 from ml.datasets.labels import LabelQuestion
 from ml.datasets.splits import SPLITS
 from ml.erasure import erase, selection
 from ml.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError
+from ml.ingest import ingest
 from ml.intake import quarantine, quarantine_store
 from tests.pictures import digits, upload
 

@@ -10,9 +10,9 @@ from ml.catalog.tables import dataset_versions, samples
 from ml.context import Context
 from ml.datasets import loader, verify, versions
 from ml.datasets.compact import compact
-from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.erasure import erase, selection
+from ml.ingest import ingest
 from ml.training import due
 from tests import mortal
 from tests.pictures import digit_files, digits, upload

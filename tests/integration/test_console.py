@@ -21,7 +21,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import drops, quarantine
 from ml.context import Context
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.intake import held, quarantine_store
 from ml.intake.claim import claim
 from ml.intake.findings import Finding

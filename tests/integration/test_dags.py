@@ -15,7 +15,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles as cycles_table
 from ml.catalog.tables import drops
 from ml.context import Context
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.intake import entries
 from ml.intake.claim import claim
 from ml.training import due

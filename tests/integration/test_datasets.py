@@ -18,11 +18,11 @@ from ml.catalog.tables import segments as segments_table
 from ml.context import Context, connect
 from ml.datasets import loader, versions
 from ml.datasets.accept import accept
-from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.errors import ConflictError, IntegrityError
 from ml.imaging import images
 from ml.imaging.images import Limits
+from ml.ingest import ingest
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk
 from ml.intake.validate import validate

@@ -9,10 +9,10 @@ import pytest
 
 from ml.context import Context
 from ml.datasets import classes, contents, export, holdout, loader, verify, versions
-from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.erasure import erase, selection
 from ml.errors import ConflictError, NotFoundError
+from ml.ingest import ingest
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digit_files, upload
 

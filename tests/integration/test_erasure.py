@@ -34,11 +34,11 @@ from ml.catalog.tables import (
 from ml.cli.main import app
 from ml.context import Context
 from ml.datasets import loader, verify, versions
-from ml.datasets.ingest import ingest
 from ml.erasure import erase, hosts, selection
 from ml.errors import ConflictError, UnavailableError
 from ml.imaging import images
 from ml.imaging.images import Limits
+from ml.ingest import ingest
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk
 from ml.models import bundle

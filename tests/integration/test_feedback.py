@@ -24,8 +24,8 @@ from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import feedback, label_tasks, labels, samples
 from ml.context import Context
 from ml.datasets import answers, versions, withdraw
-from ml.datasets.ingest import ingest
 from ml.errors import UnavailableError
+from ml.ingest import ingest
 from ml.intake.find import find_ready
 from ml.monitoring.feedback import collect_feedback
 from tests.doubles.object_store import ForwardingObjectStore

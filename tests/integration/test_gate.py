@@ -15,8 +15,8 @@ from ml.catalog.decisions import Decision
 from ml.catalog.tables import decisions as decisions_table
 from ml.context import Context
 from ml.datasets import classes, holdout, versions
-from ml.datasets.ingest import ingest
 from ml.errors import ConflictError, IntegrityError, NotFoundError
+from ml.ingest import ingest
 from ml.release.release import release
 from tests.file_registry import install
 from tests.gates import DIGITS, Gate

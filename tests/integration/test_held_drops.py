@@ -13,8 +13,8 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets.accept import accept
-from ml.datasets.ingest import ingest
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
+from ml.ingest import ingest
 from ml.intake import held
 from ml.intake.claim import claim
 from ml.intake.find import find_ready

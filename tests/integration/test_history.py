@@ -1,6 +1,7 @@
 """Drops judged against the drops before them, and before they are uploaded."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from sqlalchemy import select, text
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine, samples, validations
 from ml.context import Context
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.intake import dry_run, history
+from ml.label_checks import rehearsal
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digit_files, digits, png, upload
 
@@ -117,7 +119,12 @@ def test_a_rehearsal_needs_no_server_and_refuses_with_exit_code_4(context: Conte
 def test_a_rehearsal_hears_of_every_image(context: Context, tmp_path: Path) -> None:
     small = replace(context, settings=context.settings.model_copy(update={"inspect_bytes": 4 * 8192}))
     heard: list[tuple[int, int]] = []
-    dry_run.run(small, _folder(tmp_path / "p", digit_files(0, 10)), lambda *n: heard.append(n))
+    dry_run.run(
+        small,
+        _folder(tmp_path / "p", digit_files(0, 10)),
+        lambda *n: heard.append(n),
+        partial(rehearsal.findings, small),
+    )
     assert heard == [(4, 10), (8, 10), (10, 10)]
 
 

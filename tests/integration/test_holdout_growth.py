@@ -11,7 +11,7 @@ from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets import holdout_growth
 from ml.datasets.accept import accept
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.intake.claim import claim
 from ml.intake.inspect import inspect_chunk
 from ml.intake.validate import validate

@@ -14,7 +14,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine, samples
 from ml.context import Context
 from ml.datasets.accept import accept
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.intake import entries, listing
 from ml.intake.claim import claim
 from ml.intake.find import find_ready

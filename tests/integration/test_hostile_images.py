@@ -5,7 +5,7 @@ from sqlalchemy import select
 from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, quarantine, samples
 from ml.context import Context
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from tests.hostile.make import GOOD, hostile
 from tests.pictures import digit_files, upload
 

@@ -16,9 +16,9 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, drops, quarantine, samples
 from ml.context import Context, connect
 from ml.datasets import loader, versions
-from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.errors import InvalidInputError
+from ml.ingest import ingest
 from ml.intake.claim import claim
 from ml.intake.find import find_ready
 from ml.settings import Settings

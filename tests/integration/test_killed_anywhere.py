@@ -8,8 +8,8 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles, drops, labels, quarantine, samples
 from ml.context import Context
 from ml.datasets import loader, versions
-from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
+from ml.ingest import ingest
 from ml.intake.find import find_ready
 from tests import mortal
 from tests.pictures import digit_files, digits, upload

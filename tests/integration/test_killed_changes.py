@@ -9,9 +9,9 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import class_operations, erasures, samples
 from ml.context import Context
 from ml.datasets import classes, loader, verify, versions
-from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.erasure import erase, selection
+from ml.ingest import ingest
 from tests import mortal
 from tests.doubles.registry import MemoryRegistry, install
 from tests.pictures import digit_files, upload

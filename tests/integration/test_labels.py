@@ -10,8 +10,8 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import label_tasks, labels, samples
 from ml.context import Context
 from ml.datasets import loader, versions
-from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
+from ml.ingest import ingest
 from tests.pictures import digits, upload
 
 

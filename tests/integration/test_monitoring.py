@@ -21,8 +21,8 @@ from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import cycles as cycles_table
 from ml.catalog.tables import drift_reports, feedback, predictions, replicas, samples
 from ml.context import Context
-from ml.datasets.ingest import ingest
 from ml.errors import UnavailableError
+from ml.ingest import ingest
 from ml.intake.find import find_ready
 from ml.models import bundle
 from ml.monitoring.feedback import collect_feedback

@@ -11,8 +11,8 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import drops, samples, segments
 from ml.context import Context
 from ml.datasets import near_duplicates
-from ml.datasets.ingest import ingest
 from ml.datasets.near_duplicates import Neighbour
+from ml.ingest import ingest
 from tests.pictures import digits, halves, upload
 
 

@@ -18,7 +18,7 @@ from ml.catalog.tables import approvals as approvals_table
 from ml.catalog.tables import decisions as decisions_table
 from ml.catalog.tables import deployments as deployments_table
 from ml.context import Context
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.release import operator
 from ml.release.approval import process_pending
 from ml.release.release import release

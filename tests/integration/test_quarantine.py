@@ -9,8 +9,8 @@ from sqlalchemy import select
 from ml.catalog.engine import transaction
 from ml.catalog.tables import labels, samples
 from ml.context import Context
-from ml.datasets.ingest import ingest
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
+from ml.ingest import ingest
 from ml.intake import quarantine_store
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digits, upload

@@ -16,10 +16,10 @@ from ml.catalog.tables import labels as labels_table
 from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets import classes, contents, loader, revert, versions
-from ml.datasets.ingest import ingest
 from ml.datasets.splits import SPLITS
 from ml.erasure import erase, selection
 from ml.errors import NotFoundError
+from ml.ingest import ingest
 from ml.intake import history
 from ml.training import due
 from ml.training.data import corrections

@@ -10,7 +10,7 @@ from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.cli.main import app
 from ml.context import Context
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from tests.environment import environment
 from tests.pictures import digits, upload
 

@@ -15,8 +15,8 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import label_tasks, predictions, samples
 from ml.context import Context
 from ml.datasets import versions
-from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
+from ml.ingest import ingest
 from ml.monitoring import judge as of_log
 from ml.training.data import validate as of_dataset
 from ml.training.train import train

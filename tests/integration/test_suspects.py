@@ -8,7 +8,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import label_tasks, labels, samples
 from ml.context import Context
 from ml.datasets import loader, versions
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from ml.training import label_errors
 from tests.pictures import digits, upload
 
@@ -24,6 +24,8 @@ def test_swapped_labels_are_found_and_asked_about_once(context: Context) -> None
     version = versions.latest(context)
     assert version is not None
 
+    with transaction(context.engine) as connection:
+        asked = len(connection.execute(select(label_tasks.c.id)).all())  # by the check of labels at intake
     opened = label_errors.review(context, version.id)
 
     with transaction(context.engine) as connection:
@@ -31,7 +33,7 @@ def test_swapped_labels_are_found_and_asked_about_once(context: Context) -> None
     train = loader.load(context, version.id, "train", 24, 1)
     truly = {digest for digest, label in truth().items() if digest in train.sha256 and label != given(context)[digest]}
     named = {t["sha256"] for t in tasks}
-    assert opened == len(tasks)
+    assert opened == len(tasks) - asked > 0
     assert len(named & truly) >= 0.7 * len(truly) > 0
     assert len(named & truly) >= 0.5 * len(named)
     suggested = {t["sha256"]: t["suggested"] for t in tasks}

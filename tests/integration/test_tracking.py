@@ -14,8 +14,8 @@ from PIL import Image
 
 from ml.context import Context
 from ml.datasets import versions
-from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
+from ml.ingest import ingest
 from ml.training.train import train
 from tests.pictures import digit_files, digits, upload
 

@@ -4,8 +4,8 @@ import pytest
 
 from ml.catalog import cycles
 from ml.context import Context
-from ml.datasets.ingest import ingest
 from ml.errors import IntegrityError, NotFoundError
+from ml.ingest import ingest
 from ml.models import bundle, model
 from ml.training.train import train
 from tests.pictures import digit_files, upload

@@ -15,8 +15,8 @@ import pytest
 
 from ml.catalog import cycles
 from ml.context import Context
-from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError
+from ml.ingest import ingest
 from ml.models import bundle, model
 from ml.settings import PREFIX
 from ml.training import spread

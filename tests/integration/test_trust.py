@@ -14,8 +14,8 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import feedback, label_changes, label_tasks, quarantine, samples
 from ml.context import Context
 from ml.datasets import classes, relabels, undo, versions
-from ml.datasets.ingest import IngestResult, ingest
 from ml.errors import InvalidInputError, NotFoundError
+from ml.ingest import IngestResult, ingest
 from ml.intake import dry_run, held
 from tests.integration.test_cli import as_json
 from tests.mortal import killed
@@ -85,7 +85,7 @@ def test_a_drop_that_relabels_a_class_waits_and_says_what_it_would_do(context: C
     )
     for i in sevens:
         (folder / f"{i}.png").write_bytes(digits()[i][1])
-    foretold = dry_run.run(context, folder, lambda _done, _total: None, relabels.preview)
+    foretold = dry_run.run(context, folder, lambda _done, _total: None, lambda *_: (), relabels.preview)
     assert foretold.figures["relabelled"] == len(sevens), "the first drop and two more against two"
     assert len(foretold.held) == 2
 

@@ -16,8 +16,8 @@ from ml.catalog.engine import transaction
 from ml.cli import main
 from ml.context import Context, connect
 from ml.datasets import loader
-from ml.datasets.ingest import ingest
 from ml.errors import InvalidInputError, NotFoundError
+from ml.ingest import ingest
 from ml.settings import PREFIX, Settings
 from ml.tuning import study
 from ml.tuning.search import search

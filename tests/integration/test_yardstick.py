@@ -13,8 +13,8 @@ from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets import answers, fixes, loader, revert, versions
 from ml.datasets import labels as label_tasks
-from ml.datasets.ingest import ingest
 from ml.gate import representatives
+from ml.ingest import ingest
 from tests.file_registry import install
 from tests.gates import Gate
 from tests.pictures import digit_files, upload

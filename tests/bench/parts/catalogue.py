@@ -19,7 +19,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.migrate import migrate
 from ml.catalog.tables import metadata
 from ml.context import Context, connect
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from tests import servers
 from tests.bench.report import spread
 

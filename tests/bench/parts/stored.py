@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml.catalog.migrate import migrate
 from ml.context import Context, connect
-from ml.datasets.ingest import ingest
+from ml.ingest import ingest
 from tests.servers import Servers
 
 DATA = Path(os.environ.get("EVERGREEN_BENCH_CIFAR10", "../shared/data/cifar10/train.tar"))

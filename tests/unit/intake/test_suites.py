@@ -27,7 +27,6 @@ FIGURES: dict[str, Any] = {
     "images": 10,
     "good_share": 1.0,
     "duplicate_share": 0.0,
-    "label_agreement": None,
     "class_shift": None,
     "unknown_share": None,
     "brightness_shift": None,
@@ -90,17 +89,11 @@ def test_good_rows_pass_at_the_limits() -> None:
     [
         ({"good_share": 0.49}, "share of good ones is 0.49"),
         ({"images": 0}, "no images"),
-        ({"label_agreement": 0.05}, "shuffled"),
     ],
 )
 def test_a_bad_drop_is_named_with_words(changes: dict[str, Any], words: str) -> None:
     ((reason,),) = drop(**changes).reasons.values()
     assert words in reason
-
-
-@pytest.mark.parametrize("kappa", [None, 0.3, 0.1])
-def test_a_drop_that_is_only_different_passes(kappa: float | None) -> None:
-    assert drop(label_agreement=kappa).success
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from ml.errors import NotFoundError
 from ml.intake.claim import claim
 from ml.intake.inspect import chunk_count, inspect_chunk
 from ml.intake.validate import validate
+from ml.label_checks import report as label_report
+from ml.label_checks import stage as label_checks
 
 OnStage = Callable[[str, str], None]
 
@@ -25,7 +27,7 @@ class IngestResult:
 
 
 def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> IngestResult:
-    """Claim, inspect, validate, accept. `on_stage` is called with each stage's name and result.
+    """Claim, inspect, validate, check labels, accept. `on_stage` is called with each stage's name and result.
 
     A drop that waits for a person gives no version, and the reason says how to approve it.
     """
@@ -38,12 +40,18 @@ def ingest(ctx: Context, prefix: str, on_stage: OnStage | None = None) -> Ingest
     report("inspect", f"{rows} images")
     verdict = validate(ctx, drop_id, relabels.preview)
     report("validate", f"{verdict.good} good, {verdict.bad} bad, {verdict.duplicates} known already")
-    if not verdict.accepted:
+    if not (verdict.accepted or verdict.held):
         return IngestResult(drop_id, None, verdict.reason)
+    checked = label_checks.check(ctx, drop_id)
+    if checked.report is not None:
+        report("check labels", label_report.words(checked.report))
+    if checked.held:
+        return IngestResult(drop_id, None, drops.get(ctx.engine, drop_id).reason)
     version = accept(ctx, drop_id)
     if version is None and (drop := drops.get(ctx.engine, drop_id)).status == "held":
         return IngestResult(drop_id, None, drop.reason)
     report("accept", version[:12] if version else "nothing new")
+    label_checks.open_questions(ctx, drop_id)
     return IngestResult(drop_id, version, None if version else NOTHING_NEW)
 
 
