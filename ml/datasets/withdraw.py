@@ -8,10 +8,11 @@ from typing import Final
 from sqlalchemy import Connection, Select, bindparam, exists, func, or_, select, update
 
 from ml.catalog import drops as drops_catalog
-from ml.catalog import existing_samples, feedback, feedback_callers
+from ml.catalog import existing_samples, feedback, feedback_callers, label_changes
 from ml.catalog.classes import class_map
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.feedback import FeedbackLimits
+from ml.catalog.label_changes import LabelChange
 from ml.catalog.tables import drops, feedback_drops, samples
 from ml.catalog.tables import feedback as feedback_table
 from ml.catalog.tables import feedback_callers as callers_table
@@ -48,8 +49,12 @@ class _Changes:
     """What a version without the caller's annotations differs in."""
 
     annotations: list[int] = field(default_factory=list)
-    relabels: dict[str, str] = field(default_factory=dict)
+    relabelled: list[LabelChange] = field(default_factory=list)
     removals: dict[str, str] = field(default_factory=dict)  # to the split
+
+    @property
+    def relabels(self) -> dict[str, str]:
+        return {change.sha256: change.after for change in self.relabelled}
 
 
 def revoke(ctx: Context, key: str, *, actor: str, reason: str) -> Withdrawal:
@@ -103,7 +108,7 @@ def _neutralise(ctx: Context, key_id: str) -> Withdrawal:
         parent = versions.latest(ctx)
         for hashes in _pages(ctx, key_id) if parent else ():
             _add_page(ctx, changes, key_id, hashes)
-        result = Withdrawal(key_id, 0, len(changes.annotations), len(changes.relabels), len(changes.removals), None)
+        result = Withdrawal(key_id, 0, len(changes.annotations), len(changes.relabelled), len(changes.removals), None)
         with transaction(ctx.engine) as connection:
             finished = not _is_being_ingested(connection, key_id)
 
@@ -112,16 +117,17 @@ def _neutralise(ctx: Context, key_id: str) -> Withdrawal:
                 page = changes.annotations[start : start + _PAGE]
                 rows = update(labels_table).where(labels_table.c.id.in_(page))
                 connection.execute(rows.values(revoked_at=func.now()))
-            if changes.relabels:
+            if changes.relabelled:
                 statement = update(samples).where(samples.c.sha256 == bindparam("digest"))
                 rows_to_set = [{"digest": digest, "new": new} for digest, new in changes.relabels.items()]
                 connection.execute(statement.values(label=bindparam("new")), rows_to_set)
+                label_changes.record(connection, changes.relabelled)
             existing_samples.set_removed(connection, sorted(changes.removals), to=True)
             if finished:
                 caller = update(callers_table).where(callers_table.c.key_id == key_id)
                 connection.execute(caller.values(neutralised_at=func.now()))
 
-        if not (changes.relabels or changes.removals):
+        if not (changes.relabelled or changes.removals):
             with transaction(ctx.engine) as connection:
                 write_rows(connection)
             return result
@@ -132,8 +138,12 @@ def _neutralise(ctx: Context, key_id: str) -> Withdrawal:
             removals=tuple(sorted({*manifest.removals, *changes.removals})),
         )
         removed = Counter({split: -count for split, count in Counter(changes.removals.values()).items()})
-        cause = f"feedback of {key_id} revoked"
-        return replace(result, version=amend.commit(ctx, parent, amended, removed, cause, write_rows))
+        version = amend.commit(ctx, parent, amended, removed, _cause(key_id), write_rows)
+        return replace(result, version=version)
+
+
+def _cause(key_id: str) -> str:
+    return f"feedback of {key_id} revoked"
 
 
 def _pages(ctx: Context, key_id: str) -> Sequence[Sequence[str]]:
@@ -168,7 +178,8 @@ def _add_page(ctx: Context, changes: _Changes, key_id: str, hashes: Sequence[str
         elif mapping.get(gave[row.sha256], gave[row.sha256]) == row.label:
             label = labels.replay(others, ctx.settings, protected=row.split != "train")
             if label is not None and label != row.label:
-                changes.relabels[row.sha256] = label
+                who, cause = f"revocation of {key_id}", _cause(key_id)
+                changes.relabelled.append(LabelChange(row.sha256, row.split, row.label, label, who, cause))
 
 
 def _annotations_of_caller(connection: Connection, key_id: str, hashes: Sequence[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The prediction log: images inside the tars of answers, their places in Postgres, and questions about them."""
+"""The prediction log: images inside the tars of answers, their places in Postgres, questions and feedback on them."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from ml.catalog.engine import transaction
 from ml.catalog.erasures import pages
-from ml.catalog.tables import label_tasks, predictions
+from ml.catalog.tables import feedback, label_tasks, predictions
 from ml.context import Context
 from ml.erasure.content import Content, Swept
 from ml.errors import NotFoundError
@@ -53,7 +53,7 @@ class LoggedImage:
 
 
 def sweep(ctx: Context, content: Content, *, remove: bool) -> Swept:
-    """Overwrite the images in their tars, then clear the columns of the answers; delete label tasks about them.
+    """Overwrite the images in their tars, then clear the columns of the answers; delete label tasks and feedback.
 
     Finds answers by the index of the first digits of the hash: a lookup a hash in each day's partition.
     """
@@ -65,7 +65,11 @@ def sweep(ctx: Context, content: Content, *, remove: bool) -> Swept:
             swept += _sweep_images(ctx, images, remove=remove)
         if remove:
             with transaction(ctx.engine) as connection:
-                swept += Swept(rows=_delete_tasks(connection, ids))
+                swept += Swept(rows=_delete_opinions(connection, ids, page))
+        else:
+            with transaction(ctx.engine) as connection:
+                query = select(func.count()).where(feedback.c.image_sha256 == _any("hashes", list(page)))
+                swept += Swept(rows=connection.execute(query).scalar_one())
     return swept
 
 
@@ -127,8 +131,14 @@ def _prediction_ids(connection: Connection, hashes: Sequence[str]) -> list[UUID]
     return list(connection.execute(query).scalars())
 
 
-def _delete_tasks(connection: Connection, ids: Collection[UUID]) -> int:
-    return connection.execute(delete(label_tasks).where(label_tasks.c.prediction_id.in_(ids))).rowcount if ids else 0
+def _delete_opinions(connection: Connection, ids: Collection[UUID], hashes: Sequence[str]) -> int:
+    """Delete label tasks about these answers or images, and feedback on the images; returns how many rows."""
+    conditions = (
+        (label_tasks, label_tasks.c.prediction_id.in_(ids)),
+        (label_tasks, label_tasks.c.sha256 == _any("hashes", list(hashes))),
+        (feedback, feedback.c.image_sha256 == _any("hashes", list(hashes))),
+    )
+    return sum(connection.execute(delete(table).where(condition)).rowcount for table, condition in conditions)
 
 
 def _batches(images: Iterator[LoggedImage]) -> Iterator[list[LoggedImage]]:
