@@ -9,7 +9,9 @@ from ml.settings import PREFIX, Settings
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    return {PREFIX + name.upper(): _text(value) for name, value in settings if value is not None}
+    """The variables of what was set; the rest is the default of whatever code reads them, also of an earlier one."""
+    given = ((name, getattr(settings, name)) for name in sorted(settings.model_fields_set))
+    return {PREFIX + name.upper(): _text(value) for name, value in given if value is not None}
 
 
 def _text(value: Any) -> str:
