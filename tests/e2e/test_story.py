@@ -105,7 +105,8 @@ def _task_processes(stack: Stack) -> list[psutil.Process]:
 def _wait_for_idle_cycles(stack: Stack) -> None:
     def none_open() -> bool:
         with transaction(stack.context().engine) as connection:
-            return not connection.execute(select(cycles.c.id).where(cycles.c.finished_at.is_(None))).first()
+            running = cycles.c.finished_at.is_(None) & cycles.c.verdict.is_distinct_from("held")
+            return not connection.execute(select(cycles.c.id).where(running)).first()
 
     wait_until(none_open, what="all cycles being finished")
     time.sleep(1)

@@ -21,7 +21,7 @@ ANSWERS = 20
 
 def ready(context: Context, folder: Path) -> AbstractContextManager[Service]:
     """Two workers, with a model."""
-    digest = make_bundle(folder / "bundle", ("cat", "dog", "<b>bird</b>"), size=32, channels=3)
+    digest = make_bundle(folder / "bundle", ("cat", "dog", "<b>bird"), size=32, channels=3)
     deploy(context, upload(context, folder / "bundle"), digest, 1)
     return service(context.settings, folder)
 

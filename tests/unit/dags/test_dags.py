@@ -74,7 +74,8 @@ def test_the_wiring(parsed: dict[str, Any]) -> None:
         "find": ["chunks_of", "validate"],
         "chunks_of": ["inspect"],
         "inspect": ["validate"],
-        "validate": ["accept"],
+        "validate": ["check_labels"],
+        "check_labels": ["accept"],
         "accept": [],
     }
     assert parsed["dags"]["train"]["tasks"] == {
