@@ -5,11 +5,11 @@ Starts by itself within seconds of a drop's `_READY` marker, or by hand with a d
 looks for all ready drops, so it does not matter how often or for which drop it was started.
 
 `find` claims the drops, `inspect` decodes their images in chunks, `validate` checks them with the
-suites in `expectations/`, `check_labels` learns their labels, `accept` adds their samples to the data. A drop that
-breaks an expectation is
-rejected: its `accept` is skipped, and the reason stands in the drop's row and its `_REJECTED` marker. A drop in
-which a check finds something that a person must see is held: an alert says what to do, its marker is `_HELD`, and
-once it is approved the next run takes it up. The button Data Docs of each `validate` opens what was found.
+suites in `expectations/`, `check_labels` learns their labels, `accept` adds their samples to the data. A
+drop that breaks an expectation is rejected: its `accept` is skipped, and the reason stands in the drop's row
+and its `_REJECTED` marker. A drop in which a check finds something that a person must see is held: an alert
+says what to do, its marker is `_HELD`, and once it is approved the next run takes it up. The button Data
+Docs of each `validate` opens what was found.
 """
 
 from datetime import timedelta

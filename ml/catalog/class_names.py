@@ -26,8 +26,8 @@ def problem(label: str) -> str | None:
     """Why a label in composed form cannot be the name of a class; None if it can."""
     if _ALLOWED.match(label):
         return None
-    found = label if len(label) <= _MOST_QUOTED else f"{label[:_MOST_QUOTED]}…"
-    return f"the label must have 1 to 200 characters, no slash and no control character; found {found!r}"
+    quoted = label if len(label) <= _MOST_QUOTED else f"{label[:_MOST_QUOTED]}…"
+    return f"the label must have 1 to 200 characters, no slash and no control character; found {quoted!r}"
 
 
 def near(label: str, classes: Iterable[str]) -> list[str]:

@@ -51,12 +51,12 @@ def pending(engine: Engine, most: int = 200) -> list[ProposedClass]:
             .where(table.key_id.not_in(feedback.excluded_callers(connection)))
             .group_by(table.label)
         )
-        rows = connection.execute(query.order_by(func.count(table.key_id.distinct()).desc(), table.label).limit(most))
-        found = rows.all()
-    names = [row.label for row in found]
+        query = query.order_by(func.count(table.key_id.distinct()).desc(), table.label).limit(most)
+        rows = connection.execute(query).all()
+    names = [row.label for row in rows]
     return [
         ProposedClass(row.label, row.callers, row.persons, row.images, class_names.near(row.label, names), row.first_at)
-        for row in found
+        for row in rows
     ]
 
 

@@ -42,12 +42,12 @@ def erased(connection: Connection, hashes: Collection[str]) -> set[str]:
     secret, any_erased = connection.execute(present).one()
     if not any_erased or not hashes:
         return set()
-    found = set[str]()
+    erased_hashes = set[str]()
     for page in pages(hashes):
         by_salted = {_salted(secret, digest): digest for digest in page}
         query = select(erased_content.c.hmac).where(erased_content.c.hmac == _any("salted"))
-        found |= {by_salted[s] for s in connection.execute(query, {"salted": list(by_salted)}).scalars()}
-    return found
+        erased_hashes |= {by_salted[s] for s in connection.execute(query, {"salted": list(by_salted)}).scalars()}
+    return erased_hashes
 
 
 def known_sizes(connection: Connection, hashes: Collection[str]) -> dict[str, int]:
@@ -137,8 +137,8 @@ def record_removal(connection: Connection, erasure_id: int, removal: Mapping[str
     receipt["samples"] = receipt.get("samples", 0) + removal["samples"]
     for name in ("lost_versions", "learned"):
         receipt[name] = sorted({*receipt.get(name, ()), *removal[name]})
-    found = sorted({*before.segments, *removal["segments"]})
-    record(connection, erasure_id, segments=found, receipt=receipt)
+    segments = sorted({*before.segments, *removal["segments"]})
+    record(connection, erasure_id, segments=segments, receipt=receipt)
 
 
 def finish(connection: Connection, erasure_id: int) -> None:

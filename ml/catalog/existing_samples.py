@@ -25,14 +25,14 @@ def labels(engine: Engine, hashes: Sequence[str]) -> dict[str, str]:
 
 def labels_and_splits(engine: Engine, hashes: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The current label and the split of every sample among `hashes`."""
-    found: dict[str, tuple[str, str]] = {}
+    by_hash: dict[str, tuple[str, str]] = {}
     with transaction(engine) as connection:
         for start in range(0, len(hashes), _PAGE):
             page = list(hashes[start : start + _PAGE])
             query = select(samples.c.sha256, samples.c.label, samples.c.split)
             rows = connection.execute(query.where(samples.c.sha256 == any_(bindparam("page"))), {"page": page})
-            found.update({digest: (label, split) for digest, label, split in rows})
-    return found
+            by_hash.update({digest: (label, split) for digest, label, split in rows})
+    return by_hash
 
 
 def class_size(connection: Connection, label: str, limit: int, split: str | None = None) -> int:
@@ -45,11 +45,11 @@ def class_size(connection: Connection, label: str, limit: int, split: str | None
 
 def removed(connection: Connection, hashes: Sequence[str]) -> set[str]:
     """Those of the samples that are not in the data: all who brought or labelled them were reverted or revoked."""
-    found: set[str] = set()
+    removed_hashes: set[str] = set()
     for start in range(0, len(hashes), _PAGE):
         query = select(samples.c.sha256).where(samples.c.sha256 == any_(bindparam("page")), samples.c.removed)
-        found |= set(connection.execute(query, {"page": list(hashes[start : start + _PAGE])}).scalars())
-    return found
+        removed_hashes |= set(connection.execute(query, {"page": list(hashes[start : start + _PAGE])}).scalars())
+    return removed_hashes
 
 
 def set_removed(connection: Connection, hashes: Sequence[str], *, to: bool) -> None:

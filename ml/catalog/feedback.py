@@ -349,14 +349,14 @@ def _votes_of_last_minute(connection: Connection, record: FeedbackRecord) -> int
 def _prediction(connection: Connection, record: FeedbackRecord, limits: FeedbackLimits) -> JudgedPrediction | None:
     if record.prediction_id is None or record.predicted_at is None:
         return prediction_by_client_key(connection, record.client_key or "", record.caller)
-    found = prediction_by_id(connection, record.prediction_id, record.predicted_at)
-    if found is None:
+    prediction = prediction_by_id(connection, record.prediction_id, record.predicted_at)
+    if prediction is None:
         now = datetime.now(UTC)
         if not now - timedelta(days=limits.retention_days) <= record.predicted_at <= now + _CLOCK_SKEW:
             raise FeedbackRefusedError(
                 "expired", f"no prediction with this id is kept: predictions are kept for {limits.retention_days} days"
             )
-    return found
+    return prediction
 
 
 _JUDGED: Final = (

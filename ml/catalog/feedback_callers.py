@@ -123,7 +123,7 @@ def pause_disagreeing(engine: Engine, share: float, least: int, limits: Feedback
         share: of the images on which a reviewer spoke, above which a caller is paused.
         least: the fewest such images.
     """
-    said = []
+    messages = []
     with transaction(engine) as connection:
         excluded, names = feedback.excluded_callers(connection), api_keys.names(connection)
         for review in reviews(connection):
@@ -133,11 +133,11 @@ def pause_disagreeing(engine: Engine, share: float, least: int, limits: Feedback
             set_status(connection, review.key_id, "paused", MONITOR, reason)
             refresh_tasks(connection, review.key_id, limits)
             name = names.get(review.key_id, review.key_id)
-            said.append(
+            messages.append(
                 f"{name}: {reason}; it is not collected until `evergreen feedback resume --key {review.key_id}` or "
                 f"`evergreen feedback revoke --key {review.key_id}`"
             )
-    return said
+    return messages
 
 
 def set_status(connection: Connection, key_id: str, status: str, actor: str, reason: str) -> None:

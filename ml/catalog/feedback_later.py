@@ -66,15 +66,15 @@ def queue_pending(connection: Connection, limits: FeedbackLimits, most: int = 50
     known, excluded = feedback.known_classes(connection), feedback.excluded_callers(connection)
     query = select(table).where(~table.c.queued, table.c.status == "stored")
     query = query.where(table.c.key_id.not_in(excluded)).order_by(table.c.id).limit(most)
-    told = []
+    queued_ids = []
     for row in connection.execute(query).all():
         prediction = feedback.prediction_by_id(connection, row.prediction_id, row.predicted_at)
         # A prediction past retention is not asked about.
         if prediction and not label_queue.refresh(connection, prediction, known, excluded, limits.open_tasks):
             break  # the queue is full: the rest is told when there is room
-        told.append(row.id)
-    feedback.mark_queued(connection, told)
-    return len(told)
+        queued_ids.append(row.id)
+    feedback.mark_queued(connection, queued_ids)
+    return len(queued_ids)
 
 
 def _stored_later(connection: Connection, record: FeedbackRecord, limits: FeedbackLimits | None) -> int:

@@ -1,10 +1,10 @@
-"""Label tasks of predictions: what feedback proposes, what people answer."""
+"""The queue of label tasks: of samples, and of predictions, about which feedback proposes and people answer."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -41,8 +41,15 @@ class Opinion:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTask:
-    """An open label task, of a prediction or of a sample."""
+class LabelTaskRecord:
+    """A row of `label_tasks`: of a sample or of a prediction.
+
+    Attributes:
+        score: doubt about the label, 0 to 1.
+        label: what the sample's label is, or what the model answered.
+        suggested: what it may be instead.
+        details: JSON that explains the doubt.
+    """
 
     id: int
     prediction_id: UUID | None
@@ -52,15 +59,17 @@ class OpenTask:
     label: str | None
     suggested: str | None
     details: dict[str, Any]
+    status: Literal["open", "answered", "done", "dismissed"]
     created_at: datetime
+    answer: str | None
+    answered_by: str | None
 
 
-def open_tasks(connection: Connection, limit: int) -> list[OpenTask]:
+def open_tasks(connection: Connection, limit: int) -> list[LabelTaskRecord]:
     """Open tasks, highest score first."""
-    columns = [label_tasks.c[name] for name in OpenTask.__dataclass_fields__]
-    query = select(*columns).where(label_tasks.c.status == "open")
+    query = select(label_tasks).where(label_tasks.c.status == "open")
     rows = connection.execute(query.order_by(label_tasks.c.score.desc(), label_tasks.c.id).limit(limit))
-    return [OpenTask(**row) for row in rows.mappings()]
+    return [LabelTaskRecord(**row) for row in rows.mappings()]
 
 
 def count_open(connection: Connection) -> int:

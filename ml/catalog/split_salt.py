@@ -22,7 +22,7 @@ def read(engine: Engine) -> str:
     with transaction(engine) as connection:
         salt = connection.execute(query).scalar()
         if salt is None:
-            made = insert(split_salts).values(id=1, salt=secrets.token_hex(_BYTES))
-            connection.execute(made.on_conflict_do_nothing())
+            statement = insert(split_salts).values(id=1, salt=secrets.token_hex(_BYTES))
+            connection.execute(statement.on_conflict_do_nothing())
             salt = connection.execute(query).scalar_one()
     return str(salt)

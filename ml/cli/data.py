@@ -128,9 +128,11 @@ def _report(operation: "Operation", as_json: bool) -> None:
 @labels.command("list")
 def list_tasks(limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json = False) -> None:
     """Open questions, the most doubtful first."""
-    from ml.datasets import labels as label_tasks
+    from ml.catalog import label_queue
+    from ml.catalog.engine import transaction
 
-    records = label_tasks.tasks(connected(), limit)
+    with transaction(connected().engine) as connection:
+        records = label_queue.open_tasks(connection, limit)
     table = new_table("id", "sample", "label", "suggested", "score", "reason")
     for record in records:
         sample = (record.sha256 or str(record.prediction_id))[:12]

@@ -57,14 +57,14 @@ def _selection(images: list[str] | None, drop: str | None, subject: str | None, 
 def _scan(ctx: "Context", selection: "Selection", as_json: bool) -> None:
     from ml.erasure import erase as erasure
 
-    found = erasure.scan(ctx, selection)
-    emit(found, as_json)
+    swept = erasure.scan(ctx, selection)
+    emit(swept, as_json)
     if not as_json:
-        for store, result in found.items():
+        for store, result in swept.items():
             say(f"{store}: {result.objects} objects, {result.bytes} bytes, {result.rows} rows")
             for note in result.notes:
                 say(f"  {note}")
-    if any(result.objects or result.rows for result in found.values()):
+    if any(result.objects or result.rows for result in swept.values()):
         raise typer.Exit(STOPPED)
 
 

@@ -51,12 +51,12 @@ def show_decision(decision: DecisionId, as_json: Json = False) -> None:
 
     from ml.catalog import decisions as decisions_catalog
 
-    found = decisions_catalog.get(connected().engine, decision)
-    emit(asdict(found), as_json)
+    record = decisions_catalog.get(connected().engine, decision)
+    emit(asdict(record), as_json)
     if as_json:
         return
-    say(f"{found.verdict}: {found.reason}")
-    changes, blame = (found.statistics.get(name) or {} for name in ("relabelled", "blame"))
+    say(f"{record.verdict}: {record.reason}")
+    changes, blame = (record.statistics.get(name) or {} for name in ("relabelled", "blame"))
     for row in [*changes.get("by", ()), *changes.get("applied_by", ())]:
         pairs = ", ".join(f"{p['changed']} {p['before']} → {p['after']}" for p in row["classes"])
         say(f"holdout labels changed by {row['by']}: {row['changed']} ({pairs})")

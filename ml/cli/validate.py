@@ -23,7 +23,7 @@ def validate(
 
     from ml.datasets import relabels
     from ml.intake import dry_run
-    from ml.label_checks import rehearsal
+    from ml.label_checks import stage as label_checks
 
     context = connected()
     columns = (TextColumn("  looking at images"), BarColumn(), MofNCompleteColumn())
@@ -33,7 +33,7 @@ def validate(
         def on_images(completed: int, total: int) -> None:
             bar.update(task, completed=completed, total=total)
 
-        report = dry_run.run(context, path, on_images, partial(rehearsal.findings, context), relabels.preview)
+        report = dry_run.run(context, path, on_images, partial(label_checks.preview, context), relabels.preview)
     emit(vars(report), as_json)
     if not as_json:
         _report(path, report)

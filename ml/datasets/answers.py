@@ -12,11 +12,12 @@ from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.feedback import OPERATOR
 from ml.catalog.label_answers import Reviewer
 from ml.catalog.label_changes import LabelChange
+from ml.catalog.label_queue import LabelTaskRecord
 from ml.catalog.tables import feedback as feedback_table
 from ml.catalog.tables import label_tasks, samples
 from ml.context import Context
 from ml.datasets import amend, labels, loader, segments
-from ml.datasets.labels import Annotation, LabelTaskRecord
+from ml.datasets.labels import Annotation
 from ml.errors import NotFoundError
 
 _MOST: Final = 1000

@@ -161,9 +161,9 @@ def _labelled(connection: Connection, ids: Sequence[str], label: str) -> list[st
 
 
 def _still(connection: Connection, hashes: Sequence[str], label: str) -> list[str]:
-    found: list[str] = []
+    still_labelled: list[str] = []
     for start in range(0, len(hashes), _PAGE):
         page = hashes[start : start + _PAGE]
         query = select(samples.c.sha256).where(samples.c.sha256.in_(page), samples.c.label == label, ~samples.c.removed)
-        found += connection.execute(query).scalars()
-    return sorted(found)
+        still_labelled += connection.execute(query).scalars()
+    return sorted(still_labelled)

@@ -14,15 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any, Final, Literal, Self
-from uuid import UUID
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from ml.catalog.engine import transaction
 from ml.catalog.tables import label_tasks, labels
-from ml.context import Context
 from ml.settings import Settings
 
 CONFLICT: Final = "conflict"
@@ -89,24 +86,6 @@ class LabelQuestion:
     label: str | None
     suggested: str | None
     details: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelTaskRecord:
-    """A row of `label_tasks`: of a sample or of a prediction. `LabelQuestion` explains the fields."""
-
-    id: int
-    prediction_id: UUID | None
-    sha256: str | None
-    reason: str
-    score: float
-    label: str | None
-    suggested: str | None
-    details: dict[str, Any]
-    status: Literal["open", "answered", "done", "dismissed"]
-    created_at: datetime
-    answer: str | None
-    answered_by: str | None
 
 
 def resolve_label(
@@ -238,10 +217,10 @@ def new_annotations(annotations: Iterable[Annotation], existing: Iterable[Annota
         existing: those stored, in order of insertion.
     """
     latest: dict[tuple[str, str], tuple[datetime, str]] = {}
-    said: set[tuple[object, ...] | None] = set()
+    statements: set[tuple[object, ...] | None] = set()
 
     def add(annotation: Annotation) -> None:
-        said.add(_words(annotation))
+        statements.add(_words(annotation))
         who, at = (annotation.sha256, _annotator(annotation)), _annotated_at(annotation)
         if who not in latest or latest[who][0] <= at:
             latest[who] = (at, annotation.label)
@@ -251,7 +230,7 @@ def new_annotations(annotations: Iterable[Annotation], existing: Iterable[Annota
     result = []
     for annotation in annotations:
         last = latest.get((annotation.sha256, _annotator(annotation)))
-        repeated = (words := _words(annotation)) is not None and words in said
+        repeated = (words := _words(annotation)) is not None and words in statements
         if not repeated and (last is None or last[1] != annotation.label):
             add(annotation)
             result.append(annotation)
@@ -295,11 +274,3 @@ def disagreement(annotations: Sequence[Annotation]) -> dict[str, int]:
     """Label → number of annotators who give it; empty if all agree."""
     votes = Counter(_latest_by_annotator(annotations).values())
     return dict(votes) if len(votes) > 1 else {}
-
-
-def tasks(ctx: Context, limit: int) -> list[LabelTaskRecord]:
-    """Open label tasks, highest score first."""
-    query = select(label_tasks).where(label_tasks.c.status == "open")
-    with transaction(ctx.engine) as connection:
-        rows = connection.execute(query.order_by(label_tasks.c.score.desc(), label_tasks.c.id).limit(limit))
-        return [LabelTaskRecord(**row) for row in rows.mappings()]

@@ -165,18 +165,18 @@ def _findings(
         if together > counts.total
         else ""
     )
-    found = []
+    findings = []
     if together > settings.relabel_share * stored:
         message = (
             f"it changes the labels of {counts.total:,} of {stored:,} stored samples{with_others} "
             f"({together / stored:.1%}, at most {settings.relabel_share:.1%} go unseen): {counts.describe()}"
         )
-        found.append(Finding(SHARE, message, holds=True, images=images, figures=numbers))
+        findings.append(Finding(SHARE, message, holds=True, images=images, figures=numbers))
     worst = max(losses, key=lambda label: (losses[label], label))
     if losses[worst] >= settings.relabel_class_share:
         message = (
             f"class {worst} loses {losses[worst]:.0%} of its samples{with_others} (less than "
             f"{settings.relabel_class_share:.0%} go unseen): {counts.describe()}"
         )
-        found.append(Finding(CLASS, message, holds=True, images=images, figures=numbers))
-    return tuple(found)
+        findings.append(Finding(CLASS, message, holds=True, images=images, figures=numbers))
+    return tuple(findings)

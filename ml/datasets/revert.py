@@ -102,10 +102,10 @@ def find(ctx: Context, connection: Connection, name: str) -> dict[str, bool]:
     prefix = name if name.startswith(ctx.settings.drops_prefix) else f"{ctx.settings.drops_prefix}{name}"
     named = (drops_table.c.prefix == f"{prefix.rstrip('/')}/") | (drops_table.c.id == name)
     query = select(drops_table.c.id, drops_table.c.reverted_at).where(named, drops_table.c.status == "accepted")
-    found = {drop_id: reverted_at is not None for drop_id, reverted_at in connection.execute(query)}
-    if not found:
+    reverted_by_id = {drop_id: reverted_at is not None for drop_id, reverted_at in connection.execute(query)}
+    if not reverted_by_id:
         raise NotFoundError(f"no accepted drop is named `{name}`; `evergreen drops` lists them")
-    return found
+    return reverted_by_id
 
 
 def open_cycle(connection: Connection, version_id: str) -> str:

@@ -47,8 +47,8 @@ class Trust:
         """Whether a new sample of this label may enter validation or holdout."""
         if self.whole:
             return True
-        said = [a for a in annotations if a.label == label]
-        agreeing = Counter(a.source for a in {(a.annotator, a.source): a for a in said}.values())
+        supporting = [a for a in annotations if a.label == label]
+        agreeing = Counter(a.source for a in {(a.annotator, a.source): a for a in supporting}.values())
         return agreeing[labels.REVIEWER] > 0 or agreeing[labels.VERIFIED] >= AGREEING
 
 

@@ -126,8 +126,8 @@ def _any(name: str, values: list[str]) -> Any:
 
 def _prediction_ids(connection: Connection, hashes: Sequence[str]) -> list[UUID]:
     """Answers on these images that a label task asks about."""
-    asked = select(label_tasks.c.prediction_id).where(label_tasks.c.prediction_id.is_not(None))
-    query = select(predictions.c.id).where(_of(hashes), predictions.c.id.in_(asked))
+    with_task = select(label_tasks.c.prediction_id).where(label_tasks.c.prediction_id.is_not(None))
+    query = select(predictions.c.id).where(_of(hashes), predictions.c.id.in_(with_task))
     return list(connection.execute(query).scalars())
 
 

@@ -39,7 +39,7 @@ def find(
     Raises:
         UnavailableError: a server does not answer.
     """
-    found = dict[str, list[str]]()
+    hashes_by_bundle = dict[str, list[str]]()
     erased_by_shape = dict[tuple[int, int], set[str]]()
     for version in models:
         try:
@@ -53,8 +53,8 @@ def find(
             images_of_segments = _erased_images(ctx, segment_ids, hashes)
             erased_by_shape[shape] = {_decoded_hash(ctx, data, info) for data in images_of_segments}
         if shown := {_pixel_hash(probe) for probe in probes} & erased_by_shape[shape]:
-            found[str(version)] = sorted(shown)
-    return found
+            hashes_by_bundle[str(version)] = sorted(shown)
+    return hashes_by_bundle
 
 
 def sweep(ctx: Context, probes_by_version: Mapping[str, Collection[str]], *, remove: bool) -> Swept:

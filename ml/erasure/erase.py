@@ -128,11 +128,11 @@ def _sweep_data(ctx: Context, erasure_id: int) -> Swept:
 
 
 def _verify(ctx: Context, content: Content) -> Swept:
-    found = {"data": samples.scan(ctx, content.hashes)} | _scan_by_hash(ctx, content)
+    swept = {"data": samples.scan(ctx, content.hashes)} | _scan_by_hash(ctx, content)
     return Swept(
         left=tuple(
             f"the scan found {result.objects} objects and {result.rows} rows in: {name}"
-            for name, result in found.items()
+            for name, result in swept.items()
             if result.objects or result.rows
         )
     )

@@ -35,7 +35,7 @@ def sweep(ctx: Context, content: Content, *, remove: bool) -> Swept:
 
 def sizes(ctx: Context, hashes: Collection[str]) -> dict[str, int]:
     """Sizes in bytes of those of the images that have a row with bytes."""
-    found = dict[str, int]()
+    size_by_hash = dict[str, int]()
     for page in pages(hashes):
         query = select(quarantine.c.sha256, quarantine.c.object_key)
         query = query.where(quarantine.c.sha256.in_(page), quarantine.c.object_key.is_not(None))
@@ -43,18 +43,18 @@ def sizes(ctx: Context, hashes: Collection[str]) -> dict[str, int]:
             key_by_hash = dict(connection.execute(query).all())
         for digest, key in key_by_hash.items():
             with suppress(NotFoundError):
-                found[digest] = ctx.store.info(key).size
-    return found
+                size_by_hash[digest] = ctx.store.info(key).size
+    return size_by_hash
 
 
 def _rows(connection: Connection, column: "Column[str]", values: Collection[str]) -> dict[int, str]:
     """Id to object key of the rows with bytes."""
-    found = dict[int, str]()
+    rows = dict[int, str]()
     for page in pages(values):
         query = select(quarantine.c.id, quarantine.c.object_key)
         query = query.where(column.in_(page), quarantine.c.object_key.is_not(None))
-        found |= dict(connection.execute(query).all())
-    return found
+        rows |= dict(connection.execute(query).all())
+    return rows
 
 
 def _forget(connection: Connection, ids: Collection[int]) -> None:

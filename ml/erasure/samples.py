@@ -15,8 +15,9 @@ from ml.context import Context
 from ml.datasets import amend, loader, segments, versions
 from ml.datasets.segments import Sample, Segment, SegmentUploads
 from ml.datasets.versions import Manifest
-from ml.erasure import held
+from ml.erasure import locate
 from ml.erasure.content import Swept
+from ml.erasure.locate import ImagesBySegment
 from ml.errors import NotFoundError
 
 Rewritten = dict[str, list[tuple[Segment, list[str]]]]
@@ -53,20 +54,20 @@ def take_out(ctx: Context, erasure_id: int, hashes: Collection[str]) -> Removal:
     Raises:
         UnavailableError: a server does not answer.
     """
-    found = held.find(ctx, hashes)
+    by_segment = locate.find(ctx, hashes)
     stored = _split_counts(ctx, hashes)
     present = _split_counts(ctx, hashes, ~samples.c.removed)  # those of reverted drops were subtracted before
     newest = versions.latest(ctx)
-    lost, learned = _versions(ctx, found) if found else ([], [])
+    lost, learned = _versions(ctx, by_segment) if by_segment else ([], [])
     removal = Removal(
         samples=sum(stored.values()),
-        segments=sorted(found),
+        segments=sorted(by_segment),
         lost_versions=lost,
         learned=learned,
-        sizes={digest: size for segment in found.values() for digest, (_, size) in segment.items()},
+        sizes={digest: size for segment in by_segment.values() for digest, (_, size) in segment.items()},
     )
     manifest = versions.manifest(ctx, newest.id) if newest else versions.EMPTY
-    current = [s for s in manifest.segments if s in found]
+    current = [s for s in manifest.segments if s in by_segment]
     rewritten = {segment: _rewrite_segment(ctx, segment, hashes) for segment in current}
     amended = _without(manifest, rewritten, hashes)
 
@@ -102,20 +103,20 @@ def delete_segments(ctx: Context, ids: Collection[str]) -> Swept:
 
 def scan(ctx: Context, hashes: Collection[str]) -> Swept:
     """Count samples, and segments whose index names any of the images, whether a dataset version has them or not."""
-    found = held.find(ctx, hashes, every=True)
-    size = sum(size for segment in found.values() for _, size in segment.values())
+    by_segment = locate.find(ctx, hashes, every=True)
+    size = sum(size for segment in by_segment.values() for _, size in segment.values())
     rows = 0
     with transaction(ctx.engine) as connection:
         for page in erasures.pages(hashes):
             for table in (samples, labels, label_tasks, label_changes):
                 rows += connection.execute(select(func.count()).where(table.c.sha256.in_(page))).scalar_one()
-    return Swept(len(found), size, rows)
+    return Swept(len(by_segment), size, rows)
 
 
 def sizes(ctx: Context, hashes: Collection[str]) -> dict[str, int]:
     """Sizes in bytes of those of the images that are in segments."""
-    found = held.find(ctx, hashes)
-    return {digest: size for segment in found.values() for digest, (_, size) in segment.items()}
+    by_segment = locate.find(ctx, hashes)
+    return {digest: size for segment in by_segment.values() for digest, (_, size) in segment.items()}
 
 
 def _split_counts(ctx: Context, hashes: Collection[str], *conditions: ColumnElement[bool]) -> Counter[str]:
@@ -167,7 +168,7 @@ def _without(before: Manifest, rewritten: Rewritten, hashes: Collection[str]) ->
     )
 
 
-def _versions(ctx: Context, found: held.Held) -> tuple[list[str], list[str]]:
+def _versions(ctx: Context, by_segment: ImagesBySegment) -> tuple[list[str], list[str]]:
     """Ids of the versions that have any of the segments, and of those that learned from any of the images."""
     with transaction(ctx.engine) as connection:
         ids = list(connection.execute(select(dataset_versions.c.id).order_by(dataset_versions.c.number)).scalars())
@@ -177,10 +178,10 @@ def _versions(ctx: Context, found: held.Held) -> tuple[list[str], list[str]]:
             manifest = versions.read_manifest(ctx.store, version)
         except NotFoundError:
             continue
-        of_version = [found[s] for s in manifest.segments if s in found]
+        of_version = [by_segment[s] for s in manifest.segments if s in by_segment]
         if of_version:
             lost.append(version)
-        if held.learned_from(manifest, of_version):
+        if locate.learned_from(manifest, of_version):
             learned.append(version)
     return lost, learned
 

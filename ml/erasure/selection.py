@@ -90,13 +90,13 @@ def _of_subject(ctx: Context, subject: str) -> set[str]:
     """Samples by the catalog; images in quarantine by the verdicts of each drop that has some there."""
     with_images: Select[Any] = select(quarantine.c.drop_id).where(quarantine.c.object_key.is_not(None)).distinct()
     with transaction(ctx.engine) as connection:
-        found = set(connection.execute(select(samples.c.sha256).where(samples.c.subject == subject)).scalars())
+        hashes = set(connection.execute(select(samples.c.sha256).where(samples.c.subject == subject)).scalars())
         drop_ids = list(connection.execute(with_images).scalars())
     for drop_id in sorted(drop_ids):
-        found |= set(_of_subject_in_drop(ctx, drop_id, subject))
-    if not found:
+        hashes |= set(_of_subject_in_drop(ctx, drop_id, subject))
+    if not hashes:
         raise NotFoundError(f"no image of subject `{subject}` is in the data or in quarantine")
-    return found
+    return hashes
 
 
 def _of_subject_in_drop(ctx: Context, drop_id: str, subject: str) -> Iterator[str]:

@@ -67,10 +67,10 @@ def find(ctx: Context, challenger: EvaluatedModel, dataset: str) -> dict[str, An
     if len(newest) < 2 or not count:
         return None
     near = _features(challenger, train, chosen)
-    asked = _features(challenger, challenger.holdout, judges)
-    if near is None or asked is None:
+    holdout_features = _features(challenger, challenger.holdout, judges)
+    if near is None or holdout_features is None:
         return None
-    neighbours = nearest(asked, near, _NEIGHBOURS)
+    neighbours = nearest(holdout_features, near, _NEIGHBOURS)
     truth, given = challenger.holdout.labels[judges], train.labels[chosen]
     own = drop_of[chosen]
     excess = excess_of(neighbours, given, own, truth)
@@ -101,12 +101,12 @@ def find(ctx: Context, challenger: EvaluatedModel, dataset: str) -> dict[str, An
     }
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def sentence(figures: Mapping[str, Any]) -> str:
     """What was found and what to do, for the reason of a decision."""
-    if not found["drops"]:
+    if not figures["drops"]:
         return "no drop stands out"
-    row = found["drops"][0]
-    others = [other["name"] for other in found["drops"][1:]]
+    row = figures["drops"][0]
+    others = [other["name"] for other in figures["drops"][1:]]
     more = f" (then {', '.join(others)})" if others else ""
     return (
         f"drop {row['name']} stands out{more}: where its images look like holdout images, {row['contradicting']:.0%} "
@@ -115,7 +115,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     )
 
 
-def nearest(asked: Features, among: Features, count: int) -> NDArray[np.int64]:
+def nearest(queries: Features, among: Features, count: int) -> NDArray[np.int64]:
     """Positions of the nearest samples by the cosine of the angle, ``int64[N, K]``; ties by position.
 
     Args:
@@ -125,8 +125,8 @@ def nearest(asked: Features, among: Features, count: int) -> NDArray[np.int64]:
     others = _unit(among)
     count = min(count, len(among))
     parts = []
-    for start in range(0, len(asked), _BATCH):
-        similarity = (_unit(asked[start : start + _BATCH]) @ others.T).round(5)
+    for start in range(0, len(queries), _BATCH):
+        similarity = (_unit(queries[start : start + _BATCH]) @ others.T).round(5)
         parts.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
     return np.concatenate(parts).astype(np.int64)
 

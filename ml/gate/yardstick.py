@@ -111,19 +111,19 @@ def find(ctx: Context, champion: int, dataset: str, holdout: Split) -> Yardstick
         return _NONE
     positions = _relabelled(holdout, before, now)
     stored = _stored_labels(ctx, holdout, positions)
-    found = []
+    changed = []
     for i in positions:
         digest, after = holdout.sha256[i], holdout.classes[holdout.labels[i]]
         label = before.label_of(digest, stored[digest])
         label = now.class_map.get(label, label)
         if label != after and label in holdout.classes:
-            found.append((i, ChangedLabel(digest, label, after, label, "", ())))
-    changes = _explained(ctx, [change for _, change in found], holdout.classes, created_at)
+            changed.append((i, ChangedLabel(digest, label, after, label, "", ())))
+    changes = _explained(ctx, [change for _, change in changed], holdout.classes, created_at)
     class_ids = {name: i for i, name in enumerate(holdout.classes)}
     return Yardstick(
         reference,
         tuple(changes),
-        np.asarray([i for i, _ in found], np.int64),
+        np.asarray([i for i, _ in changed], np.int64),
         np.asarray([class_ids[change.judged] for change in changes], np.int64),
     )
 

@@ -157,7 +157,7 @@ def _local(ctx: Context, path: Path) -> Iterator[tuple[Context, listing.Listing]
     """The context with local folders as buckets, and the listing that the drop would have."""
     name = upload.default_name(path)  # whether its labels are trusted may depend on it
     with (
-        upload.prepare(path, name if upload.is_name(name) else "rehearsal") as prepared,
+        upload.prepare(path, name if upload.is_name(name) else "dry-run") as prepared,
         tempfile.TemporaryDirectory() as scratch,
     ):
         prefix = f"{ctx.settings.drops_prefix}{prepared.name}/"

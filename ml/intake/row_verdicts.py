@@ -51,11 +51,17 @@ class RowVerdicts:
 
     def rows(self, verdict: RowVerdict, *columns: str) -> list[dict[str, Any]]:
         """Some columns of the rows with this verdict; for bad rows also `reasons`."""
-        indices = [i for i, v in enumerate(self.verdicts) if v == verdict]
-        rows: list[dict[str, Any]] = self.table.select(list(columns)).take(pa.array(indices, pa.int64())).to_pylist()
+        rows: list[dict[str, Any]] = self.columns(verdict, columns).to_pylist()
         if verdict == "bad":
-            rows = [row | {"reasons": self.reasons[i]} for i, row in zip(indices, rows, strict=True)]
+            rows = [row | {"reasons": self.reasons[i]} for i, row in zip(self._indices(verdict), rows, strict=True)]
         return rows
+
+    def columns(self, verdict: RowVerdict, names: Sequence[str]) -> pa.Table:
+        """Some columns of the rows with this verdict."""
+        return self.table.select(list(names)).take(pa.array(self._indices(verdict), pa.int64()))
+
+    def _indices(self, verdict: RowVerdict) -> list[int]:
+        return [i for i, v in enumerate(self.verdicts) if v == verdict]
 
 
 def key(drop_id: str) -> str:
@@ -99,12 +105,12 @@ def turn_bad(ctx: Context, drop_id: str, reasons: Mapping[str, str]) -> None:
     table = pq.ParquetFile(io.BytesIO(ctx.store.get(key(drop_id)))).read()
     keys, verdicts = table["key"].to_pylist(), table["fate"].to_pylist()
     stored = (orjson.loads(text) for text in table["reasons"].to_pylist())
-    found = {i: row_reasons for i, row_reasons in enumerate(stored) if row_reasons}
+    reasons_by_row = {i: row_reasons for i, row_reasons in enumerate(stored) if row_reasons}
     for i, row_key in enumerate(keys):
         if verdicts[i] == "good" and row_key in reasons:
             verdicts[i] = "bad"
-            found[i] = [reasons[row_key]]
-    save(ctx, drop_id, RowVerdicts(table.drop_columns(["fate", "reasons"]), verdicts, found))
+            reasons_by_row[i] = [reasons[row_key]]
+    save(ctx, drop_id, RowVerdicts(table.drop_columns(["fate", "reasons"]), verdicts, reasons_by_row))
 
 
 class StoredRowVerdicts:

@@ -54,7 +54,7 @@ def moved(drop: Floats, given: Ids, stored: Floats, stored_given: Ids, names: Se
     Args:
         drop, stored: of `noise.likelihoods`.
     """
-    found = []
+    pairs = []
     for label in map(int, np.flatnonzero(np.bincount(given, minlength=len(names)) >= _LEAST_IMAGES)):
         ours = noise.true_given(drop, given, label)
         theirs = noise.true_given(stored, stored_given, label)
@@ -69,8 +69,8 @@ def moved(drop: Floats, given: Ids, stored: Floats, stored_given: Ids, names: Se
             _binomial_error(float(theirs[likely]), int((stored_given == label).sum())),
         )
         low = max(0.0, share - _SURE * float(error))
-        found.append(Moved(names[label], names[likely], count, round(share, 4), round(low, 4)))
-    return tuple(sorted(found, key=lambda m: -m.images)[:_MOST])
+        pairs.append(Moved(names[label], names[likely], count, round(share, 4), round(low, 4)))
+    return tuple(sorted(pairs, key=lambda m: -m.images)[:_MOST])
 
 
 def _binomial_error(share: float, count: int) -> float:

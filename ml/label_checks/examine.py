@@ -9,7 +9,7 @@ import numpy as np
 from ml.context import Context
 from ml.imaging.images import Pixels
 from ml.intake.findings import Finding
-from ml.label_checks import backdoors, feature_cache, features, leaks, pictures, report, stored_samples
+from ml.label_checks import backdoors, feature_cache, features, leaks, report, stored_samples
 from ml.label_checks.features import Floats
 from ml.label_checks.judge import Judgement, Labelled, judge
 from ml.label_checks.leaks import FileFacts
@@ -47,7 +47,7 @@ def examine(ctx: Context, drop: Examined, *, with_stored: bool = True) -> LabelR
     if not drop.rows:
         return LabelReport(drop.drop_id, drop.images, 0, report.figures(Judgement("nothing", 0)), (), (), ())
     labels, keys = [row["label"] for row in drop.rows], [row["key"] for row in drop.rows]
-    pixels = pictures.decode(ctx, drop.encoded)
+    pixels = features.decode(ctx, drop.encoded)
     described, stored = _features(ctx, drop, pixels, with_stored=with_stored)
     names = sorted({*labels, *stored.labels})
     given = _class_ids(labels, names)

@@ -62,7 +62,7 @@ class FeatureCache:
 
     def read(self, hashes: Sequence[str]) -> dict[str, Floats]:
         """Features ``float32[D]`` of those images that are known."""
-        found: dict[str, Floats] = {}
+        features_by_hash: dict[str, Floats] = {}
         with self._open() as connection:
             for start in range(0, len(hashes), _PAGE):
                 page = hashes[start : start + _PAGE]
@@ -71,8 +71,10 @@ class FeatureCache:
                     f"select sha256, features from {_TABLE} where sha256 in ({marks})",  # noqa: S608 - marks only
                     page,
                 )
-                found |= {digest: np.frombuffer(data, np.float16).astype(np.float32) for digest, data in rows}
-        return found
+                features_by_hash |= {
+                    digest: np.frombuffer(data, np.float16).astype(np.float32) for digest, data in rows
+                }
+        return features_by_hash
 
     def write(self, features: Mapping[str, Floats]) -> None:
         """Add images; the oldest beyond `MOST` are dropped."""

@@ -6,13 +6,17 @@ centre-surround filters from formulas, so that features of years ago can be comp
 """
 
 import itertools
+from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.imaging.images import Pixels
+from ml.context import Context
+from ml.errors import ImageRejectedError
+from ml.imaging import images as decoding
+from ml.imaging.images import Limits, Pixels
 
 Floats = NDArray[np.float32]
 
@@ -35,10 +39,24 @@ def describe(images: Pixels) -> Floats:
     return np.concatenate(parts) if parts else np.zeros((0, size()), np.float32)
 
 
+def decode(ctx: Context, encoded: Iterable[bytes]) -> Pixels:
+    """``uint8[N, 32, 32, 3]``, black where an image cannot be decoded any more: its place must stay."""
+    limits = Limits(ctx.settings.max_image_bytes, ctx.settings.max_image_pixels)
+    decoded = [_decode(data, limits) for data in encoded]
+    return np.stack(decoded) if decoded else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+
+
 @cache
 def size() -> int:
     """The number D of features."""
     return int(_describe(np.zeros((1, SIDE, SIDE, 3), np.uint8)).shape[1])
+
+
+def _decode(data: bytes, limits: Limits) -> Pixels:
+    try:
+        return decoding.decode(data, SIDE, 3, limits)
+    except ImageRejectedError:
+        return np.zeros((SIDE, SIDE, 3), np.uint8)
 
 
 def _describe(images: Pixels) -> Floats:

@@ -198,11 +198,11 @@ class _Comparison:
         return share.value / max(float(1 - (shares**2).sum()), 0.5)
 
     def _findings(self, share: Share, moved: tuple[Moved, ...], suspects: tuple[Suspect, ...]) -> tuple[Finding, ...]:
-        found = [self._relabelled(m) for m in moved if m.named(len(self._drop))]
+        findings = [self._relabelled(m) for m in moved if m.named(len(self._drop))]
         explained = sum(m.images for m in moved if m.holds(len(self._drop))) / len(self._drop)
         if self._exceeds(share) and explained < 0.6 * share.value:
-            found.append(self._noisy(share, suspects))
-        return tuple(found)
+            findings.append(self._noisy(share, suspects))
+        return tuple(findings)
 
     def _relabelled(self, moved: Moved) -> Finding:
         given, likely = (self._names.index(n) for n in (moved.given, moved.likely))
@@ -299,8 +299,8 @@ def _within(drop: Labelled, classes: int) -> _Within:
     surest = np.argsort(-answers.max(1), kind="stable")[: max(10, len(drop) // 10)]
     missed = float((answers[surest].argmax(1) != drop.class_ids[surest]).mean())
     error = float(np.sqrt(max(missed * (1 - missed), 1 / len(surest)) / len(surest)))
-    found = agreement(held_out.argmax(1), drop.class_ids, classes)
-    return _Within(noise.likelihoods(answers, shares), held_out.argmax(1), found, Share(missed, error))
+    kappa = agreement(held_out.argmax(1), drop.class_ids, classes)
+    return _Within(noise.likelihoods(answers, shares), held_out.argmax(1), kappa, Share(missed, error))
 
 
 def _unlearnable(within: Agreement, among_stored: Agreement) -> bool:
@@ -315,13 +315,13 @@ def _alone(drop: Labelled, names: Sequence[str], keys: Sequence[str], limit: flo
     rows = np.flatnonzero(counts[drop.class_ids] >= 2)
     if len(rows) < _LEAST_WITHIN or (counts >= 2).sum() < 2:
         return Judgement("nothing", 0)
-    judged = Labelled(drop.features[rows], drop.class_ids[rows])
-    within = _within(judged, len(names))
+    usable = Labelled(drop.features[rows], drop.class_ids[rows])
+    within = _within(usable, len(names))
     value, _, high = _interval(within.surest)
     kappa = within.agreement.kappa
-    suspects = _suspects(within.explained, judged.class_ids, min(value, limit), names, rows)
+    suspects = _suspects(within.explained, usable.class_ids, min(value, limit), names, rows)
     evidence = Evidence(rows, within.explained)
-    result = Judgement("drop", len(judged), value, 0.0, high, learned=kappa, suspects=suspects, evidence=evidence)
+    result = Judgement("drop", len(usable), value, 0.0, high, learned=kappa, suspects=suspects, evidence=evidence)
     images = tuple(keys[s.position] for s in suspects)
     figures = {"learned": round(kappa, 4), "noise": round(value, 4)}
     most = int(counts.max())

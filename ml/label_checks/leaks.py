@@ -84,8 +84,8 @@ def find(facts: Sequence[FileFacts], labels: Sequence[str]) -> tuple[Finding, ..
         return ()
     chosen = [facts[i] for i in rows]
     class_ids = np.asarray([classes.index(labels[i]) for i in rows], np.int64)
-    found = [_finding(name, _columns(name, chosen), class_ids, classes) for name in _FAMILIES]
-    return tuple(f for f in found if f is not None)
+    findings = [_finding(name, _columns(name, chosen), class_ids, classes) for name in _FAMILIES]
+    return tuple(f for f in findings if f is not None)
 
 
 def one_class_a_drop(labels: Sequence[str], others: Mapping[str, Sequence[str]]) -> tuple[Finding, ...]:
@@ -112,17 +112,17 @@ def one_class_a_drop(labels: Sequence[str], others: Mapping[str, Sequence[str]])
 
 def _finding(name: str, columns: Floats, class_ids: Ids, classes: Sequence[str]) -> Finding | None:
     majority = float(np.bincount(class_ids).max() / len(class_ids))
-    told = _held_out_share(columns, class_ids, len(classes))
-    gain = (told - majority) / max(1 - majority, 1e-9)
+    accuracy = _held_out_share(columns, class_ids, len(classes))
+    gain = (accuracy - majority) / max(1 - majority, 1e-9)
     error = np.sqrt(max(majority * (1 - majority), 1 / len(class_ids)) / len(class_ids))
-    if gain < _MUCH or told - majority < _SURE * error:
+    if gain < _MUCH or accuracy - majority < _SURE * error:
         return None
     what = {"name": "file names", "border": "border of the image"}.get(name, f"{name} of the file")
     message = (
-        f"the {what} alone tells the class of {told:.0%} of the images, the most frequent class is {majority:.0%}: "
+        f"the {what} alone tells the class of {accuracy:.0%} of the images, the most frequent class is {majority:.0%}: "
         "a model can learn that instead of the picture; encode and name all classes alike"
     )
-    figures = {"told": round(told, 4), "majority": round(majority, 4)}
+    figures = {"told": round(accuracy, 4), "majority": round(majority, 4)}
     return Finding(f"{name}_tells_class", message, holds=False, figures=figures)
 
 
@@ -169,17 +169,17 @@ def _held_out_share(columns: Floats, class_ids: Ids, classes: int) -> float:
     return right / len(class_ids)
 
 
-def _grow_and_answer(columns: Floats, class_ids: Ids, asked: Floats, classes: int, depth: int) -> Ids:
+def _grow_and_answer(columns: Floats, class_ids: Ids, queries: Floats, classes: int, depth: int) -> Ids:
     counts = np.bincount(class_ids, minlength=classes)
-    answers = np.full(len(asked), int(counts.argmax()), np.int64)
+    answers = np.full(len(queries), int(counts.argmax()), np.int64)
     split = _best_split(columns, class_ids, classes) if depth and counts.max() < len(class_ids) else None
-    if split is None or not len(asked):
+    if split is None or not len(queries):
         return answers
     column, threshold = split
-    ours, theirs = columns[:, column] <= threshold, asked[:, column] <= threshold
+    ours, theirs = columns[:, column] <= threshold, queries[:, column] <= threshold
     for side in (True, False):
         answers[theirs == side] = _grow_and_answer(
-            columns[ours == side], class_ids[ours == side], asked[theirs == side], classes, depth - 1
+            columns[ours == side], class_ids[ours == side], queries[theirs == side], classes, depth - 1
         )
     return answers
 

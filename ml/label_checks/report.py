@@ -79,14 +79,14 @@ def figures(judgement: Judgement) -> dict[str, Any]:
 
 def words(report: LabelReport) -> str:
     """The result in a sentence."""
-    found = report.figures
-    noise, low, high = (found.get(name) for name in ("noise", "low", "high"))
+    figures = report.figures
+    noise, low, high = (figures.get(name) for name in ("noise", "low", "high"))
     if report.judged == 0:
         return "The labels could not be checked: there are too few images, and nothing stored to compare with."
     looked = f"{report.judged} of {report.images} images were looked at"
     if noise is None:
-        return f"{looked}; within the drop the labels are learned at Cohen's kappa {found.get('learned') or 0:.2f}."
-    most = "at most " if found["basis"] == "drop" else ""
+        return f"{looked}; within the drop the labels are learned at Cohen's kappa {figures.get('learned') or 0:.2f}."
+    most = "at most " if figures["basis"] == "drop" else ""
     return f"{looked}; {most}{noise:.1%} of the labels are wrong (95 %: {low:.1%} to {high:.1%})."
 
 

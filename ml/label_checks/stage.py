@@ -1,10 +1,12 @@
 """The stage between validation and acceptance: are the labels of a drop right, and can they be learned by accident?"""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+import pyarrow as pa
 from sqlalchemy import select
 from threadpoolctl import threadpool_limits
 
@@ -14,8 +16,10 @@ from ml.catalog.tables import label_tasks, samples
 from ml.context import Context
 from ml.datasets import labels
 from ml.datasets.labels import LabelQuestion
-from ml.errors import NotFoundError
+from ml.errors import NotFoundError, UnavailableError
 from ml.intake import held, row_verdicts, staging_tars
+from ml.intake.findings import Finding
+from ml.intake.row_verdicts import RowVerdicts
 from ml.label_checks import examine, report
 from ml.label_checks.examine import Examined
 from ml.label_checks.judge import PROBABLY
@@ -29,7 +33,7 @@ MOST_JUDGED: Final = 2500
 _ALL_UP_TO: Final = 500
 _FURTHER: Final = 20
 _LEAST_OF_CLASS: Final = 10
-COLUMNS: Final = ("key", "sha256", "label", "chunk", "packed", "bytes", "format", "width", "height", "grey")
+_COLUMNS: Final = ("key", "sha256", "label", "chunk", "packed", "bytes", "format", "width", "height", "grey")
 """Of a row, what the check needs."""
 
 
@@ -56,12 +60,12 @@ def check(ctx: Context, drop_id: str) -> CheckResult:
     if drop.status not in ("claimed", "held"):  # a drop that another check holds shows the findings of all
         return CheckResult(drop_id, held=False, report=None)
     with cycles.stage(ctx.engine, drop_id, "check labels"):
-        found = _stored_report(ctx, drop_id) or _judge(ctx, drop_id)
-        waits = held.hold(ctx, drop_id, found.findings)
+        label_report = _stored_report(ctx, drop_id) or _judge(ctx, drop_id)
+        waits = held.hold(ctx, drop_id, label_report.findings)
         if not waits and ctx.settings.label_suspects == "quarantine":
-            _put_aside(ctx, drop_id, found)
-    log.info("drop %s: %s", drop_id, report.words(found))
-    return CheckResult(drop_id, waits, found)
+            _put_aside(ctx, drop_id, label_report)
+    log.info("drop %s: %s", drop_id, report.words(label_report))
+    return CheckResult(drop_id, waits, label_report)
 
 
 def open_questions(ctx: Context, drop_id: str) -> int:
@@ -69,10 +73,10 @@ def open_questions(ctx: Context, drop_id: str) -> int:
 
     Idempotent: an image that was asked about before, or whose label is another one by now, is passed over.
     """
-    found = _stored_report(ctx, drop_id)
-    if found is None or drops.get(ctx.engine, drop_id).status != "accepted":
+    stored_report = _stored_report(ctx, drop_id)
+    if stored_report is None or drops.get(ctx.engine, drop_id).status != "accepted":
         return 0
-    suspects = {s.sha256: s for s in _probable(found)[: ctx.settings.review_most]}
+    suspects = {s.sha256: s for s in _probable(stored_report)[: ctx.settings.review_most]}
     hashes = list(suspects)
     with transaction(ctx.engine) as connection:
         query = select(samples.c.sha256, samples.c.label).where(samples.c.sha256.in_(hashes))
@@ -80,7 +84,7 @@ def open_questions(ctx: Context, drop_id: str) -> int:
         asked_query = select(label_tasks.c.sha256).where(
             label_tasks.c.sha256.in_(hashes), label_tasks.c.reason == REASON
         )
-        asked = set(connection.execute(asked_query).scalars())
+        asked_hashes = set(connection.execute(asked_query).scalars())
         questions = [
             LabelQuestion(
                 sha256=digest,
@@ -91,7 +95,7 @@ def open_questions(ctx: Context, drop_id: str) -> int:
                 details={"drop": drop_id, "probability": s.probability},
             )
             for digest, s in suspects.items()
-            if digest not in asked and current.get(digest) == s.label
+            if digest not in asked_hashes and current.get(digest) == s.label
         ]
         labels.open_tasks(connection, questions)
     return len(questions)
@@ -106,49 +110,68 @@ def _stored_report(ctx: Context, drop_id: str) -> LabelReport | None:
 
 def _judge(ctx: Context, drop_id: str) -> LabelReport:
     with row_verdicts.open_stored(ctx, drop_id) as verdicts:
-        rows = verdicts.columns("good", COLUMNS).to_pylist()
-    chosen = choose(rows)
+        rows = verdicts.columns("good", _COLUMNS)
+    with threadpool_limits(1):
+        label_report = examine.examine(ctx, _choose(ctx, drop_id, rows))
+    _publish(ctx, label_report)
+    ctx.store.put(report.key(drop_id), label_report.to_json(), "application/json")
+    return label_report
+
+
+def preview(ctx: Context, local: Context, drop_id: str, verdicts: RowVerdicts, with_stored: bool) -> Sequence[Finding]:
+    """What the stage would find in a drop that is not uploaded yet.
+
+    Args:
+        ctx: with the stored samples; the drop is checked without them where they cannot be reached.
+        local: with the store that holds the inspected images.
+        drop_id: the drop.
+        verdicts: of its validated rows.
+        with_stored: whether the stored samples can be reached.
+    """
+    examined = _choose(local, drop_id, verdicts.columns("good", _COLUMNS))
+    with threadpool_limits(1):
+        if with_stored:
+            try:
+                return examine.examine(ctx, examined).findings
+            except UnavailableError as error:
+                log.warning("labels are not compared with the stored samples: %s", error)
+        return examine.examine(ctx, examined, with_stored=False).findings
+
+
+def _choose(ctx: Context, drop_id: str, rows: pa.Table) -> Examined:
+    """The rows that are looked at, in the order of their hashes, which does not depend on labels or names."""
+    ordered = rows.sort_by("sha256")
+    most = min(MOST_JUDGED, len(rows), _ALL_UP_TO + max(0, len(rows) - _ALL_UP_TO) // _FURTHER)
+    counts: Counter[str] = Counter()
+    positions: list[int] = []
+    for i, label in enumerate(ordered["label"].to_pylist()):
+        if i < most or (counts[label] < _LEAST_OF_CLASS and len(positions) < 2 * MOST_JUDGED):
+            counts[label] += 1
+            positions.append(i)
+    chosen = ordered.take(pa.array(positions, pa.int64())).to_pylist()
     encoded = [
         staging_tars.image(member, row["bytes"])
         for member, row in zip(staging_tars.read(ctx, drop_id, chosen), chosen, strict=True)
     ]
-    with threadpool_limits(1):
-        found = examine.examine(ctx, Examined(drop_id, len(rows), chosen, encoded))
-    _publish(ctx, found)
-    ctx.store.put(report.key(drop_id), found.to_json(), "application/json")
-    return found
+    return Examined(drop_id, len(rows), chosen, encoded)
 
 
-def choose(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that are looked at, in the order of their hashes, which does not depend on labels or names."""
-    ordered = sorted(rows, key=lambda row: str(row["sha256"]))
-    most = min(MOST_JUDGED, len(ordered), _ALL_UP_TO + max(0, len(ordered) - _ALL_UP_TO) // _FURTHER)
-    counts: dict[str, int] = {}
-    chosen: list[dict[str, Any]] = []
-    for i, row in enumerate(ordered):
-        seen = counts.get(row["label"], 0)
-        if i < most or (seen < _LEAST_OF_CLASS and len(chosen) < 2 * MOST_JUDGED):
-            counts[row["label"]] = seen + 1
-            chosen.append(row)
-    return chosen
-
-
-def _publish(ctx: Context, found: LabelReport) -> None:
+def _publish(ctx: Context, label_report: LabelReport) -> None:
     """The page of Data Docs that shows estimate, confusion and the worst images."""
-    holds = any(f.holds for f in found.findings)
-    kind = "bad" if holds else "warn" if found.findings else "good"
-    outcome = (kind, " ".join([report.words(found), *(f"Found: {f.message}." for f in found.findings)]))
-    figures = {name: value for name, value in found.figures.items() if value is not None}
+    holds = any(f.holds for f in label_report.findings)
+    kind = "bad" if holds else "warn" if label_report.findings else "good"
+    outcome = (kind, " ".join([report.words(label_report), *(f"Found: {f.message}." for f in label_report.findings)]))
+    figures = {name: value for name, value in label_report.figures.items() if value is not None}
     page = data_docs.render(
-        f"Labels of drop {found.drop_id}",
-        found.drop_id,
+        f"Labels of drop {label_report.drop_id}",
+        label_report.drop_id,
         outcome,
         [],
         figures,
-        report.page_rows(found),
+        report.page_rows(label_report),
         ("classes and images to look at", "Given"),
     )
-    data_docs.publish(ctx, page_key(found.drop_id), page)
+    data_docs.publish(ctx, page_key(label_report.drop_id), page)
 
 
 def page_key(drop_id: str) -> str:
@@ -156,15 +179,15 @@ def page_key(drop_id: str) -> str:
     return data_docs.key(f"{drop_id}-labels")
 
 
-def _probable(found: LabelReport) -> list[SuspectImage]:
-    return [s for s in found.suspects if s.probability > PROBABLY]
+def _probable(label_report: LabelReport) -> list[SuspectImage]:
+    return [s for s in label_report.suspects if s.probability > PROBABLY]
 
 
-def _put_aside(ctx: Context, drop_id: str, found: LabelReport) -> None:
+def _put_aside(ctx: Context, drop_id: str, label_report: LabelReport) -> None:
     """Turn suspected images into bad rows, which acceptance quarantines; again it changes nothing."""
     reasons = {
         s.key: f"the label {s.label} is probably wrong: it looks like {s.likely} ({s.probability:.0%})"
-        for s in _probable(found)
+        for s in _probable(label_report)
     }
     if reasons:
         row_verdicts.turn_bad(ctx, drop_id, reasons)

@@ -10,9 +10,8 @@ import pyarrow.compute as pc
 from ml.context import Context
 from ml.datasets import loader, segments, versions
 from ml.datasets.versions import Manifest
-from ml.label_checks import pictures
 from ml.label_checks.feature_cache import FeatureCache
-from ml.label_checks.features import Floats
+from ml.label_checks.features import Floats, decode, describe
 from ml.label_checks.judge import MOST_STORED
 from ml.storage import tar_members
 
@@ -62,10 +61,10 @@ def read(ctx: Context, cache: FeatureCache, labels: Set[str], shape: int) -> Sto
     chosen = _choose(rows, labels)
     hashes = [row["sha256"] for row in chosen]
 
-    def describe(positions: list[int]) -> Floats:
-        return pictures.describe(ctx, _images(ctx, [chosen[i] for i in positions]))
+    def describe_chosen(positions: list[int]) -> Floats:
+        return describe(decode(ctx, _images(ctx, [chosen[i] for i in positions])))
 
-    features = cache.described(hashes, describe) if chosen else np.zeros((0, shape), np.float32)
+    features = cache.described(hashes, describe_chosen) if chosen else np.zeros((0, shape), np.float32)
     return StoredSamples(features, tuple(row["label"] for row in chosen), _by_drop(rows))
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import Engine
 
@@ -11,10 +11,10 @@ from ml.catalog import drops, held_drops
 from ml.catalog.drops import DropRecord
 from ml.catalog.engine import limit_statements, transaction
 from ml.errors import NotFoundError, UnavailableError
-from ml.imaging import thumbnails
 from serving.api.route_classes import requires_role
 from serving.auth.access import BASIC
-from serving.console import overview
+from serving.console import overview, pictures
+from serving.console.pictures import Place
 from serving.console.templates import render
 from serving.dependencies import Dependencies, Injected
 from serving.errors import ProblemError
@@ -23,9 +23,6 @@ router = APIRouter(include_in_schema=False, route_class=requires_role("operate",
 
 _SECONDS: Final = 4.0
 _DECISION_SECONDS: Final = 15.0
-_PICTURE_SECONDS: Final = 40.0
-_NO_PICTURE: Final = "/console/static/no-picture.svg"
-_CACHE_HEADERS: Final = {"cache-control": "private, max-age=3600"}
 
 DropId = Annotated[str, Path(max_length=100)]
 Position = Annotated[int, Path(ge=0, le=1000)]
@@ -51,12 +48,7 @@ async def page(dependencies: Injected) -> HTMLResponse:
 @router.get("/console/drops/{drop_id}/{finding}/{number}/picture")
 async def picture(drop_id: DropId, finding: Position, number: Position, dependencies: Injected) -> Response:
     """A small JPEG of an image of a finding; a placeholder where there is none any more."""
-    thumbnail = await dependencies.pictures.run_within(
-        _PICTURE_SECONDS, _picture, dependencies, drop_id, finding, number
-    )
-    if thumbnail is None:
-        return RedirectResponse(_NO_PICTURE, 303)
-    return Response(thumbnail, media_type="image/jpeg", headers=_CACHE_HEADERS)
+    return await pictures.respond(dependencies, lambda: _place(dependencies.engine, drop_id, finding, number))
 
 
 @router.post("/console/drops/{drop_id}/{decision}")
@@ -89,12 +81,9 @@ def _read(engine: Engine) -> list[DropRecord]:
         return held_drops.waiting(connection)
 
 
-def _picture(dependencies: Dependencies, drop_id: str, finding: int, number: int) -> bytes | None:
-    limits = dependencies.settings.max_image_bytes, dependencies.settings.max_image_pixels
+def _place(engine: Engine, drop_id: str, finding: int, number: int) -> Place | None:
     try:
-        place = drops.get(dependencies.engine, drop_id).findings[finding]["pictures"][number]
-        if place["size"] > limits[0]:
-            return None
-        return thumbnails.make(dependencies.store.get(place["object"], place["offset"], place["size"]), *limits)
+        place = drops.get(engine, drop_id).findings[finding]["pictures"][number]
     except (NotFoundError, IndexError, KeyError):
         return None
+    return place["object"], place["offset"], place["size"]

@@ -3,16 +3,17 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
+from sqlalchemy import Engine
 
 from ml.catalog import feedback, label_queue
 from ml.catalog.engine import limit_statements, transaction
-from ml.catalog.label_queue import OpenTask
-from ml.errors import NotFoundError, UnavailableError
-from ml.imaging import thumbnails
+from ml.catalog.label_queue import LabelTaskRecord
+from ml.errors import UnavailableError
 from serving.api.route_classes import requires_role
 from serving.auth.access import BASIC
-from serving.console import overview
+from serving.console import overview, pictures
+from serving.console.pictures import Place
 from serving.console.templates import render
 from serving.dependencies import Dependencies, Injected
 from serving.errors import ProblemError
@@ -21,9 +22,6 @@ router = APIRouter(include_in_schema=False, route_class=requires_role("review", 
 
 PAGE: Final = 24
 _SECONDS: Final = 4.0
-_PICTURE_SECONDS: Final = 40.0
-_NO_PICTURE: Final = "/console/static/no-picture.svg"
-_CACHE_HEADERS: Final = {"cache-control": "private, max-age=3600"}
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
@@ -41,26 +39,16 @@ async def page(dependencies: Injected) -> HTMLResponse:
 @router.get("/console/labels/{number}/picture")
 async def picture(number: Id, dependencies: Injected) -> Response:
     """A small JPEG of the image of a prediction; a placeholder where it is not kept or cannot be decoded."""
-    thumbnail = await dependencies.pictures.run_within(_PICTURE_SECONDS, _picture, dependencies, number)
-    if thumbnail is None:
-        return RedirectResponse(_NO_PICTURE, 303, headers=_CACHE_HEADERS)
-    return Response(thumbnail, media_type="image/jpeg", headers=_CACHE_HEADERS)
+    return await pictures.respond(dependencies, lambda: _place(dependencies.engine, number))
 
 
-def _read(dependencies: Dependencies) -> tuple[list[OpenTask], int, list[str]]:
+def _read(dependencies: Dependencies) -> tuple[list[LabelTaskRecord], int, list[str]]:
     with transaction(dependencies.engine) as connection:
         limit_statements(connection, overview.STATEMENT_MILLISECONDS)
         tasks, total = label_queue.open_tasks(connection, PAGE), label_queue.count_open(connection)
         return tasks, total, sorted(feedback.known_classes(connection))
 
 
-def _picture(dependencies: Dependencies, number: int) -> bytes | None:
-    with transaction(dependencies.engine) as connection:
-        place = label_queue.image_of_task(connection, number)
-    limits = dependencies.settings.max_image_bytes, dependencies.settings.max_image_pixels
-    if place is None or place[2] > limits[0]:
-        return None
-    try:
-        return thumbnails.make(dependencies.store.get(*place), *limits)
-    except NotFoundError:
-        return None
+def _place(engine: Engine, number: int) -> Place | None:
+    with transaction(engine) as connection:
+        return label_queue.image_of_task(connection, number)

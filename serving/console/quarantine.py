@@ -4,27 +4,24 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 from sqlalchemy import Engine, func, select
 
 from ml.catalog.engine import limit_statements, transaction
 from ml.catalog.tables import drops, quarantine
-from ml.errors import NotFoundError, UnavailableError
-from ml.imaging import thumbnails
+from ml.errors import UnavailableError
 from serving.api.route_classes import requires_role
 from serving.auth.access import BASIC
-from serving.console import overview
+from serving.console import overview, pictures
+from serving.console.pictures import Place
 from serving.console.templates import render
-from serving.dependencies import Dependencies, Injected
+from serving.dependencies import Injected
 from serving.errors import ProblemError
 
 router = APIRouter(include_in_schema=False, route_class=requires_role("operate", BASIC))
 
 PAGE: Final = 24
 _SECONDS: Final = 4.0
-_PICTURE_SECONDS: Final = 40.0
-_NO_PICTURE: Final = "/console/static/no-picture.svg"
-_CACHE_HEADERS: Final = {"cache-control": "private, max-age=3600"}
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
@@ -45,10 +42,7 @@ async def page(dependencies: Injected, drop: DropId = None, before: Before = Non
 @router.get("/console/quarantine/{number}/picture")
 async def picture(number: Id, dependencies: Injected) -> Response:
     """A small JPEG of the image; a placeholder where it cannot be decoded."""
-    thumbnail = await dependencies.pictures.run_within(_PICTURE_SECONDS, _picture, dependencies, number)
-    if thumbnail is None:
-        return RedirectResponse(_NO_PICTURE, 303, headers=_CACHE_HEADERS)
-    return Response(thumbnail, media_type="image/jpeg", headers=_CACHE_HEADERS)
+    return await pictures.respond(dependencies, lambda: _place(dependencies.engine, number))
 
 
 def read(engine: Engine, drop: str | None, before: int | None) -> dict[str, Any]:
@@ -70,16 +64,7 @@ def read(engine: Engine, drop: str | None, before: int | None) -> dict[str, Any]
     return {"rows": rows[:PAGE], "total": total, "following": following, "first": before is None}
 
 
-def _picture(dependencies: Dependencies, number: int) -> bytes | None:
-    query = select(quarantine.c.object_key).where(quarantine.c.id == number)
-    with transaction(dependencies.engine) as connection:
-        key = connection.execute(query).scalar()
-    if key is None:
-        return None
-    limits = dependencies.settings.max_image_bytes, dependencies.settings.max_image_pixels
-    try:
-        if dependencies.store.info(key).size > limits[0]:
-            return None
-        return thumbnails.make(dependencies.store.get(key), *limits)
-    except NotFoundError:
-        return None
+def _place(engine: Engine, number: int) -> Place | None:
+    with transaction(engine) as connection:
+        key = connection.execute(select(quarantine.c.object_key).where(quarantine.c.id == number)).scalar()
+    return (key, 0, None) if key is not None else None

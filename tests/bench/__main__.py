@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     module = importlib.import_module(f"tests.bench.{name}")
     result = {"machine": report.machine(), "doc": module.__doc__, **module.run()}
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    (OUTPUT / f"{name}.json").write_text(json.dumps(result, indent=1))
+    (OUTPUT / f"{name}.json").write_text(json.dumps(result, indent=1, default=vars))
     sys.stdout.write(report.table(result) + "\n")
     report.refresh(name, result, Path("docs/benchmarks.md"))
     return 0

@@ -33,9 +33,9 @@ from ml.datasets import revert
 from ml.gate import blame, scores
 from ml.training.train import train
 from tests.bench.parts import stored
-from tests.bench.report import spread
+from tests.bench.report import Bar, spread
+from tests.drops import ingest_approved
 from tests.servers import Servers, mlflow_server, storage
-from tests.slipped import slipped
 
 SEEDS: Final = int(os.environ.get("EVERGREEN_BENCH_SEEDS", "3"))
 SHARED: Final = Path("../shared/data")
@@ -45,6 +45,11 @@ CLEAN: Final = 1000
 """Images that are never uploaded, on which models are compared."""
 FLOODED: Final = 40
 COPIES: Final = 10
+BARS: Final = {
+    "blame_top1": Bar("at least", 0.9),
+    "recovered": Bar("at most", 0.5),
+    "flood_shift": Bar("at most", 0.5),
+}
 RULES: Final = {"gate_corrupted": 0, "full_every": 0, "train_threads": 1, "epochs": 8}
 
 
@@ -99,7 +104,7 @@ def run() -> dict[str, Any]:
         "highest score with poison": spread(scored),
         "points after a revert behind never poisoned": spread(lacking),
     }
-    return {"runs": SEEDS, "figures": figures}
+    return {"runs": SEEDS, "figures": figures, "bars": BARS}
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ class _Bench:
 
 def _stored(ctx: Context, name: str, files: stored.Files) -> str:
     """The dataset version with the drop, whatever checks found in it."""
-    done = slipped(ctx, name, files)
+    done = ingest_approved(ctx, name, files)
     if done.version is None:
         raise RuntimeError(f"the drop was not accepted: {done.reason}")
     return done.version

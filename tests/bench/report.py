@@ -6,9 +6,10 @@ import platform
 import re
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ml.models import cpu
 
@@ -26,6 +27,18 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": round(statistics.median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3)}
 
 
+@dataclass(frozen=True)
+class Bar:
+    """What a figure's median should reach: at least, or at most, `value`."""
+
+    relation: Literal["at least", "at most"]
+    value: float
+
+    def verdict(self, median: float) -> str:
+        met = median >= self.value if self.relation == "at least" else median <= self.value
+        return f"{self.relation} {self.value:g}: {'met' if met else '**missed**'}"
+
+
 def percentile(ascending: Sequence[float], percent: float) -> float:
     """The least of these values that so many percent do not exceed; NaN of none."""
     if not ascending:
@@ -34,11 +47,15 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """`result["figures"]` (name → spread or number) as a Markdown table."""
+    """`result["figures"]` (name → spread or number) as a Markdown table, with `result["bars"]` (name → `Bar`)."""
+    bars: dict[str, Bar] = result.get("bars", {})
     lines = ["| figure | median | min | max |", "| --- | ---: | ---: | ---: |"]
+    if bars:
+        lines = [f"{lines[0]} bar |", f"{lines[1]} --- |"]
     for name, figure in result["figures"].items():
         row = figure if isinstance(figure, dict) else {"median": figure, "min": figure, "max": figure}
-        lines.append(f"| {name} | {row['median']:g} | {row['min']:g} | {row['max']:g} |")
+        verdict = f" {bars[name].verdict(row['median']) if name in bars else ''} |" if bars else ""
+        lines.append(f"| {name} | {row['median']:g} | {row['min']:g} | {row['max']:g} |{verdict}")
     return "\n".join([*lines, *(f"\nLeft out here: {reason}" for reason in result.get("left_out", ()))])
 
 

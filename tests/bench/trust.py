@@ -30,7 +30,7 @@ from ml.label_checks.features import describe
 from ml.label_checks.judge import MOST_STORED, Judgement, Labelled, judge
 from tests.bench.parts import human_errors, poison
 from tests.bench.parts.pictures32 import Pictures, load
-from tests.bench.report import spread
+from tests.bench.report import Bar, spread
 
 DATA: Final = Path(os.environ.get("EVERGREEN_BENCH_DATA", "../shared/data"))
 SEEDS: Final = int(os.environ.get("EVERGREEN_BENCH_SEEDS", "3"))
@@ -41,6 +41,13 @@ _STORED: Final = MOST_STORED
 _SIZES: Final = (50, 150, 500, 1000, 5000)
 _POISONED_SIZES: Final = (300, 1000)
 _NAMED: Final = frozenset({"relabelled_class", "label_noise", "shuffled_labels", "backdoor", "unlearnable_labels"})
+BARS: Final = {
+    "poison_caught": Bar("at least", 0.95),
+    "clean_kept": Bar("at least", 0.97),
+    "drift_kept": Bar("at least", 0.95),
+    "suspects_precision_50": Bar("at least", 0.8),
+    "noise_error": Bar("at most", 5),
+}
 
 Ids = NDArray[np.int64]
 
@@ -81,7 +88,7 @@ def run() -> dict[str, Any]:
         found[f"drift_kept: {kind}"].append(kept)
     figures: dict[str, Any] = {label: float(np.mean(values)) for label, values in sorted(found.items())}
     figures |= human_errors.figures(DATA) | {"judge seconds": spread(_seconds())}
-    return {"runs": SEEDS, "figures": figures}
+    return {"runs": SEEDS, "figures": figures, "bars": BARS}
 
 
 def _judge(material: _Material, rows: Ids, given: Ids, images: NDArray[np.uint8] | None = None) -> Judgement:

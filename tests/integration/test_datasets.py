@@ -23,11 +23,9 @@ from ml.errors import ConflictError, IntegrityError
 from ml.imaging import images
 from ml.imaging.images import Limits
 from ml.ingest import ingest
-from ml.intake.claim import claim
-from ml.intake.inspect import inspect_chunk
-from ml.intake.validate import validate
 from ml.storage.object_store import ObjectStore
 from tests.doubles.object_store import ForwardingObjectStore
+from tests.drops import validated
 from tests.pictures import digit_files, digits, png, upload
 
 
@@ -50,14 +48,6 @@ def latest(ctx: Context) -> versions.DatasetVersion:
     version = versions.latest(ctx)
     assert version
     return version
-
-
-def validated(ctx: Context, name: str, files: dict[str, bytes]) -> str:
-    drop_id = claim(ctx, upload(ctx, name, files))
-    assert drop_id
-    inspect_chunk(ctx, drop_id, 0)
-    assert validate(ctx, drop_id).accepted
-    return drop_id
 
 
 def test_overlapping_drops_accepted_at_once_hold_each_sample_once(context: Context) -> None:

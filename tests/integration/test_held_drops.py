@@ -22,6 +22,7 @@ from ml.intake.findings import Finding
 from ml.intake.inspect import inspect_chunk
 from ml.intake.pending import claim_all
 from ml.intake.validate import validate
+from tests.drops import validated as validated_drop
 from tests.integration.test_cli import as_json, invoke
 from tests.mortal import killed
 from tests.pictures import digit_files, upload
@@ -31,11 +32,7 @@ WARNING = Finding("format_tells_class", "the format tells the class", holds=Fals
 
 
 def validated(ctx: Context, name: str = "one", start: int = 0) -> str:
-    drop_id = claim(ctx, upload(ctx, name, digit_files(start, start + 20)))
-    assert drop_id
-    inspect_chunk(ctx, drop_id, 0)
-    assert validate(ctx, drop_id).accepted
-    return drop_id
+    return validated_drop(ctx, name, digit_files(start, start + 20))
 
 
 def waiting(ctx: Context, name: str = "one", start: int = 0, *findings: Finding) -> str:

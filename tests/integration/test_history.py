@@ -15,7 +15,7 @@ from ml.catalog.tables import drops, quarantine, samples, validations
 from ml.context import Context
 from ml.ingest import ingest
 from ml.intake import dry_run, history
-from ml.label_checks import rehearsal
+from ml.label_checks import stage as label_checks
 from tests.integration.test_cli import as_json, invoke
 from tests.pictures import digit_files, digits, png, upload
 
@@ -85,7 +85,7 @@ def _folder(root: Path, files: dict[str, bytes]) -> Path:
     return root
 
 
-def test_a_rehearsal_says_what_intake_would_and_leaves_no_trace(context: Context, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_intake_would_and_leaves_no_trace(context: Context, tmp_path: Path) -> None:
     ingest(context, upload(context, "one", digit_files(0, 30)))
     files = {**digit_files(20, 60), "0/broken.png": b"no image", "1/blank.png": BLANK, "fox/1.png": digits()[70][1]}
     before = [sorted(o.key for o in bucket.list()) for bucket in (context.labels, context.store)]
@@ -100,7 +100,7 @@ def test_a_rehearsal_says_what_intake_would_and_leaves_no_trace(context: Context
     assert told["left_out"] is None
 
 
-def test_a_rehearsal_needs_no_server_and_refuses_with_exit_code_4(context: Context, tmp_path: Path) -> None:
+def test_a_dry_run_needs_no_server_and_refuses_with_exit_code_4(context: Context, tmp_path: Path) -> None:
     root = _folder(tmp_path / "bad", {"a/1.png": b"x", "a/2.png": b"y", "b/3.png": digits()[0][1]})
     nowhere = {
         "EVERGREEN_DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:1/nothing",
@@ -116,14 +116,14 @@ def test_a_rehearsal_needs_no_server_and_refuses_with_exit_code_4(context: Conte
     assert "would be accepted: 9 good" in output
 
 
-def test_a_rehearsal_hears_of_every_image(context: Context, tmp_path: Path) -> None:
+def test_a_dry_run_hears_of_every_image(context: Context, tmp_path: Path) -> None:
     small = replace(context, settings=context.settings.model_copy(update={"inspect_bytes": 4 * 8192}))
     heard: list[tuple[int, int]] = []
     dry_run.run(
         small,
         _folder(tmp_path / "p", digit_files(0, 10)),
         lambda *n: heard.append(n),
-        partial(rehearsal.findings, small),
+        partial(label_checks.preview, small),
     )
     assert heard == [(4, 10), (8, 10), (10, 10)]
 

@@ -13,10 +13,8 @@ from ml.catalog.tables import label_tasks, samples
 from ml.context import Context
 from ml.ingest import ingest
 from ml.intake import held
-from ml.intake.claim import claim
-from ml.intake.inspect import inspect_chunk
-from ml.intake.validate import validate
 from ml.label_checks import report, stage
+from tests.drops import validated
 from tests.mortal import killed
 from tests.pictures import digit_files, upload
 
@@ -30,14 +28,6 @@ def relabelled(files: dict[str, bytes], share: float, seed: int = 7) -> dict[str
         wrong = str((int(label) + generator.randrange(1, 10)) % 10) if generator.random() < share else label
         changed[f"{wrong}/{name}"] = data
     return changed
-
-
-def validated(ctx: Context, name: str, files: dict[str, bytes]) -> str:
-    drop_id = claim(ctx, upload(ctx, name, files))
-    assert drop_id
-    inspect_chunk(ctx, drop_id, 0)
-    assert validate(ctx, drop_id).accepted
-    return drop_id
 
 
 def test_wrong_labels_wait_for_a_person_and_right_ones_pass(context: Context) -> None:

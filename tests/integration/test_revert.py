@@ -24,9 +24,9 @@ from ml.intake import history
 from ml.training import due
 from ml.training.data import corrections
 from tests.doubles.object_store import ForwardingObjectStore
+from tests.drops import ingest_approved
 from tests.file_registry import install
 from tests.pictures import digits, upload
-from tests.slipped import slipped
 
 
 def files(start: int, stop: int, label: str | None = None) -> dict[str, bytes]:
@@ -35,7 +35,7 @@ def files(start: int, stop: int, label: str | None = None) -> dict[str, bytes]:
 
 def taken(ctx: Context, name: str, content: dict[str, bytes]) -> tuple[str, str]:
     """Ingest a drop; its id and dataset version."""
-    done = slipped(ctx, name, content)
+    done = ingest_approved(ctx, name, content)
     assert done.version is not None, done.reason
     return done.drop_id, done.version
 

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ml.catalog import label_queue
+from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
 from ml.context import Context
 from ml.datasets import answers, fixes, loader, revert, versions
-from ml.datasets import labels as label_tasks
 from ml.gate import representatives
 from ml.ingest import ingest
+from tests.drops import ingest_approved
 from tests.file_registry import install
 from tests.gates import Gate
 from tests.pictures import digit_files, upload
-from tests.slipped import slipped
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def attack(gate: Gate) -> int:
     """All threes become eights; returns how many of them are in the holdout, near copies once."""
     holdout = loader.load(gate.ctx, gate.dataset, "holdout", 8, 1)
     once = holdout.take(representatives.positions(gate.ctx, holdout))
-    made = slipped(gate.ctx, "attack", relabelled("3", "8")).version
+    made = ingest_approved(gate.ctx, "attack", relabelled("3", "8")).version
     assert made is not None
     gate.dataset = made
     return int((np.asarray(once.classes)[once.labels] == "3").sum())
@@ -124,7 +125,8 @@ def test_an_operators_word_counts_at_once(gate: Gate) -> None:
     label = holdout.classes[(holdout.labels[0] + 1) % 10]
     other = {"x.png": dict(by_digest())[digest], "labels.csv": f"file,label\nx.png,{label}".encode()}
     ingest(gate.ctx, upload(gate.ctx, "doubt", other))
-    (task,) = label_tasks.tasks(gate.ctx, 10)
+    with transaction(gate.ctx.engine) as connection:
+        (task,) = label_queue.open_tasks(connection, 10)
     version = answers.answer(gate.ctx, task.id, label, actor="ann").version
     assert version is not None
     gate.dataset = version

@@ -29,8 +29,8 @@ def _reverted(connection: Connection, created_at: datetime) -> str | None:
 
 def _fixed(connection: Connection, created_at: datetime) -> str | None:
     table = label_fixes.c
-    made, undone = table.created_at > created_at, table.undone_at > created_at
+    fixed, undone = table.created_at > created_at, table.undone_at > created_at
     # Made and undone since: the labels are those that the champion was trained on.
-    query = select(table.prefix).where((made & table.undone_at.is_(None)) | (~made & undone)).limit(1)
+    query = select(table.prefix).where((fixed & table.undone_at.is_(None)) | (~fixed & undone)).limit(1)
     prefix = connection.execute(query).scalar()
     return f"labels of {prefix}, which the champion was trained on, were fixed in bulk" if prefix else None

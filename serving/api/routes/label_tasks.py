@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from ml.catalog import label_answers, label_queue
 from ml.catalog.engine import limit_statements, transaction
 from ml.catalog.label_answers import Reviewer
-from ml.catalog.label_queue import OpenTask
+from ml.catalog.label_queue import LabelTaskRecord
 from serving.api.route_classes import requires_role
 from serving.api.schemas import LabelTask, LabelTaskAnswer, LabelTaskClosed, LabelTasks, problems
 from serving.auth.access import IDENTITY, Identity
@@ -52,7 +52,7 @@ async def dismiss(number: Id, dependencies: Injected, request: Request) -> Label
     return LabelTaskClosed(id=number, status="dismissed", label=None)
 
 
-def read(engine: Engine, limit: int) -> list[OpenTask]:
+def read(engine: Engine, limit: int) -> list[LabelTaskRecord]:
     """The open tasks, the most doubtful first.
 
     Raises:

@@ -15,10 +15,10 @@ from ml.catalog.decisions import DecisionHistoryRecord
 from ml.catalog.deployments import DeploymentHistoryRecord, DeploymentRecord, ReplicaRecord
 from ml.catalog.drops import DropRecord
 from ml.catalog.label_changes import LabelChangeRecord
+from ml.catalog.label_queue import LabelTaskRecord
 from ml.catalog.validations import ValidationRecord
 from ml.cli import output
 from ml.datasets.classes import OperationRecord
-from ml.datasets.labels import LabelTaskRecord
 from ml.intake.quarantine_store import QuarantineRecord
 
 RECORDS = [

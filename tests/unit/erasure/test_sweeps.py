@@ -13,7 +13,7 @@ import pytest
 from ml.context import Context
 from ml.datasets import loader, versions
 from ml.datasets.versions import Manifest
-from ml.erasure import bundles, held, runs, samples, staged, uploads
+from ml.erasure import bundles, locate, runs, samples, staged, uploads
 from ml.erasure.content import Content, Swept, matching
 from ml.erasure.selection import of_hashes, of_prediction
 from ml.errors import InvalidInputError, UnavailableError
@@ -152,10 +152,10 @@ def test_versions_that_learned_from_an_image_are_told_from_those_that_only_held_
     without_b1 = versions.read_manifest(ctx.store, store_changed(ctx, manifest))
     store_manifest(ctx, replace(manifest, segments=manifest.segments[:1]))
     of_b1 = [{B1.sha256: ("train", 1)}]
-    assert held.learned_from(manifest, of_b1)
-    assert not held.learned_from(without_b1, of_b1), "it was removed from that version"
-    assert not held.learned_from(manifest, [{A3.sha256: ("holdout", 1)}]), "the holdout never reaches training"
-    assert not held.learned_from(manifest, [])
+    assert locate.learned_from(manifest, of_b1)
+    assert not locate.learned_from(without_b1, of_b1), "it was removed from that version"
+    assert not locate.learned_from(manifest, [{A3.sha256: ("holdout", 1)}]), "the holdout never reaches training"
+    assert not locate.learned_from(manifest, [])
 
 
 def test_what_remains_of_a_segment_is_the_rest_in_order(ctx: Context) -> None:

@@ -20,14 +20,14 @@ from ml.datasets.versions import Manifest
 from ml.errors import NotFoundError
 from ml.intake import source
 
-HeldImages = Mapping[str, tuple[str, int]]
+SegmentImages = Mapping[str, tuple[str, int]]
 """SHA-256 of the images of a segment that are looked for, to their split and their size in bytes."""
-Held = Mapping[str, HeldImages]
+ImagesBySegment = Mapping[str, SegmentImages]
 """Segment id to what it holds."""
 _COLUMNS: Final = ("sha256", "split", "size")
 
 
-def find(ctx: Context, hashes: Collection[str], *, every: bool = False) -> Held:
+def find(ctx: Context, hashes: Collection[str], *, every: bool = False) -> ImagesBySegment:
     """The segments that hold any of the images, those included that only older versions or no version has.
 
     Reads one column of the index of each segment that is not in the newest version (compacted ones), about 70
@@ -50,7 +50,7 @@ def find(ctx: Context, hashes: Collection[str], *, every: bool = False) -> Held:
         for page in erasures.pages(hashes):
             in_page = select(samples.c.segment_id).where(samples.c.sha256.in_(page)).distinct()
             candidates |= set(connection.execute(in_page).scalars())
-    held = dict[str, HeldImages]()
+    held = dict[str, SegmentImages]()
     for segment in sorted(candidates | (rows if every else rows - current)):
         try:
             images = _images(loader.columns(ctx, segment, _COLUMNS), wanted)
@@ -65,7 +65,7 @@ def find(ctx: Context, hashes: Collection[str], *, every: bool = False) -> Held:
     return held
 
 
-def learned_from(manifest: Manifest, of_version: Iterable[HeldImages]) -> bool:
+def learned_from(manifest: Manifest, of_version: Iterable[SegmentImages]) -> bool:
     """Whether any of these images was in the training or validation split of the version."""
     removed = set(manifest.removals)
     return any(
@@ -73,7 +73,7 @@ def learned_from(manifest: Manifest, of_version: Iterable[HeldImages]) -> bool:
     )
 
 
-def _images(table: pa.Table, wanted: pa.Array) -> HeldImages:
+def _images(table: pa.Table, wanted: pa.Array) -> SegmentImages:
     chosen = table.filter(pc.is_in(table["sha256"], value_set=wanted))
     return {row["sha256"]: (row["split"], row["size"]) for row in chosen.to_pylist()}
 
@@ -94,7 +94,7 @@ def _stored_ids(ctx: Context) -> Iterator[str]:
         last = segment
 
 
-def _orphan(ctx: Context, segment: str, hashes: Collection[str], wanted: pa.Array) -> HeldImages:
+def _orphan(ctx: Context, segment: str, hashes: Collection[str], wanted: pa.Array) -> SegmentImages:
     """What a segment holds that was written by a process which was killed before it inserted the row."""
     try:
         index = ctx.store.get(segments.index_key(segment))
