@@ -198,12 +198,13 @@ WRONG: dict[str, Reply | str] = {
 def test_a_service_that_answers_probes_wrongly_undoes_the_release_and_blocks_nobody(
     system: System, honest_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml.release.verify.TIMEOUT_SECONDS", 0.5)
     wrong = WRONG[kind]
     with ExitStack() as stack:
         stack.enter_context(replica(system.ctx, "r1"))
         url = wrong if isinstance(wrong, str) else stack.enter_context(answering(lambda _: wrong))
-        done = deploy_decision(system.asking(url), system.decide(2), 1)
+        with monkeypatch.context() as impatient:
+            impatient.setattr("ml.release.verify.TIMEOUT_SECONDS", 0.5)
+            done = deploy_decision(system.asking(url), system.decide(2), 1)
         assert (done.status, bool(done.reason)) == ("failed", True)
         assert system.unmoved()
         assert deploy_decision(system.asking(honest_url), system.decide(3), 1).status == "live", (
