@@ -2,19 +2,17 @@
 
 import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ml.catalog import cycles
 from ml.catalog.cycles import CycleRecord
 from ml.context import Context
 from ml.errors import InvalidInputError
-from ml.gate.decide import decide
-from ml.ingest import ingest
 from ml.intake.find import find_ready
-from ml.release import trial
-from ml.release.release import release
 from ml.training import due
-from ml.training.data.feed import Progress
-from ml.training.train import train
+
+if TYPE_CHECKING:
+    from ml.training.data.feed import Progress
 
 _PAUSE = 1.0
 
@@ -26,7 +24,7 @@ def run_cycle(
     prefix: str | None = None,
     *,
     on_stage: OnStage,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
     retrain: bool = False,
 ) -> CycleRecord:
     """Ingest, train, decide and release; return the cycle.
@@ -42,6 +40,12 @@ def run_cycle(
     """
     cycle_id, version = _retrain(ctx) if retrain else _ingest(ctx, prefix, on_stage)
     if version is not None:
+        # Here, since they take seconds to import: whoever forgot the drop hears of it at once.
+        from ml.gate.decide import decide
+        from ml.release import trial
+        from ml.release.release import release
+        from ml.training.train import train
+
         model = train(ctx, version, cycle_id=cycle_id, progress=progress)
         on_stage("train", f"version {model.model_version}")
         decision = decide(ctx, model.model_version, cycle_id=cycle_id)
@@ -68,5 +72,7 @@ def _ingest(ctx: Context, prefix: str | None, on_stage: OnStage) -> tuple[str, s
         if not ready:
             raise InvalidInputError("no drop is ready; upload one with `evergreen drop PATH`, or say `--retrain`")
         prefix = ready[0].prefix
+    from ml.ingest import ingest
+
     result = ingest(ctx, prefix, on_stage)
     return result.drop_id, result.version

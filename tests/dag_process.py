@@ -89,7 +89,9 @@ def main() -> None:
     from airflow.dag_processing.dagbag import DagBag
     from airflow.utils.db import initdb
 
-    import ml.pipeline  # noqa: F401
+    import ml.gate.decide
+    import ml.ingest
+    import ml.training.train  # noqa: F401
     from plugins import task_defaults
 
     task_defaults.DEFAULTS["retries"] = 0

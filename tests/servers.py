@@ -20,6 +20,7 @@ from sqlalchemy import NullPool, create_engine, text
 
 from infra.local import components, postgres
 from ml.catalog.migrate import migrate
+from ml.context import Context
 from ml.errors import EvergreenError
 from ml.settings import Settings
 from ml.storage import object_store
@@ -83,11 +84,27 @@ class Servers:
 
     def migrated(self, home: Path, **overrides: object) -> Settings:
         """As `settings`, with the tables: a copy of a database that was migrated once, which is a fifth of the work."""
-        name, url = _new_name(), self._migrated_database
+        return self._copied_database(self._migrated_database, home, overrides)
+
+    def copied(self, original: Context, home: Path, **overrides: object) -> Settings:
+        """As `migrated`, with what the original's database and store hold.
+
+        The bucket for labels is empty: nothing reads a drop again once it is accepted, and an image is an object there.
+        """
+        original.engine.dispose()
+        settings = self._copied_database(original.settings.database_url.get_secret_value(), home, overrides)
+        store = object_store.connect(settings, settings.store_bucket)
+        for item in original.store.list():
+            store.put(item.key, original.store.get(item.key))
+        return settings
+
+    def _copied_database(self, template_url: str, home: Path, overrides: dict[str, object]) -> Settings:
+        """Postgres copies no database that somebody is connected to."""
+        name, (address, _, template) = _new_name(), template_url.rpartition("/")
         engine = create_engine(f"{self.superuser_url}/postgres", isolation_level="AUTOCOMMIT", poolclass=NullPool)
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"create database {name} template {_TEMPLATE} owner {_TEMPLATE}")
-        return self._settings(home, name, f"{url.removesuffix(_TEMPLATE)}{name}", overrides)
+            connection.exec_driver_sql(f"create database {name} template {template} owner {_TEMPLATE}")
+        return self._settings(home, name, f"{address}/{name}", overrides)
 
     @property
     def superuser_url(self) -> str:
@@ -99,7 +116,7 @@ class Servers:
         url = self.database(_TEMPLATE)
         engine = create_engine(url)
         migrate(engine)
-        engine.dispose()  # Postgres copies no database that somebody is connected to
+        engine.dispose()
         return url
 
     def _settings(self, home: Path, name: str, database_url: str, overrides: dict[str, object]) -> Settings:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
@@ -12,22 +13,39 @@ import pytest
 from sqlalchemy import func, select
 
 from infra.demo import drops, pictures
+from infra.local import layout
+from ml.catalog import approvals, cycles, deployments
+from ml.catalog.approvals import Approval
 from ml.catalog.engine import transaction
-from ml.catalog.tables import cycles, predictions, samples
+from ml.catalog.tables import cycles as cycles_table
 from ml.catalog.tables import drops as drops_table
-from tests.e2e.stack import Stack, empty_stack, tell_the_story
+from ml.catalog.tables import predictions, samples
+from tests.e2e import airflow
+from tests.e2e.stack import Stack, empty_stack
 from tests.servers import wait_until
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The first test starts it."""
-    with empty_stack(tmp_path_factory.mktemp("stack"), {}) as stack:
+    with empty_stack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
 
 
 def test_the_story_of_three_drops(stack: Stack) -> None:
-    tell_the_story(stack)
+    """Started by `evergreen demo`."""
+    demo = stack.evergreen("demo", check=False)
+    assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr[-3000:]
+    report = json.loads((stack.folder / "build/demo.json").read_text())
+    first, second, third = report["cycles"]
+    assert (first["verdict"], first["quarantined"], first["duplicates"]) == ("promote", 3, 1)
+    assert first["champion"] is None
+    assert second["verdict"] == "promote"
+    assert second["challenger_accuracy"] > second["champion_accuracy"]
+    assert third["verdict"] == "held"
+    assert third["reason"]
+    assert report["reload"]["failed"] == 0
+    assert report["reload"]["requests"] > 100
 
 
 def test_every_answer_is_logged_with_its_model(stack: Stack) -> None:
@@ -91,6 +109,42 @@ def test_status_says_that_all_is_well(stack: Stack) -> None:
     wait_until(lambda: stack.evergreen("status", check=False).returncode == 0, what="a healthy stack")
 
 
+def test_decisions_are_answered_in_airflow_and_elsewhere(stack: Stack, tmp_path: Path) -> None:
+    """By a click on each of the two buttons; and one that was answered elsewhere stops asking."""
+    ctx = stack.context()
+    asking = airflow.Airflow(layout.load(stack.home))
+    version, champion = airflow.register(ctx, tmp_path / "bundle"), ctx.registry.alias("champion")
+    for decision in ("clicked-away", "elsewhere", "clicked"):
+        airflow.record_decision(ctx, decision, version)
+        asking.ask(decision)
+    with airflow.browser(asking) as page:
+        page.goto(asking.request_url("clicked-away"))
+        page.get_by_text("a person is always asked").wait_for()
+        airflow.click(page, "Reject")
+        assert asking.ended("clicked-away") == {"ask": "success", "carry_out": "skipped", "": "success"}
+        answer = approvals.find(ctx.engine, "clicked-away")
+        assert answer == Approval("clicked-away", False, "admin in Airflow", "no reason given")
+        assert cycles.get(ctx.engine, "c-clicked-away").verdict == "reject"
+        assert ctx.registry.alias("champion") == champion
+
+        approvals.answer(ctx.engine, Approval("elsewhere", False, "ann", "too dark"), 24)
+        assert asking.ended("elsewhere") == {"ask": "success", "carry_out": "skipped", "": "success"}
+        assert cycles.get(ctx.engine, "c-elsewhere").verdict == "reject"
+        assert asking.waiting() == ["decision-clicked"]
+
+        page.goto(asking.request_url("clicked"))
+        airflow.click(page, "Approve")
+    assert asking.ended("clicked") == {"ask": "success", "carry_out": "success", "": "success"}
+    answer = approvals.find(ctx.engine, "clicked")
+    assert answer is not None
+    assert (answer.approved, answer.actor) == (True, "admin in Airflow")
+    live = deployments.live(ctx.engine)
+    assert live is not None
+    assert live.model_version == version == ctx.registry.alias("champion")
+    assert cycles.get(ctx.engine, "c-clicked").verdict == "promote"
+    assert httpx.get(f"{ctx.settings.service_url}/v1/model").json()["version"] == version
+
+
 def _task_processes(stack: Stack) -> list[psutil.Process]:
     """Processes of this stack's scheduler that run tasks, youngest first."""
     found = []
@@ -105,8 +159,8 @@ def _task_processes(stack: Stack) -> list[psutil.Process]:
 def _wait_for_idle_cycles(stack: Stack) -> None:
     def none_open() -> bool:
         with transaction(stack.context().engine) as connection:
-            running = cycles.c.finished_at.is_(None) & cycles.c.verdict.is_distinct_from("held")
-            return not connection.execute(select(cycles.c.id).where(running)).first()
+            running = cycles_table.c.finished_at.is_(None) & cycles_table.c.verdict.is_distinct_from("held")
+            return not connection.execute(select(cycles_table.c.id).where(running)).first()
 
     wait_until(none_open, what="all cycles being finished")
     time.sleep(1)

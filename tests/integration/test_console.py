@@ -20,7 +20,7 @@ from ml.catalog import drops as drops_catalog
 from ml.catalog.engine import transaction
 from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import drops, quarantine
-from ml.context import Context
+from ml.context import Context, connect
 from ml.ingest import ingest
 from ml.intake import held, quarantine_store
 from ml.intake.claim import claim
@@ -29,22 +29,38 @@ from ml.intake.inspect import inspect_chunk
 from ml.intake.validate import validate
 from serving.prediction_log.log import timestamp_of, uuid7
 from tests.pictures import digit_files, digits, png, upload
+from tests.servers import Servers
 from tests.serving_process import Service, service
 
 BLANK = png(np.zeros((8, 8), np.uint8))
 EVIL = '"><script>alert(1)</script>.png'
 
 
-@pytest.fixture
-def running(context: Context, tmp_path: Path) -> Iterator[Service]:
-    """A service, and a drop with a blank picture, one that is none, and one of a hostile name without a file."""
+def ingest_strange_drop(ctx: Context) -> None:
+    """A drop with a blank picture, one that is none, and one of a hostile name without a file."""
     table = "file,label\n" + "".join(f"{key},{key[0]}\n" for key in digit_files(0, 30))
     files = {**digit_files(0, 30), "blank.png": BLANK, "fake.png": b"<script>alert(1)</script>", "lost.png": BLANK}
     evil = EVIL.replace('"', '""')
     files["labels.csv"] = f'{table}blank.png,0\nfake.png,1\nlost.png,\n"{evil}",2\n'.encode()
-    ingest(context, upload(context, "one", files))
+    ingest(ctx, upload(ctx, "one", files))
+
+
+@pytest.fixture
+def running(context: Context, tmp_path: Path) -> Iterator[Service]:
+    """A service, and the strange drop."""
+    ingest_strange_drop(context)
     with service(context.settings, tmp_path, workers=1) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def unchanged(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, Service]]:
+    """As `context` and `running`, for tests that only read."""
+    folder = tmp_path_factory.mktemp("unchanged")
+    ctx = connect(servers.migrated(folder))
+    ingest_strange_drop(ctx)
+    with service(ctx.settings, folder, workers=1) as started:
+        yield ctx, started
 
 
 def drop_row(ctx: Context) -> dict[str, object]:
@@ -93,7 +109,8 @@ def test_reports_are_handed_out_and_run_nothing(context: Context, running: Servi
         "",
     ],
 )
-def test_nothing_else_is_handed_out(context: Context, running: Service, path: str) -> None:
+def test_nothing_else_is_handed_out(unchanged: tuple[Context, Service], path: str) -> None:
+    context, running = unchanged
     path = path.format(id=drop_row(context)["id"])
     address = urlsplit(running.url)
     # As it stands: cleverer clients take `..` out of the address.
@@ -106,7 +123,8 @@ def test_nothing_else_is_handed_out(context: Context, running: Service, path: st
     assert json.loads(body)["code"] == "not_found"
 
 
-def test_quarantine_is_shown_with_reasons_and_pictures_made_safe(context: Context, running: Service) -> None:
+def test_quarantine_is_shown_with_reasons_and_pictures_made_safe(unchanged: tuple[Context, Service]) -> None:
+    context, running = unchanged
     page = running.get("/console/quarantine")
     assert page.status_code == 200
     assert "4 images held" in page.text
@@ -180,7 +198,8 @@ def test_a_held_drop_is_shown_with_its_images_and_decided_by_a_button(context: C
     assert "No drop waits" in running.get("/console/drops").text
 
 
-def test_the_overview_links_what_was_found(context: Context, running: Service) -> None:
+def test_the_overview_links_what_was_found(unchanged: tuple[Context, Service]) -> None:
+    context, running = unchanged
     (cycle,) = running.get("/v1/console/overview").json()["cycles"]
     row = drop_row(context)
     assert (cycle["data_docs"], cycle["drop_id"]) == (row["report_key"], row["id"])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,13 @@ from sqlalchemy import func
 from ml.catalog import cycles, holdout_comparisons
 from ml.catalog.decisions import Decision
 from ml.catalog.tables import decisions as decisions_table
-from ml.context import Context
 from ml.datasets import classes, holdout, versions
 from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.ingest import ingest
 from ml.release.release import release
-from tests.file_registry import install
 from tests.gates import DIGITS, Gate
 from tests.pictures import digit_files
 from tests.pictures import upload as upload_drop
-
-
-@pytest.fixture
-def gate(make_context: Callable[..., Context], tmp_path: Path) -> Gate:
-    ctx = make_context()
-    made = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 700))).version
-    assert made is not None
-    return Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
 
 
 def test_a_first_model_is_promoted_recorded_shown_and_decided_once(gate: Gate) -> None:
@@ -133,12 +122,9 @@ def test_whatever_counts_is_compared_and_told(gate: Gate) -> None:
 
 
 def test_each_look_at_the_holdout_is_stricter_and_a_promotion_leaves_fresh_samples(
-    make_context: Callable[..., Context], tmp_path: Path
+    make_gate: Callable[..., Gate],
 ) -> None:
-    ctx = make_context(gate_margin=0.3)
-    one = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 300))).version
-    assert one is not None
-    gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, one)
+    gate = make_gate(300, gate_margin=0.3)
     gate.registry.set_alias("champion", gate.model(1, fitted_to=40))
     first = gate.decide(gate.model(2)).statistics["budget"]
     gate.registry.set_alias("champion", 2)
@@ -220,17 +206,14 @@ def test_two_gates_at_once_take_numbers_one_after_the_other(gate: Gate) -> None:
 
 
 def test_a_person_is_asked_where_the_settings_say_so_and_nothing_moves(
-    make_context: Callable[..., Context], tmp_path: Path
+    make_gate: Callable[..., Gate],
 ) -> None:
-    ctx = make_context(gate_review="always")
-    made = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 700))).version
-    assert made is not None
-    gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
+    gate = make_gate(gate_review="always")
     decision = gate.decide(gate.model(1))
     assert decision.verdict == "needs_person"
     row = gate.cycle(1)
     assert (row.verdict, row.finished_at) == ("needs_person", None)
-    assert release(ctx, decision.id, cycle_id="c1") is None
+    assert release(gate.ctx, decision.id, cycle_id="c1") is None
     assert gate.registry.aliases() == {}
 
 
@@ -327,17 +310,14 @@ def test_a_new_decision_opens_the_cycle_again(gate: Gate) -> None:
     assert gate.cycle(2).finished_at is None
 
 
-def test_a_holdout_that_is_too_small_promotes_nothing(make_context: Callable[..., Context], tmp_path: Path) -> None:
-    ctx = make_context(gate_min_holdout=500)
-    made = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 700))).version
-    assert made is not None
-    gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
+def test_a_holdout_that_is_too_small_promotes_nothing(make_gate: Callable[..., Gate]) -> None:
+    gate = make_gate(gate_min_holdout=500)
     first = gate.decide(gate.model(1))
     assert first.verdict == "reject"
     assert "at least 500 are needed" in first.reason
     gate.registry.set_alias("champion", gate.model(2, fitted_to=40))
     assert "at least 500 are needed" in gate.decide(gate.model(3)).reason
-    assert holdout_comparisons.all_comparisons(ctx.engine) == [], "nothing was looked at"
+    assert holdout_comparisons.all_comparisons(gate.ctx.engine) == [], "nothing was looked at"
 
 
 def group(decision: Decision, kind: str, name: str) -> dict[str, Any]:

@@ -17,28 +17,20 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import approvals as approvals_table
 from ml.catalog.tables import decisions as decisions_table
 from ml.catalog.tables import deployments as deployments_table
-from ml.context import Context
-from ml.ingest import ingest
 from ml.release import operator
 from ml.release.approval import process_pending
 from ml.release.release import release
 from tests.environment import environment
-from tests.file_registry import install
 from tests.gates import Gate
-from tests.pictures import digit_files
-from tests.pictures import upload as upload_drop
 
 
 @pytest.fixture
-def make_gate(make_context: Callable[..., Context], tmp_path: Path) -> Callable[..., Gate]:
+def make_live_gate(make_gate: Callable[..., Gate]) -> Callable[..., Gate]:
     """A gate whose version 1, a poor model, was decided on and is live."""
 
     def make(**settings: object) -> Gate:
-        ctx = make_context(release_timeout=5.0, **settings)
-        made = ingest(ctx, upload_drop(ctx, "one", digit_files(0, 500))).version
-        assert made is not None
-        gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
-        operator.promote(ctx, gate.model(1, fitted_to=40), "ann", "to begin with")
+        gate = make_gate(500, release_timeout=5.0, **settings)
+        operator.promote(gate.ctx, gate.model(1, fitted_to=40), "ann", "to begin with")
         return gate
 
     return make
@@ -89,8 +81,8 @@ def go(gate: Gate, version: int) -> Decision:
     return decision
 
 
-def test_two_gates_at_once(make_gate: Callable[..., Gate]) -> None:
-    gate = make_gate()
+def test_two_gates_at_once(make_live_gate: Callable[..., Gate]) -> None:
+    gate = make_live_gate()
     for version in (2, 3, 4):
         gate.model(version, seed=version)
     with ThreadPoolExecutor(3) as pool:
@@ -104,8 +96,8 @@ def test_two_gates_at_once(make_gate: Callable[..., Gate]) -> None:
     assert gate.cycle(champion).verdict == "promote"
 
 
-def test_an_operator_between_decision_and_release(make_gate: Callable[..., Gate]) -> None:
-    gate = make_gate()
+def test_an_operator_between_decision_and_release(make_live_gate: Callable[..., Gate]) -> None:
+    gate = make_live_gate()
     decision = gate.decide(gate.model(2))
     assert decision.verdict == "promote"
     operator.promote(gate.ctx, gate.model(3, seed=3), "ann", "first")
@@ -114,8 +106,8 @@ def test_an_operator_between_decision_and_release(make_gate: Callable[..., Gate]
     assert "the champion changed from 1 to 3" in str(gate.cycle(2).reason)
 
 
-def test_gates_operators_and_people_all_at_once(make_gate: Callable[..., Gate]) -> None:
-    gate = make_gate(gate_review="always")
+def test_gates_operators_and_people_all_at_once(make_live_gate: Callable[..., Gate]) -> None:
+    gate = make_live_gate(gate_review="always")
     for version in (2, 3, 4, 5):
         gate.model(version, seed=version)
     decided = threading.Barrier(3)
@@ -153,8 +145,8 @@ process_pending(ctx)
 """
 
 
-def test_a_crash_after_the_alias_moved_on_a_persons_word(make_gate: Callable[..., Gate], tmp_path: Path) -> None:
-    gate = make_gate(gate_review="always")
+def test_a_crash_after_the_alias_moved_on_a_persons_word(make_live_gate: Callable[..., Gate], tmp_path: Path) -> None:
+    gate = make_live_gate(gate_review="always")
     decision = gate.decide(gate.model(2))
     approvals.answer(gate.ctx.engine, Approval(decision.id, True, "bob", "fine"), 24)
     child = subprocess.run(
@@ -174,9 +166,9 @@ def test_a_crash_after_the_alias_moved_on_a_persons_word(make_gate: Callable[...
 
 
 def test_a_gate_that_starts_where_a_mover_died_judges_against_what_becomes_of_it(
-    make_gate: Callable[..., Gate],
+    make_live_gate: Callable[..., Gate],
 ) -> None:
-    gate = make_gate()
+    gate = make_live_gate()
     place = gate.registry.bundle(gate.model(2))
     decision = gate.decide(2)
     with transaction(gate.ctx.engine) as connection:

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,22 +11,12 @@ from PIL import Image
 from ml.catalog import label_queue
 from ml.catalog.engine import transaction
 from ml.catalog.tables import samples
-from ml.context import Context
 from ml.datasets import answers, fixes, loader, revert, versions
 from ml.gate import representatives
 from ml.ingest import ingest
 from tests.drops import ingest_approved
-from tests.file_registry import install
 from tests.gates import Gate
 from tests.pictures import digit_files, upload
-
-
-@pytest.fixture
-def gate(make_context: Callable[..., Context], tmp_path: Path) -> Gate:
-    ctx = make_context()
-    made = ingest(ctx, upload(ctx, "one", digit_files(0, 700))).version
-    assert made is not None
-    return Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
 
 
 def relabelled(label: str, to: str, stop: int = 700) -> dict[str, bytes]:
@@ -77,12 +66,9 @@ def before_dataset(gate: Gate) -> str:
 
 
 def test_few_changed_labels_ask_nobody_and_count_as_before(
-    make_context: Callable[..., Context], tmp_path: Path
+    make_gate: Callable[..., Gate],
 ) -> None:
-    ctx = make_context(gate_relabelled=0.5)
-    made = ingest(ctx, upload(ctx, "one", digit_files(0, 700))).version
-    assert made is not None
-    gate = Gate(ctx, install(ctx, tmp_path / "registry.json"), tmp_path, made)
+    gate = make_gate(gate_relabelled=0.5)
     gate.registry.set_alias("champion", gate.model(1))
     attack(gate)
     decision = gate.decide(gate.model(2))

@@ -1,4 +1,4 @@
-"""Decisions that need a person, in a stack whose Airflow runs, and a browser that answers them as a person does."""
+"""Decisions that need a person, and the running Airflow that asks: by its REST API, and in a browser."""
 
 import shutil
 import time
@@ -14,35 +14,35 @@ from infra.local.layout import Layout
 from ml.catalog import cycles
 from ml.catalog.decisions import Decision, record
 from ml.catalog.engine import transaction
-from ml.catalog.migrate import migrate
 from ml.context import Context
 from ml.models import bundle
 from tests.bundles import make_bundle
+from tests.servers import wait_until
 
 _PATIENCE = 300_000  # milliseconds: tests share few cores
 
 
 def register(ctx: Context, folder: Path) -> int:
-    """A version in MLflow with a real bundle."""
-    migrate(ctx.engine)
+    """A version in MLflow with a real bundle; return its number."""
     make_bundle(folder, "01")
     client = ctx.tracking
-    experiment = client.create_experiment("approval")
-    run = client.create_run(experiment).info.run_id
+    run = client.create_run(client.create_experiment("approval")).info.run_id
     return ctx.registry.register(run, folder, bundle.parse((folder / bundle.INFO).read_bytes()), {})
 
 
-def wait_for_person(ctx: Context, decision: str, version: int) -> None:
-    """A decision on a first model, and the cycle that it belongs to."""
-    cycles.open_cycle(ctx.engine, f"c-{decision}", "manual")
+def record_decision(ctx: Context, decision_id: str, version: int) -> None:
+    """Decide that a person must say whether the version replaces the champion, in a cycle ``c-<decision_id>``."""
+    cycle_id = f"c-{decision_id}"
+    champion = ctx.registry.alias("champion")
+    reason = "a person is always asked"
+    cycles.open_cycle(ctx.engine, cycle_id, "manual")
     with transaction(ctx.engine) as connection:
-        told = Decision(decision, version, None, None, "needs_person", "a person is always asked", "gate", {}, "none")
-        record(connection, told)
-    cycles.record(ctx.engine, f"c-{decision}", decision_id=decision, verdict="needs_person", model_version=version)
+        record(connection, Decision(decision_id, version, champion, None, "needs_person", reason, "gate", {}, "none"))
+    cycles.record(ctx.engine, cycle_id, decision_id=decision_id, verdict="needs_person", model_version=version)
 
 
 class Airflow:
-    """Its REST API, as the admin."""
+    """Its REST API, called as the admin."""
 
     def __init__(self, layout: Layout) -> None:
         self.url = f"http://{layout.address('airflow')}"
@@ -51,8 +51,12 @@ class Airflow:
         token = self._http.post("/auth/token", json=self.login).raise_for_status().json()["access_token"]
         self._http.headers["authorization"] = f"Bearer {token}"
 
+    def request_url(self, decision: str) -> str:
+        """Its page in the UI."""
+        return f"{self.url}/dags/approve/runs/decision-{decision}/tasks/ask/required_actions"
+
     def ask(self, decision: str) -> None:
-        """Start the run of `approve`, as `train` does; as soon as the DAG is known."""
+        """Start the run of `approve`, as `train` does, as soon as the DAG is known; return when it waits."""
         body = {"logical_date": None, "dag_run_id": f"decision-{decision}", "conf": {"decision_id": decision}}
         deadline = time.monotonic() + 300
         while (answer := self._http.post("/api/v2/dags/approve/dagRuns", json=body)).status_code == 404:
@@ -60,6 +64,12 @@ class Airflow:
                 break
             time.sleep(1)
         answer.raise_for_status()
+        wait_until(lambda: f"decision-{decision}" in self.waiting(), "the request in Airflow")
+
+    def ended(self, decision: str) -> dict[str, str]:
+        """As `states`, when the run is over."""
+        wait_until(lambda: self.states(decision)[""] in ("success", "failed"), "the end of the run")
+        return self.states(decision)
 
     def states(self, decision: str) -> dict[str, Any]:
         """Of the run, and of its tasks."""
