@@ -114,34 +114,34 @@ def test_decisions_are_answered_in_airflow_and_elsewhere(stack: Stack, tmp_path:
     ctx = stack.context()
     asking = airflow.Airflow(layout.load(stack.home))
     version, champion = airflow.register(ctx, tmp_path / "bundle"), ctx.registry.alias("champion")
-    for decision in ("clicked-away", "elsewhere", "clicked"):
+    for decision in ("a1", "b2", "c3"):
         airflow.record_decision(ctx, decision, version)
         asking.ask(decision)
     with airflow.browser(asking) as page:
-        page.goto(asking.request_url("clicked-away"))
+        page.goto(asking.request_url("a1"))
         page.get_by_text("a person is always asked").wait_for()
         airflow.click(page, "Reject")
-        assert asking.ended("clicked-away") == {"ask": "success", "carry_out": "skipped", "": "success"}
-        answer = approvals.find(ctx.engine, "clicked-away")
-        assert answer == Approval("clicked-away", False, "admin in Airflow", "no reason given")
-        assert cycles.get(ctx.engine, "c-clicked-away").verdict == "reject"
+        assert asking.ended("a1") == {"ask": "success", "carry_out": "skipped", "": "success"}
+        answer = approvals.find(ctx.engine, "a1")
+        assert answer == Approval("a1", False, "admin in Airflow", "no reason given")
+        assert cycles.get(ctx.engine, "c-a1").verdict == "reject"
         assert ctx.registry.alias("champion") == champion
 
-        approvals.answer(ctx.engine, Approval("elsewhere", False, "ann", "too dark"), 24)
-        assert asking.ended("elsewhere") == {"ask": "success", "carry_out": "skipped", "": "success"}
-        assert cycles.get(ctx.engine, "c-elsewhere").verdict == "reject"
-        assert asking.waiting() == ["decision-clicked"]
+        approvals.answer(ctx.engine, Approval("b2", False, "ann", "too dark"), 24)
+        assert asking.ended("b2") == {"ask": "success", "carry_out": "skipped", "": "success"}
+        assert cycles.get(ctx.engine, "c-b2").verdict == "reject"
+        assert asking.waiting() == ["decision-c3"]
 
-        page.goto(asking.request_url("clicked"))
+        page.goto(asking.request_url("c3"))
         airflow.click(page, "Approve")
-    assert asking.ended("clicked") == {"ask": "success", "carry_out": "success", "": "success"}
-    answer = approvals.find(ctx.engine, "clicked")
+    assert asking.ended("c3") == {"ask": "success", "carry_out": "success", "": "success"}
+    answer = approvals.find(ctx.engine, "c3")
     assert answer is not None
     assert (answer.approved, answer.actor) == (True, "admin in Airflow")
     live = deployments.live(ctx.engine)
     assert live is not None
     assert live.model_version == version == ctx.registry.alias("champion")
-    assert cycles.get(ctx.engine, "c-clicked").verdict == "promote"
+    assert cycles.get(ctx.engine, "c-c3").verdict == "promote"
     assert httpx.get(f"{ctx.settings.service_url}/v1/model").json()["version"] == version
 
 
