@@ -15,7 +15,8 @@ from tests.servers import Servers
 # Their modules are not named `test_*`; without it a failed assertion would not show its values.
 pytest.register_assert_rewrite("tests.contracts")
 
-# Servers and tests share few cores: threads of torch that wait must not spin.
+# Servers and tests share few cores: threads that wait for each other cost twice what one thread does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Processes of pytest-xdist have a width set, which a console that is made at import would keep for good.
 os.environ.pop("COLUMNS", None)

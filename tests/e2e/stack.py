@@ -40,7 +40,8 @@ class Stack:
 def empty_stack(folder: Path) -> Iterator[Stack]:
     """In an empty data folder, on free ports, not started; ended, with all its processes, afterwards."""
     home = folder / "home"
-    stack = Stack(home, folder, {**os.environ, **stack_ports(), "EVERGREEN_HOME": str(home)})
+    as_a_user_has_it = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    stack = Stack(home, folder, {**as_a_user_has_it, **stack_ports(), "EVERGREEN_HOME": str(home)})
     try:
         yield stack
     finally:
