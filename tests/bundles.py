@@ -124,9 +124,9 @@ def deploy(ctx: Context, prefix: str, digest: str, version: int, previous: int |
 
 def deployed(ctx: Context, folder: Path, version: int = 1, seed: int = 1) -> int:
     """A bundle for `DIGITS` made in the folder, uploaded and live; returns the deployment's id."""
-    made = folder / f"bundle-{version}"
-    digest = make_bundle(made, DIGITS, seed=seed)
-    return deploy(ctx, upload(ctx, made, version), digest, version)
+    target = folder / f"bundle-{version}"
+    digest = make_bundle(target, DIGITS, seed=seed)
+    return deploy(ctx, upload(ctx, target, version), digest, version)
 
 
 def loaded(folder: Path) -> model.Model:
@@ -152,6 +152,6 @@ def _write_model(path: Path, weights: np.ndarray, offset: np.ndarray, size: int,
             numpy_helper.from_array(offset, "offset"),
         ],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(made)
-    onnx.save(made, str(path))
+    onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(onnx_model)
+    onnx.save(onnx_model, str(path))

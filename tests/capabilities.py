@@ -52,8 +52,8 @@ class Machine:
 
 def machines() -> list[Machine]:
     """This one first; what cannot be stood in for is a warning, which pytest shows in its summary."""
-    found = cpu.features("onnxruntime")
-    right = bool(found & VNNI) or "avx2" not in found
+    features = cpu.features("onnxruntime")
+    right = bool(features & VNNI) or "avx2" not in features
     here = [Machine("this machine", right)]
     if platform.machine() not in ("x86_64", "AMD64"):
         warnings.warn(f"not tried: x86 without VNNI, on {platform.machine()}", stacklevel=2)

@@ -57,10 +57,10 @@ class DagProcess:
         self.child.stdin.flush()
         ended = self.child.stdout.readline()
         log = output.read_text() if output.exists() else (self.home / "process.log").read_text()
-        told = [line.removeprefix("RESULT ") for line in log.splitlines() if line.startswith("RESULT ")]
-        if len(told) != len(runs):
-            raise RuntimeError(f"{len(told)} of {runs} gave a result ({ended.strip() or 'no answer'}):\n{log[-5000:]}")
-        return [json.loads(line) | {"log": log} for line in told]
+        lines = [line.removeprefix("RESULT ") for line in log.splitlines() if line.startswith("RESULT ")]
+        if len(lines) != len(runs):
+            raise RuntimeError(f"{len(lines)} of {runs} gave a result ({ended.strip() or 'no answer'}):\n{log[-5000:]}")
+        return [json.loads(line) | {"log": log} for line in lines]
 
 
 @contextmanager

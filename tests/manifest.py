@@ -17,8 +17,8 @@ def read() -> Parts:
 def container(parts: Parts) -> dict[str, Any]:
     """Of the job's pods, which have one."""
     (one,) = parts["Job"]["spec"]["template"]["spec"]["containers"]
-    found: dict[str, Any] = one
-    return found
+    spec: dict[str, Any] = one
+    return spec
 
 
 def options(parts: Parts) -> dict[str, str]:

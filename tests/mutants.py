@@ -29,7 +29,7 @@ def specimens() -> tuple[tuple[str, bytes], ...]:
 
     china, flower = (Image.fromarray(pixels) for pixels in load_sample_images().images)
     colour, small = china.crop((60, 40, 220, 160)), flower.crop((200, 150, 264, 214))
-    made = []
+    encoded = []
     for name, image, options in (
         ("JPEG", colour, {"quality": 85}),
         ("JPEG progressive", colour, {"quality": 60, "progressive": True}),
@@ -54,8 +54,8 @@ def specimens() -> tuple[tuple[str, bytes], ...]:
     ):
         buffer = io.BytesIO()
         image.save(buffer, name.split()[0], **options)
-        made.append((name, buffer.getvalue()))
-    return tuple(made)
+        encoded.append((name, buffer.getvalue()))
+    return tuple(encoded)
 
 
 def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:

@@ -92,11 +92,11 @@ class Hammer:
             while not stop.is_set():
                 number = (number + 1) % len(self.images)
                 try:
-                    said = client.predict(self.images[number])
+                    prediction = client.predict(self.images[number])
                 except ServiceError as error:
                     self.failures.append(str(error)[:300] if error.status else repr(error))
                     continue
-                self.answers.append({**said.raw, "image": number, "received": time.time()})
+                self.answers.append({**prediction.raw, "image": number, "received": time.time()})
 
     def wait_for(self, more: int) -> None:
         """Until `more` answers have come."""

@@ -117,9 +117,9 @@ def honest(ctx: Context, folders: dict[int, Path]) -> Callable[[bytes], Reply]:
             return 503, b"{}"
         model = models[wish.model_version]
         pixels = images.decode(body, model.info.image_size, model.info.channels, Limits(10**6, 10**6))
-        found = model.predict(pixels[np.newaxis])[0]
-        best = int(found.argmax())
+        probabilities = model.predict(pixels[np.newaxis])[0]
+        best = int(probabilities.argmax())
         answer = {"model_version": wish.model_version, "label": model.info.labels[best]}
-        return 200, orjson.dumps(answer | {"probability": float(found[best])})
+        return 200, orjson.dumps(answer | {"probability": float(probabilities[best])})
 
     return reply

@@ -36,9 +36,9 @@ def known(key: str, *roles: str, expires_at: float | None = None, **limits: Any)
 @pytest.fixture
 def app(make_app: Callable[..., FastAPI], live: ServingModel) -> FastAPI:
     """A service that wants keys and knows none yet."""
-    made = make_app(api_keys="required")
-    made.state.dependencies.slot.set(live)
-    return made
+    service = make_app(api_keys="required")
+    service.state.dependencies.slot.set(live)
+    return service
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_programs_of_this_machine_need_no_key_where_that_is_set(
 def test_a_key_has_a_rate(far: TestClient, give: Callable[..., str]) -> None:
     shown = {"x-api-key": give("predict", per_second=0.01, burst=3)}
     left = [far.get("/v1/model", headers=shown).headers["ratelimit"] for _ in range(3)]
-    assert [told.split(";")[1] for told in left] == ["r=2", "r=1", "r=0"]
+    assert [header.split(";")[1] for header in left] == ["r=2", "r=1", "r=0"]
     refused = far.post("/v1/predict", content=unread(), headers=PNG | shown)
     expect_problem(refused, 429, "too_often")
     assert 90 <= int(refused.headers["retry-after"]) <= 100

@@ -83,16 +83,16 @@ def test_top_limits_what_is_returned(client: TestClient) -> None:
 
 def test_every_answer_is_logged_except_for_probes(client: TestClient) -> None:
     own = client.app.state.dependencies.predictor._log._spool  # type: ignore[attr-defined]
-    said = client.post("/v1/predict", content=picture(), headers=PNG | {"x-client-key": "key-1"}).json()
+    prediction = client.post("/v1/predict", content=picture(), headers=PNG | {"x-client-key": "key-1"}).json()
     client.post("/v1/predict", content=picture(), headers=PNG | {"x-evergreen-probe": "1"})
     client.post("/v1/predict", content=b"nonsense", headers=PNG)
     client.app.state.dependencies.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
     (path,) = own.closed_files(age=0)
     (record,) = spool.decode(path.read_bytes()).records
     row = orjson.loads(record.row)
-    assert (row["id"], row["client_key"], row["width"], row["variant"]) == (said["id"], "key-1", 20, "fp32")
+    assert (row["id"], row["client_key"], row["width"], row["variant"]) == (prediction["id"], "key-1", 20, "fp32")
     dependencies = [row[f"{part}_milliseconds"] for part in ("queue", "decode", "inference")]
-    assert 0 < sum(dependencies) <= row["milliseconds"] == said["milliseconds"]
+    assert 0 < sum(dependencies) <= row["milliseconds"] == prediction["milliseconds"]
     assert record.member is not None
     assert path.with_suffix(".tar").read_bytes()[record.member.offset :][: record.member.size] == picture()
 
@@ -110,14 +110,14 @@ def test_without_a_model_the_service_is_alive_but_not_ready(make_app: Callable[.
 
 
 def test_the_live_model_is_told(client: TestClient, live: ServingModel) -> None:
-    told = client.get("/v1/model").json()
-    assert told["version"] == 7
-    assert told["labels"] == list(live.model.info.labels)
-    assert (told["image_size"], told["channels"]) == (8, 3)
-    assert (told["dataset_version"], told["run_id"]) == (live.model.info.dataset_version, live.model.info.run_id)
-    assert told["replica"].count(":") == 2
+    model = client.get("/v1/model").json()
+    assert model["version"] == 7
+    assert model["labels"] == list(live.model.info.labels)
+    assert (model["image_size"], model["channels"]) == (8, 3)
+    assert (model["dataset_version"], model["run_id"]) == (live.model.info.dataset_version, live.model.info.run_id)
+    assert model["replica"].count(":") == 2
     fp32: dict[str, object] = {"variant": "fp32", "status": "serving", "reason": "", "speedup": None, "proven_on": []}
-    assert told["variants"] == [fp32]
+    assert model["variants"] == [fp32]
     assert client.get("/readyz").json() == {"status": "ready", "model_version": 7}
 
 
@@ -286,17 +286,17 @@ def test_feedback_that_does_not_fit_is_turned_away(client: TestClient, change: d
 
 def test_feedback_without_a_database_is_kept_and_without_room_refused(client: TestClient) -> None:
     dependencies = client.app.state.dependencies  # type: ignore[attr-defined]
-    said = str(uuid7())
-    answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
-    assert (answer.status_code, answer.json()["prediction_id"]) == (202, said)
+    prediction_id = str(uuid7())
+    answer = client.post("/v1/feedback", json={"prediction_id": prediction_id, "label": "cat"})
+    assert (answer.status_code, answer.json()["prediction_id"]) == (202, prediction_id)
     assert (answer.json()["level"], answer.json()["standing"]) == ("propose", "unknown")
-    near = client.post("/v1/feedback", json={"prediction_id": said, "label": "Cat_"})
+    near = client.post("/v1/feedback", json={"prediction_id": prediction_id, "label": "Cat_"})
     expect_problem(near, 422, "near_class")
     assert "did you mean `cat`?" in near.json()["detail"]
     assert client.post("/v1/feedback", json={"client_key": "mine", "label": "cat"}).status_code == 202
     assert dependencies.prediction_log.stats()["waiting_bytes"] > 0
     dependencies.prediction_log.other_spools_bytes = dependencies.settings.spool_bytes
-    answer = client.post("/v1/feedback", json={"prediction_id": said, "label": "cat"})
+    answer = client.post("/v1/feedback", json={"prediction_id": prediction_id, "label": "cat"})
     expect_problem(answer, 503, "unavailable")
     assert "127.0.0.1" not in answer.text
 

@@ -8,9 +8,9 @@ from serving.server.balance import MAX_WORKERS, ConnectionBalancer, ConnectionCo
 def worker(seats: ConnectionCounts, connections: int) -> ConnectionBalancer:
     taken = seats.claim(lambda: True)
     assert taken
-    made = ConnectionBalancer(seats.counts, taken[0], is_replacement=taken[1])
-    made.update(connections)
-    return made
+    balancer = ConnectionBalancer(seats.counts, taken[0], is_replacement=taken[1])
+    balancer.update(connections)
+    return balancer
 
 
 def let_go(balance: ConnectionBalancer, connections: int, now: float = 1.0) -> int:

@@ -69,8 +69,8 @@ both = pytest.mark.parametrize("how", ["waiting", "async"])
 def test_what_passes_is_tried_again(how: str, slept: list[float]) -> None:
     busy = httpx.Response(503, headers={"retry-after": "3"}, json={"detail": "d", "code": "overloaded"})
     lost, limited = httpx.ReadError("gone"), httpx.Response(429, text="slow down")
-    said = ask(how, failing(httpx.ConnectError("no"), busy, lost, limited, httpx.Response(502)))
-    assert (said.label, said.model_version, said.top[0].probability, said.raw) == ("7", 4, 0.75, ANSWER)
+    answer = ask(how, failing(httpx.ConnectError("no"), busy, lost, limited, httpx.Response(502)))
+    assert (answer.label, answer.model_version, answer.top[0].probability, answer.raw) == ("7", 4, 0.75, ANSWER)
     assert len(slept) == 5
     assert 3 <= slept[1] <= 3.2
     assert all(0 <= pause <= 0.1 * 2**n for n, pause in enumerate(slept) if n != 1)
@@ -120,23 +120,23 @@ def test_every_method_speaks_with_the_real_app(make_app: Callable[..., FastAPI],
     async def run() -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=True)
         async with AsyncClient("http://service", key, retry=ONCE, transport=transport) as client:
-            said = await client.predict(picture(), top=2, client_key="mine")
-            assert (said.model_version, len(said.top), said.id.version) == (7, 2, 7)
+            prediction = await client.predict(picture(), top=2, client_key="mine")
+            assert (prediction.model_version, len(prediction.top), prediction.id.version) == (7, 2, 7)
             one, broken, other = await client.predict_batch([picture(), b"no image", picture()], top=2)
             assert isinstance(one, Prediction)
             assert isinstance(other, Prediction)
-            assert (one.model_version, len(one.top), one.label) == (7, 2, said.label)
+            assert (one.model_version, len(one.top), one.label) == (7, 2, prediction.label)
             assert one.id != other.id
             assert isinstance(broken, RefusedError)
             assert "not_an_image" in str(broken)
             model = await client.model()
             assert (model.version, model.labels) == (7, live.model.info.labels)
             assert [(one.variant, one.status) for one in model.variants] == [("fp32", "serving")]
-            logged = await client.logged(said.id)
-            assert (logged["id"], logged["client_key"], logged["stored"]) == (str(said.id), "mine", False)
+            logged = await client.logged(prediction.id)
+            assert (logged["id"], logged["client_key"], logged["stored"]) == (str(prediction.id), "mine", False)
             with pytest.raises(RefusedError, match="no_label"):
-                await client.explanation(said.id, label="none")
-            assert await client.feedback("cat", prediction_id=said.id) == "waiting"
+                await client.explanation(prediction.id, label="none")
+            assert await client.feedback("cat", prediction_id=prediction.id) == "waiting"
             assert await client.feedback("cat", client_key="mine", comment="c") == "waiting"
             with pytest.raises(UnreachableError, match="unavailable"):
                 await client.decide("ab12", approved=True, actor="ann")

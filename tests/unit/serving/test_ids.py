@@ -17,8 +17,8 @@ def test_ids_are_uuid7_in_order_of_time_and_distinct() -> None:
 
 def test_the_time_is_in_the_id() -> None:
     before = datetime.now(UTC).timestamp()
-    found = timestamp_of(uuid7()).timestamp()
-    assert before - 0.001 <= found <= datetime.now(UTC).timestamp()
+    timestamp = timestamp_of(uuid7()).timestamp()
+    assert before - 0.001 <= timestamp <= datetime.now(UTC).timestamp()
 
 
 def test_other_versions_are_told_apart() -> None:

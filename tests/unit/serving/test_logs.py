@@ -10,14 +10,14 @@ from serving.telemetry.logs import AccessLog, JsonFormatter, access_logger, with
 
 def line(message: str, *args: object, **options: object) -> dict[str, object]:
     record = logging.getLogger("x").makeRecord("x", logging.WARNING, "", 0, message, args, None, extra=options)
-    found: dict[str, object] = orjson.loads(JsonFormatter().format(record))
-    return found
+    entry: dict[str, object] = orjson.loads(JsonFormatter().format(record))
+    return entry
 
 
 def test_a_line_is_one_line_of_json_whatever_is_logged() -> None:
-    told = line("two\nlines %s \udcff", "\x1b[2J", **with_fields(request_id="r", odd=object(), path="\udcff"))
-    assert told["message"] == "two\nlines \x1b[2J ?"
-    assert (told["level"], told["logger"], told["request_id"], told["path"]) == ("warning", "x", "r", "?")
+    entry = line("two\nlines %s \udcff", "\x1b[2J", **with_fields(request_id="r", odd=object(), path="\udcff"))
+    assert entry["message"] == "two\nlines \x1b[2J ?"
+    assert (entry["level"], entry["logger"], entry["request_id"], entry["path"]) == ("warning", "x", "r", "?")
     try:
         raise ValueError("why")
     except ValueError:

@@ -20,9 +20,9 @@ from tests.unit.serving.test_api import PNG, expect_problem, picture
 def test_a_prediction_waiting_in_the_spool_is_found_and_what_may_be_stored_is_asked_for_later(
     client: TestClient,
 ) -> None:
-    said = client.post("/v1/predict", content=picture(), headers=PNG).json()
-    found = client.get(f"/v1/predictions/{said['id']}").json()
-    assert (found["top"], found["stored"], found["image_kept"]) == (said["top"], False, True)
+    prediction = client.post("/v1/predict", content=picture(), headers=PNG).json()
+    record = client.get(f"/v1/predictions/{prediction['id']}").json()
+    assert (record["top"], record["stored"], record["image_kept"]) == (prediction["top"], False, True)
     expect_problem(client.get(f"/v1/predictions/{uuid7()}"), 503, "unavailable")  # Postgres may know it, and is away
 
 
@@ -63,8 +63,8 @@ def test_with_a_key_only_what_was_asked_for_with_it_is_found(
     app.state.dependencies.access._key_ring.replace(grants)
     shown = {name: {"authorization": f"Bearer {key}"} for name, key in keys.items()}
     ask = near(app)
-    said = ask.post("/v1/predict", content=picture(), headers=PNG | shown["ann"]).json()
-    path = f"/v1/predictions/{said['id']}"
+    prediction = ask.post("/v1/predict", content=picture(), headers=PNG | shown["ann"]).json()
+    path = f"/v1/predictions/{prediction['id']}"
     assert ask.get(path, headers=shown["ann"]).json()["caller"] == "ann"
     for below in ("", "/explanation"):
         expect_problem(ask.get(path + below, headers=shown["ben"]), 404, "not_found")

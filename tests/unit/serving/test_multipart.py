@@ -24,9 +24,9 @@ PLAIN = HEAD + IMAGE + b"\r\n--b-1--\r\n"
     ],
 )
 def test_a_plain_form_needs_no_parser_and_gives_the_same(form: bytes) -> None:
-    found = multipart._single_part(form, TYPE)
-    assert found == files(form, TYPE, 1)[0][1]
-    assert found in (IMAGE, b"")
+    content = multipart._single_part(form, TYPE)
+    assert content == files(form, TYPE, 1)[0][1]
+    assert content in (IMAGE, b"")
 
 
 @pytest.mark.parametrize(

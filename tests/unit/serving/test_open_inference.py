@@ -37,8 +37,8 @@ def encoded(*data: bytes, **change: Any) -> dict[str, Any]:
 def infer(client: TestClient, body: dict[str, Any], path: str = MODEL) -> dict[str, Any]:
     answer = client.post(f"{path}/infer", json=body)
     assert answer.status_code == 200, answer.text
-    found = answer.json()
-    return found | {"by_name": {o["name"]: o for o in found["outputs"]}}
+    result = answer.json()
+    return result | {"by_name": {o["name"]: o for o in result["outputs"]}}
 
 
 def test_the_server_and_the_model_tell_of_themselves(client: TestClient) -> None:
@@ -47,10 +47,10 @@ def test_the_server_and_the_model_tell_of_themselves(client: TestClient) -> None
     assert client.get("/v2/health/ready").json() == {"ready": True}
     for path in (MODEL, f"{MODEL}/versions/7"):
         assert client.get(f"{path}/ready").json() == {"ready": True}
-        told = client.get(path).json()
-        assert (told["name"], told["versions"]) == ("classifier", ["7"])
-        assert told["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": [-1, 8, 8, 3]}
-        assert told["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
+        metadata = client.get(path).json()
+        assert (metadata["name"], metadata["versions"]) == ("classifier", ["7"])
+        assert metadata["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": [-1, 8, 8, 3]}
+        assert metadata["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
     for path in ("/v2/models/other", f"{MODEL}/versions/8"):
         for answer in (client.get(path), client.get(f"{path}/ready"), client.post(f"{path}/infer", json={})):
             expect_problem(answer, 404, "not_found")
@@ -61,10 +61,10 @@ def test_a_canary_answers_a_request_whole_and_never_one_for_a_version(client: Te
     slot.set_trial(Trial(replace(live, version=8, deployment_id=2), "canary", 0.5, TrialCounters()))
     seen = set()
     for _ in range(40):
-        told = infer(client, {"inputs": [tensor()]})
-        seen.add(told["model_version"])
+        response = infer(client, {"inputs": [tensor()]})
+        seen.add(response["model_version"])
         np.testing.assert_allclose(
-            np.reshape(told["by_name"]["probabilities"]["data"], (2, 3)), live.model.predict(PIXELS), atol=2e-6
+            np.reshape(response["by_name"]["probabilities"]["data"], (2, 3)), live.model.predict(PIXELS), atol=2e-6
         )
         assert infer(client, {"inputs": [tensor()]}, f"{MODEL}/versions/7")["model_version"] == "7"
     assert seen == {"7", "8"}
@@ -73,25 +73,25 @@ def test_a_canary_answers_a_request_whole_and_never_one_for_a_version(client: Te
 def test_a_tensor_is_answered_as_the_model_answers(client: TestClient, live: ServingModel) -> None:
     expected = live.model.predict(PIXELS)
     for data in (PIXELS.tolist(), PIXELS.ravel().tolist()):
-        said = infer(client, {"id": "mine", "inputs": [tensor(data=data)]})
-        assert (said["model_name"], said["model_version"], said["id"]) == ("classifier", "7", "mine")
-        found = said["by_name"]["probabilities"]
-        assert (found["datatype"], found["shape"]) == ("FP32", [2, 3])
-        np.testing.assert_allclose(np.reshape(found["data"], (2, 3)), expected, atol=2e-6)
-        assert said["by_name"]["label"]["data"] == [live.model.info.labels[i] for i in expected.argmax(1)]
+        response = infer(client, {"id": "mine", "inputs": [tensor(data=data)]})
+        assert (response["model_name"], response["model_version"], response["id"]) == ("classifier", "7", "mine")
+        output = response["by_name"]["probabilities"]
+        assert (output["datatype"], output["shape"]) == ("FP32", [2, 3])
+        np.testing.assert_allclose(np.reshape(output["data"], (2, 3)), expected, atol=2e-6)
+        assert response["by_name"]["label"]["data"] == [live.model.info.labels[i] for i in expected.argmax(1)]
 
 
 def test_encoded_images_are_answered_as_predict_answers_and_every_row_is_logged(
     client: TestClient, live: ServingModel
 ) -> None:
-    said = infer(client, {"inputs": [encoded(picture(), picture("JPEG"))], "id": "k"}, f"{MODEL}/versions/7")
+    response = infer(client, {"inputs": [encoded(picture(), picture("JPEG"))], "id": "k"}, f"{MODEL}/versions/7")
     pixels = images.decode(picture(), 8, 3, Limits(10**6, 10**6))
     expected = live.model.predict(pixels[np.newaxis])[0]
-    np.testing.assert_allclose(said["by_name"]["probabilities"]["data"][:3], expected, atol=2e-6)
+    np.testing.assert_allclose(response["by_name"]["probabilities"]["data"][:3], expected, atol=2e-6)
     client.app.state.dependencies.inference.close(10)  # type: ignore[attr-defined]  # then all is logged
     own = client.app.state.dependencies.predictor._log._spool  # type: ignore[attr-defined]
     rows = [orjson.loads(r.row) for path in own.closed_files(age=0) for r in spool.decode(path.read_bytes()).records]
-    assert sorted(said["by_name"]["id"]["data"]) == sorted(row["id"] for row in rows)
+    assert sorted(response["by_name"]["id"]["data"]) == sorted(row["id"] for row in rows)
     assert {row["client_key"] for row in rows} == {"k"}
     assert {row["image_sha256"] for row in rows} == {sha256(d).hexdigest() for d in (picture(), picture("JPEG"))}
 

@@ -54,13 +54,13 @@ def images(own: Spool) -> list[bool]:
 
 
 def test_a_row_has_the_tables_columns_and_the_time_of_its_id(tmp_path: Path) -> None:
-    own, said = Spool(tmp_path, "one"), prediction()
-    PredictionLog(own, 10_000, ALL, Metrics({})).append(said)
+    own, logged = Spool(tmp_path, "one"), prediction()
+    PredictionLog(own, 10_000, ALL, Metrics({})).append(logged)
     ((_, record),) = stored(own)
     row = orjson.loads(record.row)
     of_the_file = {"image_object", "image_offset", "image_size", "replica"}
     assert set(row) | of_the_file == {c.name for c in predictions.columns}
-    assert (row["id"], row["at"]) == (str(said.id), timestamp_of(said.id).isoformat())
+    assert (row["id"], row["at"]) == (str(logged.id), timestamp_of(logged.id).isoformat())
     assert row["image_sha256"] == hashlib.sha256(b"image").hexdigest()
     assert (row["label"], row["width"], row["height"], row["brightness"]) == ("cat", 4, 5, 0.5)
 

@@ -19,15 +19,15 @@ print(len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1, *({H
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
+def report() -> list[str]:
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as `serving.server.workers` says
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, env=environment, check=True)
     return done.stdout.split()
 
 
-def test_it_starts_no_thread(told: list[str]) -> None:
-    assert told[0] == "1"
+def test_it_starts_no_thread(report: list[str]) -> None:
+    assert report[0] == "1"
 
 
-def test_the_service_carries_no_torch_and_no_airflow(told: list[str]) -> None:
-    assert told[1:] == []
+def test_the_service_carries_no_torch_and_no_airflow(report: list[str]) -> None:
+    assert report[1:] == []

@@ -117,19 +117,19 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
 
 def test_what_is_left_to_do_comes_after_the_answer_and_is_not_forgotten() -> None:
     async def story() -> list[str]:
-        line, told = InferenceQueue("test", 9, 9), list[str]()
+        line, events = InferenceQueue("test", 9, 9), list[str]()
         gate = threading.Event()
 
         def job(n: int) -> int:
-            line.defer(lambda: told.append(f"left by {n}") if gate.wait(60) else None)
+            line.defer(lambda: events.append(f"left by {n}") if gate.wait(60) else None)
             return n
 
         assert await line.run(job, 1) == 1
-        assert told == [], "the answer did not wait for it"
+        assert events == [], "the answer did not wait for it"
         gate.set()
         assert await line.run(job, 2) == 2
         line.close(10)
-        return told
+        return events
 
     assert asyncio.run(story()) == ["left by 1", "left by 2"]
 
@@ -141,26 +141,26 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def told_by(jobs: int, seconds: float) -> list[str]:
     """What jobs of so long do and leave to do, in the order in which it is done."""
-    line, told = InferenceQueue("test", 99, 9), list[str]()
+    line, events = InferenceQueue("test", 99, 9), list[str]()
 
     def job(n: int) -> None:
-        told.append(f"job {n}")
+        events.append(f"job {n}")
         time.sleep(seconds)
-        line.defer(lambda: told.append(f"left by {n}"))
+        line.defer(lambda: events.append(f"left by {n}"))
 
     await asyncio.gather(*(line.run(job, n) for n in range(jobs)))
     line.close(10)
-    return told
+    return events
 
 
 def test_what_is_left_to_do_waits_for_company_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "serving.inference.queue._DEFER_SECONDS", 0.2
     )  # longer than a busy machine needs from one job to the next
-    told = asyncio.run(told_by(12, 0.04))
-    assert [what for what in told if what.startswith("left")] == [f"left by {n}" for n in range(12)]
-    assert told.index("left by 0") > told.index("job 1"), "others waited"
-    assert told.index("left by 0") < told.index("job 11"), "it was not put off to the end"
+    events = asyncio.run(told_by(12, 0.04))
+    assert [what for what in events if what.startswith("left")] == [f"left by {n}" for n in range(12)]
+    assert events.index("left by 0") > events.index("job 1"), "others waited"
+    assert events.index("left by 0") < events.index("job 11"), "it was not put off to the end"
 
 
 def test_what_is_left_to_do_may_fail(caplog: pytest.LogCaptureFixture) -> None:
@@ -264,8 +264,8 @@ def test_nothing_is_done_at_once_while_what_is_left_is_late() -> None:
 
 
 def test_what_a_long_job_leaves_does_not_wait_for_the_next_one() -> None:
-    told = asyncio.run(told_by(3, 0.02))
-    assert told == ["job 0", "left by 0", "job 1", "left by 1", "job 2", "left by 2"]
+    events = asyncio.run(told_by(3, 0.02))
+    assert events == ["job 0", "left by 0", "job 1", "left by 1", "job 2", "left by 2"]
 
 
 def test_who_left_before_the_thread_came_teaches_nothing() -> None:

@@ -138,14 +138,14 @@ def test_the_same_bundle_under_a_new_deployment_is_not_loaded_again(loader: Fake
         assert loader.loads == 1
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("reported", [True, False])
 def test_without_a_catalog_what_served_last_serves(
-    loader: FakeLoader, told: bool, monkeypatch: pytest.MonkeyPatch
+    loader: FakeLoader, reported: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.rollout.reloader.CATALOG_WAIT_SECONDS", 60 if told else 0.2)
+    monkeypatch.setattr("serving.rollout.reloader.CATALOG_WAIT_SECONDS", 60 if reported else 0.2)
     loader.last = order(5)
     with following(loader) as (follower, slot):
-        if told:
+        if reported:
             follower.catalog_unreachable()
         until(lambda: live(slot) == 5)
 
