@@ -15,16 +15,16 @@ def features(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     labels = rng.integers(0, CLASSES, count)
     centres = np.eye(CLASSES, SIZE) * 5
     spread = np.concatenate([np.full(6, 0.8), np.full(SIZE - 6, 0.1)])
-    found = centres[labels] + rng.normal(0, 1, (count, SIZE)) * spread
-    return found.astype(np.float32), labels
+    vectors = centres[labels] + rng.normal(0, 1, (count, SIZE)) * spread
+    return vectors.astype(np.float32), labels
 
 
 @pytest.fixture(scope="module")
 def known() -> OODDetector:
     seen, labels = features(800, 1)
-    made = OODDetector.fit(seen, labels, features(400, 2)[0])
-    assert made is not None
-    return made
+    detector = OODDetector.fit(seen, labels, features(400, 2)[0])
+    assert detector is not None
+    return detector
 
 
 def test_one_in_a_hundred_of_what_is_alike_is_far_and_what_is_not_alike_is_farther(known: OODDetector) -> None:

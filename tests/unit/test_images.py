@@ -40,8 +40,8 @@ def pixels(data: bytes) -> "np.ndarray[Any, Any]":
     ],
 )
 def test_each_format_gives_the_pixels_that_went_in(kind: str, options: dict[str, Any], furthest: int) -> None:
-    found = pixels(encoded(smooth(), kind, **options))
-    assert np.abs(found - np.asarray(smooth()).astype(int)).max() <= furthest
+    decoded = pixels(encoded(smooth(), kind, **options))
+    assert np.abs(decoded - np.asarray(smooth()).astype(int)).max() <= furthest
 
 
 def test_the_first_picture_of_an_animation_counts() -> None:
@@ -115,13 +115,13 @@ def test_half_transparent_is_half_white() -> None:
 
 def test_features_are_what_they_say() -> None:
     board = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((1, 1))).astype(np.uint8) * 255
-    found = images.inspect(encoded(Image.fromarray(board), "PNG"), LIMITS)
-    assert (found.width, found.height, found.format, found.mode, found.grey) == (8, 8, "PNG", "L", True)
-    assert (found.brightness, found.contrast, found.entropy) == pytest.approx((0.5, 0.5, 1.0))
+    measured = images.inspect(encoded(Image.fromarray(board), "PNG"), LIMITS)
+    assert (measured.width, measured.height, measured.format, measured.mode, measured.grey) == (8, 8, "PNG", "L", True)
+    assert (measured.brightness, measured.contrast, measured.entropy) == pytest.approx((0.5, 0.5, 1.0))
     values = board.astype(float) / 255
     padded = np.pad(values, 1, mode="edge")
     laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4 * values
-    assert found.sharpness == pytest.approx(laplacian.var())
+    assert measured.sharpness == pytest.approx(laplacian.var())
     flat = images.inspect(encoded(Image.new("RGB", (9, 9), "red"), "PNG"), LIMITS)
     assert (flat.contrast, flat.sharpness, flat.entropy, flat.grey) == (0, 0, 0, False)
 
@@ -167,6 +167,6 @@ def test_a_drafted_jpeg_is_checked_like_the_others() -> None:
 
 def test_a_picture_is_measured_alike_alone_and_among_others() -> None:
     generator = np.random.default_rng(3)
-    made = [encoded(Image.fromarray(generator.integers(0, 256, (h, w, 3), np.uint8)), "PNG") for h, w in SIZES]
-    together = features.measure([images.decode_for_features(data, LIMITS) for data in made])
-    assert together == [images.inspect(data, LIMITS) for data in made]
+    pngs = [encoded(Image.fromarray(generator.integers(0, 256, (h, w, 3), np.uint8)), "PNG") for h, w in SIZES]
+    together = features.measure([images.decode_for_features(data, LIMITS) for data in pngs])
+    assert together == [images.inspect(data, LIMITS) for data in pngs]

@@ -37,9 +37,9 @@ SOURCES = [
 def test_the_names_and_parameters_exist(module: str, owner: Any, name: str, parameters: tuple[str, ...]) -> None:
     used = getattr(owner, name, None)
     assert used is not None, f"{owner.__name__} has no {name} any more, which {module} uses"
-    found = tuple(inspect.signature(used).parameters)
-    missing = [parameter for parameter in parameters if parameter not in found]
-    assert not missing, f"{owner.__name__}.{name} takes {found}, without {missing}, which {module} passes"
+    accepted = tuple(inspect.signature(used).parameters)
+    missing = [parameter for parameter in parameters if parameter not in accepted]
+    assert not missing, f"{owner.__name__}.{name} takes {accepted}, without {missing}, which {module} passes"
 
 
 @pytest.mark.parametrize(("module", "owner", "text"), SOURCES)

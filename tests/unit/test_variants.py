@@ -38,14 +38,14 @@ def info(folder: Path) -> bundle.BundleInfo:
 
 def say(folder: Path, variant: str = "int8", **changes: Any) -> None:
     """Change what the bundle says of a variant."""
-    told = info(folder)
-    report = told.reduced()["int8"].model_copy(update=changes)
-    bundle.write(folder, told.model_copy(update={variant: report}))
+    bundle_info = info(folder)
+    report = bundle_info.reduced()["int8"].model_copy(update=changes)
+    bundle.write(folder, bundle_info.model_copy(update={variant: report}))
 
 
 def standing(loaded: Model, variant: str) -> VariantStatus:
-    (found,) = (one for one in loaded.variants if one.variant == variant)
-    return found
+    (status,) = (one for one in loaded.variants if one.variant == variant)
+    return status
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_the_fastest_that_this_processor_has_answers(folder: Path) -> None:
 
 def test_a_speed_from_elsewhere_is_measured_here_once(folder: Path) -> None:
     say(folder, measured_on=ELSEWHERE, speedup=77)
-    found = standing(variants.load_proven(folder, TOLERANCE), "int8")
-    assert found.speedup != 77
-    assert found.status == (
-        "available" if found.speedup is not None and found.speedup < variants.MIN_SPEEDUP else "serving"
+    int8 = standing(variants.load_proven(folder, TOLERANCE), "int8")
+    assert int8.speedup != 77
+    assert int8.status == (
+        "available" if int8.speedup is not None and int8.speedup < variants.MIN_SPEEDUP else "serving"
     )
     kept = json.loads((folder / bundle.SPEEDS).read_text())
-    assert kept == {f"int8 by {runtimes.describe('openvino')}": found.speedup}
+    assert kept == {f"int8 by {runtimes.describe('openvino')}": int8.speedup}
     for speed, chosen in ((0.5, "fp32"), (5.0, "int8")):
         (folder / bundle.SPEEDS).write_text(json.dumps(dict.fromkeys(kept, speed)))
         loaded = variants.load_proven(folder, TOLERANCE)
@@ -120,9 +120,9 @@ def test_workers_that_start_at_once_choose_alike(folder: Path) -> None:
     )
     command = [sys.executable, "-c", program, str(folder)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = {worker.communicate()[0] for worker in running}
+    choices = {worker.communicate()[0] for worker in running}
     assert [worker.returncode for worker in running] == [0, 0, 0]
-    assert len(said) == 1
+    assert len(choices) == 1
 
 
 def test_a_folder_that_cannot_be_written_to_is_measured_by_each(folder: Path) -> None:
@@ -132,11 +132,11 @@ def test_a_folder_that_cannot_be_written_to_is_measured_by_each(folder: Path) ->
 
 
 def test_a_bundle_of_before_says_nothing_of_places_and_still_answers(folder: Path) -> None:
-    told = json.loads((folder / bundle.INFO).read_text())
-    del told["proven_on"]
+    bundle_info = json.loads((folder / bundle.INFO).read_text())
+    del bundle_info["proven_on"]
     for name in ("proven_on", "measured_on"):
-        del told["int8"][name]
-    (folder / bundle.INFO).write_text(json.dumps(told))
+        del bundle_info["int8"][name]
+    (folder / bundle.INFO).write_text(json.dumps(bundle_info))
     loaded = variants.load_proven(folder, TOLERANCE, variant="int8")
     assert loaded.variant == "int8"
     assert standing(loaded, "int8").proven_on == ()

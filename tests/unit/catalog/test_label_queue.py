@@ -13,8 +13,8 @@ def opinion(key: str, source: str, label: str, minute: int) -> Opinion:
 
 
 def test_a_hundred_end_users_of_a_key_are_one_vote() -> None:
-    said = [opinion("k", f"u{n}", "cat" if n % 3 else "dog", n) for n in range(100)]
-    assert votes(said) == {"k": "cat"}
+    opinions = [opinion("k", f"u{n}", "cat" if n % 3 else "dog", n) for n in range(100)]
+    assert votes(opinions) == {"k": "cat"}
 
 
 def test_the_last_word_of_each_end_user_counts_at_once() -> None:

@@ -30,9 +30,9 @@ class Bucket:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    made = Bucket()
-    monkeypatch.setattr(drop_trigger, "finder", lambda: made.find)
-    return made
+    fake = Bucket()
+    monkeypatch.setattr(drop_trigger, "finder", lambda: fake.find)
+    return fake
 
 
 async def next_drops(stream: object) -> list[str]:

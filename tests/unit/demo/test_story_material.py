@@ -57,18 +57,18 @@ def test_no_picture_is_in_two_drops(digits: list[Picture]) -> None:
 def test_folder_tar_and_idx_are_read_alike(tmp_path: Path) -> None:
     pixels = np.arange(4 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(4, 28, 28)
     labels = np.array([0, 1, 0, 1], np.uint8)
-    made = [
+    originals = [
         Picture.of(pictures.IDX_CLASSES[label], f"image-{i:05}", Image.fromarray(p))
         for i, (p, label) in enumerate(zip(pixels, labels, strict=True))
     ]
-    folder = drops.write(made, tmp_path / "set")
+    folder = drops.write(originals, tmp_path / "set")
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
         archive.add(folder, "set")
     idx = tmp_path / "idx"
     idx.mkdir()
     (idx / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + pixels.tobytes()))
     (idx / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels.tobytes()))
-    expected = sorted(made, key=lambda p: p.name)
+    expected = sorted(originals, key=lambda p: p.name)
     for source in (folder, tmp_path / "set.tar", idx):
         assert sorted(pictures.load(source), key=lambda p: p.name) == expected
 

@@ -64,9 +64,9 @@ def test_uploads_of_any_drop_are_deleted_and_archives_are_found(ctx: Context) ->
     ctx.labels.put("drops/three/packed.zip", zipped(OTHER, SECRET))
     ctx.labels.put("drops/three/harmless.zip", zipped(OTHER))
     ctx.labels.put("drops/four/plain.tar", tarred(OTHER, SECRET))
-    found = uploads.sweep(ctx, CONTENT, remove=False)
-    assert (found.objects, len(found.notes)) == (4, 1)
-    assert "broken.zip` could not be searched" in found.notes[0]
+    dry_run = uploads.sweep(ctx, CONTENT, remove=False)
+    assert (dry_run.objects, len(dry_run.notes)) == (4, 1)
+    assert "broken.zip` could not be searched" in dry_run.notes[0]
     ctx.labels.put("drops/three/_READY", b"")
     ctx.labels.put("drops/four/_READY", b"")
     swept = uploads.sweep(ctx, CONTENT, remove=True)
@@ -135,15 +135,15 @@ def test_bundles_whose_probes_show_the_image_are_found_and_cut(ctx: Context, tmp
         ctx.registry.add(version, prefix, digest)  # type: ignore[attr-defined]
     make_bundle(tmp_path / "other", ["a", "b"], size=8, channels=1)
     ctx.artifacts.put_file("models/2/probes.npz", tmp_path / "other" / bundle.PROBES)
-    found = bundles.find(ctx, [1, 2, 3], [segment], {SECRET.sha256, A1.sha256})
-    assert list(found) == ["1"], "only images of the validation split become probes"
-    data, removed = bundles._cut(ctx.artifacts.get("models/1/probes.npz"), found["1"])
+    affected = bundles.find(ctx, [1, 2, 3], [segment], {SECRET.sha256, A1.sha256})
+    assert list(affected) == ["1"], "only images of the validation split become probes"
+    data, removed = bundles._cut(ctx.artifacts.get("models/1/probes.npz"), affected["1"])
     kept, expected = bundle.load_probes(data)
     assert removed == 1
     assert np.array_equal(kept, probes[[0, 1, 3]])
     assert np.array_equal(expected, probabilities[[0, 1, 3]])
-    assert bundles._cut(data, found["1"]) == (data, 0)
-    assert bundles.sweep(ctx, found, remove=False).objects == 1
+    assert bundles._cut(data, affected["1"]) == (data, 0)
+    assert bundles.sweep(ctx, affected, remove=False).objects == 1
 
 
 def test_versions_that_learned_from_an_image_are_told_from_those_that_only_held_it(ctx: Context) -> None:

@@ -16,9 +16,9 @@ NARROW = pair(11, 8, 170, 11)
 
 def decision(models: Any, verdict: str = "reject", needed: int = 320, rule: Any = "proven", **more: Any) -> Decision:
     champion, challenger = models
-    told = figures(champion, challenger, level=0.001, rules=asdict(Policy(rule=rule)), **more)
-    told["budget"] |= {"fresh_needed": needed, "labels_needed": 5 * needed}
-    return Decision("d", 7, 5, "v", verdict, "so", "gate", told)
+    statistics = figures(champion, challenger, level=0.001, rules=asdict(Policy(rule=rule)), **more)
+    statistics["budget"] |= {"fresh_needed": needed, "labels_needed": 5 * needed}
+    return Decision("d", 7, 5, "v", verdict, "so", "gate", statistics)
 
 
 def test_a_promising_model_that_could_not_be_proven_better_asks() -> None:

@@ -41,9 +41,9 @@ def scores(*arguments: Any, **more: Any) -> list[float]:
 @pytest.mark.parametrize("kind", ["class", "noise"])
 @pytest.mark.parametrize("poisoned", [0, 2, 4])
 def test_the_poisoned_drop_is_first_small_or_large_old_or_new(kind: str, poisoned: int) -> None:
-    found = scores(3, [200, 900, 150, 400, 600], poisoned=poisoned, kind=kind)
-    assert int(np.argmax(found)) == poisoned
-    assert found[poisoned] > STANDS_OUT > sorted(found)[-2]
+    drop_scores = scores(3, [200, 900, 150, 400, 600], poisoned=poisoned, kind=kind)
+    assert int(np.argmax(drop_scores)) == poisoned
+    assert drop_scores[poisoned] > STANDS_OUT > sorted(drop_scores)[-2]
 
 
 def test_no_clean_drop_stands_out() -> None:
@@ -82,10 +82,10 @@ def test_small_drops_are_wholly_among_those_that_are_compared() -> None:
 
 def test_the_reason_names_the_drop_and_what_to_do() -> None:
     row = {"name": "monday", "contradicting": 0.34, "expected": 0.09}
-    told = blame.sentence({"drops": [row, {"name": "tuesday"}]})
-    assert told.startswith("drop monday stands out (then tuesday): ")
-    assert "34% bear another label than those, of other drops 9%" in told
-    assert told.endswith("`evergreen drops revert monday --reason …` takes it out")
+    reason = blame.sentence({"drops": [row, {"name": "tuesday"}]})
+    assert reason.startswith("drop monday stands out (then tuesday): ")
+    assert "34% bear another label than those, of other drops 9%" in reason
+    assert reason.endswith("`evergreen drops revert monday --reason …` takes it out")
     assert blame.sentence({"drops": []}) == "no drop stands out"
 
 

@@ -19,10 +19,10 @@ def test_each_keeps_shape_and_type_and_changes_the_images_the_same_way_each_time
     images = made(size, channels)
     first, second = dict(corruptions.corrupted(images, 1)), dict(corruptions.corrupted(images, 1))
     assert list(first) == ["noise", "blur", "dim", "jpeg"]
-    for name, found in first.items():
-        assert (found.shape, found.dtype) == (images.shape, np.uint8)
-        assert not np.array_equal(found, images), name
-        assert np.array_equal(found, second[name]), name
+    for name, corrupted in first.items():
+        assert (corrupted.shape, corrupted.dtype) == (images.shape, np.uint8)
+        assert not np.array_equal(corrupted, images), name
+        assert np.array_equal(corrupted, second[name]), name
 
 
 def test_noise_has_the_stated_deviation() -> None:
@@ -33,16 +33,16 @@ def test_noise_has_the_stated_deviation() -> None:
 
 def test_blur_softens_an_edge_and_keeps_the_light() -> None:
     images = made()
-    found = corruptions.blur(images)
-    assert np.abs(np.diff(found.astype(int), axis=1)).max() < np.abs(np.diff(images.astype(int), axis=1)).max()
-    assert found.mean() == pytest.approx(images.mean(), abs=1)
+    blurred = corruptions.blur(images)
+    assert np.abs(np.diff(blurred.astype(int), axis=1)).max() < np.abs(np.diff(images.astype(int), axis=1)).max()
+    assert blurred.mean() == pytest.approx(images.mean(), abs=1)
 
 
 def test_dim_halves_light_and_contrast() -> None:
     images = made()
-    found = corruptions.dim(images)
-    assert found.mean() == pytest.approx(images.mean() / 2, abs=1)
-    assert found.std() == pytest.approx(images.std() / 4, rel=0.05)
+    dimmed = corruptions.dim(images)
+    assert dimmed.mean() == pytest.approx(images.mean() / 2, abs=1)
+    assert dimmed.std() == pytest.approx(images.std() / 4, rel=0.05)
 
 
 def test_jpeg_is_coarse_and_still_the_picture() -> None:

@@ -28,20 +28,20 @@ def test_neither_the_metric_nor_the_brier_score_may_be_worse_by_more_than_the_ma
 def test_brier_scores_show_with_the_same_samples_what_answers_leave_open() -> None:
     of = differences(*ALIKE)
     worse = np.random.default_rng(0).normal(-0.02, 0.15, len(of.counted))
-    found = lead(of, worse, 0.05)
-    assert found.metric == 0
-    assert found.brier is not None
-    assert found.brier_least is not None
-    assert found.brier_least == pytest.approx(found.brier - 2.33 * 0.15 / np.sqrt(2000), abs=1e-3)
-    assert found.metric_least == pytest.approx(-1.645 * np.sqrt(0.1 / 2000), abs=1e-3)
+    estimate = lead(of, worse, 0.05)
+    assert estimate.metric == 0
+    assert estimate.brier is not None
+    assert estimate.brier_least is not None
+    assert estimate.brier_least == pytest.approx(estimate.brier - 2.33 * 0.15 / np.sqrt(2000), abs=1e-3)
+    assert estimate.metric_least == pytest.approx(-1.645 * np.sqrt(0.1 / 2000), abs=1e-3)
     alone = lead(of, None, 0.05)
     assert alone.metric_least == pytest.approx(-2.326 * np.sqrt(0.1 / 2000), abs=1e-3), "one test bears it all"
 
 
 def test_without_samples_nothing_is_known() -> None:
     nothing = differences(*pair(0, 0, 0))
-    found = lead(nothing, np.empty(0), 0.05)
-    assert (found.samples, found.holds(0.01), found.ahead) == (0, True, False)
+    estimate = lead(nothing, np.empty(0), 0.05)
+    assert (estimate.samples, estimate.holds(0.01), estimate.ahead) == (0, True, False)
     assert largest_loss(nothing, 0.01) == 1, "all may be lost"
 
 

@@ -27,14 +27,14 @@ def answers(truth: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int
 
 
 def test_accuracy_is_the_exact_mcnemar_test() -> None:
-    found = compare("accuracy", [0] * 10, [1] * 6 + [0] * 4, [0] * 9 + [-1])
-    assert (found.champion, found.challenger, found.difference) == (0.4, 0.9, pytest.approx(0.5))
-    assert found.p_value == statistics.mcnemar(6, 1)
+    gain = compare("accuracy", [0] * 10, [1] * 6 + [0] * 4, [0] * 9 + [-1])
+    assert (gain.champion, gain.challenger, gain.difference) == (0.4, 0.9, pytest.approx(0.5))
+    assert gain.p_value == statistics.mcnemar(6, 1)
 
 
 def test_recall_looks_at_one_class_only() -> None:
-    found = compare("recall:dog", [0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1], [2, 2, 1, 1, 0, 1])
-    assert (found.champion, found.challenger, found.p_value) == (0.25, 0.75, statistics.mcnemar(2, 0))
+    gain = compare("recall:dog", [0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1], [2, 2, 1, 1, 0, 1])
+    assert (gain.champion, gain.challenger, gain.p_value) == (0.25, 0.75, statistics.mcnemar(2, 0))
     assert compare("recall:eel", [0], [1], [0]) == Gain(0.0, 0.0, 0.0, 1.0), "no sample of it"
 
 
@@ -46,20 +46,20 @@ def test_macro_f1_is_the_mean_over_the_classes_that_are_there() -> None:
 
 
 def test_costs_are_negated_so_that_more_is_better_and_what_is_no_class_costs_one() -> None:
-    found = compare("cost", [0, 0, 1], [1, 1, -1], [0, 1, 1], cat={"dog": 5})
-    assert (found.champion, found.challenger) == (pytest.approx(-11 / 3), pytest.approx(-5 / 3))
+    gain = compare("cost", [0, 0, 1], [1, 1, -1], [0, 1, 1], cat={"dog": 5})
+    assert (gain.champion, gain.challenger) == (pytest.approx(-11 / 3), pytest.approx(-5 / 3))
 
 
 def test_drawing_agrees_with_trying_every_swap() -> None:
     truth, before, after = [0, 1, 2, 0, 1, 2, 0, 1], [1, 0, 0, 1, 1, 1, 0, 0], [0, 1, 2, 0, 0, 2, 0, 1]
-    found = compare("macro_f1", truth, before, after)
+    gain = compare("macro_f1", truth, before, after)
     t, a, b = (np.asarray(x) for x in (truth, before, after))
     differences = []
     for swaps in product((False, True), repeat=len(t)):
         x, y = np.where(swaps, b, a), np.where(swaps, a, b)
         differences.append(metrics.macro_f1(t, y, 3) - metrics.macro_f1(t, x, 3))
-    assert found.difference == pytest.approx(differences[0])
-    assert found.p_value == pytest.approx(np.mean(np.asarray(differences) >= differences[0] - 1e-9), abs=0.01)
+    assert gain.difference == pytest.approx(differences[0])
+    assert gain.p_value == pytest.approx(np.mean(np.asarray(differences) >= differences[0] - 1e-9), abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["macro_f1", "cost"])
@@ -68,10 +68,10 @@ def test_equal_models_seldom_look_better(name: str, monkeypatch: pytest.MonkeyPa
     truth = np.random.default_rng(2).integers(0, 3, 150)
     rare = 0
     for seed in range(300):
-        found = metrics.gain(
+        gain = metrics.gain(
             Metric(name, {}), truth, answers(truth, 0.8, 2 * seed), answers(truth, 0.8, 2 * seed + 1), CLASSES, seed
         )
-        rare += found.p_value <= 0.05
+        rare += gain.p_value <= 0.05
     assert rare <= 15 + 3 * 4
 
 

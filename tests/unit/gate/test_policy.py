@@ -51,8 +51,8 @@ def test_of_equal_answers_the_better_probabilities_decide() -> None:
     rng = np.random.default_rng(1)
     for brier, verdict in ((0.004, "promote"), (-0.004, "reject")):
         ahead = asdict(lead(even, brier + rng.normal(0, 0.05, len(champion)), 0.05))
-        told = {"lead": ahead, "incumbents": [{"version": 5, "role": "champion"} | ahead]}
-        assert under(Policy(), champion, challenger, **told).verdict == verdict
+        overrides = {"lead": ahead, "incumbents": [{"version": 5, "role": "champion"} | ahead]}
+        assert under(Policy(), champion, challenger, **overrides).verdict == verdict
 
 
 def test_small_losses_do_not_add_up_since_the_best_so_far_is_compared_with_too() -> None:
@@ -182,9 +182,9 @@ def test_where_nothing_can_be_compared_that_is_said() -> None:
 
 
 def test_another_metric_and_fresh_samples_are_told() -> None:
-    told = figures(*BETTER, rules=asdict(PROVEN))
-    told["budget"] |= {"metric": "recall:dog", "metric_words": "recall of dog", "samples": 250}
-    reason = policy.against_champion(told, PROVEN).reason
+    statistics = figures(*BETTER, rules=asdict(PROVEN))
+    statistics["budget"] |= {"metric": "recall:dog", "metric_words": "recall of dog", "samples": 250}
+    reason = policy.against_champion(statistics, PROVEN).reason
     assert "recall of dog 0.944 against 0.870, tested on the 250 fresh ones, p < 0.0001" in reason
 
 

@@ -48,7 +48,7 @@ def compared(verdict: str = "promote", name: str = "dog", **more: Any) -> Decisi
     groups = [Group("class", name, *pair(3, 60, 120, 9), 0.3), Group("class", "cat", *pair(58, 0, 340, 30), 0.7)]
     groups += [Group("brightness", b, *pair(20, 3, 200, 10), 0.33) for b in ("dark", "medium", "bright")]
     groups += [Group("corruption", c, *pair(6, 3, 40, 15), 1.0, False) for c in ("noise", "blur", "dim", "jpeg")]
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "groups": group_rows(groups),
         "champion_interval": statistics.wilson(609, 700),
         "challenger_interval": statistics.wilson(661, 700),
@@ -59,13 +59,13 @@ def compared(verdict: str = "promote", name: str = "dog", **more: Any) -> Decisi
         "rules": asdict(Policy(max_milliseconds=5, review_hours=8)),
     }
     return Decision(
-        "d1", 7, 5, "v" * 64, verdict, "because of this", "gate", figures(champion, challenger, **(told | more))
+        "d1", 7, 5, "v" * 64, verdict, "because of this", "gate", figures(champion, challenger, **(details | more))
     )
 
 
 def first() -> Decision:
     """There is no champion."""
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "holdout": 100,
         "holdout_samples": 100,
         "challenger_accuracy": 0.9,
@@ -76,7 +76,7 @@ def first() -> Decision:
         "groups": [{"kind": "class", "name": "cat", "samples": 100, "challenger": 0.9}],
         "rules": asdict(Policy(alpha=0.05, min_holdout=30)),
     }
-    return Decision("d0", 1, None, "v" * 64, "promote", "first model", "gate", told)
+    return Decision("d0", 1, None, "v" * 64, "promote", "first model", "gate", details)
 
 
 def test_the_page_says_in_words_what_was_decided_and_why() -> None:
@@ -191,8 +191,8 @@ def test_fresh_labels_are_asked_for() -> None:
     decision.statistics["budget"] |= {"fresh_needed": 320, "labels_needed": 1600}
     assert "fresh test images" not in Page(report.render(decision)).told, "the rule asks for no proof"
     decision.statistics["rules"]["rule"] = "proven"
-    told = Page(report.render(decision)).told
-    assert "about 320 fresh test images are needed: some 1600 newly labelled ones" in told
+    text = Page(report.render(decision)).told
+    assert "about 320 fresh test images are needed: some 1600 newly labelled ones" in text
 
 
 def test_it_says_how_much_worse_the_new_one_could_be_and_what_would_bring_that_down() -> None:
@@ -200,12 +200,12 @@ def test_it_says_how_much_worse_the_new_one_could_be_and_what_would_bring_that_d
     decision.statistics["budget"] |= {"stated_margin": 0.034, "labels_for_margin": 5600}
     lead = decision.statistics["lead"]
     decision.statistics["incumbents"].append({"version": 2, "role": "best so far"} | lead | {"brier": None})
-    told = Page(report.render(decision)).told
-    assert "worse than the best so far by at most 3.4 points" in told
-    assert "About 5600 newly labelled images would bring that down to 1 points" in told
-    assert re.search(r"version 5, answers now ?700 ?\+7\.4 ?\+[0-9.]+ ?\+3\.7", told)
-    assert re.search(r"version 2, the best so far ?700 ?\+7\.4 ?\+[0-9.]+ ?– ?–", told)
-    assert "Of 1 new class (emu) it gets 9 of 20 images right. The old one cannot know them" in told
+    text = Page(report.render(decision)).told
+    assert "worse than the best so far by at most 3.4 points" in text
+    assert "About 5600 newly labelled images would bring that down to 1 points" in text
+    assert re.search(r"version 5, answers now ?700 ?\+7\.4 ?\+[0-9.]+ ?\+3\.7", text)
+    assert re.search(r"version 2, the best so far ?700 ?\+7\.4 ?\+[0-9.]+ ?– ?–", text)
+    assert "Of 1 new class (emu) it gets 9 of 20 images right. The old one cannot know them" in text
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [0.0], [0.93, 0.94], [0.0, 1.0], [0.31, 0.77]])

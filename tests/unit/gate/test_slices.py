@@ -16,9 +16,9 @@ def finding(*groups: Group) -> list[str]:
 
 def test_samples_are_grouped_by_name_and_nameless_ones_left_out() -> None:
     champion, challenger = np.asarray([True, False, True, True]), np.asarray([True, True, False, True])
-    found = slices.group("drop", ["b", "a", "", "b"], champion, challenger, {"a": 0.7, "b": 0.1})
-    assert [(g.name, len(g.champion), g.weight) for g in found] == [("a", 1, 0.7), ("b", 2, 0.5)]
-    assert found[0].challenger.tolist() == [True]
+    groups = slices.group("drop", ["b", "a", "", "b"], champion, challenger, {"a": 0.7, "b": 0.1})
+    assert [(g.name, len(g.champion), g.weight) for g in groups] == [("a", 1, 0.7), ("b", 2, 0.5)]
+    assert groups[0].challenger.tolist() == [True]
 
 
 def test_bands_are_thirds() -> None:

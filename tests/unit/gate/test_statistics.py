@@ -35,11 +35,11 @@ def test_a_comparison_is_consistent_whatever_the_cells(better: int, worse: int, 
         return
     challenger = np.arange(samples) < better
     champion = (np.arange(samples) >= better) & (np.arange(samples) < better + worse)
-    found = statistics.compare(champion, challenger, seed=0, rounds=50)
-    assert (found.challenger_only_right, found.champion_only_right) == (better, worse)
-    assert found.difference == pytest.approx(found.challenger_accuracy - found.champion_accuracy)
-    assert 0 <= found.p_value <= 1
-    assert -1 <= found.difference_interval[0] <= found.difference_interval[1] <= 1
+    comparison = statistics.compare(champion, challenger, seed=0, rounds=50)
+    assert (comparison.challenger_only_right, comparison.champion_only_right) == (better, worse)
+    assert comparison.difference == pytest.approx(comparison.challenger_accuracy - comparison.champion_accuracy)
+    assert 0 <= comparison.p_value <= 1
+    assert -1 <= comparison.difference_interval[0] <= comparison.difference_interval[1] <= 1
 
 
 def test_the_bootstrap_is_seeded_and_covers_the_truth_as_often_as_it_says() -> None:

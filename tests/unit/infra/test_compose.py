@@ -55,9 +55,9 @@ def test_published_ports_are_those_of_the_local_stack() -> None:
     published = {}
     for service in SERVICES.values():
         for port in service.get("ports", []):
-            found = _VARIABLE.search(port)
-            assert found, port
-            published[found["name"].removeprefix("EVERGREEN_PORT_").lower()] = int(found["rest"])
+            match = _VARIABLE.search(port)
+            assert match, port
+            published[match["name"].removeprefix("EVERGREEN_PORT_").lower()] = int(match["rest"])
     assert published == layout.PORTS
 
 
@@ -71,12 +71,12 @@ def test_no_secret_is_written_down(name: str) -> None:
 
 
 def test_every_variable_has_a_default_or_is_made_for_the_env_file(tmp_path: Path) -> None:
-    made = compose.ensure_env(tmp_path)
+    environment = compose.ensure_env(tmp_path)
     text = (REPO / "docker-compose.yml").read_text()
     needed = {m["name"] for m in _VARIABLE.finditer(text) if f"{m['name']}:-" not in m[0]}
-    assert needed == made.keys()
+    assert needed == environment.keys()
     example = (REPO / ".env.example").read_text()
-    assert {line.split("=")[0] for line in example.splitlines() if not line.startswith("#")} == made.keys()
+    assert {line.split("=")[0] for line in example.splitlines() if not line.startswith("#")} == environment.keys()
 
 
 @pytest.mark.parametrize("name", [n for n in SERVICES if n.startswith(("airflow", "init", "service"))])
@@ -129,29 +129,29 @@ def test_an_image_names_its_code_as_its_packages_version(tmp_path: Path) -> None
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "evergreen"\nversion = "0.1.0"\n')
     assert metadata.write(tmp_path, "0a1b2c-dirty") == "0.1.0+0a1b2c.dirty"
     assert metadata.write(tmp_path, "") == "0.1.0+unknown"
-    found = {d.version for d in distributions(name="evergreen", path=[str(tmp_path)])}
-    assert found == {"0.1.0+0a1b2c.dirty", "0.1.0+unknown"}
+    versions = {d.version for d in distributions(name="evergreen", path=[str(tmp_path)])}
+    assert versions == {"0.1.0+0a1b2c.dirty", "0.1.0+unknown"}
 
 
 def test_the_env_file_keeps_what_it_has_and_gets_what_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("S3_SECRET_KEY=mine\nMLFLOW_DB_PASSWORD=\nEVERGREEN_PORT_SERVICE=1234\n")
-    told = compose.ensure_env(tmp_path)
-    assert told["S3_SECRET_KEY"] == "mine"
-    assert told["EVERGREEN_PORT_SERVICE"] == "1234"
-    assert len(told["MLFLOW_DB_PASSWORD"]) > 20
-    assert compose.ensure_env(tmp_path) == told
+    environment = compose.ensure_env(tmp_path)
+    assert environment["S3_SECRET_KEY"] == "mine"
+    assert environment["EVERGREEN_PORT_SERVICE"] == "1234"
+    assert len(environment["MLFLOW_DB_PASSWORD"]) > 20
+    assert compose.ensure_env(tmp_path) == environment
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_the_host_sees_the_published_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = compose.ensure_env(tmp_path) | {"EVERGREEN_PORT_S3": "1111", "EVERGREEN_PORT_SERVICE": "2222"}
+    environment = compose.ensure_env(tmp_path) | {"EVERGREEN_PORT_S3": "1111", "EVERGREEN_PORT_SERVICE": "2222"}
     for part in layout.PORTS:
         monkeypatch.delenv(f"EVERGREEN_PORT_{part.upper()}", raising=False)
     monkeypatch.setenv("EVERGREEN_PORT_SERVICE", "3333")
-    settings = Settings.load(compose.host_environment(tmp_path, told))
+    settings = Settings.load(compose.host_environment(tmp_path, environment))
     assert settings.s3_endpoint == "http://127.0.0.1:1111"
     assert settings.service_url == "http://127.0.0.1:3333"
     monkeypatch.setenv("EVERGREEN_PORT_SERVICE", "https")
     with pytest.raises(InvalidInputError, match="received 'https'"):
-        compose.host_environment(tmp_path, told)
+        compose.host_environment(tmp_path, environment)

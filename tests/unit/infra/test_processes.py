@@ -19,8 +19,8 @@ open('child', 'w').write(str(c.pid)); os.rename('child', 'child.pid'); time.slee
 
 def test_a_part_begins_by_ending_what_its_killed_run_left(tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
-    told = {"command": [sys.executable, "-c", _PART], "environment": {"A": "b"}, "fresh": [str(fresh)]}
-    (tmp_path / "part.json").write_text(json.dumps(told))
+    part = {"command": [sys.executable, "-c", _PART], "environment": {"A": "b"}, "fresh": [str(fresh)]}
+    (tmp_path / "part.json").write_text(json.dumps(part))
     first = _launch(tmp_path)
     child = _child(tmp_path)
     assert psutil.Process(first.pid).environ()["A"] == "b"

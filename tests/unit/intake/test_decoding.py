@@ -37,28 +37,28 @@ FRAGILE = (
 
 
 def children() -> set[int]:
-    found = subprocess.run(
+    result = subprocess.run(
         ["pgrep", "-P", str(os.getpid()), "-f", "sandbox_process"], capture_output=True, text=True, check=False
     )
-    return {int(pid) for pid in found.stdout.split()}
+    return {int(pid) for pid in result.stdout.split()}
 
 
 def test_answers_are_those_of_this_process_in_order() -> None:
-    made = [encoded(Image.new("L", (4 + i, 5)), "PNG") for i in range(100)]
+    pngs = [encoded(Image.new("L", (4 + i, 5)), "PNG") for i in range(100)]
     with DecoderPool(LIMITS) as decoders:
-        futures = [decoders.submit(made[i : i + 7]) for i in range(0, 100, 7)]
+        futures = [decoders.submit(pngs[i : i + 7]) for i in range(0, 100, 7)]
         answers = [a for f in futures for a in f.result()]
     assert [a["width"] for a in answers] == list(range(4, 104))
-    assert answers[3] == vars(images.inspect(made[3], LIMITS))
+    assert answers[3] == vars(images.inspect(pngs[3], LIMITS))
     assert not children()
 
 
 def test_hostile_images_have_reasons_in_bounded_time() -> None:
-    made = hostile()
+    samples = hostile()
     with DecoderPool(LIMITS, seconds=5) as decoders:
-        names = list(made)
-        answers = dict(zip(names, decoders.submit([made[n][0] for n in names]).result(), strict=True))
-    assert {n for n in names if "problem" not in answers[n]} == {n for n in names if made[n][1] is GOOD}
+        names = list(samples)
+        answers = dict(zip(names, decoders.submit([samples[n][0] for n in names]).result(), strict=True))
+    assert {n for n in names if "problem" not in answers[n]} == {n for n in names if samples[n][1] is GOOD}
 
 
 def test_an_image_that_kills_its_decoder_is_the_only_victim() -> None:
@@ -117,18 +117,18 @@ def test_decoders_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         "decoders = DecoderPool(Limits(9, 9)); decoders.__enter__(); decoders.submit([b'x']).result()\n"
         "print(decoders._idle.get()._process.pid, flush=True); os.kill(os.getpid(), 9)\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path.cwd())
-    wait_until(lambda: not Path(f"/proc/{int(found.stdout)}").exists(), what="the decoder's end")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path.cwd())
+    wait_until(lambda: not Path(f"/proc/{int(result.stdout)}").exists(), what="the decoder's end")
 
 
 def test_no_credentials_reach_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_S3_SECRET_KEY", "secret")
-    told = (
+    program = (
         "-c",
         "import json, os, sys\nprint('ready', flush=True)\nsys.stdin.buffer.read(4)\n"
         "print(json.dumps([dict(os.environ)]), flush=True)\n",
     )
-    with DecoderPool(LIMITS, program=told) as decoders:
+    with DecoderPool(LIMITS, program=program) as decoders:
         (environment,) = decoders.submit([b"x"]).result()
     assert "PYTHONPATH" in environment
     assert not [name for name in environment if name.startswith("EVERGREEN")]

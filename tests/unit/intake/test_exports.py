@@ -25,8 +25,8 @@ def read(files: dict[str, bytes]) -> tuple[str, dict[str, Entry]]:
 
 
 def labels(files: dict[str, bytes]) -> tuple[str, dict[str, str | None]]:
-    name, found = read(files)
-    return name, {key: e.label or f"! {e.problem}" for key, e in found.items()}
+    name, entries = read(files)
+    return name, {key: e.label or f"! {e.problem}" for key, e in entries.items()}
 
 
 def images(*keys: str) -> dict[str, bytes]:
@@ -45,11 +45,11 @@ def studio(*tasks: dict[str, Any]) -> dict[str, bytes]:
 
 def task(image: str, *choices: tuple[str, Any], **more: Any) -> dict[str, Any]:
     """A task and each annotator's choice."""
-    said = [
+    annotations = [
         {"completed_by": who, "result": [{"type": "choices", "value": {"choices": [label]}}], "was_cancelled": False}
         for label, who in choices
     ]
-    return {"id": 1, "data": {"image": image}, "annotations": said, "predictions": [{"result": []}], **more}
+    return {"id": 1, "data": {"image": image}, "annotations": annotations, "predictions": [{"result": []}], **more}
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_each_format_is_told_by_looking_and_read(name: str, files: dict[str, byt
 
 def test_annotators_are_kept_and_the_majority_is_the_drops_answer() -> None:
     when = {"updated_at": "2026-03-01T12:00:00.5Z"}
-    told = task("x/1.jpg", ("cat", {"email": "ann@x"}), ("dog", 7), ("cat", {"id": 9}))
-    told["annotations"][0] |= when
-    _, found = read(studio(told) | images("x/1.jpg"))
-    assert found["x/1.jpg"] == Entry(
+    annotated = task("x/1.jpg", ("cat", {"email": "ann@x"}), ("dog", 7), ("cat", {"id": 9}))
+    annotated["annotations"][0] |= when
+    _, entries = read(studio(annotated) | images("x/1.jpg"))
+    assert entries["x/1.jpg"] == Entry(
         "x/1.jpg",
         "cat",
         "ann@x",
@@ -117,10 +117,10 @@ def test_annotators_are_kept_and_the_majority_is_the_drops_answer() -> None:
 
 
 def test_cancelled_annotations_and_predictions_say_nothing() -> None:
-    told = task("x/1.jpg", ("dog", 1), ("cat", 2))
-    told["annotations"][0]["was_cancelled"] = True
+    annotated = task("x/1.jpg", ("dog", 1), ("cat", 2))
+    annotated["annotations"][0]["was_cancelled"] = True
     empty = task("x/2.jpg") | {"predictions": [{"result": [{"type": "choices", "value": {"choices": ["dog"]}}]}]}
-    assert labels(studio(told, empty) | images("x/1.jpg", "x/2.jpg"))[1] == {"x/1.jpg": "cat", "x/2.jpg": "! None"}
+    assert labels(studio(annotated, empty) | images("x/1.jpg", "x/2.jpg"))[1] == {"x/1.jpg": "cat", "x/2.jpg": "! None"}
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_cancelled_annotations_and_predictions_say_nothing() -> None:
     ],
 )  # fmt: skip
 def test_what_has_not_one_label_is_put_aside_with_the_reason(files: dict[str, bytes], words: str) -> None:
-    _, found = read(files | images("x/1.jpg", "x/2.jpg"))
-    assert found["x/1.jpg"].label is None
+    _, entries = read(files | images("x/1.jpg", "x/2.jpg"))
+    assert entries["x/1.jpg"].label is None
     with pytest.raises(InvalidInputError, match=words):
-        raise InvalidInputError(str(found["x/1.jpg"].problem))
-    assert found["x/2.jpg"].label
+        raise InvalidInputError(str(entries["x/1.jpg"].problem))
+    assert entries["x/2.jpg"].label
 
 
 COCO_BOX = {
@@ -198,11 +198,11 @@ def test_other_files_among_class_folders_do_not_mislead(files: dict[str, bytes])
 
 
 def test_a_name_that_could_mean_two_files_is_not_guessed() -> None:
-    _, found = labels(
+    _, labelled = labels(
         studio(task("1.jpg", ("cat", 1)), task("b/2.jpg", ("cat", 1))) | images("a/1.jpg", "b/1.jpg", "b/2.jpg")
     )
-    assert "no such file" in str(found["1.jpg"])
-    assert found["b/2.jpg"] == "cat"
+    assert "no such file" in str(labelled["1.jpg"])
+    assert labelled["b/2.jpg"] == "cat"
 
 
 @pytest.mark.parametrize("junk", [None, 7, "x", [], {}, [None], {"a": [1]}])

@@ -16,8 +16,8 @@ def listing(*keys: str, hint: str | None = None) -> Listing:
 
 
 def read(table: str, *keys: str) -> dict[str, Entry]:
-    found = formats.read("labels_csv", listing("labels.csv", *keys), lambda _: table.encode())
-    return {e.key: e for e in found}
+    entries = formats.read("labels_csv", listing("labels.csv", *keys), lambda _: table.encode())
+    return {e.key: e for e in entries}
 
 
 def test_the_table_wins_over_folders() -> None:
@@ -38,13 +38,18 @@ def test_an_unknown_named_format_is_refused_with_the_known_ones() -> None:
 
 
 def test_the_first_folder_is_the_label() -> None:
-    found = formats.read(
+    entries = formats.read(
         "class_folders",
         listing("a/1.png", "a/deep/er/2.png", "b/.DS_Store", "b/Thumbs.db", " c /3.png", "4.png"),
         _never,
     )
-    assert {e.key: e.label for e in found} == {"a/1.png": "a", "a/deep/er/2.png": "a", " c /3.png": "c", "4.png": None}
-    assert next(e for e in found if e.key == "4.png").problem
+    assert {e.key: e.label for e in entries} == {
+        "a/1.png": "a",
+        "a/deep/er/2.png": "a",
+        " c /3.png": "c",
+        "4.png": None,
+    }
+    assert next(e for e in entries if e.key == "4.png").problem
 
 
 def test_one_folder_beside_a_table_is_no_class() -> None:
@@ -82,13 +87,13 @@ def test_every_column_is_read() -> None:
     ],
 )
 def test_a_bad_row_says_what_is_wrong(row: str, words: str) -> None:
-    found = read(f"file,label,confidence,labelled_at\n{row}\n", "x/1.png")
-    assert words in str(found[row.split(",")[0]].problem)
+    entries = read(f"file,label,confidence,labelled_at\n{row}\n", "x/1.png")
+    assert words in str(entries[row.split(",")[0]].problem)
 
 
 def test_no_file_is_forgotten_and_no_row_counted_twice() -> None:
-    found = read("file,label\n./x/1.png,a\nx/1.png,a\n\nx/2.png,\n", "x/1.png", "x/2.png", "x/3.png", "x/.hidden")
-    assert {k: (e.label, bool(e.problem)) for k, e in found.items()} == {
+    entries = read("file,label\n./x/1.png,a\nx/1.png,a\n\nx/2.png,\n", "x/1.png", "x/2.png", "x/3.png", "x/.hidden")
+    assert {k: (e.label, bool(e.problem)) for k, e in entries.items()} == {
         "x/1.png": ("a", False),
         "x/2.png": (None, False),
         "x/3.png": (None, True),

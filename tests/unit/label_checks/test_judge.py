@@ -109,8 +109,8 @@ def test_one_class_under_another_name_is_named_with_its_images() -> None:
 def test_part_of_a_class_renamed_is_named() -> None:
     given = everything().class_ids[DROP].copy()
     given[np.flatnonzero(given == 3)[:25]] = 8
-    found = [f for f in judged(DROP, given).findings if f.kind == "relabelled_class"]
-    assert ["called `8` look like the stored `3`" in f.message for f in found] == [True]
+    findings = [f for f in judged(DROP, given).findings if f.kind == "relabelled_class"]
+    assert ["called `8` look like the stored `3`" in f.message for f in findings] == [True]
 
 
 def test_right_labels_of_strange_pictures_pass() -> None:

@@ -24,9 +24,9 @@ def test_an_even_drop_leaks_nothing() -> None:
 def test_format_size_quality_border_and_name_are_told() -> None:
     def of(label: str, **changes: Any) -> set[str]:
         facts = [replace(f, **changes) if of == label else f for f, of in zip(FACTS, LABELS, strict=True)]
-        found = leaks.find(facts, LABELS)
-        assert not any(f.holds for f in found)
-        return {f.kind for f in found}
+        findings = leaks.find(facts, LABELS)
+        assert not any(f.holds for f in findings)
+        return {f.kind for f in findings}
 
     assert of("x", format="PNG") == {"format_tells_class"}
     assert of("x", width=300) == {"size_tells_class"}

@@ -25,8 +25,8 @@ def test_confidences_from_the_same_distribution_do_not_shift_and_lower_ones_do()
 
 def test_saturated_confidences_are_one_bin() -> None:
     deciles = [0.9, 0.99, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-    found = [0.5] * 10 + [0.95] * 10 + [1.0] * 80
-    assert statistics.confidence_shift(deciles, found) < 0.05
+    confidences = [0.5] * 10 + [0.95] * 10 + [1.0] * 80
+    assert statistics.confidence_shift(deciles, confidences) < 0.05
 
 
 @pytest.mark.parametrize(("classes", "answers"), [(2, 200), (10, 200), (100, 2000), (100, 20_000)])

@@ -36,8 +36,8 @@ def test_figures_of_all_and_by_class() -> None:
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     sure = np.tile(np.asarray([[0.7, 0.3, 0]], np.float32), (10, 1))
-    told = Evaluation(np.asarray([0] * 4 + [1] * 6), sure, CLASSES, np.zeros(3, int))
-    assert told.calibration_error == pytest.approx(0.3, abs=1e-6)  # said 70 %, right on 40 %
+    evaluation = Evaluation(np.asarray([0] * 4 + [1] * 6), sure, CLASSES, np.zeros(3, int))
+    assert evaluation.calibration_error == pytest.approx(0.3, abs=1e-6)  # said 70 %, right on 40 %
 
 
 def test_the_worst_are_wrong_and_the_least_likely_first() -> None:
@@ -48,7 +48,7 @@ def test_the_worst_are_wrong_and_the_least_likely_first() -> None:
 def test_the_card_tells_figures_data_and_making() -> None:
     where = {"measured_on": "openvino on avx512", "proven_on": ("openvino on avx512", "onnxruntime on avx512")}
     small = Reduced(samples=5, accuracy_loss=0.004, agreement=0.99, speedup=1.5, **where)
-    told = card.text(info(labels=CLASSES, int8=small), VERSION, PLAN, RECIPE, TOLD, {"pretrained": "a.pth"})
+    text = card.text(info(labels=CLASSES, int8=small), VERSION, PLAN, RECIPE, TOLD, {"pretrained": "a.pth"})
     for words in (
         "accuracy 60.0%",
         "| ant | 7 | 3 | 33.3% | 100.0% | bee |",
@@ -57,19 +57,19 @@ def test_the_card_tells_figures_data_and_making() -> None:
         "1.5 times as fast by openvino on avx512, proven by openvino on avx512 and onnxruntime on avx512",
         "v" * 64,
     ):
-        assert words in told
-    assert "cow" not in told, "it was not judged"
+        assert words in text
+    assert "cow" not in text, "it was not judged"
 
 
 def test_labels_cannot_break_the_card_and_many_are_cut() -> None:
     count = 400
     labels = tuple(f"a|b<i>\n{i}" for i in range(count))
-    told = Evaluation(np.arange(count), np.eye(count, dtype=np.float32), labels, np.ones(count, int))
-    made = card.text(info(labels=labels), VERSION, PLAN, RECIPE, told, {"long": "x" * 9000})
-    assert "12 classes found least, of 400" in made
-    rows = [line for line in made.splitlines() if line.startswith("| a")]
+    evaluation = Evaluation(np.arange(count), np.eye(count, dtype=np.float32), labels, np.ones(count, int))
+    text = card.text(info(labels=labels), VERSION, PLAN, RECIPE, evaluation, {"long": "x" * 9000})
+    assert "12 classes found least, of 400" in text
+    rows = [line for line in text.splitlines() if line.startswith("| a")]
     assert len(rows) == 12
     assert all("a\\|b&lt;i>" in row for row in rows)
-    assert len(card.short(made)) <= 5000
-    assert "model-card.md" in card.short(made)
+    assert len(card.short(text)) <= 5000
+    assert "model-card.md" in card.short(text)
     assert card.short("short") == "short"

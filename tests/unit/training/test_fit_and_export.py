@@ -177,11 +177,11 @@ def test_a_warm_network_keeps_its_weights_when_no_epoch_betters_them(
 
 def test_progress_is_told_and_threads_are_given_back(arrays: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = arrays[0][:64], arrays[1][:64]
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     before = torch.get_num_threads()
     recipe = Recipe(epochs=2, patience=5, batch_size=32, learning_rate=1e-3, seed=0, threads=1)
-    fit(networks.seeded(1, 10, 24, 0), (x, y), (x, y), recipe, lambda epoch, epochs, _: told.append((epoch, epochs)))
-    assert told == [(1, 2), (2, 2)]
+    fit(networks.seeded(1, 10, 24, 0), (x, y), (x, y), recipe, lambda epoch, epochs, _: calls.append((epoch, epochs)))
+    assert calls == [(1, 2), (2, 2)]
     assert torch.get_num_threads() == before
 
 
@@ -215,7 +215,7 @@ def test_some_steps_are_told_few_and_evenly_spread_and_again_after_a_kill(
         if epoch == 3:
             raise KilledError
 
-    told: list[tuple[int, dict[str, float]]] = []
+    reports: list[tuple[int, dict[str, float]]] = []
     with pytest.raises(KilledError):
         fit(networks.seeded(1, 10, 24, 0), samples, judges, recipe, killed, checkpoint=checkpoint)
     assert checkpoint.read() is not None
@@ -224,11 +224,11 @@ def test_some_steps_are_told_few_and_evenly_spread_and_again_after_a_kill(
         samples,
         judges,
         recipe,
-        on_step=lambda step, metrics: told.append((step, metrics)),
+        on_step=lambda step, metrics: reports.append((step, metrics)),
         checkpoint=checkpoint,
     )
-    steps = [step for step, _ in told]
+    steps = [step for step, _ in reports]
     assert steps == list(range(1, 301, 2)), "300 steps, at most 200 points"
-    assert [point["loss"] for point in done.points] == [metrics["step_loss"] for _, metrics in told]
+    assert [point["loss"] for point in done.points] == [metrics["step_loss"] for _, metrics in reports]
     assert done.points[-1]["epoch"] == pytest.approx(299 / 60)
     assert done.points[-1]["learning_rate"] < done.points[30]["learning_rate"]

@@ -57,14 +57,14 @@ def test_the_prior_says_how_far_rare_classes_stay_rare(prior: float, shares: lis
 def test_a_class_that_is_not_learned_from_is_left_alone() -> None:
     """Its logit has next to no gradient: a refresh without replay does not unlearn it."""
     wanted = np.asarray([0.45, 0.05, 0.5])
-    found = {}
+    gradients = {}
     for name, shares in (("told", wanted), ("not told", None)):
         logits = torch.zeros(100, 3, requires_grad=True)
         balance = objective.balance(LABELS, 3, recipe(), shares)
         objective.losses(logits, torch.from_numpy(LABELS), recipe(), balance).sum().backward()
         assert logits.grad is not None
-        found[name] = float(logits.grad[:, 2].abs().sum())
-    assert found["told"] < 0.3 * found["not told"]
+        gradients[name] = float(logits.grad[:, 2].abs().sum())
+    assert gradients["told"] < 0.3 * gradients["not told"]
 
 
 def test_weights_and_chances_follow_the_shares_wanted() -> None:

@@ -28,22 +28,22 @@ def make(mode: Mode, is_new: np.ndarray, labels: np.ndarray | None = None, **cha
 
 
 def test_without_a_champion_everything_is_trained_on() -> None:
-    made = make("auto", np.ones(10, bool), cold="there is no champion")
-    assert (made.mode, len(made.chosen), made.reason) == ("full", 10, "there is no champion")
+    planned = make("auto", np.ones(10, bool), cold="there is no champion")
+    assert (planned.mode, len(planned.chosen), planned.reason) == ("full", 10, "there is no champion")
 
 
 def test_a_refresh_takes_all_that_is_new_and_evens_the_classes_out() -> None:
     labels = np.repeat([0, 1, 2], [700, 200, 100])
     is_new = np.zeros(1000, bool)
     is_new[::20] = True
-    made = make("auto", is_new, labels, replay_ratio=3)
-    assert made.mode == "refresh"
-    assert set(np.flatnonzero(is_new)) <= set(made.chosen)
-    replayed = [i for i in made.chosen if not is_new[i]]
-    assert len(replayed) == made.replayed == 150
-    assert np.bincount(labels[made.chosen]).tolist() == [67, 67, 66]
+    planned = make("auto", is_new, labels, replay_ratio=3)
+    assert planned.mode == "refresh"
+    assert set(np.flatnonzero(is_new)) <= set(planned.chosen)
+    replayed = [i for i in planned.chosen if not is_new[i]]
+    assert len(replayed) == planned.replayed == 150
+    assert np.bincount(labels[planned.chosen]).tolist() == [67, 67, 66]
     again = make("auto", is_new, labels, replay_ratio=3)
-    assert np.array_equal(made.chosen, again.chosen)
+    assert np.array_equal(planned.chosen, again.chosen)
 
 
 def test_replay_is_bounded_by_what_there_is() -> None:
@@ -58,8 +58,8 @@ def test_nothing_new_or_asked_for_is_a_full_training() -> None:
 
 def test_what_people_corrected_in_the_champions_data_begins_anew_unless_asked_otherwise() -> None:
     is_new = np.arange(100) < 10
-    assert (made := make("auto", is_new, corrected="drops/x/ was reverted")).mode == "full"
-    assert (made.reason, made.history) == ("drops/x/ was reverted", RefreshHistory())
+    assert (planned := make("auto", is_new, corrected="drops/x/ was reverted")).mode == "full"
+    assert (planned.reason, planned.history) == ("drops/x/ was reverted", RefreshHistory())
     assert make("refresh", is_new, corrected="drops/x/ was reverted").mode == "refresh"
     assert make("auto", is_new, corrected=None).mode == "refresh"
 
@@ -123,7 +123,7 @@ def test_a_replay_evens_out_what_is_new() -> None:
     labels = np.repeat([0, 1, 2], [400, 400, 400])
     is_new = np.zeros(1200, bool)
     is_new[:100] = True
-    made = make("auto", is_new, labels, replay_ratio=2)
-    assert np.bincount(labels[made.chosen]).tolist() == [100, 100, 100]
+    planned = make("auto", is_new, labels, replay_ratio=2)
+    assert np.bincount(labels[planned.chosen]).tolist() == [100, 100, 100]
     much = make("auto", is_new, labels, replay_ratio=5)
     assert np.bincount(labels[much.chosen]).tolist() == [200, 200, 200]

@@ -48,8 +48,8 @@ def add(folder: Path, arrays: tuple[np.ndarray, np.ndarray], max_loss: float = 0
 
 
 def standing(loaded: model.Model, variant: str) -> model.VariantStatus:
-    (found,) = (one for one in loaded.variants if one.variant == variant)
-    return found
+    (status,) = (one for one in loaded.variants if one.variant == variant)
+    return status
 
 
 def test_it_is_kept_with_figures_and_probes_of_its_own(folder: Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
@@ -123,10 +123,10 @@ def test_bf16_is_the_same_file_in_another_precision(folder: Path, arrays: tuple[
     import openvino
 
     add(folder, arrays)
-    told = bundle.parse((folder / bundle.INFO).read_bytes())
+    bundle_info = bundle.parse((folder / bundle.INFO).read_bytes())
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        assert told.bf16 is None
-        bundle.write(folder, told.model_copy(update={"bf16": told.int8}))
+        assert bundle_info.bf16 is None
+        bundle.write(folder, bundle_info.model_copy(update={"bf16": bundle_info.int8}))
         loaded = variants.load_proven(folder, 1e-3, variant="bf16")
         assert loaded.variant == "fp32"
         assert "this processor has no BF16" in standing(loaded, "bf16").reason
@@ -153,11 +153,14 @@ def faulty(folder: Path, arrays: tuple[np.ndarray, np.ndarray], target: Path) ->
     """A bundle whose INT8 probes say what this processor does not."""
     add(folder, arrays)
     shutil.copytree(folder, target)
-    told = bundle.parse((target / bundle.INFO).read_bytes())
+    bundle_info = bundle.parse((target / bundle.INFO).read_bytes())
     x, p = bundle.load_probes((target / bundle.INT8_PROBES).read_bytes())
     np.savez(target / bundle.INT8_PROBES, images=x, probabilities=np.roll(p, 1, 1))
-    assert told.int8
-    bundle.write(target, told.model_copy(update={"int8": told.int8.model_copy(update={"speedup": 9.0}), "bf16": None}))
+    assert bundle_info.int8
+    bundle.write(
+        target,
+        bundle_info.model_copy(update={"int8": bundle_info.int8.model_copy(update={"speedup": 9.0}), "bf16": None}),
+    )
     return target
 
 

@@ -38,9 +38,9 @@ def run(client: FakeClient) -> Run:
 
 def test_a_finished_run_has_sent_all_its_metrics() -> None:
     client = FakeClient()
-    made = run(client)
-    with made.terminating():
-        made.log_metrics(1, {"loss": 2.0, "accuracy": 0.5})
+    tracked = run(client)
+    with tracked.terminating():
+        tracked.log_metrics(1, {"loss": 2.0, "accuracy": 0.5})
         assert client.metrics == []  # few calls: they wait for more
     assert client.metrics == [("loss", 1), ("accuracy", 1)]
     assert client.ends == [("r", "FINISHED")]
@@ -62,10 +62,10 @@ def test_an_error_is_not_hidden_by_a_server_that_is_away() -> None:
 
 
 def test_a_server_that_is_away_is_unavailable() -> None:
-    made = run(FakeClient(away=True))
-    made.log_metrics(1, {"loss": 1.0})
+    tracked = run(FakeClient(away=True))
+    tracked.log_metrics(1, {"loss": 1.0})
     with pytest.raises(UnavailableError, match="run r"):
-        made.flush()
+        tracked.flush()
 
 
 def test_without_psutil_there_are_no_system_metrics_and_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:

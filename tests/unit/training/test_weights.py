@@ -36,13 +36,13 @@ def test_torchvisions_layout_fills_the_body_and_leaves_the_head(
 ) -> None:
     path = tmp_path / f"mine.{suffix}"
     torch.save(original, path) if suffix == "pth" else save_file(original, path)
-    found = ask(tmp_path, path)
+    pretrained = ask(tmp_path, path)
     network = networks.build(NAME, 1, 3, 64, 0)
     head = network.state_dict()["head.weight"].clone()
-    found.load_into(network)
+    pretrained.load_into(network)
     assert torch.equal(network.state_dict()["body.features.0.0.weight"], original["features.0.0.weight"])
     assert torch.equal(network.state_dict()["head.weight"], head)
-    assert found.source.startswith(f"mine.{suffix} (SHA-256 ")
+    assert pretrained.source.startswith(f"mine.{suffix} (SHA-256 ")
 
 
 @pytest.mark.parametrize("architecture", [NAME, "small_cnn"])
@@ -57,18 +57,18 @@ def test_a_bundles_weights_can_be_started_from(tmp_path: Path, architecture: str
 
 def test_places_of_a_transformer_are_resampled(tmp_path: Path) -> None:
     state = networks.build("vit_b_16", 3, 2, 64, 1).state_dict()
-    found = weights.Pretrained("vit_b_16", state, "test")
+    pretrained = weights.Pretrained("vit_b_16", state, "test")
     network = networks.build("vit_b_16", 3, 2, 32, 2)
-    found.load_into(network)
+    pretrained.load_into(network)
     assert network.state_dict()["body.encoder.pos_embedding"].shape[1] == 1 + 4
     assert torch.equal(network.state_dict()["body.conv_proj.weight"], state["body.conv_proj.weight"])
 
 
 def test_weights_of_another_architecture_are_refused(original: dict[str, torch.Tensor], tmp_path: Path) -> None:
     torch.save(original, tmp_path / "mine.pth")
-    found = ask(tmp_path, tmp_path / "mine.pth", "resnet18")
+    pretrained = ask(tmp_path, tmp_path / "mine.pth", "resnet18")
     with pytest.raises(InvalidInputError, match="EVERGREEN_ARCHITECTURE"):
-        found.load_into(networks.build("resnet18", 3, 2, 64, 0))
+        pretrained.load_into(networks.build("resnet18", 3, 2, 64, 0))
 
 
 class Trap:
@@ -142,9 +142,9 @@ def test_a_download_is_kept_whole(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/there", None])
 def test_without_network_the_error_says_where_the_file_belongs(server: str, tmp_path: Path, url: str | None) -> None:
-    with pytest.raises(UnavailableError, match="put that file into") as told:
+    with pytest.raises(UnavailableError, match="put that file into") as caught:
         weights.download(url or f"{server}/gone", tmp_path / "file.pth", timeout=2)
-    assert str(tmp_path) in str(told.value)
+    assert str(tmp_path) in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 

@@ -18,8 +18,8 @@ from ml.training.network import networks, shared_norm, winograd
 def results(layer: nn.Conv2d, images: Tensor, above: Tensor) -> list[Tensor]:
     """Outputs and the gradients of images, weights and bias."""
     inputs = [images, *layer.parameters()]
-    found = layer(images)
-    return [found.detach(), *torch.autograd.grad(found, inputs, above)]
+    outputs = layer(images)
+    return [outputs.detach(), *torch.autograd.grad(outputs, inputs, above)]
 
 
 @pytest.mark.parametrize("side", [2, 3, 4, 5, 6, 7, 8, 9])

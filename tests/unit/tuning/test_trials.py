@@ -7,14 +7,14 @@ from ml.tuning import search, study
 
 
 def trial(number: int, state: TrialState, value: float | None = None, *reported: float) -> FrozenTrial:
-    made = create_trial(
+    frozen = create_trial(
         state=state,
         value=value,
         intermediate_values=dict(enumerate(reported, 1)),
         user_attrs={"run": f"run-{number}"},
     )
-    made.number = number
-    return made
+    frozen.number = number
+    return frozen
 
 
 COMPLETE, PRUNED, RUNNING, FAILED = TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL
