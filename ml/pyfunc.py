@@ -51,12 +51,12 @@ class BundlePredictor:
             return self._table(model_input)
         info = self._model.info
         shape = (info.image_size, info.image_size, info.channels)
-        found = np.asarray(model_input)
-        if found.dtype != np.uint8 or found.shape[1:] != shape:
+        pixels = np.asarray(model_input)
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != shape:
             wanted = f"uint8[N, {', '.join(map(str, shape))}] or a table with a column `{_COLUMN}`"
-            received = f"{found.dtype}{list(found.shape)}"
+            received = f"{pixels.dtype}{list(pixels.shape)}"
             raise InvalidInputError(f"`model_input` must be {wanted} (received {received})")
-        return self._model.predict(found)
+        return self._model.predict(pixels)
 
     def _table(self, table: "DataFrame") -> "DataFrame":
         from pandas import DataFrame

@@ -143,14 +143,14 @@ def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) ->
     best = _best_so_far(ctx, champion_side, dataset)
     labels = yardstick.find(ctx, champion, dataset, evaluated.holdout)
     sides = {"champion": champion_side, "challenger": evaluated}
-    judged = {name: labels.judge(side) for name, side in sides.items()}
-    best_judged = judged["champion"] if best is champion_side else labels.judge(best)
-    figures |= evidence.challenger_figures(judged["challenger"], figures["served"])
-    figures |= evidence.paired_figures(ctx, judged["challenger"], judged["champion"], best_judged, dataset)
-    figures["relabelled"] = yardstick.figures(labels, sides, judged)
+    by_reference = {name: labels.judge(side) for name, side in sides.items()}
+    best_judged = by_reference["champion"] if best is champion_side else labels.judge(best)
+    figures |= evidence.challenger_figures(by_reference["challenger"], figures["served"])
+    figures |= evidence.paired_figures(ctx, by_reference["challenger"], by_reference["champion"], best_judged, dataset)
+    figures["relabelled"] = yardstick.figures(labels, sides, by_reference)
     ruling = policy.against_champion(figures, rules)
     if ruling.verdict != "promote" and blame.is_needed(figures):
-        figures["blame"] = blame.find(ctx, judged["challenger"], dataset)
+        figures["blame"] = blame.find(ctx, by_reference["challenger"], dataset)
         if figures["blame"] is not None:
             ruling = Ruling(ruling.verdict, f"{ruling.reason}; {blame.sentence(figures['blame'])}")
     return ruling, figures

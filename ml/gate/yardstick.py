@@ -128,12 +128,14 @@ def find(ctx: Context, champion: int, dataset: str, holdout: Split) -> Yardstick
     )
 
 
-def figures(yardstick: Yardstick, sides: Mapping[str, EvaluatedModel], judged: Mapping[str, EvaluatedModel]) -> Any:
+def figures(
+    yardstick: Yardstick, sides: Mapping[str, EvaluatedModel], by_reference: Mapping[str, EvaluatedModel]
+) -> Any:
     """What changed and how the models do on it, for policy, record and report; JSON.
 
     Args:
         sides: champion and challenger on the labels that the samples have now.
-        judged: the same on the labels that count.
+        by_reference: the same on the labels that count.
     """
     kept, total = [change for change in yardstick.changes if change.kept], len(sides["challenger"].right)
     positions = yardstick.positions[yardstick.kept]
@@ -145,9 +147,9 @@ def figures(yardstick: Yardstick, sides: Mapping[str, EvaluatedModel], judged: M
         "by": _by_source(kept),
         "applied_by": _by_source([change for change in yardstick.changes if not change.kept]),
         "samples": [asdict(change) for change in sorted(yardstick.changes, key=_order)[:_LISTED]],
-        "right_before": {name: int(side.right[positions].sum()) for name, side in judged.items()},
+        "right_before": {name: int(side.right[positions].sum()) for name, side in by_reference.items()},
         "right_after": {name: int(side.right[positions].sum()) for name, side in sides.items()},
-        "brier_before": {name: _mean(side.answers.brier[positions]) for name, side in judged.items()},
+        "brier_before": {name: _mean(side.answers.brier[positions]) for name, side in by_reference.items()},
         "brier_after": {name: _mean(side.answers.brier[positions]) for name, side in sides.items()},
         "accuracy_after": {name: _mean(side.right) for name, side in sides.items()},
     }

@@ -146,11 +146,11 @@ def _name_columns(names: Sequence[str]) -> Floats:
     """Length, number, and which of the most frequent words and patterns a name has; never the folder."""
     patterns = [re.sub(r"\d+", "0", name.lower()) for name in names]
     words = [set(re.findall(r"[a-z]+", name.lower())) for name in names]
-    frequent = [w for w, n in Counter(w for found in words for w in found).most_common(20) if n < len(names)]
+    frequent = [w for w, n in Counter(w for name_words in words for w in name_words).most_common(20) if n < len(names)]
     shapes = [p for p, n in Counter(patterns).most_common(10) if n < len(names) and n > 1]
     rows = [
-        [len(n), *(w in found for w in frequent), *(p == s for s in shapes)]
-        for n, p, found in zip(names, patterns, words, strict=True)
+        [len(n), *(w in name_words for w in frequent), *(p == s for s in shapes)]
+        for n, p, name_words in zip(names, patterns, words, strict=True)
     ]
     return np.asarray(rows, np.float64)
 

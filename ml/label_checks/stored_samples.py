@@ -125,4 +125,4 @@ def _by_drop(rows: Sequence[dict[str, Any]], least: int = 20) -> dict[str, list[
     labels: dict[str, list[str]] = {}
     for row in rows:
         labels.setdefault(row["drop_id"], []).append(row["label"])
-    return {drop: found for drop, found in labels.items() if len(found) >= least}
+    return {drop: drop_labels for drop, drop_labels in labels.items() if len(drop_labels) >= least}

@@ -15,8 +15,8 @@ OUTPUT = Path("build/bench")
 def names() -> list[str]:
     """Modules here with a `run` function: each is a benchmark, its docstring's first line says of what."""
     modules = (m for m in pkgutil.iter_modules(bench.__path__) if not m.ispkg)
-    found = (m.name for m in modules if m.name not in ("__main__", "report"))
-    return sorted(found)
+    benchmarks = (m.name for m in modules if m.name not in ("__main__", "report"))
+    return sorted(benchmarks)
 
 
 def main(arguments: list[str]) -> int:

@@ -88,12 +88,12 @@ def run() -> dict[str, Any]:
             for seed in range(SEEDS):
                 for kind in KINDS:
                     history = _history(images, kind, seed)
-                    found, gap, clean = bench.compare(f"{name}-{kind}-{seed}", images, history)
+                    findings, gap, clean = bench.compare(f"{name}-{kind}-{seed}", images, history)
                     lacking.append(gap)
                     accused += [] if clean is None else [bool(clean["drops"])]
-                    if found is not None:
-                        named.append([row["name"] for row in found["drops"]][:1] == [f"drop-{history.poisoned}"])
-                        scored.append(found["highest"])
+                    if findings is not None:
+                        named.append([row["name"] for row in findings["drops"]][:1] == [f"drop-{history.poisoned}"])
+                        scored.append(findings["highest"])
             shifts.append(bench.flood(f"{name}-flood", images))
     figures = {
         "blame_top1": float(np.mean(named)),
@@ -120,7 +120,7 @@ class _Bench:
     ) -> tuple[dict[str, Any] | None, float, dict[str, Any] | None]:
         """What was blamed, the points lacking after the revert, and what is blamed without poison."""
         with self._system(f"{name}-p") as ctx:
-            found, poisoned = self._challenge(ctx, images, history, [*range(len(history.drops))])
+            findings, poisoned = self._challenge(ctx, images, history, [*range(len(history.drops))])
             ctx.registry.set_alias("champion", poisoned)
             done = revert.revert(ctx, f"drop-{history.poisoned}", actor="bench", reason="poisoned")
             after = self._accuracy(ctx, images, history, self._train(ctx, str(done.version)))
@@ -130,7 +130,7 @@ class _Bench:
             model = self._train(ctx, version, mode="full")
             never = self._accuracy(ctx, images, history, model)
             clean = self._blamed(ctx, model, version)
-        return found, 100 * (never - after), clean
+        return findings, 100 * (never - after), clean
 
     def flood(self, name: str, images: Images) -> float:
         """Points by which copies of mislabelled images move the champion's accuracy."""

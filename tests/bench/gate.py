@@ -57,8 +57,8 @@ def run() -> dict[str, Any]:
     best = {stream: years["better", stream, "fashion-mnist"] for stream in year.STREAMS}
     figures: dict[str, Any] = {
         "harm_100": max(ours.values()),
-        "harm_year": max(float(np.mean([y.deepest > 1 for y in found["sabotaged"]])) for found in best.values()),
-        **{f"year_gap_{s}": spread([float(y.gaps.mean()) for y in found["clean"]]) for s, found in best.items()},
+        "harm_year": max(float(np.mean([y.deepest > 1 for y in outcomes["sabotaged"]])) for outcomes in best.values()),
+        **{f"year_gap_{s}": spread([float(y.gaps.mean()) for y in outcomes["clean"]]) for s, outcomes in best.items()},
         "staleness_daily": float(np.mean([y.longest for y in best["daily"]["clean"]])),
         "false_veto": max(vetoes.values()),
     }
@@ -67,8 +67,8 @@ def run() -> dict[str, Any]:
         figures[f"harm_100, {who}: {name}, {loss:g} points"] = share
     for samples, share in vetoes.items():
         figures[f"false_veto: {samples} samples"] = share
-    for (name, stream, kind), found in years.items():
-        figures |= _of_years(f"{kind}, {stream}, {name}", found)
+    for (name, stream, kind), outcomes in years.items():
+        figures |= _of_years(f"{kind}, {stream}, {name}", outcomes)
     for name in pairs.SETS:
         figures[f"disagreement of real pairs, {name}"] = spread(pairs.disagreements(name).tolist())
         figures[f"samples that answers need for each that Brier scores need, {name}"] = spread(pairs.gains(name))
@@ -80,13 +80,13 @@ def _broken(course: tuple[str, float, bool]) -> float:
     name, loss, naive = course
     # Half of the coins fall as the champion answers.
     differing = round(2 * year.KINDS["fashion-mnist"].disagreement * SAMPLES)
-    found = 0
+    broken = 0
     for i in range(REPETITIONS // 10 if naive else REPETITIONS):
         generator = np.random.default_rng([7, i])
         holdout = Holdout(generator, SAMPLES, naive=naive)
         adversaries.ALL[name](holdout, generator, DECISIONS, differing, loss / 100)
-        found += holdout.broken
-    return found / (REPETITIONS // 10 if naive else REPETITIONS)
+        broken += holdout.broken
+    return broken / (REPETITIONS // 10 if naive else REPETITIONS)
 
 
 def _years(key: tuple[str, str, str]) -> dict[str, list[year.Year]]:
@@ -99,8 +99,8 @@ def _years(key: tuple[str, str, str]) -> dict[str, list[year.Year]]:
     }
 
 
-def _of_years(label: str, found: dict[str, list[year.Year]]) -> dict[str, float]:
-    clean, sabotaged = found["clean"], found["sabotaged"]
+def _of_years(label: str, outcomes: dict[str, list[year.Year]]) -> dict[str, float]:
+    clean, sabotaged = outcomes["clean"], outcomes["sabotaged"]
     return {
         f"{label}: promotions": float(np.mean([y.promotions for y in clean])),
         f"{label}: mean distance": float(np.mean([y.gaps.mean() for y in clean])),

@@ -48,11 +48,11 @@ def run() -> dict[str, Any]:
 def _speed(name: str, side: int) -> dict[str, Any]:
     pixels = np.random.default_rng(0).integers(0, 256, (32, side, side, 3), np.uint8)
     with _exported(networks.build(name, 3, 10, side, 0), pixels) as folder:
-        found = [_added(folder, pixels[:16], (pixels, np.zeros(len(pixels), np.int64)), 1) for _ in range(RUNS)]
+        reports = [_added(folder, pixels[:16], (pixels, np.zeros(len(pixels), np.int64)), 1) for _ in range(RUNS)]
         sizes = [(folder / f).stat().st_size / 1e6 for f in (bundle.MODEL, bundle.INT8_MODEL)]
     what = f"{name} at {side} px"
     return {
-        f"{what}: times as fast": spread([report.speedup for report in found]),
+        f"{what}: times as fast": spread([report.speedup for report in reports]),
         f"{what}: MB fp32": spread([sizes[0]]),
         f"{what}: MB INT8": spread([sizes[1]]),
     }

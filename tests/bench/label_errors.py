@@ -36,11 +36,11 @@ def run() -> dict[str, Any]:
         given = np.asarray([names.index(r[kind]) for r in rows])
         clean = np.asarray([names.index(r["clean"]) for r in rows])
         started = time.perf_counter()
-        found = label_errors.find_suspects(images, given, Settings())
+        suspects = label_errors.find_suspects(images, given, Settings())
         seconds = time.perf_counter() - started
         wrong = given != clean
-        accuracy = float((found.probabilities.argmax(1) == clean).mean())
-        figures |= _figures(kind, wrong, found.positions) | {
+        accuracy = float((suspects.probabilities.argmax(1) == clean).mean())
+        figures |= _figures(kind, wrong, suspects.positions) | {
             f"{kind}: accuracy of the networks": spread([accuracy]),
             f"{kind}: seconds": spread([seconds]),
         }
@@ -64,9 +64,9 @@ def _material() -> tuple[NDArray[np.uint8], list[dict[str, str]]]:
         members = {m.name.removeprefix("./"): m for m in archive.getmembers()}
 
         def pixels(name: str) -> NDArray[np.uint8]:
-            found = archive.extractfile(members[name])
-            if found is None:
+            member = archive.extractfile(members[name])
+            if member is None:
                 raise FileNotFoundError(name)
-            return np.asarray(Image.open(io.BytesIO(found.read())).convert("RGB"))
+            return np.asarray(Image.open(io.BytesIO(member.read())).convert("RGB"))
 
         return np.stack([pixels(r["file"]) for r in rows]), rows

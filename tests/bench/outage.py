@@ -228,7 +228,7 @@ def _shed(running: Service) -> dict[str, int]:
 
 def _samples(running: Service, name: str) -> list[float]:
     answer = running.get("/metrics")
-    found = [float(line.rpartition(" ")[2]) for line in answer.text.splitlines() if line.startswith(name)]
-    if not found:
+    values = [float(line.rpartition(" ")[2]) for line in answer.text.splitlines() if line.startswith(name)]
+    if not values:
         raise SystemExit(f"the service tells no {name}: {answer.status_code} {answer.text[:1000]}")
-    return found
+    return values

@@ -53,8 +53,8 @@ def run() -> dict[str, Any]:
 def _measured(ctx: Context) -> dict[str, Any]:
     milliseconds = {name: [_took(query) for _ in range(RUNS)] for name, query in _queries(ctx).items()}
     worst = max(max(values) for values in milliseconds.values())
-    told = {f"{name}_milliseconds": spread(values) for name, values in milliseconds.items()}
-    return {"slowest_query_milliseconds": round(worst, 1), **told}
+    figures = {f"{name}_milliseconds": spread(values) for name, values in milliseconds.items()}
+    return {"slowest_query_milliseconds": round(worst, 1), **figures}
 
 
 def _took(query: Callable[[], object]) -> float:

@@ -89,10 +89,10 @@ def run() -> dict[str, Any]:
         (folder / "servers").mkdir()
         with real.storage(folder / "servers") as servers:
             with _running(servers, folder, folders, WORKERS) as system:
-                told = _under_load(system, folder, requests)
+                result = _under_load(system, folder, requests)
             with _running(servers, folder, folders, 4) as system:
-                told["figures"]["rollback_seconds"] = spread([_rollback(system, n) for n in range(ROLLBACKS)])
-    return {"runs": 1, **told}
+                result["figures"]["rollback_seconds"] = spread([_rollback(system, n) for n in range(ROLLBACKS)])
+    return {"runs": 1, **result}
 
 
 def _under_load(system: System, folder: Path, requests: int) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def _judge(
     truth = {kind: _truth(system.folders[kind]) for kind in CLASSES}
     failed = [answer for answer in answers if answer[3] != 200]
     mixed = [a for a in answers if a[3] == 200 and not _fits(system, truth, a[2], orjson.loads(a[4]))]
-    for kind, found in (("failed", failed), ("mixed", mixed)):
-        for answer in found[:5]:
+    for kind, faulty in (("failed", failed), ("mixed", mixed)):
+        for answer in faulty[:5]:
             sys.stderr.write(f"{kind}: {answer}\n")
     starts, ends = (np.array([answer[n] for answer in answers]) for n in (0, 1))
     during = np.zeros(len(answers), bool)
@@ -171,13 +171,13 @@ def _fits(system: System, truth: dict[str, list[dict[str, float]]], image: int, 
 
 def _truth(folder: Path) -> list[dict[str, float]]:
     """Label to probability of each image, by the very model that the service loads."""
-    made: Model = variants.load_proven(folder, 1e-3, variant="int8")
-    info, limits = made.info, Limits(10**6, 10**6)
-    found = []
+    model: Model = variants.load_proven(folder, 1e-3, variant="int8")
+    info, limits = model.info, Limits(10**6, 10**6)
+    probabilities = []
     for data in PICTURES:
         pixels = images.decode(data, info.image_size, info.channels, limits)
-        found.append(dict(zip(info.labels, map(float, made.predict(pixels[np.newaxis])[0]), strict=True)))
-    return found
+        probabilities.append(dict(zip(info.labels, map(float, model.predict(pixels[np.newaxis])[0]), strict=True)))
+    return probabilities
 
 
 def _rollback(system: System, number: int) -> float:

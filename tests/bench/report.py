@@ -17,8 +17,8 @@ from ml.models import cpu
 def machine() -> str:
     """Which processor and system the figures were taken on, and what limits the libraries there."""
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    processor = found.group(1) if found else platform.processor()
+    match = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    processor = match.group(1) if match else platform.processor()
     return f"{os.cpu_count()} cores, {processor} ({cpu.describe()}), Python {platform.python_version()}"
 
 
@@ -68,8 +68,8 @@ def refresh(name: str, result: dict[str, Any], page: Path) -> None:
         f"{datetime.now(UTC):%Y-%m-%d}, {result['runs']} runs, {result['machine']}.\n"
     )
     text = page.read_text() if page.exists() else "# Benchmarks\n\nMade by `make bench NAME=…`; do not edit by hand.\n"
-    before, found, after = text.partition(heading)
-    if found:
+    before, separator, after = text.partition(heading)
+    if separator:
         _, next_heading, rest = after.partition("\n## ")
         text = before + section + (f"{next_heading}{rest}" if next_heading else "")
     else:

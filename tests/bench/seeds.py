@@ -90,14 +90,14 @@ def _stories(running: Servers, folder: Path, url: str) -> Iterable[Told]:
             yield done.result()
 
 
-def _kept(told: Iterable[Told]) -> list[Told]:
+def _kept(stories: Iterable[Told]) -> list[Told]:
     """The stories in order; each is written down when it comes, since all of them take a while."""
     ROWS.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     with ROWS.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Told)])
         writer.writeheader()
-        for row in told:
+        for row in stories:
             writer.writerow(asdict(row))
             file.flush()
             rows.append(row)
@@ -107,10 +107,13 @@ def _kept(told: Iterable[Told]) -> list[Told]:
 def _story(running: Servers, home: Path, url: str, seed: int, threads: int) -> Told:
     """One story, in a process of the pool."""
     began = time.monotonic()
-    told = drops.make_story(pictures.load(None, seed), seed)
+    story_drops = drops.make_story(pictures.load(None, seed), seed)
     chosen = {"train_threads": threads, "seed": Settings().seed + seed}
     with onednn(threads), stored.system(running, home, f"seeds-{home.name}", url, **chosen) as ctx:
-        cycles = [_cycle(ctx, f"drop-{n}", drop) for n, drop in enumerate((told.first, told.second, told.third))]
+        cycles = [
+            _cycle(ctx, f"drop-{n}", drop)
+            for n, drop in enumerate((story_drops.first, story_drops.second, story_drops.third))
+        ]
         figures = decisions.get(ctx.engine, str(cycles[1].decision_id)).statistics
     return Told(
         seed=seed,

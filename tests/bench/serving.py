@@ -195,7 +195,7 @@ def _photos(size: tuple[int, int]) -> list[bytes]:
 
     generator = np.random.default_rng(0)
     sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    found = []
+    photos = []
     for number in range(PHOTOS):
         source = sources[number % len(sources)]
         height = int(generator.integers(330, 420))
@@ -205,8 +205,8 @@ def _photos(size: tuple[int, int]) -> list[bytes]:
         part = source.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         part.save(buffer, "JPEG", quality=90)
-        found.append(buffer.getvalue())
-    return found
+        photos.append(buffer.getvalue())
+    return photos
 
 
 def _by_files(folder: Path) -> Callable[..., Heard]:

@@ -51,13 +51,16 @@ def run() -> dict[str, Any]:
     by_order = {order: _figures(order, courses) for order in stream.ORDERS}
     _plot(courses)
     key_figures = ("gap_points", "compute_share", "forgetting_points")
-    worst = {name: spread(max((found[name] for found in by_order.values()), key=np.mean)) for name in key_figures}
-    told = {
-        f"{order}: {name.replace('_', ' ')}": spread(values)
-        for order, found in by_order.items()
-        for name, values in found.items()
+    worst = {
+        name: spread(max((order_figures[name] for order_figures in by_order.values()), key=np.mean))
+        for name in key_figures
     }
-    return {"runs": len(SEEDS), "figures": worst | told, "plots": [PLOT.name]}
+    figures = {
+        f"{order}: {name.replace('_', ' ')}": spread(values)
+        for order, order_figures in by_order.items()
+        for name, values in order_figures.items()
+    }
+    return {"runs": len(SEEDS), "figures": worst | figures, "plots": [PLOT.name]}
 
 
 def _course(key: Key) -> Told:
@@ -68,15 +71,15 @@ def _course(key: Key) -> Told:
     path = KEPT / f"{order.replace(' ', '-')}-{seed}-{kind}-{identity}.json"
     if not path.exists():
         train, test = stream.pixels(stored.DATA, ALL), stream.pixels(stored.DATA.with_name("test.tar"), ALL)
-        made = stream.make(order, train, test, seed)
-        course = stream.full(made, settings) if kind == "full" else stream.refreshed(made, settings)
-        told = {
+        sequence = stream.make(order, train, test, seed)
+        course = stream.full(sequence, settings) if kind == "full" else stream.refreshed(sequence, settings)
+        record = {
             "seen": course.seen,
-            "accuracy": (course.answers == made.test[1]).mean(1).tolist(),
-            "forgetting": stream.forgetting(made, course.answers) if kind == "refreshed" else 0.0,
+            "accuracy": (course.answers == sequence.test[1]).mean(1).tolist(),
+            "forgetting": stream.forgetting(sequence, course.answers) if kind == "refreshed" else 0.0,
             "promotions": course.promotions,
         }
-        path.with_suffix(".part").write_text(json.dumps(told))
+        path.with_suffix(".part").write_text(json.dumps(record))
         path.with_suffix(".part").rename(path)
     kept: Told = json.loads(path.read_text())
     return kept

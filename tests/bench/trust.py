@@ -68,7 +68,7 @@ class _Material:
 
 def run() -> dict[str, Any]:
     """The figures by their names in the module's docstring, each over all data sets and of each alone."""
-    found: dict[str, list[float]] = defaultdict(list)
+    readings: dict[str, list[float]] = defaultdict(list)
     for name in SETS:
         pictures = load(DATA, name)
         for seed in range(SEEDS):
@@ -82,11 +82,11 @@ def run() -> dict[str, Any]:
                 *_suspects(material, generator),
             ]:
                 for label in (figure, f"{figure}: {name}", f"{figure}: {kind}"):
-                    found[label].append(value)
+                    readings[label].append(value)
     for kind, kept in _drifted():
-        found["drift_kept"].append(kept)
-        found[f"drift_kept: {kind}"].append(kept)
-    figures: dict[str, Any] = {label: float(np.mean(values)) for label, values in sorted(found.items())}
+        readings["drift_kept"].append(kept)
+        readings[f"drift_kept: {kind}"].append(kept)
+    figures: dict[str, Any] = {label: float(np.mean(values)) for label, values in sorted(readings.items())}
     figures |= human_errors.figures(DATA) | {"judge seconds": spread(_seconds())}
     return {"runs": SEEDS, "figures": figures, "bars": BARS}
 
@@ -155,16 +155,16 @@ def _drifted() -> Iterator[tuple[str, float]]:
                 reference = material.reference
                 drop = Labelled(second.features, second.labels)
                 names, keys = [str(i) for i in range(7)], [str(i) for i in range(len(drop))]
-                found = judge(drop, reference, names, keys, LIMIT).findings
-                yield f"{before}, then {after}", float(not any(f.holds for f in found))
+                findings = judge(drop, reference, names, keys, LIMIT).findings
+                yield f"{before}, then {after}", float(not any(f.holds for f in findings))
     pictures = load(DATA, "cifar10")
     for seed in range(SEEDS):
         order = np.random.default_rng(seed).permutation(len(pictures.labels))
         material = _Material(pictures, order[:_STORED], order[_STORED:], 10)
         rows = material.others[:1000]
         for kind, images in poison.corrupted(pictures.images[rows], seed):
-            found = _judge(material, rows, pictures.labels[rows], images).findings
-            yield kind, float(not any(f.holds for f in found))
+            findings = _judge(material, rows, pictures.labels[rows], images).findings
+            yield kind, float(not any(f.holds for f in findings))
 
 
 def _seconds() -> list[float]:

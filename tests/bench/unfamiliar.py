@@ -53,8 +53,8 @@ def _trained(folder: Path) -> Model:
     order = np.random.default_rng(0).permutation(len(labels))
     train, held = order[VALIDATION:], order[:VALIDATION]
     chosen = recipe.from_settings(Settings(seed=1), len(train), SIDE, 3, epochs=EPOCHS, threads=1)
-    made = networks.seeded(3, 10, SIDE, 1)
-    fitted = fit(made, (images[train], labels[train]), (images[held], labels[held]), chosen)
+    network = networks.seeded(3, 10, SIDE, 1)
+    fitted = fit(network, (images[train], labels[train]), (images[held], labels[held]), chosen)
     info = BundleInfo(
         architecture="small_cnn", labels=tuple(map(str, range(10))), image_size=SIDE, channels=3, dataset_version="d",
         run_id="r", code_version="c", seed=1, class_shares={}, files={},

@@ -74,9 +74,9 @@ def test_a_network_that_cannot_be_quantised_goes_without_int8(
     kept = train(ctx, done.version, cycle_id="kept", epochs=1)
     monkeypatch.setattr("ml.training.quantise.quantise", fails)
     without = train(ctx, done.version, cycle_id="without", epochs=1)
-    for made, expected in ((kept, True), (without, False)):
-        assert ctx.tracking.get_run(made.run_id).data.metrics["int8_kept"] == expected
-        assert (scores.load_model(ctx, made.model_version)[0].info.int8 is not None) == expected
+    for challenger, expected in ((kept, True), (without, False)):
+        assert ctx.tracking.get_run(challenger.run_id).data.metrics["int8_kept"] == expected
+        assert (scores.load_model(ctx, challenger.model_version)[0].info.int8 is not None) == expected
 
 
 def test_answers_are_kept_for_each_variant(context_with_mlflow: Context) -> None:

@@ -124,7 +124,7 @@ def test_hostile_members_are_put_aside_with_their_reasons(context: Context) -> N
     result = ingest(context, put(context, "one", drop))
     assert result.version, result.reason
     assert labels(context) == expected()
-    told = held(context)
+    quarantined = held(context)
     wanted = {
         "../1/out.png": "leads out of the archive",
         "/1/absolute.png": "leads out of the archive",
@@ -135,9 +135,9 @@ def test_hostile_members_are_put_aside_with_their_reasons(context: Context) -> N
         "1/promised.png": "declares 1000000 bytes",
         "2/huge.png": "at most",
     }
-    assert told.keys() == wanted.keys()
-    assert [key for key, words in wanted.items() if words not in told[key][0]] == []
-    where = told["1/in.png"][1]
+    assert quarantined.keys() == wanted.keys()
+    assert [key for key, words in wanted.items() if words not in quarantined[key][0]] == []
+    where = quarantined["1/in.png"][1]
     assert where
     assert context.store.get(where) == broken[:60]
 
@@ -168,8 +168,8 @@ def test_an_archive_replaced_after_the_claim_is_told(context: Context) -> None:
     context.labels.put(prefix + "all.tar", tar(digit_files(100, 101)))
     inspect_chunk(context, drop_id, 0)
     validate(context, drop_id)
-    told = {words for words, _ in held(context).values()}
-    assert told == {"`all.tar` was replaced or removed after the drop was claimed"}
+    reasons = {words for words, _ in held(context).values()}
+    assert reasons == {"`all.tar` was replaced or removed after the drop was claimed"}
 
 
 def test_pages_share_the_work_and_hold_everything_once(make_context: "type[Context]") -> None:
@@ -184,6 +184,6 @@ def test_pages_share_the_work_and_hold_everything_once(make_context: "type[Conte
 
 def test_the_command_says_before_sending_what_is_inside(tmp_path: Path) -> None:
     (tmp_path / "all.zip").write_bytes(zipped({f"x/{k}": v for k, v in digit_files(0, COUNT).items()}))
-    with upload.prepare(tmp_path, "one") as made:
-        assert (made.format, sum(made.classes.values())) == ("class_folders", COUNT)
-        assert list(made.files) == ["all.zip"]
+    with upload.prepare(tmp_path, "one") as prepared:
+        assert (prepared.format, sum(prepared.classes.values())) == ("class_folders", COUNT)
+        assert list(prepared.files) == ["all.zip"]

@@ -59,9 +59,9 @@ def test_the_salt_of_an_installation_is_made_once_and_is_nobody_elses(make_conte
     salts = set()
     for context in (make_context(), make_context()):
         with ThreadPoolExecutor(8) as pool:
-            found = set(pool.map(split_salt.read, [context.engine] * 16))
-        assert len(found) == 1
-        salts |= found
+            read_salts = set(pool.map(split_salt.read, [context.engine] * 16))
+        assert len(read_salts) == 1
+        salts |= read_salts
     assert len(salts) == 2
     assert all(len(salt) == 64 for salt in salts)
     assert splits.splitter(make_context(split_salt=None)).salt not in salts

@@ -53,8 +53,8 @@ class _NoTagsAtFirst(ForwardingObjectStore):
 
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
         self._looked += not recursive  # the folders of a drop are listed first
-        found = super().list(prefix, recursive)
-        return (o._replace(etag="") for o in found) if self._looked == 1 else found
+        objects = super().list(prefix, recursive)
+        return (o._replace(etag="") for o in objects) if self._looked == 1 else objects
 
 
 def test_a_listing_that_changes_by_itself_costs_a_claim_and_nothing_else(context: Context) -> None:

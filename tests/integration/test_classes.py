@@ -91,8 +91,8 @@ def test_an_answer_settles_a_label_for_good(context: Context) -> None:
     assert (task.label, task.details) == ("cat", {"votes": {"cat": 1, "dog": 1}})
     with pytest.raises(InvalidInputError, match="is not a class"):
         answers.answer(context, task.id, "cow", actor="ann")
-    told = answers.answer(context, task.id, "dog", actor="ann")
-    assert told.version is not None
+    result = answers.answer(context, task.id, "dog", actor="ann")
+    assert result.version is not None
     assert trained(context) == stored(context) == ["dog", "dog"]
     assert open_tasks(context) == []
     with pytest.raises(ConflictError, match="done already"):

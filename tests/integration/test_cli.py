@@ -68,8 +68,8 @@ def keys(ctx: Context) -> set[str]:
 
 
 def test_a_folder_becomes_a_ready_drop(context: Context, folder: Path) -> None:
-    told = as_json(context, "drop", str(folder))
-    assert (told["prefix"], told["files"]) == ("drops/pictures/", 40)
+    summary = as_json(context, "drop", str(folder))
+    assert (summary["prefix"], summary["files"]) == ("drops/pictures/", 40)
     assert keys(context) == {f"drops/pictures/{key}" for key in digit_files(0, 40)} | {"drops/pictures/_READY"}
     code, output = invoke(context, "drop", str(folder), "--name", "second", "--no-ready")
     assert code == 0
@@ -223,8 +223,8 @@ def test_predictions_are_shown_whatever_the_label(context: Context, tmp_path: Pa
         code, output = invoke(context, "predict", str(path), EVERGREEN_SERVICE_URL=url)
         assert code == 0
         assert "[red]cat [/nothing]" in " ".join(output.split())
-        told = orjson.loads(invoke(context, "predict", str(path), "--json", EVERGREEN_SERVICE_URL=url)[1])
-        assert told == [{"file": str(path), **body}]
+        predictions = orjson.loads(invoke(context, "predict", str(path), "--json", EVERGREEN_SERVICE_URL=url)[1])
+        assert predictions == [{"file": str(path), **body}]
 
 
 @pytest.mark.parametrize(
@@ -272,8 +272,8 @@ def registered(ctx: Context, folder: Path, seed: int) -> int:
     info = bundle.parse((folder / bundle.INFO).read_bytes()).model_copy(update={"dataset_version": "none"})
     bundle.write(folder, info)
     client = ctx.tracking
-    found = client.get_experiment_by_name(ctx.settings.experiment)
-    experiment = found.experiment_id if found else client.create_experiment(ctx.settings.experiment)
+    existing = client.get_experiment_by_name(ctx.settings.experiment)
+    experiment = existing.experiment_id if existing else client.create_experiment(ctx.settings.experiment)
     run = client.create_run(experiment).info.run_id
     version = ctx.registry.register(run, folder, info, {})
     ctx.tracking.delete_model_version_tag(ctx.settings.model_name, str(version), "dataset_version")

@@ -30,13 +30,13 @@ def filled(ctx: Context) -> Context:
 
 def content(ctx: Context, version: str) -> dict[str, list[tuple[str, str, bytes]]]:
     """By split: hash, label and pixels of each sample, in manifest order."""
-    found: dict[str, list[tuple[str, str, bytes]]] = {}
+    by_split: dict[str, list[tuple[str, str, bytes]]] = {}
     for split in SPLITS:
         loaded = loader.load(ctx, version, split, 8, 1)
         labels = [loaded.classes[i] for i in loaded.labels]
         pixels = [image.tobytes() for image in np.asarray(loaded.images)]
-        found[split] = list(zip(loaded.sha256, labels, pixels, strict=True))
-    return found
+        by_split[split] = list(zip(loaded.sha256, labels, pixels, strict=True))
+    return by_split
 
 
 def latest(ctx: Context) -> str:

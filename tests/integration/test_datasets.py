@@ -68,9 +68,9 @@ def test_a_contradiction_that_arose_since_validation_is_one_more_annotation(cont
     assert accept(context, second)
     with transaction(context.engine) as connection:
         query = text("select s.label, l.label from labels l join samples s using (sha256) order by l.id")
-        said = [tuple(row) for row in connection.execute(query)]
+        annotations = [tuple(row) for row in connection.execute(query)]
         tasks = connection.execute(text("select reason, details from label_tasks")).all()
-    assert said == [("a", "a"), ("a", "a"), ("b", "b"), ("a", "b")]
+    assert annotations == [("a", "a"), ("a", "a"), ("b", "b"), ("a", "b")]
     assert [tuple(t) for t in tasks] == [("conflict", {"votes": {"a": 1, "b": 1}})]
 
 
@@ -118,13 +118,13 @@ def test_a_lost_lock_loses_no_samples(context: Context) -> None:
 
 
 def test_the_same_drops_give_the_same_version_anywhere(make_context: Callable[..., Context]) -> None:
-    found = []
+    version_ids = []
     for _ in ("here", "there"):
         ctx = make_context(segment_bytes=20_000)
         ingest(ctx, upload(ctx, "one", digit_files(0, 50)))
-        found.append(ingest(ctx, upload(ctx, "two", digit_files(50, 70))).version)
-    assert found[0]
-    assert found[0] == found[1]
+        version_ids.append(ingest(ctx, upload(ctx, "two", digit_files(50, 70))).version)
+    assert version_ids[0]
+    assert version_ids[0] == version_ids[1]
 
 
 def test_pixels_are_the_uploaded_ones(context: Context) -> None:
@@ -138,8 +138,8 @@ def test_pixels_are_the_uploaded_ones(context: Context) -> None:
     for split in SPLITS:
         loaded = loader.load(context, version, split, 56, 3)
         assert loaded.images.shape == (len(loaded), 56, 56, 3)
-        for digest, found in zip(loaded.sha256, np.asarray(loaded.images), strict=True):
-            assert (found == images.decode(by_sha[digest], 56, 3, limits)).all()
+        for digest, image in zip(loaded.sha256, np.asarray(loaded.images), strict=True):
+            assert (image == images.decode(by_sha[digest], 56, 3, limits)).all()
 
 
 def test_the_same_picture_in_two_encodings_shares_a_split(context: Context, tmp_path: Path) -> None:

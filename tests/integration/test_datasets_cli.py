@@ -37,11 +37,11 @@ def two(context: Context) -> tuple[Context, str, str]:
 
 def truth(ctx: Context, version: str) -> dict[str, str]:
     """Sample → label, as training sees it."""
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for split in SPLITS:
         part = loader.load(ctx, version, split, 24, 1)
-        found |= {d: part.classes[label] for d, label in zip(part.sha256, part.labels, strict=True)}
-    return found
+        labels |= {d: part.classes[label] for d, label in zip(part.sha256, part.labels, strict=True)}
+    return labels
 
 
 def test_list_show_diff(two: tuple[Context, str, str]) -> None:
@@ -53,9 +53,9 @@ def test_list_show_diff(two: tuple[Context, str, str]) -> None:
     shown = as_json(ctx, "datasets", "show", second[:10])
     assert sum(sum(c.values()) for c in shown["counts"].values()) == 100
     assert (len(shown["drops"]), shown["cause"].startswith("drop d-")) == (2, True)
-    told = as_json(ctx, "datasets", "diff", first[:10], "newest")
-    assert (sum(told["added"].values()), told["removed"], told["relabelled"]) == (40, {}, [])
-    assert as_json(ctx, "datasets", "diff", second, first)["removed"] == told["added"]
+    difference = as_json(ctx, "datasets", "diff", first[:10], "newest")
+    assert (sum(difference["added"].values()), difference["removed"], difference["relabelled"]) == (40, {}, [])
+    assert as_json(ctx, "datasets", "diff", second, first)["removed"] == difference["added"]
     for command in (("list",), ("show",), ("diff", first), ("holdout",)):
         code, output = invoke(ctx, "datasets", *command, COLUMNS="80")
         assert code == 0
@@ -74,10 +74,10 @@ def test_a_difference_knows_relabels_and_renames_until_the_version_is_erased_fro
     newest = versions.latest(ctx)
     assert newest
     now = truth(ctx, newest.id)
-    told = contents.difference(ctx, first.id, newest.id)
+    difference = contents.difference(ctx, first.id, newest.id)
     threes = sum(label == "3" for label in was.values())
-    assert (told.added, told.removed) == ({}, {})
-    assert told.relabelled == {("3", "three"): threes, ("7", "seven"): 1}
+    assert (difference.added, difference.removed) == ({}, {})
+    assert difference.relabelled == {("3", "three"): threes, ("7", "seven"): 1}
     assert contents.counts(ctx, newest.id)["three"] and sum(now[d] != was[d] for d in now) == threes + 1  # noqa: PT018
     gone = [d for d, label in was.items() if label == "5"][:2]
     version = erase.erase(ctx, selection.of_hashes(gone), actor="ann", reason="x").version
@@ -129,24 +129,24 @@ def test_an_export_holds_every_sample_with_its_label(
 
 def exported(folder: Path, form: str) -> dict[str, str]:
     """Sample → label, from the bytes and names on disk."""
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     if form == "webdataset":
         for path in folder.glob("*.tar"):
             with tarfile.open(path) as tar:
                 data = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}  # type: ignore[union-attr]
             images = {k: v for k, v in data.items() if k.endswith(".png")}
-            found |= {hashlib.sha256(v).hexdigest(): data[k[:-3] + "cls"].decode() for k, v in images.items()}
+            labels |= {hashlib.sha256(v).hexdigest(): data[k[:-3] + "cls"].decode() for k, v in images.items()}
     elif form == "huggingface":
         for table in folder.glob("*/metadata.jsonl"):
             for line in table.read_bytes().splitlines():
-                told = orjson.loads(line)
-                found[hashlib.sha256((table.parent / told["file_name"]).read_bytes()).hexdigest()] = told["label"]
+                row = orjson.loads(line)
+                labels[hashlib.sha256((table.parent / row["file_name"]).read_bytes()).hexdigest()] = row["label"]
     else:
         from urllib.parse import unquote
 
         for path in folder.glob("*/*/*"):
-            found[hashlib.sha256(path.read_bytes()).hexdigest()] = unquote(path.parent.name)
-    return found
+            labels[hashlib.sha256(path.read_bytes()).hexdigest()] = unquote(path.parent.name)
+    return labels
 
 
 @pytest.mark.parametrize("label", [".", "..", ".hidden", "a/b", "CON\\x", "ä" * 200, "end. ", "50%", "\u202e", "cat"])

@@ -27,8 +27,8 @@ def test_every_key_is_read_as_it_was_written(context: Context) -> None:
 
 
 def test_what_is_not_there_or_cannot_be_asked_for_is_not_found(context: Context) -> None:
-    found = list(context.labels.get_many(["nothing", "a/../b", ".", "a/./b", ""]))
-    assert [type(f) for f in found] == [NotFoundError] * 5
+    results = list(context.labels.get_many(["nothing", "a/../b", ".", "a/./b", ""]))
+    assert [type(f) for f in results] == [NotFoundError] * 5
 
 
 def test_after_a_fork_nothing_hangs(context: Context) -> None:
@@ -53,6 +53,6 @@ def test_a_server_that_is_away_is_told_within_seconds(context: Context) -> None:
     settings = context.settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{free_port()}"})
     away = replace(context, labels=object_store.connect(settings, "labels")).labels
     started = time.monotonic()
-    (found,) = away.get_many(["a"])
-    assert isinstance(found, UnavailableError)
+    (result,) = away.get_many(["a"])
+    assert isinstance(result, UnavailableError)
     assert time.monotonic() - started < 90, "by default it would be asked for three minutes"

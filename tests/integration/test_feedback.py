@@ -45,24 +45,24 @@ class Answer:
     truth: str
 
 
-def predicted(ctx: Context, numbers: Sequence[int], caller: str = "phone", said: str | None = None) -> list[Answer]:
-    """Predictions of digits, right unless `said`, asked for by a caller, with their images in one object."""
+def predicted(ctx: Context, numbers: Sequence[int], caller: str = "phone", label: str | None = None) -> list[Answer]:
+    """Predictions of digits, right unless `label`, asked for by a caller, with their images in one object."""
     key = f"predictions/2026/01/02/{uuid.uuid4()}.tar"
     ctx.store.put(key, b"".join(digits()[n][1] for n in numbers))
-    offset, made = 0, []
+    offset, predictions = 0, []
     with transaction(ctx.engine) as connection:
         for number in numbers:
             truth, data = digits()[number]
             answer = Answer(uuid.uuid4(), datetime.now(UTC), hashlib.sha256(data).hexdigest(), truth)
             row = {
-                "id": answer.id, "at": answer.at, "model_version": 1, "label": said or truth, "probability": 0.9,
+                "id": answer.id, "at": answer.at, "model_version": 1, "label": label or truth, "probability": 0.9,
                 "milliseconds": 1.0, "image_sha256": answer.digest, "width": 8, "height": 8, "brightness": 0.5,
                 "top": [], "caller": caller,
             }  # fmt: skip
             store(connection, [PredictionRow(orjson.dumps(row), (offset, len(data)))], key, "test")
             offset += len(data)
-            made.append(answer)
-    return made
+            predictions.append(answer)
+    return predictions
 
 
 def say(
@@ -100,18 +100,18 @@ def table_of(ctx: Context, prefix: str | None) -> list[dict[str, str]]:
 @pytest.fixture
 def ctx(make_context: Callable[..., Context]) -> Context:
     """Samples of the first digits; three votes make a drop."""
-    made = make_context(feedback_min_labels=3)
-    ingest(made, upload(made, "one", digit_files(0, KNOWN)))
-    return made
+    context = make_context(feedback_min_labels=3)
+    ingest(context, upload(context, "one", digit_files(0, KNOWN)))
+    return context
 
 
 @pytest.fixture
 def classes_only(make_context: Callable[..., Context]) -> Context:
     """As `ctx`, without samples."""
-    made = make_context(feedback_min_labels=3)
+    context = make_context(feedback_min_labels=3)
     for label in "0123456789":
-        class_proposals.decide(made.engine, label, "confirmed", actor="ann", reason="a digit")
-    return made
+        class_proposals.decide(context.engine, label, "confirmed", actor="ann", reason="a digit")
+    return context
 
 
 def test_proposals_flip_no_label_however_many_there_are(ctx: Context) -> None:
@@ -147,11 +147,11 @@ def test_all_end_users_of_a_key_are_one_vote_and_a_burst_is_looked_at(classes_on
         assert feedback_rows.levels_by_annotator(connection, drop.prefix) == {"key:k1": "annotate"}
         assert feedback_rows.levels_by_annotator(connection, "drops/one/") == {}
     burst = predicted(classes_only, range(100, 201))
-    said = [
+    standings = [
         say(classes_only, a, other(a.truth), key="k2", level="annotate", limits=FeedbackLimits()).standing
         for a in burst
     ]
-    assert said == ["vote"] * 30 + ["queued"] * 71
+    assert standings == ["vote"] * 30 + ["queued"] * 71
 
 
 def test_a_correction_taken_back_waits_for_nobody(ctx: Context) -> None:
@@ -204,8 +204,8 @@ def test_a_reviewer_decides_at_once_and_overrules(ctx: Context) -> None:
     assert result.waits
     assert not [t for t in tasks(ctx) if t["sha256"] == known.digest]
     for answer in (fresh, more):
-        said = say(ctx, answer, answer.truth, key="rev", caller="somebody else", level="review")
-        assert said.standing == "decision"
+        stored = say(ctx, answer, answer.truth, key="rev", caller="somebody else", level="review")
+        assert stored.standing == "decision"
     assert not tasks(ctx), "what a reviewer decided is not asked any more"
     assert collect_feedback(ctx) is None, "what is left is two votes"
     assert labels_of(ctx)[known.digest] == other(known.truth)
@@ -300,8 +300,8 @@ def test_a_caller_who_disagrees_with_reviews_is_paused_and_told_of(classes_only:
         say(classes_only, answer, answer.truth, key="rev", level="review")
     assert feedback_callers.pause_disagreeing(classes_only.engine, 0.5, 10, limits) == []
     say(classes_only, wrong[9], wrong[9].truth, key="rev", level="review")
-    (told,) = feedback_callers.pause_disagreeing(classes_only.engine, 0.5, 10, limits)
-    assert "k1: reviewers turned down 10 of 10" in told
+    (notice,) = feedback_callers.pause_disagreeing(classes_only.engine, 0.5, 10, limits)
+    assert "k1: reviewers turned down 10 of 10" in notice
     assert feedback_callers.pause_disagreeing(classes_only.engine, 0.5, 10, limits) == []
     more = predicted(classes_only, range(60, 64))
     for answer in more:
@@ -363,8 +363,8 @@ def test_feedback_of_earlier_versions_is_kept_and_only_proposes(context: Context
     with transaction(context.engine) as connection:
         rows = connection.execute(select(feedback).order_by(feedback.c.source)).all()
         assert api_keys.find_identity(connection, "bbbbbbbbbbbb") == "aaaaaaaaaaaa"
-    found = [(r.source, r.key_id, r.level, r.status, r.image_sha256) for r in rows]
-    assert found == [
+    migrated = [(r.source, r.key_id, r.level, r.status, r.image_sha256) for r in rows]
+    assert migrated == [
         (who, key, "propose", "stored", answer.digest) for who, key in (("ann", "aaaaaaaaaaaa"), ("bob", ""))
     ]
     assert collect_feedback(context) is None

@@ -40,8 +40,8 @@ def test_a_first_model_is_promoted_recorded_shown_and_decided_once(gate: Gate) -
     assert (row.decision_id, row.verdict, row.finished_at) == (decision.id, "promote", None)
     assert "gate" in row.seconds
     again = gate.decide(1)
-    told, retold = (orjson.dumps(vars(d), option=orjson.OPT_SORT_KEYS) for d in (decision, again))
-    assert told == retold
+    first, second = (orjson.dumps(vars(d), option=orjson.OPT_SORT_KEYS) for d in (decision, again))
+    assert first == second
     assert gate.count(decisions_table) == 1
     (part,) = holdout.parts(gate.ctx)
     assert (part.name, part.samples, part.uses) == ("growing", version.holdout, 1), "asked twice, it was used once"
@@ -200,9 +200,9 @@ def test_two_gates_at_once_take_numbers_one_after_the_other(gate: Gate) -> None:
         gate.model(version, seed=version)
         cycles.open_cycle(gate.ctx.engine, f"c{version}", "manual")
     with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(gate.decide, (2, 3, 4)))
-    assert sorted(d.statistics["budget"]["number"] for d in made) == [1, 2, 3]
-    assert len({d.statistics["budget"]["level"] for d in made}) == 3
+        results = list(pool.map(gate.decide, (2, 3, 4)))
+    assert sorted(d.statistics["budget"]["number"] for d in results) == [1, 2, 3]
+    assert len({d.statistics["budget"]["level"] for d in results}) == 3
 
 
 def test_a_person_is_asked_where_the_settings_say_so_and_nothing_moves(

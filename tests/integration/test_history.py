@@ -38,9 +38,9 @@ def test_each_drop_keeps_its_figures_and_later_ones_are_compared_with_them(conte
         ingest(context, upload(context, f"n{i}", digit_files(i * 100, i * 100 + 100)))
     foxes = {f"{'fox' if i < 40 else 0}/{i}.png": _bright(i) for i in range(60)}
     ingest(context, upload(context, "bright", foxes))
-    found = judged(context)
+    by_drop = judged(context)
     assert {d["status"] for d in rows(context, drops)} == {"accepted"}
-    usual, bright = found["drops/n2/"], found["drops/bright/"]
+    usual, bright = by_drop["drops/n2/"], by_drop["drops/bright/"]
     assert (usual["passed"], usual["failures"], usual["warnings"]) == (True, [], [])
     assert usual["figures"]["class_shift"] < 0.2
     assert usual["figures"]["size_ratio"] is None
@@ -89,15 +89,19 @@ def test_a_dry_run_says_what_intake_would_and_leaves_no_trace(context: Context, 
     ingest(context, upload(context, "one", digit_files(0, 30)))
     files = {**digit_files(20, 60), "0/broken.png": b"no image", "1/blank.png": BLANK, "fox/1.png": digits()[70][1]}
     before = [sorted(o.key for o in bucket.list()) for bucket in (context.labels, context.store)]
-    told = as_json(context, "validate", str(_folder(tmp_path / "pictures", files)))
+    report = as_json(context, "validate", str(_folder(tmp_path / "pictures", files)))
     assert [sorted(o.key for o in bucket.list()) for bucket in (context.labels, context.store)] == before
     assert len(rows(context, drops)) == 1
     ingest(context, upload(context, "pictures", files))
     (real,) = [d for d in rows(context, drops) if d["prefix"] == "drops/pictures/"]
-    assert (told["images"], told["good"], told["duplicates"]) == (real["images"], real["accepted"], real["duplicates"])
-    assert told["quarantined"] == {r["key"]: r["reasons"] for r in rows(context, quarantine)}
-    assert told["figures"] == judged(context)["drops/pictures/"]["figures"]
-    assert told["left_out"] is None
+    assert (report["images"], report["good"], report["duplicates"]) == (
+        real["images"],
+        real["accepted"],
+        real["duplicates"],
+    )
+    assert report["quarantined"] == {r["key"]: r["reasons"] for r in rows(context, quarantine)}
+    assert report["figures"] == judged(context)["drops/pictures/"]["figures"]
+    assert report["left_out"] is None
 
 
 def test_a_dry_run_needs_no_server_and_refuses_with_exit_code_4(context: Context, tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ def test_one_drop_that_cannot_be_claimed_now_keeps_nobody_waiting(context: Conte
         """Gives every table another ETag each time."""
 
         def info(self, key: str) -> ObjectInfo:
-            told = super().info(key)
-            return told._replace(etag="other") if key.endswith(".csv") else told
+            info = super().info(key)
+            return info._replace(etag="other") if key.endswith(".csv") else info
 
     restless = replace(context, labels=Changing(context.labels))
     (one,) = claim_all(restless)

@@ -43,9 +43,9 @@ def test_int8_answers_and_broken_int8_gives_way(context: Context, tmp_path: Path
             digest = made(folder, version, **broken)
             deployed = deploy(context, upload(context, folder, version), digest, version)
             wait_replicas(context, lambda r, d=deployed: r["deployment_id"] == d)  # type: ignore[misc]
-            said = started.get("/v1/model").json()
-            assert said["variant"] == expected, name
-            exact, small = said["variants"]
+            model_info = started.get("/v1/model").json()
+            assert model_info["variant"] == expected, name
+            exact, small = model_info["variants"]
             assert exact["status"] == ("serving" if expected == "fp32" else "available"), name
             assert (small["variant"], small["status"]) == ("int8", status), name
             assert reason in small["reason"], name
@@ -56,10 +56,10 @@ def test_int8_answers_and_broken_int8_gives_way(context: Context, tmp_path: Path
             assert answer["label"] == LABELS[truth.argmax()]
             assert answer["probability"] == pytest.approx(float(truth.max()), abs=2e-6), name
             seen = context.settings.model_copy(update={"service_url": started.url})
-            told = Context(seen, context.engine, context.labels, context.store, context.artifacts)
+            verify_context = Context(seen, context.engine, context.labels, context.store, context.artifacts)
             record = deployments.get(context.engine, deployed)
             assert record is not None
-            assert verify.find_problem(told, record) is None, name
+            assert verify.find_problem(verify_context, record) is None, name
         gone = context.settings.model_copy(update={"service_variant": "fp32"})
     deploy(context, upload(context, tmp_path / "b1", 9), bundle.digest((tmp_path / "b1" / bundle.INFO).read_bytes()), 9)
     with service(gone, tmp_path) as started:

@@ -104,10 +104,10 @@ def test_a_key_made_before_the_database_is_made_known_once(context: Context) -> 
     for _ in range(2):
         api_keys.ensure(context.engine, key, grant, "test")
     with transaction(context.engine) as connection:
-        (found,) = api_keys.active_keys(connection)
-        assert (found.sha256, found.grant) == (api_keys.digest(key), grant)
+        (active,) = api_keys.active_keys(connection)
+        assert (active.sha256, active.grant) == (api_keys.digest(key), grant)
         before = api_keys.revision(connection)
-        api_keys.record_use(connection, {found.id: 1.5e9})
+        api_keys.record_use(connection, {active.id: 1.5e9})
         assert api_keys.revision(connection) == before
     used_at = api_keys.list_keys(context.engine)[0].used_at
     assert used_at is not None

@@ -42,13 +42,13 @@ def _check(context: Context, count: int) -> None:
         fates = connection.execute(select(*columns).order_by(drops.c.found_at).offset(1)).all()
         aside = connection.execute(select(quarantine.c.drop_id)).all()
         kept = list(connection.execute(select(samples.c.sha256)).scalars())
-        said = list(connection.execute(select(labels.c.sha256)).scalars())
+        labelled = list(connection.execute(select(labels.c.sha256)).scalars())
         counted = connection.execute(select(cycles.c.id)).all()
     assert [tuple(f) for f in fates] == [("accepted", EACH, 1, 1)] * count
     assert len(counted) == count + 1
     assert len(aside) == count
     assert len(kept) == count * EACH + 1
-    assert sorted(kept) == sorted(said)
+    assert sorted(kept) == sorted(labelled)
     version = versions.latest(context)
     assert version
     assert len(versions.all_versions(context.engine, 100)) == count + 1

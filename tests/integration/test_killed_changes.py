@@ -84,8 +84,8 @@ def test_a_change_of_classes_is_made_whole_or_not_at_all(context: Context) -> No
 
 
 def _zero(names: set[str]) -> str:
-    (found,) = [name for name in names if name.startswith(("zero", "0"))]
-    return found
+    (match,) = [name for name in names if name.startswith(("zero", "0"))]
+    return match
 
 
 def test_an_erasure_is_finished_wherever_it_was_killed(context: Context) -> None:

@@ -41,8 +41,8 @@ def test_wrong_labels_wait_for_a_person_and_right_ones_pass(context: Context) ->
     assert bad.version is None
     assert "of the labels are wrong" in str(bad.reason)
     assert "evergreen drops approve bad" in str(bad.reason)
-    found = drops.get(context.engine, bad.drop_id).findings
-    named = next(f for f in found if f["kind"] == "label_noise")["images"]
+    findings = drops.get(context.engine, bad.drop_id).findings
+    named = next(f for f in findings if f["kind"] == "label_noise")["images"]
     right = {key.split("/")[1]: key.split("/")[0] for key in digit_files(800, 1000)}
     assert sum(right[key.split("/")[1]] != key.split("/")[0] for key in named[:40]) >= 36
     page = context.store.get(stage.page_key(bad.drop_id)).decode()

@@ -25,7 +25,7 @@ def named(ctx: Context, name: str, rows: list[tuple[int, str, str | None]]) -> s
 
 def told(ctx: Context) -> dict[str, Any]:
     with transaction(ctx.engine) as connection:
-        found = {
+        summary = {
             "labels": sorted(connection.execute(select(samples.c.label)).scalars()),
             "annotations": len(connection.execute(select(labels.c.id)).all()),
             "open": len(connection.execute(select(label_tasks.c.id).where(label_tasks.c.status == "open")).all()),
@@ -33,8 +33,8 @@ def told(ctx: Context) -> dict[str, Any]:
     newest = versions.latest(ctx)
     assert newest is not None
     splits = [loader.load(ctx, newest.id, split, 24, 1) for split in SPLITS]
-    found["trained"] = sorted(s.classes[label] for s in splits for label in s.labels)
-    return found
+    summary["trained"] = sorted(s.classes[label] for s in splits for label in s.labels)
+    return summary
 
 
 def test_the_majority_relabels_and_a_tie_asks(context: Context) -> None:

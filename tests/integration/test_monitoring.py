@@ -159,9 +159,9 @@ def test_few_answers_or_old_ones_or_another_model_are_no_reason(serving: Context
 def test_live_accuracy_comes_from_feedback(serving: Context) -> None:
     answers = usual(8)
     log(serving, answers)
-    told = [{"prediction_id": a["id"], "predicted_at": a["at"], "label": "a", "source": "ann"} for a in answers]
+    rows = [{"prediction_id": a["id"], "predicted_at": a["at"], "label": "a", "source": "ann"} for a in answers]
     with transaction(serving.engine) as connection:
-        connection.execute(insert(feedback), told)
+        connection.execute(insert(feedback), rows)
     figures = observe(serving).statistics
     assert (figures["feedback"], figures["live_accuracy"]) == (8, 0.5)
 
@@ -184,13 +184,13 @@ def give_feedback(ctx: Context, count: int) -> None:
         for (_, data), o in zip(chosen, offsets, strict=False)
     ]
     log(ctx, answers)
-    told = [
+    rows = [
         {"prediction_id": a["id"], "predicted_at": a["at"], "label": label, "source": "ann", "key_id": "k1",
          "level": "annotate", "image_sha256": a["image_sha256"]}
         for a, (label, _) in zip(answers, chosen, strict=True)
     ]  # fmt: skip
     with transaction(ctx.engine) as connection:
-        connection.execute(insert(feedback), told)
+        connection.execute(insert(feedback), rows)
 
 
 class CutOff(ForwardingObjectStore):

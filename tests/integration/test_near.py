@@ -37,12 +37,12 @@ def test_versions_of_one_picture_share_a_split_whenever_they_come(context: Conte
     for name, quality, side in (("one", 95, 64), ("two", 90, 64), ("three", 95, 96)):
         files = {f"{label}/{i}.jpg": jpeg(data, quality, side) for i, (label, data) in enumerate(chosen)}
         ingest(context, upload(context, name, files))
-    found = rows_of(context)
-    assert len(found) > 150, "versions of a picture are samples of their own"
-    groups = {row["group_id"] for row in found}
+    rows = rows_of(context)
+    assert len(rows) > 150, "versions of a picture are samples of their own"
+    groups = {row["group_id"] for row in rows}
     assert len(groups) < 80, "most versions joined their picture's group"
-    assert len({(row["group_id"], row["split"]) for row in found}) == len(groups)
-    for one, other in combinations(found, 2):
+    assert len({(row["group_id"], row["split"]) for row in rows}) == len(groups)
+    for one, other in combinations(rows, 2):
         if (whole(one) ^ whole(other)).bit_count() <= near_duplicates.RADIUS:
             assert one["split"] == other["split"], (one["sha256"], other["sha256"])
 
@@ -63,5 +63,5 @@ def test_the_catalog_finds_exactly_the_near_ones(context: Context) -> None:
             connection.execute(insert(samples).values(sha256=f"{number}", group_id=f"g{number}", **looks, **fixed))
         high, low = halves(centre)
     asked = [{"phash_high": 7, "phash_low": 7}, {"phash_high": high, "phash_low": low}]
-    found = near_duplicates.find_stored(context.engine, asked)
-    assert found == {1: [Neighbour(str(n), f"g{n}", "train", "a") for n in range(5)]}
+    neighbours = near_duplicates.find_stored(context.engine, asked)
+    assert neighbours == {1: [Neighbour(str(n), f"g{n}", "train", "a") for n in range(5)]}

@@ -50,14 +50,14 @@ def test_a_corrected_label_is_new(context: Context) -> None:
     first = newest(context)
     train = loader.load(context, first, "train", 24, 1)
     chosen = [d for d, label in zip(train.sha256, train.labels, strict=True) if train.classes[label] == "cat"]
-    told = {d: "wolf" if d == chosen[0] else "lion" for d in _of(context, "cat")}
-    classes.split(context, "cat", told, **WHO)
+    relabels = {d: "wolf" if d == chosen[0] else "lion" for d in _of(context, "cat")}
+    classes.split(context, "cat", relabels, **WHO)
     assert new_labels(context, first) == sorted(["wolf"] + ["lion"] * (len(chosen) - 1))
 
 
 def _of(ctx: Context, label: str) -> list[str]:
     parts = [loader.load(ctx, newest(ctx), split, 24, 1) for split in ("train", "validation", "holdout")]
-    return [d for p in parts for d, found in zip(p.sha256, p.labels, strict=True) if p.classes[found] == label]
+    return [d for p in parts for d, index in zip(p.sha256, p.labels, strict=True) if p.classes[index] == label]
 
 
 @pytest.mark.parametrize("cached", [True, False])

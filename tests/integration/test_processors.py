@@ -36,8 +36,8 @@ def test_int8_is_right_on_every_processor(tmp_path: Path) -> None:
     asked = (ANSWERS, str(tmp_path), "onnxruntime", "openvino")
     expected = json.loads(here.run(*asked))
     for machine in others:
-        said = json.loads(machine.run(*asked))
-        for runtime, (variant, by, reason, answers) in said.items():
+        results = json.loads(machine.run(*asked))
+        for runtime, (variant, by, reason, answers) in results.items():
             assert (variant, by, reason) == ("int8", runtime, ""), machine.name
             assert np.allclose(answers, expected[runtime][-1], atol=TOLERANCE * model.SLACK["int8"]), machine.name
 

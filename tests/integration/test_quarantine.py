@@ -53,8 +53,8 @@ def test_a_released_image_comes_in_with_its_new_label_once(conflicting: Context)
     assert ingest(ctx, prefix).version is not None
     assert sample_labels(ctx) == ["a", *"cccc", "z"]
     with transaction(ctx.engine) as connection:
-        said = connection.execute(select(labels.c.annotator).where(labels.c.label == "z")).scalar_one()
-    assert said == "ann"
+        annotator = connection.execute(select(labels.c.annotator).where(labels.c.label == "z")).scalar_one()
+    assert annotator == "ann"
     row = quarantine_store.get(ctx, numbers[0])
     assert (row.status, row.released_to, row.actor, row.note) == ("released", prefix, "ann", "looked at it")
     assert numbers[0] not in [r.id for r in quarantine_store.list_held(ctx)]

@@ -42,10 +42,10 @@ class System:
     folders: dict[int, Path]
 
     def decide(self, version: int, against: int | None = 1) -> Decision:
-        made = Decision(f"d{version}-{against}", version, against, None, "promote", "it is better", "gate", {})
+        decision = Decision(f"d{version}-{against}", version, against, None, "promote", "it is better", "gate", {})
         with transaction(self.ctx.engine) as connection:
-            decisions.record(connection, made)
-        return made
+            decisions.record(connection, decision)
+        return decision
 
     def cycle(self, version: int) -> str:
         cycles.open_cycle(self.ctx.engine, f"c{version}", "manual")
@@ -226,13 +226,13 @@ def test_a_busy_or_restarting_service_is_asked_again(system: System) -> None:
 
 def test_of_two_releases_at_once_one_moves_and_the_other_conflicts(system: System, honest_url: str) -> None:
     ctx = system.asking(honest_url)
-    found: dict[int, Deployment | str] = {}
+    outcomes: dict[int, Deployment | str] = {}
 
     def mover(version: int) -> None:
         try:
-            found[version] = deploy_decision(ctx, system.decide(version), 1)
+            outcomes[version] = deploy_decision(ctx, system.decide(version), 1)
         except ConflictError as error:
-            found[version] = str(error)
+            outcomes[version] = str(error)
 
     with replica(ctx, "r1"):
         threads = [threading.Thread(target=mover, args=(version,)) for version in (2, 3)]
@@ -240,8 +240,8 @@ def test_of_two_releases_at_once_one_moves_and_the_other_conflicts(system: Syste
             thread.start()
         for thread in threads:
             thread.join()
-    (won,) = [v for v, f in found.items() if isinstance(f, Deployment)]
-    assert f"the champion changed from 1 to {won}" in str(found[5 - won])
+    (won,) = [v for v, f in outcomes.items() if isinstance(f, Deployment)]
+    assert f"the champion changed from 1 to {won}" in str(outcomes[5 - won])
     assert system.registry.alias("champion") == won
     assert system.rows() == [(1, "superseded"), (won, "live")]
 
@@ -345,9 +345,9 @@ def test_versions_deleted_in_the_registry_block_nobody(system: System) -> None:
 def test_a_version_deleted_while_it_rolls_out_is_not_live(system: System) -> None:
     class Vanishing(FileRegistry):
         def bundle(self, version: int) -> BundleLocation:
-            found = super().bundle(version)
+            location = super().bundle(version)
             self.remove(version)
-            return found
+            return location
 
     vars(system.ctx)["registry"] = Vanishing(system.registry._path)
     done = deploy_decision(system.ctx, system.decide(2), 1)

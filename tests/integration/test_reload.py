@@ -31,8 +31,8 @@ def expected(folder: Path) -> list[dict[str, float]]:
 
 def test_ten_reloads_under_fire(context: Context, tmp_path: Path) -> None:
     bundles = {}
-    for version, made in MODELS.items():
-        digest = make_bundle(tmp_path / f"b{version}", **made)  # type: ignore[arg-type]
+    for version, options in MODELS.items():
+        digest = make_bundle(tmp_path / f"b{version}", **options)  # type: ignore[arg-type]
         bundles[version] = (upload(context, tmp_path / f"b{version}", version), digest)
     truth = {version: expected(tmp_path / f"b{version}") for version in MODELS}
     deploy(context, *bundles[1], version=1)
@@ -89,15 +89,15 @@ BAD = {
 
 
 def bad(context: Context, folder: Path, name: str, number: int) -> tuple[str, str]:
-    made = folder / f"bad-{number}"
+    target = folder / f"bad-{number}"
     options: dict[str, dict[str, object]] = {
         "wrong shape": {"outputs": 5},
         "not a number": {"bias": float("nan")},
         "other probes": {"probe_shift": 0.02},
         "labels twice": {"labels": ("a", "a")},
     }
-    digest = make_bundle(made, **({"labels": ("a", "b"), "seed": number} | options.get(name, {})))  # type: ignore[arg-type]
-    model = made / bundle.MODEL
+    digest = make_bundle(target, **({"labels": ("a", "b"), "seed": number} | options.get(name, {})))  # type: ignore[arg-type]
+    model = target / bundle.MODEL
     if name == "a changed byte":
         data = bytearray(model.read_bytes())
         data[-9] ^= 1
@@ -105,8 +105,8 @@ def bad(context: Context, folder: Path, name: str, number: int) -> tuple[str, st
     elif name == "cut off":
         model.write_bytes(model.read_bytes()[:-20])
     elif name == "no schema":
-        text = json.dumps(json.loads((made / bundle.INFO).read_text()) | {"surprise": 1})
-        (made / bundle.INFO).write_text(text)
+        text = json.dumps(json.loads((target / bundle.INFO).read_text()) | {"surprise": 1})
+        (target / bundle.INFO).write_text(text)
         digest = bundle.digest(text.encode())
-    prefix = upload(context, made, number)
+    prefix = upload(context, target, number)
     return (f"{prefix}-elsewhere" if name == "not there" else prefix), digest

@@ -151,11 +151,11 @@ def test_metrics_speak_for_all_workers(context: Context, running: Service) -> No
 
 
 def test_feedback_is_stored_once_an_end_user_and_may_be_corrected(context: Context, running: Service) -> None:
-    said = running.ask(IMAGES[0]).json()
-    wait_until(lambda: said["id"] in logged_ids(context), what="the answer in the log")
+    answer = running.ask(IMAGES[0]).json()
+    wait_until(lambda: answer["id"] in logged_ids(context), what="the answer in the log")
 
     def give(**change: str) -> int:
-        body = {"prediction_id": said["id"], "label": "3"} | change
+        body = {"prediction_id": answer["id"], "label": "3"} | change
         return httpx.post(f"{running.url}/v1/feedback", json=body).status_code
 
     assert give() == 201
@@ -168,9 +168,9 @@ def test_feedback_is_stored_once_an_end_user_and_may_be_corrected(context: Conte
     assert give(prediction_id=str(uuid7())) == 202  # perhaps still in a spool
     assert give(label="Any/thing") == 422
     with transaction(context.engine) as connection:
-        rows = connection.execute(select(feedback).where(feedback.c.prediction_id == said["id"])).all()
-    found = {row.source: (row.label, row.comment, row.drop_prefix) for row in rows}
-    assert found == {"user": ("5", None, None), "nurse": ("3", "very sure", "drops/feedback-1/")}
+        rows = connection.execute(select(feedback).where(feedback.c.prediction_id == answer["id"])).all()
+    stored = {row.source: (row.label, row.comment, row.drop_prefix) for row in rows}
+    assert stored == {"user": ("5", None, None), "nurse": ("3", "very sure", "drops/feedback-1/")}
     assert {(row.key_id, row.level, row.status) for row in rows} == {("local", "propose", "stored")}
 
 
@@ -204,8 +204,8 @@ def test_feedback_by_the_clients_key_may_come_before_its_prediction_is_in_the_lo
 
 
 def test_a_prediction_can_be_looked_up_and_explained(context: Context, running: Service, tmp_path: Path) -> None:
-    said = running.ask(IMAGES[3], **{"x-client-key": "mine"}).json()
-    path = f"/v1/predictions/{said['id']}"
+    answer = running.ask(IMAGES[3], **{"x-client-key": "mine"}).json()
+    path = f"/v1/predictions/{answer['id']}"
     waiting = running.get(path).json()
     wait_until(lambda: running.get(path).json()["stored"], what="the answer in the log")
     httpx.post(f"{running.url}/v1/feedback", json={"client_key": "mine", "label": "3", "comment": "clearly"})
@@ -215,11 +215,11 @@ def test_a_prediction_can_be_looked_up_and_explained(context: Context, running: 
     if not waiting["stored"]:  # nearly always
         same = {name: value for name, value in waiting.items() if name not in ("stored", "feedback")}
         assert same == {name: value for name, value in stored.items() if name != "stored"}
-    assert (stored["label"], stored["top"], stored["client_key"]) == (said["label"], said["top"], "mine")
+    assert (stored["label"], stored["top"], stored["client_key"]) == (answer["label"], answer["top"], "mine")
     assert running.get(f"/v1/predictions/{uuid7()}").status_code == 404
     assert running.get("/v1/predictions/00000000-0000-4000-8000-000000000000").status_code == 404
     assert running.get("/v1/predictions/none").status_code == 422
-    right = int(said["label"] == "3")
+    right = int(answer["label"] == "3")
     assert running.get("/v1/accuracy").json() == [
         {"model_version": 1, "judged": 1, "right": right, "accuracy": float(right)}
     ]
@@ -228,7 +228,7 @@ def test_a_prediction_can_be_looked_up_and_explained(context: Context, running: 
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png"), picture.text
     with Image.open(io.BytesIO(picture.content)) as opened:
         assert opened.size == (448, 448)
-    other = next(label for label in DIGITS if label != said["label"])
+    other = next(label for label in DIGITS if label != answer["label"])
     assert running.get(f"{path}/explanation?label={other}").content != picture.content
     assert running.get(f"{path}/explanation?label=nothing").status_code == 404
     with transaction(context.engine) as connection:
@@ -345,8 +345,8 @@ def test_postgres_away_stuck_and_back_loses_nothing(
         hammer.wait_for(300)  # gone
         overview = started.get("/v1/console/overview").json()
         assert (overview["catalog"], overview["model"]["version"]) == ("away", 1)
-        judged = hammer.answers[-1]["id"]
-        assert [_give_feedback(started, judged, label) for label in ("gone", "no, gone")] == [202, 202]
+        prediction_id = hammer.answers[-1]["id"]
+        assert [_give_feedback(started, prediction_id, label) for label in ("gone", "no, gone")] == [202, 202]
         with private_postgres(folder, port):
             newer = deployed_when_back(context, tmp_path)
             wait_replicas(context, lambda row: row["deployment_id"] == newer)
@@ -356,9 +356,9 @@ def test_postgres_away_stuck_and_back_loses_nothing(
                 wait_logged(context, hammer)
             assert len(logged_ids(context)) == len(hammer.answers)
             with transaction(context.engine) as connection:
-                told = connection.execute(select(feedback.c.label).where(feedback.c.status == "stored")).scalars().all()
+                kept = connection.execute(select(feedback.c.label).where(feedback.c.status == "stored")).scalars().all()
                 counted = connection.execute(select(func.sum(prediction_hours.c.answers))).scalar()
-            assert sorted(told) == ["no, gone", "stuck"]
+            assert sorted(kept) == ["no, gone", "stuck"]
             assert counted == len(hammer.answers)
     assert started.log.read_text().count("the catalog does not answer") <= 4  # two workers, said once an outage
 
@@ -416,10 +416,10 @@ def test_the_bucket_away_delays_the_log_and_loses_nothing(servers: Servers, cont
     cut_off = context.settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"})
     with service(cut_off, tmp_path) as started:
         started.wait_ready()
-        said = [started.ask(image).json()["id"] for image in IMAGES]
+        prediction_ids = [started.ask(image).json()["id"] for image in IMAGES]
         assert logged_ids(context) == []
     with service(context.settings, tmp_path):
-        wait_until(lambda: set(logged_ids(context)) == set(said), what="the log")
+        wait_until(lambda: set(logged_ids(context)) == set(prediction_ids), what="the log")
 
 
 def test_without_images_only_rows_are_kept(make_context: Callable[..., Context], tmp_path: Path) -> None:
@@ -427,8 +427,8 @@ def test_without_images_only_rows_are_kept(make_context: Callable[..., Context],
     deployed(context, tmp_path)
     with service(context.settings, tmp_path) as started:
         started.wait_ready()
-        said = started.ask(IMAGES[0]).json()
-        wait_until(lambda: said["id"] in logged_ids(context), what="the row")
+        answer = started.ask(IMAGES[0]).json()
+        wait_until(lambda: answer["id"] in logged_ids(context), what="the row")
     with transaction(context.engine) as connection:
         row = connection.execute(select(predictions)).one()
     assert (row.image_object, row.image_offset) == (None, None)

@@ -55,8 +55,8 @@ class Stack:
         return {part.name: part for part in status.read(self.home)}
 
     def pids(self) -> dict[str, int | None]:
-        found = self.status()
-        return {name: found[name].pid for name in PARTS}
+        statuses = self.status()
+        return {name: statuses[name].pid for name in PARTS}
 
     def settings(self) -> Settings:
         return Settings.load(self.environment)
@@ -141,8 +141,8 @@ def test_down_ends_everything_and_up_finds_the_data(running: Stack) -> None:
 
 def _well_again(running: Stack, before: Mapping[str, int | None], *names: str) -> Callable[[], bool]:
     def check() -> bool:
-        found = running.status()
-        return all(found[name].state == "healthy" and found[name].pid != before[name] for name in names)
+        statuses = running.status()
+        return all(statuses[name].state == "healthy" and statuses[name].pid != before[name] for name in names)
 
     return check
 

@@ -26,9 +26,9 @@ from tests.pictures import digit_files, digits, upload
 
 
 def newest(ctx: Context) -> versions.DatasetVersion:
-    found = versions.latest(ctx)
-    assert found
-    return found
+    version = versions.latest(ctx)
+    assert version
+    return version
 
 
 def test_a_sound_training_set_passes_and_its_figures_are_kept(context: Context) -> None:

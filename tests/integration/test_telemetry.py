@@ -36,8 +36,8 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             body = gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
-            told = ExportTraceServiceRequest.FromString(body)
-            spans.extend(s for r in told.resource_spans for scope in r.scope_spans for s in scope.spans)
+            request = ExportTraceServiceRequest.FromString(body)
+            spans.extend(s for r in request.resource_spans for scope in r.scope_spans for s in scope.spans)
             self.send_response(200 if self.path == "/v1/traces" else 404)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -101,10 +101,10 @@ def _counted_through_a_kill(running: Service) -> int:
     os.kill(int(victim), signal.SIGKILL)
 
     def replaced() -> bool:
-        found = samples(running)
-        pids = {pid for name, _, pid in found if name == "evergreen_model_version"}
+        values = samples(running)
+        pids = {pid for name, _, pid in values if name == "evergreen_model_version"}
         return (
-            len(pids) == 2 and victim not in pids and all(found["evergreen_model_version", None, p] == 1 for p in pids)
+            len(pids) == 2 and victim not in pids and all(values["evergreen_model_version", None, p] == 1 for p in pids)
         )
 
     wait_until(replaced, what="another worker in the place of the killed one")
@@ -113,11 +113,11 @@ def _counted_through_a_kill(running: Service) -> int:
         again.wait_for(100)
     count = first + len(again.answers)
     for _ in range(4):  # whichever worker answers
-        found = samples(running)
-        assert found["evergreen_requests_total", "/v1/predict", None] == count
-        assert found["evergreen_request_seconds_count", "/v1/predict", None] == count
-        assert found["evergreen_request_seconds_sum", "/v1/predict", None] > 0
-        buckets = {float(le): n for (name, route, le), n in found.items()
+        values = samples(running)
+        assert values["evergreen_requests_total", "/v1/predict", None] == count
+        assert values["evergreen_request_seconds_count", "/v1/predict", None] == count
+        assert values["evergreen_request_seconds_sum", "/v1/predict", None] > 0
+        buckets = {float(le): n for (name, route, le), n in values.items()
                    if name == "evergreen_request_seconds_bucket" and route == "/v1/predict" and le}  # fmt: skip
         heights = [buckets[le] for le in sorted(buckets)]
         assert heights == sorted(heights)
@@ -139,9 +139,9 @@ def _spans_tell_the_stages(spans: list[Any]) -> None:
     assert {s.trace_id.hex() for s in spans} == {TRACE}
     (root,) = [s for s in spans if s.parent_span_id.hex() == PARENT]
     assert root.name == "POST /v1/predict"
-    told = {a.key: a.value for a in root.attributes}
-    assert told["http.response.status_code"].int_value == 200
-    assert told["evergreen.request_id"].string_value == "traced-1"
+    attributes = {a.key: a.value for a in root.attributes}
+    assert attributes["http.response.status_code"].int_value == 200
+    assert attributes["evergreen.request_id"].string_value == "traced-1"
     stages = sorted((s for s in spans if s is not root), key=lambda s: s.start_time_unix_nano)
     assert [s.name for s in stages] == ["receive", "queue", "decode", "inference"]
     assert {s.parent_span_id for s in stages} == {root.span_id}

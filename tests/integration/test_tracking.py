@@ -36,10 +36,10 @@ def trained(context_with_mlflow: Context, tmp_path: Path) -> Trained:
     ingest(ctx, upload(ctx, "one", digit_files(0, 300)))
     done = ingest(ctx, upload(ctx, "two", digit_files(300, 400)))
     assert done.version
-    made = train(ctx, done.version, cycle_id=str(done.drop_id), epochs=4)
+    model = train(ctx, done.version, cycle_id=str(done.drop_id), epochs=4)
     client = ctx.tracking
-    files = Path(client.download_artifacts(made.run_id, "", str(tmp_path)))
-    return Trained(ctx, client.get_run(made.run_id), versions.get(ctx, done.version), made.model_version, files)
+    files = Path(client.download_artifacts(model.run_id, "", str(tmp_path)))
+    return Trained(ctx, client.get_run(model.run_id), versions.get(ctx, done.version), model.model_version, files)
 
 
 def test_a_run_tells_where_its_model_comes_from(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +65,9 @@ def test_a_run_tells_where_its_model_comes_from(trained: Trained, monkeypatch: p
     assert versions.Manifest.parse(manifest).id == version.id
 
     assert run.data.params["plan_mode"] == "full"
-    told = json.loads((trained.files / "plan.json").read_text())
-    assert told["plan_reason"] == run.data.params["plan_reason"]
-    assert told["batch_size"] == int(run.data.params["recipe_batch_size"])
+    plan = json.loads((trained.files / "plan.json").read_text())
+    assert plan["plan_reason"] == run.data.params["plan_reason"]
+    assert plan["batch_size"] == int(run.data.params["recipe_batch_size"])
     packages = (trained.files / "environment.txt").read_text().splitlines()
     assert any(line.startswith("torch==") for line in packages)
     assert run.data.tags["code_version"].startswith(run.data.tags["mlflow.source.git.commit"])
@@ -89,18 +89,18 @@ def test_metrics_by_step_by_epoch_and_of_the_system(trained: Trained) -> None:
 def test_the_papers_agree_with_each_other(trained: Trained) -> None:
     rows = list(csv.DictReader((trained.files / "classes.csv").open()))
     assert [row["label"] for row in rows] == list(trained.version.classes)
-    judged = sum(int(row["judged"]) for row in rows)
+    total = sum(int(row["judged"]) for row in rows)
     right = sum(round(float(row["recall"] or 0) * int(row["judged"])) for row in rows)
-    assert right / judged == pytest.approx(trained.run.data.metrics["final_validation_accuracy"], abs=1e-3)
+    assert right / total == pytest.approx(trained.run.data.metrics["final_validation_accuracy"], abs=1e-3)
     assert sum(int(row["trained"]) for row in rows) == trained.version.train
     mistakes = list(csv.DictReader((trained.files / "mistakes.csv").open()))
-    assert len(mistakes) == min(24, judged - right)
+    assert len(mistakes) == min(24, total - right)
     for name in ("curves", "confusion", "mistakes"):
         picture = np.asarray(Image.open(trained.files / "plots" / f"{name}.png").convert("L"))
         assert picture.std() > 10, name
     card = (trained.files / "model-card.md").read_text()
     assert trained.version.id in card
-    assert f"accuracy {right / judged:.1%}" in card
+    assert f"accuracy {right / total:.1%}" in card
     name = trained.ctx.settings.model_name
     registered = trained.ctx.tracking.get_model_version(name, str(trained.model_version))
     assert registered.description == card == trained.run.data.tags["mlflow.note.content"]
@@ -142,7 +142,7 @@ def test_the_rest_server_of_mlflow_takes_the_same_table(trained: Trained) -> Non
     (_, data), *_ = digits()
     body = {"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(data).decode()]]}}
     answer = TestClient(scoring_server.init(loaded)).post("/invocations", json=body)
-    (said,) = answer.json()["predictions"]
+    (prediction,) = answer.json()["predictions"]
     expected = loaded.predict(pd.DataFrame({"image": [data]}))
-    assert said["label"] == expected["label"][0]
-    assert said["probability"] == pytest.approx(float(expected["probability"][0]))
+    assert prediction["label"] == expected["label"][0]
+    assert prediction["probability"] == pytest.approx(float(expected["probability"][0]))

@@ -16,14 +16,14 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     first = ingest(ctx, upload(ctx, "one", digit_files(0, 500)))
     assert first.version
     assert first.drop_id
-    made = train(ctx, first.version, cycle_id=first.drop_id)
-    assert made == train(ctx, first.version, cycle_id=first.drop_id)  # a retried task
+    challenger = train(ctx, first.version, cycle_id=first.drop_id)
+    assert challenger == train(ctx, first.version, cycle_id=first.drop_id)  # a retried task
     assert not list((ctx.settings.home / "cache" / "training").iterdir())  # nothing is left to resume
-    assert ctx.registry.alias("challenger") == made.model_version
+    assert ctx.registry.alias("challenger") == challenger.model_version
     assert ctx.registry.alias("champion") is None
-    assert cycles.recent(ctx.engine)[0].model_version == made.model_version
+    assert cycles.recent(ctx.engine)[0].model_version == challenger.model_version
 
-    place = ctx.registry.bundle(made.model_version)
+    place = ctx.registry.bundle(challenger.model_version)
     folder = ctx.settings.home / "fetched"
     info = bundle.fetch(ctx.artifacts, place.prefix, place.digest, folder)
     loaded = model.load(folder)
@@ -34,18 +34,18 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     with pytest.raises(IntegrityError):
         bundle.fetch(ctx.artifacts, place.prefix, "0" * 64, ctx.settings.home / "other")
 
-    run = ctx.tracking.get_run(made.run_id)
+    run = ctx.tracking.get_run(challenger.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["plan_mode"] == "full"
     assert run.data.metrics["final_validation_accuracy"] > 0.6
 
-    ctx.registry.set_alias("champion", made.model_version)
+    ctx.registry.set_alias("champion", challenger.model_version)
     second = ingest(ctx, upload(ctx, "two", digit_files(500, 700)))
     assert second.version
     again = train(ctx, second.version, cycle_id=str(second.drop_id), epochs=3)
     params = ctx.tracking.get_run(again.run_id).data.params
     assert params["plan_mode"] == "refresh"
-    assert params["warm_start_from"] == str(made.model_version)
+    assert params["warm_start_from"] == str(challenger.model_version)
     assert int(params["plan_new"]) < int(params["training_samples"])
 
 

@@ -82,10 +82,10 @@ def test_killed_at_random_points_it_ends_with_the_same_weights(seed: int, tmp_pa
 
 def _wait_for_progress(folder: Path, child: BaseProcess, writes: int, more: float) -> None:
     """Until the state was written `writes` times, and a little longer: in the middle of a step, or of a write."""
-    path, last, found = folder / "state.pt", _stamp(folder / "state.pt"), 0
-    while found < writes and child.is_alive():
+    path, last, written = folder / "state.pt", _stamp(folder / "state.pt"), 0
+    while written < writes and child.is_alive():
         if (now := _stamp(path)) != last:
-            last, found = now, found + 1
+            last, written = now, written + 1
         time.sleep(0.001)
     time.sleep(more)
 
@@ -97,13 +97,13 @@ def _stamp(path: Path) -> int:
 def test_a_finished_training_is_not_done_again_and_its_epochs_are_told_again(tmp_path: Path) -> None:
     first = learn(tmp_path)
     x, y = material()
-    told: list[int] = []
+    epochs: list[int] = []
     checkpoint = Checkpoint(tmp_path / "state.pt", "this one", 0)
     network = networks.seeded(3, 10, 24, 3)
     again = fit(
-        network, (x[:160], y[:160]), (x[160:], y[160:]), RECIPE, lambda e, *_: told.append(e), checkpoint=checkpoint
+        network, (x[:160], y[:160]), (x[160:], y[160:]), RECIPE, lambda e, *_: epochs.append(e), checkpoint=checkpoint
     )
-    assert told == [1, 2, 3, 4]
+    assert epochs == [1, 2, 3, 4]
     assert again.history == first.history
     assert torch.equal(again.network.state_dict()["head.weight"], first.network.state_dict()["head.weight"])
 
@@ -112,9 +112,9 @@ def test_a_state_of_another_training_or_half_a_state_is_no_state(tmp_path: Path)
     mine = Checkpoint(tmp_path / "state.pt", "mine", 0)
     assert mine.read() is None
     mine.write({"a": torch.ones(3)})
-    found = mine.read()
-    assert found is not None
-    assert torch.equal(found["a"], torch.ones(3))
+    state = mine.read()
+    assert state is not None
+    assert torch.equal(state["a"], torch.ones(3))
     assert Checkpoint(mine.path, "another", 0).read() is None
     mine.path.write_bytes(mine.path.read_bytes()[:100])
     assert mine.read() is None

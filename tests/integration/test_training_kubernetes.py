@@ -57,8 +57,8 @@ def test_what_it_names_exists(parts: Parts) -> None:
 
 
 def pod_volumes(parts: Parts) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = parts["Job"]["spec"]["template"]["spec"]["volumes"]
-    return found
+    volumes: list[dict[str, Any]] = parts["Job"]["spec"]["template"]["spec"]["volumes"]
+    return volumes
 
 
 def test_it_needs_no_rights_and_holds_no_secret(parts: Parts) -> None:

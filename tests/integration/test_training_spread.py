@@ -35,8 +35,8 @@ def learn(folder: Path, processes: int, *more: str) -> dict[str, Any]:
     env = os.environ | placement.STORE_ENVIRONMENT
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads((folder / "done.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((folder / "done.json").read_text())
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +80,16 @@ def test_the_whole_stage_under_torchrun_gives_one_challenger(context_with_mlflow
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-    (made,) = ctx.registry.find()
-    assert made.run_id is not None
+    (challenger,) = ctx.registry.find()
+    assert challenger.run_id is not None
     row = cycles.get(ctx.engine, "c-spread")
-    assert (row.model_version, row.run_id) == (int(made.version), made.run_id)
-    assert ctx.registry.alias("challenger") == int(made.version)
-    run = ctx.tracking.get_run(made.run_id)
+    assert (row.model_version, row.run_id) == (int(challenger.version), challenger.run_id)
+    assert ctx.registry.alias("challenger") == int(challenger.version)
+    run = ctx.tracking.get_run(challenger.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["final_validation_accuracy"] > 0.6
     assert len(ctx.tracking.search_runs([run.info.experiment_id])) == 1, "the leader alone writes"
-    place = ctx.registry.bundle(int(made.version))
+    place = ctx.registry.bundle(int(challenger.version))
     bundle.fetch(ctx.artifacts, place.prefix, place.digest, ctx.settings.home / "fetched")
     model.check_probes(model.load(ctx.settings.home / "fetched"), ctx.settings.home / "fetched", 1e-4)
     assert not list((ctx.settings.home / "cache" / "training").iterdir()), "the checkpoint is gone"
@@ -102,10 +102,10 @@ def test_wrong_arguments_are_said(arguments: list[str]) -> None:
 
 
 def test_attempts_that_would_share_a_store_are_refused() -> None:
-    told = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    variables = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     with (
         pytest.raises(InvalidInputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
-        placement.join_process_group(told),
+        placement.join_process_group(variables),
     ):
         pass
 
@@ -138,8 +138,8 @@ def _trained_by_pods(folder: Path) -> dict[str, Any]:
         for pod in pods:
             if pod.poll() is None:
                 _kill(pod)
-    found: dict[str, Any] = json.loads((folder / "done.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((folder / "done.json").read_text())
+    return result
 
 
 def _pod(command: list[str], folder: Path) -> "subprocess.Popen[bytes]":

@@ -41,14 +41,14 @@ class System:
 
     def decide(self, version: int) -> str:
         with transaction(self.ctx.engine) as connection:
-            made = Decision(f"d{version}", version, 1, None, "promote", "it is better", "gate", {})
-            decisions.record(connection, made)
+            decision = Decision(f"d{version}", version, 1, None, "promote", "it is better", "gate", {})
+            decisions.record(connection, decision)
         cycles.open_cycle(self.ctx.engine, f"c{version}", "manual")
         with transaction(self.ctx.engine) as connection:
             connection.execute(
                 cycles_table.update().where(cycles_table.c.id == f"c{version}").values(decision_id=f"d{version}")
             )
-        return made.id
+        return decision.id
 
     def begin(self, version: int = 2) -> Deployment:
         begun = release(self.ctx, self.decide(version), cycle_id=f"c{version}")

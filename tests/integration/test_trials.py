@@ -40,11 +40,11 @@ class System:
     service: Service
 
     def decide(self, version: int) -> Decision:
-        made = Decision(f"d{version}", version, CHAMPION, None, "promote", "it is better", "gate", {})
+        decision = Decision(f"d{version}", version, CHAMPION, None, "promote", "it is better", "gate", {})
         with transaction(self.ctx.engine) as connection:
-            decisions.record(connection, made)
+            decisions.record(connection, decision)
         cycles.open_cycle(self.ctx.engine, f"c{version}", "manual")
-        return made
+        return decision
 
     def tried_by_itself(self, version: int, strategy: str) -> DeploymentHistoryRecord:
         """Begin a trial as the gate does, and only wait for what the service makes of it; the ledger's row."""
@@ -76,12 +76,12 @@ def system(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     ctx = connect(settings)
     registry = install(ctx, folder / "registry.json")
-    for version, made in CANDIDATES.items():
-        digest = made(folder / f"b{version}")
+    for version, make in CANDIDATES.items():
+        digest = make(folder / f"b{version}")
         registry.add(version, upload(ctx, folder / f"b{version}", version), digest)
     with service(settings, folder) as running:
-        told = settings.model_copy(update={"service_url": running.url})
-        ctx = replace(ctx, settings=told)
+        client_settings = settings.model_copy(update={"service_url": running.url})
+        ctx = replace(ctx, settings=client_settings)
         vars(ctx)["registry"] = registry
         wait_until(lambda: len(deployments.live_replicas(ctx.engine, 0.5)) == 2)
         assert operator.promote(ctx, CHAMPION, "ann", "to begin with").status == "live"
@@ -168,10 +168,10 @@ def test_a_shadow_is_unseen_and_its_disagreements_are_kept(system: System) -> No
     assert {a["model_version"] for a in hammer.answers} == {CHAMPION}
     assert (row.status, "other labels" in str(row.reason)) == ("failed", True), row.reason
     with transaction(system.ctx.engine) as connection:
-        found = connection.execute(select(disagreements).where(disagreements.c.deployment_id == row.id)).all()
+        rows = connection.execute(select(disagreements).where(disagreements.c.deployment_id == row.id)).all()
     answered = {a["id"]: a for a in hammer.answers}
-    assert found
-    for one in found:
+    assert rows
+    for one in rows:
         assert one.live_label == answered[str(one.prediction_id)]["label"]
         assert one.candidate_label != one.live_label
         assert one.candidate_label in (*LABELS, "dog")
@@ -190,9 +190,9 @@ def test_an_operator_by_rest_and_on_the_console_though_the_registry_is_away(syst
     system.registry.add(9, *vars(system.registry.bundle(GOOD)).values())
     assert operator.promote(system.ctx, 9, "ann", "to go back from").status == "live"
     back = httpx.post(f"{url}/rollback", json={"actor": "ann", "reason": why}, timeout=60)
-    told = back.json()
-    assert (back.status_code, told["status"], told["model_version"], told["replicas"]) == (200, "live", CHAMPION, 2)
-    assert "aliases follow later" in told["reason"]
+    reply = back.json()
+    assert (back.status_code, reply["status"], reply["model_version"], reply["replicas"]) == (200, "live", CHAMPION, 2)
+    assert "aliases follow later" in reply["reason"]
     assert system.registry.alias("champion") == 9
     with advisory_lock(system.ctx.engine, LOCK):
         reconcile(system.ctx)

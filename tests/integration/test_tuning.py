@@ -76,22 +76,22 @@ def test_two_workers_share_a_study_and_a_killed_ones_trial_is_done_by_another(ct
     for other in others:
         other.join()
         assert other.exitcode == 0
-    found = search(ctx, trials=4, epochs=2, heartbeat=BEAT)
-    states = [row["state"] for row in found.trials]
+    result = search(ctx, trials=4, epochs=2, heartbeat=BEAT)
+    states = [row["state"] for row in result.trials]
     assert 4 <= len([s for s in states if s in ("complete", "pruned")]) <= 5  # the last two at the same time
     assert states.count("fail") == 1
-    (failed,) = (row for row in found.trials if row["state"] == "fail")
-    again = [row for row in found.trials if row["settings"] == failed["settings"] and row["state"] == "complete"]
+    (failed,) = (row for row in result.trials if row["state"] == "fail")
+    again = [row for row in result.trials if row["settings"] == failed["settings"] and row["state"] == "complete"]
     assert len(again) == 1, "its choices were tried again"
-    assert found.first == again[0]["accuracy"], "they were the settings as they are"
-    runs = {row["run_id"]: ctx.tracking.get_run(row["run_id"]) for row in found.trials}
-    assert len(runs) == len(found.trials)
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {found.run_id}
+    assert result.first == again[0]["accuracy"], "they were the settings as they are"
+    runs = {row["run_id"]: ctx.tracking.get_run(row["run_id"]) for row in result.trials}
+    assert len(runs) == len(result.trials)
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {result.run_id}
     assert runs[failed["run_id"]].info.status == "KILLED"
     assert {run.info.status for key, run in runs.items() if key != failed["run_id"]} == {"FINISHED"}
-    parent = ctx.tracking.get_run(found.run_id)
+    parent = ctx.tracking.get_run(result.run_id)
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["best_validation_accuracy"] == found.best
+    assert parent.data.metrics["best_validation_accuracy"] == result.best
 
 
 def test_the_best_recipe_becomes_settings_and_the_holdout_is_never_read(
@@ -110,12 +110,12 @@ def test_the_best_recipe_becomes_settings_and_the_holdout_is_never_read(
     assert alone.file is None, "nothing is better than the only one"
     # What the sampler would find is chance; one sound recipe among its trials makes the outcome certain.
     study.open_study(poor, alone.study, lambda _: None, lambda _: None, BEAT).enqueue_trial(SOUND)
-    found = search(poor, trials=4, epochs=4)
+    result = search(poor, trials=4, epochs=4)
     assert sorted(set(read)) == ["train", "validation"]
-    assert found.best > found.first + 0.2
-    assert found.file == ctx.settings.home / "recipe.env"
+    assert result.best > result.first + 0.2
+    assert result.file == ctx.settings.home / "recipe.env"
     loaded = Settings.load({f"{PREFIX}HOME": str(ctx.settings.home)})
-    best = next(row for row in found.trials if row["accuracy"] == found.best and row["state"] == "complete")
+    best = next(row for row in result.trials if row["accuracy"] == result.best and row["state"] == "complete")
     assert loaded.learning_rate == pytest.approx(best["settings"]["learning_rate"], rel=1e-5)
     assert loaded.batch_size == best["settings"]["batch_size"]
     assert loaded.mix == best["settings"]["mix"]
@@ -124,7 +124,7 @@ def test_the_best_recipe_becomes_settings_and_the_holdout_is_never_read(
     with transaction(ctx.engine) as connection:
         kept = connection.execute(text("select count(*) from tuning.trials")).scalar_one()
     assert kept == 4
-    before = found.trials
+    before = result.trials
     assert search(poor, trials=4, epochs=4).trials == before, "there is nothing left to do"
 
 
@@ -134,12 +134,12 @@ def test_a_trial_worse_than_the_others_at_the_same_epoch_is_stopped(ctx: Context
     others = study.open_study(poor, "mine", lambda _: None, lambda _: None, 20)
     for _ in range(4):  # better than any accuracy can be, so that no luck of the sixth trial keeps up
         others.add_trial(optuna.create_trial(value=2.0, intermediate_values=dict.fromkeys(range(1, 5), 2.0)))
-    found = search(poor, trials=6, epochs=4, name="mine")
-    (stopped,) = (row for row in found.trials if row["state"] == "pruned")
+    result = search(poor, trials=6, epochs=4, name="mine")
+    (stopped,) = (row for row in result.trials if row["state"] == "pruned")
     run = ctx.tracking.get_run(stopped["run_id"])
     assert (run.info.status, run.data.tags["pruned"]) == ("FINISHED", "true")
-    told = ctx.tracking.get_metric_history(run.info.run_id, "validation_accuracy")
-    assert 2 <= len(told) < 4
+    history = ctx.tracking.get_metric_history(run.info.run_id, "validation_accuracy")
+    assert 2 <= len(history) < 4
     assert "final_validation_accuracy" not in run.data.metrics
 
 

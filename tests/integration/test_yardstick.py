@@ -30,9 +30,9 @@ def attack(gate: Gate) -> int:
     """All threes become eights; returns how many of them are in the holdout, near copies once."""
     holdout = loader.load(gate.ctx, gate.dataset, "holdout", 8, 1)
     once = holdout.take(representatives.positions(gate.ctx, holdout))
-    made = ingest_approved(gate.ctx, "attack", relabelled("3", "8")).version
-    assert made is not None
-    gate.dataset = made
+    version = ingest_approved(gate.ctx, "attack", relabelled("3", "8")).version
+    assert version is not None
+    gate.dataset = version
     return int((np.asarray(once.classes)[once.labels] == "3").sum())
 
 

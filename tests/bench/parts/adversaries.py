@@ -187,15 +187,15 @@ def _learns(
 
 
 def _any(generator: np.random.Generator, samples: int, differing: int) -> NDArray[np.bool_]:
-    found = np.zeros(samples, np.bool_)
-    found[generator.choice(samples, min(differing, samples), replace=False)] = True
-    return found
+    mask = np.zeros(samples, np.bool_)
+    mask[generator.choice(samples, min(differing, samples), replace=False)] = True
+    return mask
 
 
 def _votes(noticed: list[NDArray[np.bool_]], samples: int) -> NDArray[np.bool_]:
     """Wherever any of them answers otherwise; on samples that came later, as the first of them would by chance."""
-    found = np.zeros(samples, np.bool_)
+    mask = np.zeros(samples, np.bool_)
     for each in noticed:
-        found[: len(each)] |= each
-        found[len(each) :] |= np.arange(len(each), samples) % max(1, round(1 / each.mean())) == 0
-    return found
+        mask[: len(each)] |= each
+        mask[len(each) :] |= np.arange(len(each), samples) % max(1, round(1 / each.mean())) == 0
+    return mask

@@ -64,10 +64,10 @@ def fill(engine: Engine, rows: int, days: int) -> None:
 def fresh(count: int) -> Iterator[bytes]:
     """Rows as the service writes them."""
     for _ in range(count):
-        made = uuid7()
+        row_id = uuid7()
         yield orjson.dumps(
             {
-                "id": made, "at": timestamp_of(made), "model_version": 3, "label": "class 1", "probability": 0.9,
+                "id": row_id, "at": timestamp_of(row_id), "model_version": 3, "label": "class 1", "probability": 0.9,
                 "top": [],
                 "milliseconds": 4.2, "image_sha256": "0" * 64, "width": 500, "height": 375, "brightness": 0.5,
             }

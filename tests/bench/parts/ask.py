@@ -71,8 +71,8 @@ def ask(url: str, requests: Sequence[Request], connections: int, seconds: float,
                 path.write_bytes(chunk)
     lists = ":".join(",".join(map(str, request.files)) for request in requests)
     command = ["wrk", "-s", str(_SCRIPT), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "30s", url]
-    told = {"REQUESTS": lists, "FIRST": str(next(_first))}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | told)
+    variables = {"REQUESTS": lists, "FIRST": str(next(_first))}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables)
     return Heard(**json.loads(done.stdout.partition("JSON ")[2]))
 
 

@@ -30,16 +30,16 @@ class Bare:
 def bare(folder: Path, variant: Variant, photos: Sequence[bytes], processes: int, seconds: float) -> Bare:
     """So many processes at once, each with a model and a thread of its own."""
     context = multiprocessing.get_context("spawn")
-    found: Queue[tuple[float, float]] = context.Queue()
+    results: Queue[tuple[float, float]] = context.Queue()
     start = context.Barrier(processes)
-    arguments = (folder, variant, list(photos), seconds, start, found)
+    arguments = (folder, variant, list(photos), seconds, start, results)
     running = [context.Process(target=_run, args=(n, *arguments)) for n in range(processes)]
     for process in running:
         process.start()
-    told = [found.get(timeout=120) for _ in running]
+    measurements = [results.get(timeout=120) for _ in running]
     for process in running:
         process.join()
-    return Bare(sum(rate for rate, _ in told), statistics.median(ms for _, ms in told))
+    return Bare(sum(rate for rate, _ in measurements), statistics.median(ms for _, ms in measurements))
 
 
 def _run(
@@ -49,7 +49,7 @@ def _run(
     photos: list[bytes],
     seconds: float,
     start: Barrier,
-    found: "Queue[tuple[float, float]]",
+    results: "Queue[tuple[float, float]]",
 ) -> None:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[number % len(cores)]})
@@ -67,4 +67,4 @@ def _run(
     while (now := time.perf_counter()) < begun + seconds:
         one(len(times))
         times.append(time.perf_counter() - now)
-    found.put((len(times) / (time.perf_counter() - begun), 1000 * statistics.median(times)))
+    results.put((len(times) / (time.perf_counter() - begun), 1000 * statistics.median(times)))

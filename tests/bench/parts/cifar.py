@@ -102,24 +102,24 @@ def _intake(servers: Servers, shared: Settings, name: str, count: int) -> dict[s
     settings = servers.settings(shared.home, labels_bucket=shared.labels_bucket)
     migrate(connect(settings).engine)
     prefix = f"drops/{name}/"
-    found: dict[str, float] = {}
-    found["claim"], found["peak claim MB"] = _spread_out(_claim, [(settings, prefix)])
+    measurements: dict[str, float] = {}
+    measurements["claim"], measurements["peak claim MB"] = _spread_out(_claim, [(settings, prefix)])
     ctx = connect(settings)
     (drop_id,) = drops.unfinished(ctx.engine)
     chunks = range(chunk_count(ctx, drop_id))
     work = [(settings, drop_id, list(chunks[i::CORES])) for i in range(min(CORES, len(chunks)))]
-    found["inspect"], found["peak inspect MB"] = _spread_out(_inspect, work)
-    found["validate"], found["peak validate MB"] = _spread_out(_validate, [(settings, drop_id)])
-    found["accept"], found["peak accept MB"] = _spread_out(_accept, [(settings, drop_id)])
+    measurements["inspect"], measurements["peak inspect MB"] = _spread_out(_inspect, work)
+    measurements["validate"], measurements["peak validate MB"] = _spread_out(_validate, [(settings, drop_id)])
+    measurements["accept"], measurements["peak accept MB"] = _spread_out(_accept, [(settings, drop_id)])
     row = drops.get(ctx.engine, drop_id)
     assert (row.status, row.images) == ("accepted", count), row
     object_store.connect(shared, shared.labels_bucket).put(f"{prefix}_READY", b"")
     stages = ("claim", "inspect", "validate", "accept")
-    seconds = sum(found[s] for s in stages)
+    seconds = sum(measurements[s] for s in stages)
     return {
         "intake seconds": seconds,
         "intake images a second": count / seconds,
-        **{f"{s} seconds" if s in stages else s: value for s, value in found.items()},
+        **{f"{s} seconds" if s in stages else s: value for s, value in measurements.items()},
     }
 
 

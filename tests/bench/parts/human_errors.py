@@ -38,7 +38,7 @@ def figures(data: Path) -> dict[str, float]:
     clean = np.asarray([names.index(row["clean"]) for row in rows])
     order = np.random.default_rng(0).permutation(len(rows))
     stored, drop = order[:_STORED], order[_STORED:]
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for kind in _KINDS:
         given = np.asarray([names.index(row[kind]) for row in rows])
         wrong = given[drop] != clean[drop]
@@ -49,13 +49,13 @@ def figures(data: Path) -> dict[str, float]:
         theirs = _cleanlab(features, given, clean, stored, drop, len(names))
         for k in _QUESTIONS:
             ours = [s.position for s in judgement.suspects[:k]]
-            found[f"label errors, {kind}: found in the first {k}"] = float(wrong[ours].sum() / wrong.sum())
-            found[f"label errors, {kind}: found in the first {k}, cleanlab"] = float(
+            shares[f"label errors, {kind}: found in the first {k}"] = float(wrong[ours].sum() / wrong.sum())
+            shares[f"label errors, {kind}: found in the first {k}, cleanlab"] = float(
                 wrong[theirs[:k]].sum() / wrong.sum()
             )
-        found[f"label errors, {kind}: wrong"] = float(wrong.mean())
-        found[f"label errors, {kind}: estimated"] = judgement.noise or 0.0
-    return found
+        shares[f"label errors, {kind}: wrong"] = float(wrong.mean())
+        shares[f"label errors, {kind}: estimated"] = judgement.noise or 0.0
+    return shares
 
 
 def _cleanlab(features: Any, given: Any, clean: Any, stored: Any, drop: Any, classes: int) -> Any:

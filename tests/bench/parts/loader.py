@@ -42,17 +42,17 @@ def figures() -> dict[str, Any]:
                 with _counted(ctx) as (counting, done):
                     train = loader.load(counting, version, "train", SIDE, 3)
                 cycles.append({"seconds to load": time.perf_counter() - started, **done})
-            found = _shares(ctx, version, train.images, train.labels)
+            seconds = _shares(ctx, version, train.images, train.labels)
     return {
-        "share_of_memory_speed": spread([m / c for m, c in zip(found["memory"], found["cache"], strict=True)]),
+        "share_of_memory_speed": spread([m / c for m, c in zip(seconds["memory"], seconds["cache"], strict=True)]),
         "share of it with nothing in the page cache": spread(
-            [m / c for m, c in zip(found["memory"], found["cold"], strict=True)]
+            [m / c for m, c in zip(seconds["memory"], seconds["cold"], strict=True)]
         ),
-        **{f"{name}: images a second": spread([len(train) / s for s in found[name]]) for name in found},
+        **{f"{name}: images a second": spread([len(train) / s for s in seconds[name]]) for name in seconds},
         **{
             f"{which} cycle: {k}": v
-            for which, told in zip(("first", "second"), cycles, strict=True)
-            for k, v in told.items()
+            for which, cycle in zip(("first", "second"), cycles, strict=True)
+            for k, v in cycle.items()
         },
     }
 

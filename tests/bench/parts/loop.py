@@ -38,12 +38,12 @@ def figures() -> dict[str, Any]:
             speed = len(train) * EPOCHS / (time.process_time() - started)
             accuracy = evaluate(network, images[judge], labels[judge])["validation_accuracy"]
             readings[name].append((speed, accuracy))
-    speeds = {name: np.asarray([s for s, _ in found]) for name, found in readings.items()}
+    speeds = {name: np.asarray([s for s, _ in values]) for name, values in readings.items()}
     return {
         "times_naive": spread((speeds["ours"] / speeds["naive"]).tolist()),
         "times plain fp32 on tensors": spread((speeds["ours"] / speeds["plain fp32"]).tolist()),
-        **{f"{name} loop: images a CPU second": spread(found.tolist()) for name, found in speeds.items()},
-        **{f"{name} loop: accuracy": spread([a for _, a in found]) for name, found in readings.items()},
+        **{f"{name} loop: images a CPU second": spread(values.tolist()) for name, values in speeds.items()},
+        **{f"{name} loop: accuracy": spread([a for _, a in values]) for name, values in readings.items()},
         "bf16_pays": float(SINGLE_PROCESS.bf16_pays()),
     }
 

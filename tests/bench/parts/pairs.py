@@ -30,8 +30,8 @@ def read(name: str) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
 def disagreements(name: str) -> NDArray[np.float64]:
     """The share of images that exactly one of two gets right, for each model and the next."""
     right, _ = read(name)
-    found: NDArray[np.float64] = (right[1:] != right[:-1]).mean(axis=1)
-    return found
+    shares: NDArray[np.float64] = (right[1:] != right[:-1]).mean(axis=1)
+    return shares
 
 
 def gains(name: str) -> list[float]:

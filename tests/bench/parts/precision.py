@@ -42,24 +42,24 @@ def figures() -> tuple[dict[str, Any], list[str]]:
     judge = _photos(FOLDER / "test.tar", 10**9)
     if not (KEPT / bundle.INFO).exists():
         _train(judge)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     exact = _accuracy("fp32", judge)
-    found["accuracy at fp32, %"] = spread([exact])
+    results["accuracy at fp32, %"] = spread([exact])
     missing = services.missing(KEPT)
     for variant in services.REDUCED:
         if variant in missing:
             continue
         accuracy = _accuracy(variant, judge)
-        found[f"accuracy at {variant}, %"] = spread([accuracy])
-        found[f"{variant}_accuracy_lost_points"] = spread([exact - accuracy])
-    return found, list(missing.values())
+        results[f"accuracy at {variant}, %"] = spread([accuracy])
+        results[f"{variant}_accuracy_lost_points"] = spread([exact - accuracy])
+    return results, list(missing.values())
 
 
 def _accuracy(variant: Variant, judge: Samples) -> float:
     loaded = model.load(KEPT, threads=len(os.sched_getaffinity(0)), variant=variant)
     x, y = judge
-    said = [loaded.predict(x[i : i + _BATCH]).argmax(1) for i in range(0, len(x), _BATCH)]
-    return 100 * float((np.concatenate(said) == y).mean())
+    predictions = [loaded.predict(x[i : i + _BATCH]).argmax(1) for i in range(0, len(x), _BATCH)]
+    return 100 * float((np.concatenate(predictions) == y).mean())
 
 
 def _train(judge: Samples) -> None:

@@ -54,8 +54,8 @@ def figures() -> dict[str, Any]:
 def _begin(ctx: Context, drop: stored.Files) -> None:
     """A champion of what is stored, after one epoch: how good it is has no part in what a refresh costs."""
     drop_id, version = stored.stored(ctx, "stored", drop)
-    made = train(ctx, version, cycle_id=drop_id, epochs=1)
-    ctx.registry.set_alias("champion", made.model_version)
+    challenger = train(ctx, version, cycle_id=drop_id, epochs=1)
+    ctx.registry.set_alias("champion", challenger.model_version)
 
 
 def _cycle(ctx: Context, name: str, drop: stored.Files) -> dict[str, float]:

@@ -42,30 +42,34 @@ class Up:
 
 
 @contextmanager
-def ours(servers: Servers, folder: Path, made: Path, variant: str) -> Iterator[Up]:
+def ours(servers: Servers, folder: Path, bundle_folder: Path, variant: str) -> Iterator[Up]:
     """Real processes on a system of their own in Postgres and S3, with the prediction log."""
     folder.mkdir(parents=True)
     settings = servers.settings(folder / "home", service_variant=variant)
     ctx = connect(settings)
     migrate(ctx.engine)
-    deploy(ctx, upload(ctx, made), bundle.digest((made / bundle.INFO).read_bytes()), 1)
+    deploy(ctx, upload(ctx, bundle_folder), bundle.digest((bundle_folder / bundle.INFO).read_bytes()), 1)
     more = {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
     with service(settings, folder, WORKERS, **more) as started:
         started.wait_ready(WORKERS)
-        found = started.get("/v1/model").json()["variant"]
-        if found != variant:
-            raise RuntimeError(f"{found} answers in the place of {variant}")
+        served = started.get("/v1/model").json()["variant"]
+        if served != variant:
+            raise RuntimeError(f"{served} answers in the place of {variant}")
         yield Up(f"{started.url}/v1/predict", _listener(int(started.url.rpartition(":")[2])))
 
 
 @contextmanager
-def peer(folder: Path, made: Path, side: int) -> Iterator[Up]:
+def peer(folder: Path, bundle_folder: Path, side: int) -> Iterator[Up]:
     folder.mkdir(parents=True)
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.bench.parts.plain_peer:app", "--port", str(port)]
     command += ["--workers", str(WORKERS), "--no-access-log"]
-    told = {"MODEL": str((made / bundle.MODEL).resolve()), "SIDE": str(side), "PYTHONPATH": str(Path.cwd())}
-    with process(command, told, folder / "peer.log") as pid:
+    variables = {
+        "MODEL": str((bundle_folder / bundle.MODEL).resolve()),
+        "SIDE": str(side),
+        "PYTHONPATH": str(Path.cwd()),
+    }
+    with process(command, variables, folder / "peer.log") as pid:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: httpx.get(f"{url}/openapi.json").status_code == 200, what="the peer")
         yield Up(f"{url}/predict", pid)
@@ -93,15 +97,15 @@ def make(folder: Path, architecture: str, side: int, classes: int, photos: list[
     return folder
 
 
-def missing(made: Path) -> dict[Variant, str]:
+def missing(bundle_folder: Path) -> dict[Variant, str]:
     """Variants that do not answer on this machine, and why."""
-    found: dict[Variant, str] = {}
+    unavailable: dict[Variant, str] = {}
     for variant in REDUCED:
-        loaded = variants.load_proven(made, Settings().probe_tolerance, variant=variant)
+        loaded = variants.load_proven(bundle_folder, Settings().probe_tolerance, variant=variant)
         if loaded.variant != variant:
             reasons = [one.reason for one in loaded.variants if one.variant == variant]
-            found[variant] = f"{variant}: {'; '.join(reasons) or 'this machine cannot make it'}"
-    return found
+            unavailable[variant] = f"{variant}: {'; '.join(reasons) or 'this machine cannot make it'}"
+    return unavailable
 
 
 def _listener(port: int) -> int:

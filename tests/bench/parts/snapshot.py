@@ -60,8 +60,8 @@ def _seconds(step: Callable[[], Any]) -> float:
 
 def _relabel(ctx: Context, number: int) -> None:
     parent, manifest = amend.newest(ctx)
-    made = replace(manifest, relabels={**manifest.relabels, f"{number:064}": CLASSES[0]})
-    amend.commit(ctx, parent, made, Counter(), "benchmark", lambda _: None)
+    relabelled = replace(manifest, relabels={**manifest.relabels, f"{number:064}": CLASSES[0]})
+    amend.commit(ctx, parent, relabelled, Counter(), "benchmark", lambda _: None)
 
 
 def _segment(ctx: Context, number: int) -> str:

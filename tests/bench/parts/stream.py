@@ -81,10 +81,10 @@ class Champion:
 
     def probabilities(self, images: Pixels) -> NDArray[np.float32]:
         """``float32[N, CLASSES]``; 0 of a class that it does not know."""
-        found = np.zeros((len(images), CLASSES), np.float32)
+        probabilities = np.zeros((len(images), CLASSES), np.float32)
         with torch.inference_mode():
-            found[:, self.known] = compute_logits(self.network, images).softmax(1).numpy()
-        return found
+            probabilities[:, self.known] = compute_logits(self.network, images).softmax(1).numpy()
+        return probabilities
 
 
 def pixels(path: Path, count: int) -> tuple[Pixels, Labels]:
@@ -121,13 +121,13 @@ def make(order: str, train: tuple[Pixels, Labels], test: tuple[Pixels, Labels], 
 
 def _worn(images: Pixels, level: Labels, generator: np.random.Generator) -> Pixels:
     """Noise up to a deviation of 36 grey levels and blur up to 0.9 pixels, growing with the drop."""
-    found = np.empty_like(images)
+    worn = np.empty_like(images)
     for i, image in enumerate(images):
         strength = float(level[i]) / (DROPS - 1)
         blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.9 * strength))
         noise = generator.normal(0, 36 * strength, image.shape)
-        found[i] = np.clip(np.asarray(blurred, np.float64) + noise, 0, 255)
-    return found
+        worn[i] = np.clip(np.asarray(blurred, np.float64) + noise, 0, 255)
+    return worn
 
 
 def full(stream: Stream, settings: Settings) -> Course:
@@ -136,8 +136,8 @@ def full(stream: Stream, settings: Settings) -> Course:
     for number in range(DROPS):
         learned, looked = _here(stream, number)
         epochs = recipe.from_settings(settings, len(learned), SIDE, 3).epochs
-        judged = min(len(looked), max(500, len(learned) // 3))
-        seen += (len(learned) + judged * _LOOKING) * epochs
+        validation_count = min(len(looked), max(500, len(learned) // 3))
+        seen += (len(learned) + validation_count * _LOOKING) * epochs
     network, chosen = (
         networks.seeded(3, CLASSES, SIDE, settings.seed),
         recipe.from_settings(settings, len(learned), SIDE, 3),
@@ -173,7 +173,7 @@ def _trained(stream: Stream, settings: Settings, number: int, champion: Champion
     classes, known = (tuple(str(c) for c in of) for of in (present, champion.known if champion else ()))
     network = champion.network if champion else None
     before = np.asarray([known.index(c) if c in known else -1 for c in classes])[labels]
-    made = plan.make_plan(
+    training_plan = plan.make_plan(
         "auto",
         stream.drop[here] > (champion.number if champion else -1),
         None if champion else "first",
@@ -183,24 +183,24 @@ def _trained(stream: Stream, settings: Settings, number: int, champion: Champion
         full_every=settings.full_every,
         full_growth=settings.full_growth,
     )
-    warm = made.mode == "refresh"
+    warm = training_plan.mode == "refresh"
     fresh = networks.seeded(3, len(classes), SIDE, settings.seed + number)
     if warm and network is not None:
         networks.carry_head(fresh, network.state_dict(), known, classes)
-    judge = _judge(stream, number, len(made.chosen), present)
+    judge = _judge(stream, number, len(training_plan.chosen), present)
     done = fit(
         fresh,
-        (images[made.chosen], labels[made.chosen]),
+        (images[training_plan.chosen], labels[training_plan.chosen]),
         judge,
-        recipe.from_settings(settings, len(made.chosen), SIDE, 3, warm=warm),
+        recipe.from_settings(settings, len(training_plan.chosen), SIDE, 3, warm=warm),
         warm=warm,
         teacher=_teacher(network, known, classes) if warm else None,
         shares=np.bincount(labels) / len(labels),
     )
-    sifted = 4 * made.replayed if warm and settings.replay_policy != "stratified" else 0
-    taught = len(made.chosen) if warm and settings.distillation else 0
-    seen = (len(made.chosen) + (taught + len(judge[1])) * _LOOKING) * len(done.history) + sifted * _LOOKING
-    return Champion(done.network, present, made.history, number), seen
+    sifted = 4 * training_plan.replayed if warm and settings.replay_policy != "stratified" else 0
+    taught = len(training_plan.chosen) if warm and settings.distillation else 0
+    seen = (len(training_plan.chosen) + (taught + len(judge[1])) * _LOOKING) * len(done.history) + sifted * _LOOKING
+    return Champion(done.network, present, training_plan.history, number), seen
 
 
 def _promoted(stream: Stream, settings: Settings, challenger: Champion, champion: Champion, best: Champion) -> bool:

@@ -207,10 +207,10 @@ class _Loop:
         accuracy = self._truth(change)
         if lost is not None:
             accuracy[lost] = 0.0
-        made = Model(accuracy, self._offset())
+        challenger = Model(accuracy, self._offset())
         classes = self.holdout.classes
-        self._answer(made, self._flipped(self.champion.right, self.champion, made, classes), classes)
-        return made
+        self._answer(challenger, self._flipped(self.champion.right, self.champion, challenger, classes), classes)
+        return challenger
 
     def _flipped(
         self, right: NDArray[np.bool_], given: Model, other: Model, classes: NDArray[np.int64]
