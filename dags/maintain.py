@@ -3,7 +3,8 @@
 
 Makes the prediction log's partitions for the days to come, drops those past retention, forgets service
 workers that are gone, trims the local cache, finishes erasures that were interrupted and writes many
-small segments anew as few large ones. Alerts about drops that were changed after they were accepted.
+small segments anew as few large ones. Makes the thumbnails of samples that earlier releases stored. Alerts
+about drops that were changed after they were accepted.
 """
 
 from datetime import timedelta

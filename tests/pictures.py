@@ -44,3 +44,13 @@ def halves(phash: int) -> tuple[int, int]:
     """A 64-bit perceptual hash as the two numbers that the catalog keeps."""
     high, low = np.array([phash >> 32, phash & 0xFFFFFFFF], np.uint32).view(np.int32).tolist()
     return high, low
+
+
+def scenery(seed: int, side: int = 96) -> np.ndarray:
+    """A random picture ``uint8[side, side]`` with detail at all scales, as photographs have."""
+    rng = np.random.default_rng(seed)
+    picture = np.zeros((side, side))
+    for cells in (3, 5, 9, 17, 33):
+        coarse = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
+        picture += np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) * 2 / cells**0.8
+    return np.clip(128 + picture * 60, 0, 255).astype(np.uint8)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -98,6 +99,12 @@ samples = Table(
     # The two halves of the perceptual hash: see `ml.datasets.near_duplicates`.
     Column("phash_high", Integer),
     Column("phash_low", Integer),
+    # 16 x 16 grey levels, empty if they could not be made; null until `maintain` has made them.
+    Column("thumbnail", LargeBinary),
+    # Null if the image is nearly blank: see `ml.datasets.near_copies`.
+    Column("copy_signature", BigInteger),
+    # Steps from copy to copy to the sample that the group is named after.
+    Column("copy_links", SmallInteger, nullable=False, server_default="0"),
     _now(),
     CheckConstraint("split in ('train', 'validation', 'holdout')", name="split"),
     Index(None, "segment_id"),
@@ -105,6 +112,8 @@ samples = Table(
     Index(None, "label", "split"),
     Index(None, "phash_high"),
     Index(None, "phash_low"),
+    Index(None, "copy_signature"),
+    Index("ix_samples_without_thumbnail", "segment_id", postgresql_where=text("thumbnail is null")),
     Index(None, "subject", postgresql_where=text("subject is not null")),
 )
 

@@ -1,4 +1,4 @@
-"""`evergreen datasets …`: list, show, compare, verify and export dataset versions; state of the holdout."""
+"""`evergreen datasets …`: list, show, compare, verify, dedupe and export versions; state of the holdout."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -130,6 +130,34 @@ def export(
     emit({"version": resolved.id, "path": str(path), "samples": count}, as_json)
     if not as_json:
         say(f"{count} samples of version {resolved.id[:12]} are in {path}")
+
+
+@app.command()
+def dedupe(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False, as_json: Json = False
+) -> None:
+    """Find samples whose mirrored, turned, cropped or recoloured copies are in another split.
+
+    Without --dry-run a new version leaves out the copy on the training or validation side. Nothing is deleted.
+    """
+    from ml.datasets import copy_backfill
+    from ml.datasets import dedupe as deduplication
+
+    ctx = connected()
+    made = copy_backfill.fill(ctx)
+    found = list(deduplication.leaks(ctx))
+    version = None if dry_run else deduplication.remove(ctx, found)
+    table = new_table("removed", "split", "label", "copy of", "split", "label")
+    for leak in found:
+        names = (leak.removed[:12], leak.removed_split, leak.removed_label)
+        add_row(table, *names, leak.kept[:12], leak.kept_split, leak.kept_label)
+    emit({"thumbnails_made": made, "version": version, "leaks": [vars(leak) for leak in found]}, as_json)
+    if as_json:
+        return
+    console.print(table)
+    say(f"{len(found)} samples are copies of samples of another split")
+    if version:
+        say(f"version {version[:12]} leaves them out")
 
 
 @app.command("holdout")

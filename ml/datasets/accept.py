@@ -36,6 +36,7 @@ NOTHING_NEW = "the drop brought no image and no label that is not stored already
 _SAMPLE: Final = (
     *("sha256", "group_id", "split", "label", "drop_id", "segment_id"),
     *("width", "height", "phash_high", "phash_low", "subject"),
+    *("thumbnail", "copy_signature", "copy_links"),
 )
 _ANNOTATION: Final = pa.schema([("sha256", pa.string()), *entries.ANNOTATION, ("source", pa.string())])
 

@@ -206,8 +206,11 @@ def _proposal(
 
 
 def _near_conflict(row: Mapping[str, Any]) -> LabelQuestion | None:
-    """Return a label task if a near duplicate has another label: one of the two is probably wrong."""
-    neighbour = next((n for n in row["neighbours"] if n.label != row["label"]), None)
+    """Return a label task if a near duplicate has another label: one of the two is probably wrong.
+
+    Not for transformed copies: a turned 6 is a 9.
+    """
+    neighbour = next((n for n in row["neighbours"] if n.label != row["label"] and not n.transformed), None)
     if neighbour is None:
         return None
     return LabelQuestion(

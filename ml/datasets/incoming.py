@@ -4,17 +4,25 @@ Other drops may have been accepted since validation read the catalog.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from ml.catalog import erasures, existing_samples
 from ml.catalog.classes import class_map, renamed
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.datasets import holdout_growth, labels, near_duplicates, splits
+from ml.datasets import holdout_growth, labels, near_duplicates, splits, versions
+from ml.datasets.near_copies import Candidate, CopySearch
 from ml.datasets.near_duplicates import SplitAssigner
 from ml.datasets.trust import Trust
+from ml.imaging.copy_signature import SIDE, Thumbnails, has_detail
 from ml.intake import quarantine
 from ml.intake.row_verdicts import StoredRowVerdicts
+
+_NOT_MADE: Final[dict[str, None]] = {"thumbnail": None, "copy_signature": None}  # `maintain` makes them
 
 
 def with_current_labels(row: dict[str, Any], classes: Mapping[str, str]) -> dict[str, Any]:
@@ -46,9 +54,11 @@ class IncomingDrop:
 
     def new_pages(self) -> Iterator[list[dict[str, Any]]]:
         """Pages of rows that become samples, with `group_id`, `split` and the `neighbours` that determined them."""
-        hashes = self._verdicts.columns("good", ("phash_high", "phash_low"))
-        high, low = (hashes[name].to_numpy() for name in hashes.column_names)
-        assigner = SplitAssigner(high, low, self.splitter)
+        columns = self._verdicts.columns("good", ("phash_high", "phash_low", "width", "height", "thumbnail"))
+        high, low = (columns[name].to_numpy() for name in ("phash_high", "phash_low"))
+        thumbnails, sides = _looks(columns)
+        search = CopySearch(self._ctx.engine, thumbnails, sides, stored=self._stored())
+        assigner = SplitAssigner(high, low, self.splitter, blank=~has_detail(thumbnails))
         wanted = holdout_growth.candidates(self.splitter, self._labels_and_fingerprints())
         with transaction(self._ctx.engine) as connection:
             self.splitter.quota = holdout_growth.quota(connection, wanted, self._ctx.settings)
@@ -61,7 +71,13 @@ class IncomingDrop:
             numbers = [number for number in rows if lookup_needed[number]]
             stored_neighbours = near_duplicates.find_stored(self._ctx.engine, [rows[n] for n in numbers])
             neighbours = {numbers[i]: of_row for i, of_row in stored_neighbours.items()}
-            yield list(self._assign(rows, assigner, neighbours))
+            for number, row in rows.items():
+                row |= search.columns(number) if row.get("thumbnail") else _NOT_MADE
+            yield list(self._assign(rows, assigner, neighbours, search.find(list(rows))))
+
+    def _stored(self) -> int:
+        newest = versions.latest(self._ctx)
+        return newest.train + newest.validation + newest.holdout if newest else 0
 
     def _labels_and_fingerprints(self) -> Iterator[tuple[str, str]]:
         for page in self._verdicts.column_pages("good", ("label", "fingerprint")):
@@ -99,17 +115,31 @@ class IncomingDrop:
         rows: dict[int, dict[str, Any]],
         assigner: SplitAssigner,
         stored: dict[int, list[near_duplicates.Neighbour]],
+        copies: dict[int, list[Candidate]],
     ) -> Iterator[dict[str, Any]]:
         for number, row in rows.items():
             trusted = self._trust.whole or self._trust.may_evaluate(
                 labels.from_row(row, "", self._trust.source), row["label"]
             )
-            assignment = assigner.assign(number, row, stored.get(number, ()), trusted=trusted)
+            near, transformed = stored.get(number, ()), copies.get(number, ())
+            assignment = assigner.assign(number, row, near, transformed, trusted=trusted)
             if isinstance(assignment, str):
                 self._quarantine((row,), assignment)
             else:
                 row |= {"group_id": assignment.group_id, "split": assignment.split, "neighbours": assignment.neighbours}
+                row["copy_links"] = assignment.links
                 yield row
 
     def _quarantine(self, rows: Any, reason: str) -> None:
         self.quarantined += [row | {"reasons": [reason]} for row in rows]
+
+
+def _looks(columns: pa.Table) -> tuple[Thumbnails, NDArray[np.int64]]:
+    """Thumbnails and smaller sides; a thumbnail that an earlier release did not make is blank."""
+    sides = np.minimum(columns["width"].to_numpy(), columns["height"].to_numpy()).astype(np.int64)
+    if "thumbnail" not in columns.column_names:
+        return np.zeros((len(columns), SIDE, SIDE), np.uint8), sides
+    pixels = (
+        columns["thumbnail"].combine_chunks().fill_null(bytes(SIDE * SIDE)).cast(pa.binary(SIDE * SIDE)).buffers()[1]
+    )
+    return np.frombuffer(pixels or b"", np.uint8)[: len(columns) * SIDE * SIDE].reshape(-1, SIDE, SIDE), sides

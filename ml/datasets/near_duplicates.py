@@ -6,12 +6,16 @@ half of the hash differs in at most one bit, so 33 exact lookups of each half fi
 Hashing"). The cost grows with the drop; the store adds the depth of two B-trees.
 
 A sample that is near another joins its group and so its split: near duplicates are never in different
-splits. One that is near samples of two splits would leak between them and is quarantined.
+splits. One that is near samples of two splits would leak between them and is quarantined. So do transformed
+copies, which `ml.datasets.near_copies` finds.
+
+A chain of copies of copies could make one group of ever more pictures, which the gate counts as one. A group ends
+`MAX_LINKS` steps from its first sample; the next one begins a group of its own, in the same split.
 """
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
 
@@ -20,9 +24,14 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, TextClause, text
 
 from ml.catalog.engine import transaction
+from ml.datasets import near_copies
+from ml.datasets.near_copies import Candidate, StoredCopy
 from ml.datasets.splits import SplitName, Splitter
 
 RADIUS: Final = 3
+MAX_LINKS: Final = 4
+"""A group ends so many steps from its first sample; who resembles its last ones begins a group in the same split."""
+
 _PAGE: Final = 500
 
 _MASKS: Final = (0, *(1 << bit for bit in range(32)))
@@ -39,10 +48,12 @@ _SEARCH = """
     ), masks as materialized (
         select 0 as mask union all select 1 << bit from generate_series(0, 31) bit
     ), candidates as materialized (
-        select sha256, group_id, split, label, phash_high, phash_low from samples
+        select distinct on (phash_high, phash_low, split, label)
+            sha256, group_id, split, label, copy_links, phash_high, phash_low from samples
         where phash_{half} = any(array(select {half} # mask from asked cross join masks))
+        order by phash_high, phash_low, split, label, sha256
     )
-    select number, sha256, group_id, split, label from asked cross join candidates
+    select number, sha256, group_id, split, label, copy_links from asked cross join candidates
     where bit_count((phash_high # high)::bit(32)) + bit_count((phash_low # low)::bit(32)) <= :radius
 """
 _HALVES: Final = tuple(text(_SEARCH.format(half=half)) for half in ("high", "low"))
@@ -50,12 +61,20 @@ _HALVES: Final = tuple(text(_SEARCH.format(half=half)) for half in ("high", "low
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A near duplicate of a sample; `name` is its SHA-256, or its key if it is in the same drop."""
+    """A near duplicate or a copy of a sample.
+
+    Attributes:
+        name: its SHA-256, or its key if it is in the same drop.
+        links: steps from copy to copy to the sample that the group is named after.
+        transformed: it may be mirrored, turned or cropped, so that its label says nothing of the other's.
+    """
 
     name: str
     group_id: str
     split: SplitName
     label: str
+    links: int = 0
+    transformed: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +84,7 @@ class SplitAssignment:
     group_id: str
     split: SplitName
     neighbours: tuple[Neighbour, ...]
+    links: int = 0
 
 
 def find_stored(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> dict[int, list[Neighbour]]:
@@ -152,16 +172,36 @@ class SplitAssigner:
         high: upper halves of the hashes of all samples of the drop, ``int32[N]``.
         low: the lower halves.
         splitter: chooses the split of a new group.
+        blank: mask of the samples that are nearly blank; these resemble nothing. None: none is.
     """
 
-    def __init__(self, high: NDArray[np.int32], low: NDArray[np.int32], splitter: Splitter) -> None:
-        self._near_earlier = find_within(high, low)
-        self._referenced = {earlier for positions in self._near_earlier.values() for earlier in positions}
-        self._assigned: dict[int, Neighbour] = {}
+    def __init__(
+        self,
+        high: NDArray[np.int32],
+        low: NDArray[np.int32],
+        splitter: Splitter,
+        blank: NDArray[np.bool_] | None = None,
+    ) -> None:
+        hashes, self._hash = np.unique(np.stack([high, low], axis=1), axis=0, return_inverse=True)
+        self._near: dict[int, list[int]] = {}
+        for later, earlier in find_within(hashes[:, 0], hashes[:, 1]).items():
+            for one, other in ((later, e) for e in earlier):
+                self._near.setdefault(one, []).append(other)
+                self._near.setdefault(other, []).append(one)
+        self._blank = np.zeros(len(high), np.bool_) if blank is None else blank
+        # Of each hash the first sample of each split and label: a drop may hold one picture very many times.
+        self._first: dict[int, dict[tuple[str, str], Neighbour]] = {}
+        self._placed: dict[int, Neighbour] = {}
         self._splitter = splitter
 
     def assign(
-        self, number: int, row: Mapping[str, Any], stored: Sequence[Neighbour], *, trusted: bool = True
+        self,
+        number: int,
+        row: Mapping[str, Any],
+        stored: Sequence[Neighbour],
+        candidates: Sequence[Candidate] = (),
+        *,
+        trusted: bool = True,
     ) -> SplitAssignment | str:
         """Return the assignment, or the reason to quarantine the sample.
 
@@ -169,13 +209,37 @@ class SplitAssigner:
             number: its position in the drop.
             row: `key`, `label`, `fingerprint`.
             stored: its neighbours from `find_stored`.
+            candidates: what it may be a transformed copy of, from `near_copies.CopySearch`.
             trusted: its label may enter validation and holdout; otherwise it is for training only.
         """
-        earlier = [self._assigned[e] for e in self._near_earlier.get(number, ()) if e in self._assigned]
-        assignment = _assign(row, (*stored, *earlier), self._splitter, trusted=trusted)
-        if isinstance(assignment, SplitAssignment) and number in self._referenced:
-            self._assigned[number] = Neighbour(row["key"], assignment.group_id, assignment.split, row["label"])
+        code = int(self._hash.flat[number])
+        if self._blank[number]:
+            stored, earlier = (), []
+        else:
+            codes = sorted([code, *self._near.get(code, ())])
+            earlier = [n for near in codes for n in self._first.get(near, {}).values()]
+        copies = self._copies(candidates)
+        known = {n.name for n in (*stored, *earlier)}
+        neighbours = (*stored, *earlier, *(n for n in copies if n.name not in known))
+        assignment = _assign(row, neighbours, self._splitter, trusted=trusted)
+        if isinstance(assignment, SplitAssignment):
+            placed = Neighbour(row["key"], assignment.group_id, assignment.split, row["label"], assignment.links)
+            self._placed[number] = placed
+            if not self._blank[number]:
+                self._first.setdefault(code, {}).setdefault((placed.split, placed.label), placed)
         return assignment
+
+    def _copies(self, candidates: Sequence[Candidate]) -> list[Neighbour]:
+        """The neighbours among the candidates; those of the drop that were put aside do not count."""
+        known: dict[StoredCopy | int, Neighbour] = {}
+        for candidate in candidates:
+            found = candidate.found
+            if isinstance(found, StoredCopy):
+                known[found] = Neighbour(found.sha256, found.group_id, found.split, found.label, found.links)
+            elif found in self._placed:
+                known[found] = self._placed[found]
+        chosen = near_copies.copies_of(candidates, {found: n.group_id for found, n in known.items()})
+        return [replace(known[c.found], transformed=True) for c in chosen]
 
 
 def _assign(
@@ -189,10 +253,13 @@ def _assign(
     if not neighbours:
         group = row["fingerprint"]
         return SplitAssignment(group, splitter.choose(group, row["label"]) if trusted else "train", ())
-    first = neighbours[0]
+    first = min(neighbours, key=lambda n: n.links)  # of those with equally many links, the first
     if conflicting := next((n for n in neighbours if n.split != first.split), None):
         return (
             f"it looks like {first.name[:12]} ({first.split}) and like {conflicting.name[:12]} ({conflicting.split}): "
             "in either split it would leak into the other"
         )
-    return SplitAssignment(first.group_id, first.split, neighbours)
+    if first.links >= MAX_LINKS:  # copies of copies of copies: no longer the same picture, but they must not leak
+        splitter.extend(first.split, row["label"])
+        return SplitAssignment(row["fingerprint"], first.split, neighbours)
+    return SplitAssignment(first.group_id, first.split, neighbours, first.links + 1)

@@ -37,7 +37,15 @@ INDEX_SCHEMA: Final = pa.schema(
     ]
 )
 WIDE_SCHEMA: Final = pa.schema(
-    [*INDEX_SCHEMA, ("phash_high", pa.int32()), ("phash_low", pa.int32()), ("subject", pa.string())]
+    [
+        *INDEX_SCHEMA,
+        ("phash_high", pa.int32()),
+        ("phash_low", pa.int32()),
+        ("subject", pa.string()),
+        ("thumbnail", pa.string()),  # as Postgres reads bytes: \\x and hexadecimal digits
+        ("copy_signature", pa.int64()),
+        ("copy_links", pa.int16()),
+    ]
 )
 """The index columns and those that only the catalog stores."""
 _PAGE: Final = 5000  # rows buffered as dicts

@@ -62,6 +62,11 @@ class Splitter:
         self.added[label] += 1
         return split
 
+    def extend(self, split: SplitName, label: str) -> None:
+        """Count a new group whose split others determined: a quota would make it leak."""
+        if split == "holdout":
+            self.added[label] += 1
+
 
 def splitter(ctx: Context) -> Splitter:
     """The splitter of this installation, without a quota; raises UnavailableError."""

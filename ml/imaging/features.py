@@ -3,6 +3,7 @@
 The features of an image depend on that image alone, not on the batch it is measured in.
 """
 
+import base64
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml.imaging import perceptual_hash
+from ml.imaging import copy_signature, perceptual_hash
 
 _STRIP: Final = 1_000_000  # pixels measured at once, so that intermediate arrays stay small
 _LEVELS: Final = np.arange(256) / 255
@@ -30,7 +31,7 @@ class Features:
     of its Laplacian, entropy that of its histogram in bits (0..8); `grey` is true if all colour
     channels are equal; `fingerprint` is the SHA-256 of the decoded pixels, the same for
     every lossless encoding of the same image; `phash_high` and `phash_low` are the halves of its
-    perceptual hash.
+    perceptual hash; `thumbnail` is Base64 of its 16 x 16 grey levels, from which `ml.imaging.copy_signature` is made.
     """
 
     width: int
@@ -45,6 +46,7 @@ class Features:
     fingerprint: str
     phash_high: int
     phash_low: int
+    thumbnail: str
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,12 @@ def measure(images: Sequence[DecodedImage]) -> list[Features]:
 
 def _measure_same_size(images: Sequence[DecodedImage]) -> Iterator[Features]:
     stack = np.stack([image.levels for image in images]) if len(images) > 1 else images[0].levels[None]
-    hashes = perceptual_hash.phashes(np.stack([image.thumbnail for image in images]))
+    thumbnails = np.stack([image.thumbnail for image in images])
+    hashes, small = perceptual_hash.phashes(thumbnails), copy_signature.shrink(thumbnails)
     values = [v.round(_DIGITS).tolist() for v in (*_histogram_features(stack), _sharpness(stack))]
     height, width = images[0].levels.shape
-    for image, (high, low), mean, deviation, entropy, sharpness in zip(images, hashes.tolist(), *values, strict=True):
+    rows = zip(images, hashes.tolist(), small, *values, strict=True)
+    for image, (high, low), thumbnail, mean, deviation, entropy, sharpness in rows:
         yield Features(
             width=width,
             height=height,
@@ -101,6 +105,7 @@ def _measure_same_size(images: Sequence[DecodedImage]) -> Iterator[Features]:
             fingerprint=image.fingerprint,
             phash_high=high,
             phash_low=low,
+            thumbnail=base64.b64encode(thumbnail).decode(),
         )
 
 

@@ -1,5 +1,6 @@
 """Inspects every image of a drop: fetches, hashes, decodes and measures it. Chunks are independent tasks."""
 
+import base64
 import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
         ("fingerprint", pa.string()),
         ("phash_high", pa.int32()),
         ("phash_low", pa.int32()),
+        ("thumbnail", pa.binary()),
         ("chunk", pa.int32()),
         ("known", pa.string()),  # the label of the stored sample with the same bytes, if any
         ("packed", pa.int64()),  # offset of its member in the chunk's staging tar; null: the image is unusable
@@ -141,7 +143,8 @@ def read_rows(ctx: Context, drop_id: str) -> pa.Table:
         pq.ParquetFile(io.BytesIO(ctx.store.get(chunk_key(drop_id, chunk)))).read()
         for chunk in range(chunk_count(ctx, drop_id))
     ]
-    return pa.concat_tables(tables)
+    # A chunk that an earlier release inspected lacks the columns that came since.
+    return pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
 
 
 @dataclass(frozen=True)
@@ -190,5 +193,7 @@ def _rows(pending: _PendingBatch) -> list[tuple[dict[str, Any], bytes | None]]:
     for i, result in zip(batch.images, results, strict=True):
         row = batch.rows[i]
         problem = quarantine.ERASED if row["sha256"] in known.erased else row["problem"] or result.get("problem")
+        if "thumbnail" in result:
+            result["thumbnail"] = base64.b64decode(result["thumbnail"])
         batch.rows[i] = row | result | {"problem": problem, "known": known.labels.get(row["sha256"])}
     return [(row, batch.images.get(i)) for i, row in enumerate(batch.rows)]

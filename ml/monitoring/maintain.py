@@ -1,4 +1,4 @@
-"""Daily housekeeping: partitions of the prediction log, stopped replicas, the local cache, erasures, segments."""
+"""Daily housekeeping: prediction log, stopped replicas, the local cache, erasures, segments, thumbnails."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.feedback_later import expire_waiting
 from ml.catalog.tables import prediction_hours, replicas
 from ml.context import Context
-from ml.datasets import compact, loader
+from ml.datasets import compact, copy_backfill, loader
 from ml.erasure import erase
 from ml.models import bundle
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _AHEAD = 7
 _UNUSED_DAYS = 30
+_THUMBNAILS = 100_000  # of samples stored by earlier releases, a day: minutes
 # A waiting lock request blocks all inserts of predictions: give up early and retry later.
 _LOCK_TIMEOUT = "set local lock_timeout = '10s'"
 
@@ -55,6 +56,7 @@ def maintain(ctx: Context) -> dict[str, int]:
         "erased_files_removed": loader.drop_erased(ctx)[0],
         "erasures_unfinished": erase.finish(ctx),
         "segments_compacted": compact.compact(ctx),
+        "thumbnails_made": copy_backfill.fill(ctx, _THUMBNAILS),
     }
 
 

@@ -75,7 +75,7 @@ def test_what_looks_like_both_sides_is_put_aside_with_both_names() -> None:
 def test_a_near_duplicate_joins_the_group_and_the_split_of_the_first() -> None:
     known = [Neighbour("aaa", "g1", "validation", "x"), Neighbour("bbb", "g2", "validation", "y")]
     place = SplitAssigner(*looks([0]), SPLITTER).assign(0, row(0, 0), known)
-    assert place == SplitAssignment("g1", "validation", tuple(known))
+    assert place == SplitAssignment("g1", "validation", tuple(known), links=1)
 
 
 def test_a_sample_that_is_put_aside_is_no_neighbour_of_later_ones() -> None:
@@ -86,7 +86,7 @@ def test_a_sample_that_is_put_aside_is_no_neighbour_of_later_ones() -> None:
     assert isinstance(alone, SplitAssignment)
     assert (alone.group_id, alone.neighbours) == ("f1", ())
     neighbours = (Neighbour("k1", "f1", alone.split, "a"),)
-    assert placer.assign(2, row(2, 3), ()) == SplitAssignment("f1", alone.split, neighbours)
+    assert placer.assign(2, row(2, 3), ()) == SplitAssignment("f1", alone.split, neighbours, links=1)
 
 
 def test_a_sample_whose_label_nobody_trusted_gave_is_for_training_only() -> None:
