@@ -66,7 +66,7 @@ def accept(ctx: Context, drop_id: str) -> str | None:
         ):
             with transaction(ctx.engine) as connection:
                 trusted = trust.of_drop(connection, drop.prefix, ctx.settings)
-            acceptance = _Acceptance(ctx, drop, IncomingDrop(ctx, verdicts, trusted), trusted, samples, labels)
+            acceptance = _Acceptance(ctx, drop, IncomingDrop(ctx, drop_id, verdicts, trusted), trusted, samples, labels)
             drop_listing = acceptance.run(uploads, listing_pool)
         acknowledge(ctx, drop_id, drop_listing)
     elif drop.status != "held":

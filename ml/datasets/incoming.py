@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from ml.catalog import erasures, existing_samples
 from ml.catalog.classes import class_map, renamed
@@ -18,8 +16,8 @@ from ml.datasets import holdout_growth, labels, near_duplicates, splits, version
 from ml.datasets.near_copies import Candidate, CopySearch
 from ml.datasets.near_duplicates import SplitAssigner
 from ml.datasets.trust import Trust
-from ml.imaging.copy_signature import SIDE, Thumbnails, has_detail
-from ml.intake import quarantine
+from ml.imaging.copy_signature import has_detail
+from ml.intake import quarantine, thumbnails
 from ml.intake.row_verdicts import StoredRowVerdicts
 
 _NOT_MADE: Final[dict[str, None]] = {"thumbnail": None, "copy_signature": None}  # `maintain` makes them
@@ -42,8 +40,9 @@ class IncomingDrop:
         splitter: what it chose, complete after `new_pages`.
     """
 
-    def __init__(self, ctx: Context, verdicts: StoredRowVerdicts, trust: Trust) -> None:
+    def __init__(self, ctx: Context, drop_id: str, verdicts: StoredRowVerdicts, trust: Trust) -> None:
         self._ctx = ctx
+        self._drop_id = drop_id
         self._verdicts = verdicts
         self._trust = trust
         self.repeated: list[dict[str, Any]] = []
@@ -54,11 +53,12 @@ class IncomingDrop:
 
     def new_pages(self) -> Iterator[list[dict[str, Any]]]:
         """Pages of rows that become samples, with `group_id`, `split` and the `neighbours` that determined them."""
-        columns = self._verdicts.columns("good", ("phash_high", "phash_low", "width", "height", "thumbnail"))
-        high, low = (columns[name].to_numpy() for name in ("phash_high", "phash_low"))
-        thumbnails, sides = _looks(columns)
-        search = CopySearch(self._ctx.engine, thumbnails, sides, stored=self._stored())
-        assigner = SplitAssigner(high, low, self.splitter, blank=~has_detail(thumbnails))
+        columns = self._verdicts.columns("good", ("phash_high", "phash_low", "width", "height", "chunk", "packed"))
+        high, low, width, height, chunks, packed = (columns[name].to_numpy() for name in columns.column_names)
+        pixels, known = thumbnails.read(self._ctx, self._drop_id, chunks, packed)
+        sides = np.minimum(width, height).astype(np.int64)
+        search = CopySearch(self._ctx.engine, pixels, sides, stored=self._stored())
+        assigner = SplitAssigner(high, low, self.splitter, blank=known & ~has_detail(pixels))
         wanted = holdout_growth.candidates(self.splitter, self._labels_and_fingerprints())
         with transaction(self._ctx.engine) as connection:
             self.splitter.quota = holdout_growth.quota(connection, wanted, self._ctx.settings)
@@ -72,7 +72,7 @@ class IncomingDrop:
             stored_neighbours = near_duplicates.find_stored(self._ctx.engine, [rows[n] for n in numbers])
             neighbours = {numbers[i]: of_row for i, of_row in stored_neighbours.items()}
             for number, row in rows.items():
-                row |= search.columns(number) if row.get("thumbnail") else _NOT_MADE
+                row |= search.columns(number) if known[number] else _NOT_MADE
             yield list(self._assign(rows, assigner, neighbours, search.find(list(rows))))
 
     def _stored(self) -> int:
@@ -132,14 +132,3 @@ class IncomingDrop:
 
     def _quarantine(self, rows: Any, reason: str) -> None:
         self.quarantined += [row | {"reasons": [reason]} for row in rows]
-
-
-def _looks(columns: pa.Table) -> tuple[Thumbnails, NDArray[np.int64]]:
-    """Thumbnails and smaller sides; a thumbnail that an earlier release did not make is blank."""
-    sides = np.minimum(columns["width"].to_numpy(), columns["height"].to_numpy()).astype(np.int64)
-    if "thumbnail" not in columns.column_names:
-        return np.zeros((len(columns), SIDE, SIDE), np.uint8), sides
-    pixels = (
-        columns["thumbnail"].combine_chunks().fill_null(bytes(SIDE * SIDE)).cast(pa.binary(SIDE * SIDE)).buffers()[1]
-    )
-    return np.frombuffer(pixels or b"", np.uint8)[: len(columns) * SIDE * SIDE].reshape(-1, SIDE, SIDE), sides

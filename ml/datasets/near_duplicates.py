@@ -182,9 +182,10 @@ class SplitAssigner:
         splitter: Splitter,
         blank: NDArray[np.bool_] | None = None,
     ) -> None:
-        hashes, self._hash = np.unique(np.stack([high, low], axis=1), axis=0, return_inverse=True)
+        whole = high.astype(np.int64) << 32 | low.astype(np.int64) & 0xFFFFFFFF
+        _, first, self._hash = np.unique(whole, return_index=True, return_inverse=True)
         self._near: dict[int, list[int]] = {}
-        for later, earlier in find_within(hashes[:, 0], hashes[:, 1]).items():
+        for later, earlier in find_within(high[first], low[first]).items():
             for one, other in ((later, e) for e in earlier):
                 self._near.setdefault(one, []).append(other)
                 self._near.setdefault(other, []).append(one)
@@ -212,7 +213,7 @@ class SplitAssigner:
             candidates: what it may be a transformed copy of, from `near_copies.CopySearch`.
             trusted: its label may enter validation and holdout; otherwise it is for training only.
         """
-        code = int(self._hash.flat[number])
+        code = int(self._hash[number])
         if self._blank[number]:
             stored, earlier = (), []
         else:

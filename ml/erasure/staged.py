@@ -1,25 +1,27 @@
-"""Staging tars: images of drops between inspection and acceptance."""
+"""Staging tars: images of drops between inspection and acceptance, and their thumbnails."""
 
 import tarfile
 
 from ml.context import Context
 from ml.erasure.content import Content, Swept
 from ml.errors import NotFoundError
-from ml.intake import source
+from ml.intake import source, thumbnails
 from ml.storage import tar_members
 from ml.storage.object_store import ObjectInfo
 
 
 def sweep(ctx: Context, content: Content, *, remove: bool) -> Swept:
-    """Overwrite the images in the tars. Acceptance refuses their rows, so nothing reads the blank places.
+    """Overwrite the images in the tars, and take out their thumbnails.
 
-    Lists `drops/` and reads the tars there: those of drops that are not finished.
+    Acceptance refuses the rows of these images, so nothing reads the blank places. Lists `drops/` and reads the tars
+    there: those of drops that are not finished.
     """
     swept = Swept()
     for info in ctx.store.list("drops/"):
         if "/packs/" in info.key:
             try:
-                swept += _sweep_tar(ctx, info, content, remove=remove)
+                of_kind = _sweep_thumbnails if info.key.endswith(thumbnails.SUFFIX) else _sweep_tar
+                swept += of_kind(ctx, info, content, remove=remove)
             except NotFoundError:  # its drop was accepted meanwhile; the data are swept under the same lock
                 continue
     return swept
@@ -34,3 +36,10 @@ def _sweep_tar(ctx: Context, info: ObjectInfo, content: Content, *, remove: bool
             tar_members.blank(data, offset, size)
         ctx.store.put(info.key, bytes(data), "application/x-tar")
     return Swept(1 if places else 0, sum(size for _, size in places))
+
+
+def _sweep_thumbnails(ctx: Context, info: ObjectInfo, content: Content, *, remove: bool) -> Swept:
+    remaining, count = thumbnails.without(ctx.store.get(info.key), content.hashes)
+    if count and remove:
+        ctx.store.put(info.key, remaining)
+    return Swept(1 if count else 0, count * thumbnails.BYTES)

@@ -22,7 +22,7 @@ from ml.context import Context
 from ml.errors import NotFoundError
 from ml.imaging.images import Limits
 from ml.imaging.sandbox import DecodeResult, DecoderPool
-from ml.intake import entries, fetching, quarantine, staging_tars
+from ml.intake import entries, fetching, quarantine, staging_tars, thumbnails
 from ml.intake.fetching import FetchedBatch
 from ml.intake.staging_tars import StagingTar
 
@@ -47,7 +47,6 @@ SCHEMA = pa.schema(
         ("fingerprint", pa.string()),
         ("phash_high", pa.int32()),
         ("phash_low", pa.int32()),
-        ("thumbnail", pa.binary()),
         ("chunk", pa.int32()),
         ("known", pa.string()),  # the label of the stored sample with the same bytes, if any
         ("packed", pa.int64()),  # offset of its member in the chunk's staging tar; null: the image is unusable
@@ -84,6 +83,7 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int, find_labels: LabelLook
         _check_archives(ctx, head, rows)
         with TemporaryDirectory() as folder:
             buffer, staging_tar = io.BytesIO(), StagingTar(Path(folder) / "staging.tar")
+            small: list[Mapping[str, Any]] = []
             with (
                 DecoderPool(limits, processes=_process_count(rows)) as decoders,
                 ThreadPoolExecutor(1, "catalog") as catalog_pool,
@@ -91,10 +91,11 @@ def inspect_chunk(ctx: Context, drop_id: str, chunk: int, find_labels: LabelLook
                 lookup: _Lookup = partial(_look_up, ctx, find_labels)
                 batches = fetching.batches(ctx, head.prefix, rows, limits)
                 decoded = _decode_batches(batches, decoders, lambda hashes: catalog_pool.submit(lookup, hashes))
-                _write(buffer, _stage(staging_tar, chunk, decoded))
+                _write(buffer, _stage(staging_tar, small, chunk, decoded))
             staging_tar.close()
             if staging_tar.size:
                 ctx.store.put_file(staging_tars.key(drop_id, chunk), staging_tar.path, "application/x-tar")
+                ctx.store.put(thumbnails.key(drop_id, chunk), thumbnails.encode(small))
         ctx.store.put(chunk_key(drop_id, chunk), buffer.getvalue())
     return len(rows)
 
@@ -117,13 +118,18 @@ def _process_count(rows: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _stage(
-    staging_tar: StagingTar, chunk: int, decoded: Iterable[Iterable[tuple[dict[str, Any], bytes | None]]]
+    staging_tar: StagingTar,
+    small: list[Mapping[str, Any]],
+    chunk: int,
+    decoded: Iterable[Iterable[tuple[dict[str, Any], bytes | None]]],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the completed rows, and append usable images to the staging tar."""
+    """Yield the completed rows; append usable images to the staging tar and their thumbnails to `small`."""
     for row, data in chain.from_iterable(decoded):
         row |= {"chunk": chunk, "packed": None}
         if data and row["problem"] is None:
             row["packed"] = staging_tar.add(row["sha256"], row["format"], data)
+            pixels = base64.b64decode(row["thumbnail"])
+            small.append({"packed": row["packed"], "sha256": row["sha256"], "thumbnail": pixels})
         yield row
 
 
@@ -143,8 +149,7 @@ def read_rows(ctx: Context, drop_id: str) -> pa.Table:
         pq.ParquetFile(io.BytesIO(ctx.store.get(chunk_key(drop_id, chunk)))).read()
         for chunk in range(chunk_count(ctx, drop_id))
     ]
-    # A chunk that an earlier release inspected lacks the columns that came since.
-    return pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
+    return pa.concat_tables(tables)
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,5 @@ def _rows(pending: _PendingBatch) -> list[tuple[dict[str, Any], bytes | None]]:
     for i, result in zip(batch.images, results, strict=True):
         row = batch.rows[i]
         problem = quarantine.ERASED if row["sha256"] in known.erased else row["problem"] or result.get("problem")
-        if "thumbnail" in result:
-            result["thumbnail"] = base64.b64decode(result["thumbnail"])
         batch.rows[i] = row | result | {"problem": problem, "known": known.labels.get(row["sha256"])}
     return [(row, batch.images.get(i)) for i, row in enumerate(batch.rows)]

@@ -26,8 +26,7 @@ _RETIRED: Final = {
     "label_agreement": "a figure that no longer exists: labels are checked after validation, see docs/label-checks.md. "
     "Remove the expectation"
 }
-_NESTED: Final = "others"  # further annotations
-_NOT_JUDGED: Final = frozenset({_NESTED, "thumbnail"})  # no expectation uses them
+_NESTED: Final = "others"  # further annotations; no expectation uses them
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,7 @@ def _frame(ctx: Context, table: pa.Table, past: History, suite_columns: Set[str]
     """
     keys, labels, hashes = (table[name].to_pylist() for name in (KEY, "label", "sha256"))
     conflict = row_verdicts.conflicts(keys, labels, hashes)
-    names = [
-        n for n in table.column_names if n not in _NOT_JUDGED and (suite_columns is None or n in suite_columns | {KEY})
-    ]
+    names = [n for n in table.column_names if n != _NESTED and (suite_columns is None or n in suite_columns | {KEY})]
     frame = table.select(names).to_pandas()
     frame["aspect"] = pc.divide(table["width"].cast(pa.float64()), table["height"].cast(pa.float64())).to_pandas()
     frame["conflict"] = conflict

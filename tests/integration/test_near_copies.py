@@ -9,7 +9,12 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import label_tasks, samples
 from ml.context import Context
 from ml.datasets import copy_backfill, dedupe, versions
-from ml.datasets.ingest import ingest
+from ml.datasets.accept import accept
+from ml.ingest import ingest
+from ml.intake import thumbnails
+from ml.intake.claim import claim
+from ml.intake.inspect import inspect_chunk
+from ml.intake.validate import validate
 from tests.pictures import scenery, upload
 
 
@@ -41,9 +46,22 @@ def test_copies_join_their_originals_and_leaks_of_before_are_found_and_left_out(
     with transaction(context.engine) as connection:
         assert not connection.execute(select(label_tasks.c.id)).all(), "another label on a turned copy is no conflict"
 
+    # Inspected by an earlier release, which made no thumbnails: not a blank picture, but one to look at later.
+    drop_id = claim(context, upload(context, "three", {"c-99/x.png": png(Image.fromarray(scenery(99)))}))
+    assert drop_id
+    inspect_chunk(context, drop_id, 0)
+    context.store.delete([thumbnails.key(drop_id, 0)])
+    assert validate(context, drop_id).accepted
+    accept(context, drop_id)
+    assert copy_backfill.fill(context) == 1
+    with transaction(context.engine) as connection:
+        query = select(samples.c.copy_signature).where(samples.c.label == "c-99")
+        assert connection.execute(query).scalar_one() is not None
+
     # As an earlier release left them: no thumbnails, and one copy in another split.
     with transaction(context.engine) as connection:
-        connection.execute(update(samples).values(thumbnail=None, copy_signature=None, split="train"))
+        of_two = samples.c.label != "c-99"
+        connection.execute(update(samples).where(of_two).values(thumbnail=None, copy_signature=None, split="train"))
         chosen = connection.execute(select(samples.c.sha256).where(samples.c.label == "b-3").limit(1)).scalar_one()
         connection.execute(
             update(samples).where(samples.c.sha256 == chosen).values(split="holdout", group_id="another")

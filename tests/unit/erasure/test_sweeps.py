@@ -19,7 +19,7 @@ from ml.erasure.selection import of_hashes, of_prediction
 from ml.errors import InvalidInputError, UnavailableError
 from ml.imaging import images
 from ml.imaging.images import Limits
-from ml.intake import staging_tars
+from ml.intake import staging_tars, thumbnails
 from ml.intake.staging_tars import StagingTar
 from ml.models import bundle
 from ml.storage import tar_members
@@ -88,9 +88,16 @@ def test_staging_tars_lose_the_image_and_keep_every_place(ctx: Context, tmp_path
     key = staging_tars.key("d-1", 0)
     ctx.store.put_file(key, tar.path)
     ctx.store.put("drops/d-1/report.json", b"{}")
-    assert staged.sweep(ctx, CONTENT, remove=False) == Swept(1, len(SECRET.png))
-    assert staged.sweep(ctx, CONTENT, remove=True) == Swept(1, len(SECRET.png))
+    grey = {p: bytes([number]) * thumbnails.BYTES for number, p in enumerate(places)}
+    rows = [{"packed": places[p], "sha256": p.sha256, "thumbnail": grey[p]} for p in places]
+    ctx.store.put(thumbnails.key("d-1", 0), thumbnails.encode(rows))
+    assert staged.sweep(ctx, CONTENT, remove=False) == Swept(2, len(SECRET.png) + thumbnails.BYTES)
+    assert staged.sweep(ctx, CONTENT, remove=True) == Swept(2, len(SECRET.png) + thumbnails.BYTES)
     assert staged.sweep(ctx, CONTENT, remove=True) == Swept()
+    asked = np.array([*places.values(), places[A3]])
+    pixels, known = thumbnails.read(ctx, "d-1", np.array([0, 0, 0, 7]), asked)
+    assert known.tolist() == [True, False, True, False], "what is erased, or of a chunk without thumbnails, is unknown"
+    assert [pixels[i].tobytes() for i in (0, 2)] == [grey[A1], grey[A3]]
     data = ctx.store.get(key)
     assert SECRET.png not in data
     for other in (A1, A3):
