@@ -11,7 +11,7 @@ copies of nothing.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,9 +24,9 @@ from ml.catalog.engine import transaction
 from ml.cores import available_cores
 from ml.datasets.splits import SplitName
 from ml.imaging import copy_match, copy_signature
-from ml.imaging.copy_signature import BITS, SIDE, Probes, Thumbnails
+from ml.imaging.copy_signature import BITS, SIDE, Probes, Thumbnails, Views
 
-_PROBES: Final = 250
+_PROBES: Final = 128
 _PER_PROBE: Final = 1000  # entries of the index read for a probe
 _RADIUS: Final = 20  # bits of two signatures that may differ
 _CANDIDATES: Final = 16  # of an image, that are laid over it; as many of the store, as many of the drop
@@ -44,22 +44,21 @@ _SEARCH = text(
     """
     with asked as materialized (
         select * from unnest(
-            cast(:image as int[]), cast(:row as int[]),
-            cast(:first as bigint[]), cast(:last as bigint[]), cast(:signature as bigint[])
-        ) as q(image, row, first, last, signature)
+            cast(:image as int[]), cast(:first as bigint[]), cast(:last as bigint[]), cast(:signature as bigint[])
+        ) as q(image, first, last, signature)
     ), near as (
-        select distinct on (image, copy_signature) image, row, copy_signature, bits
+        select image, copy_signature, min(bits) as bits
         from asked cross join lateral (
             select copy_signature, bit_count((copy_signature # signature)::bit(64)) as bits from (
                 select copy_signature from samples where copy_signature between first and last limit :per_probe
             ) as entries
         ) as compared
         where bits <= :radius
-        order by image, copy_signature, bits, row
+        group by image, copy_signature
     ), ranked as (
         select *, row_number() over (partition by image order by bits, copy_signature) as rank from near
     )
-    select image, row, sha256, thumbnail, group_id, split, label, copy_links
+    select image, ranked.copy_signature, thumbnail, sha256, group_id, split, label, copy_links
     from ranked cross join lateral (
         select * from samples where samples.copy_signature = ranked.copy_signature limit :alike
     ) as sample
@@ -95,13 +94,20 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """An image, the view of it that is compared, and the thumbnail it is compared with."""
+class _Pairs:
+    """Images, and what each may be a copy of.
 
-    image: int
-    row: int
+    Attributes:
+        image: position among the images that are searched for, ``int64[n]``.
+        signature: of the other one, ``int64[n]``.
+        thumbnail: of the other one, ``uint8[n, 16, 16]``.
+        found: the other one.
+    """
+
+    image: NDArray[np.int64]
+    signature: NDArray[np.int64]
     thumbnail: Thumbnails
-    found: StoredCopy | int
+    found: list[StoredCopy | int]
 
 
 class CopySearch:
@@ -150,48 +156,48 @@ class CopySearch:
 
     def _find_page(self, numbers: NDArray[np.int64]) -> dict[int, list[Candidate]]:
         probes = copy_signature.probes(self._thumbnails[numbers], self._sides[numbers], self._bits, _PROBES)
-        pairs = [*(self._within(numbers, probes) if self._search_drop else ()), *self._stored(probes)]
         candidates: dict[int, list[Candidate]] = {}
-        for start in range(0, len(pairs), 4 * _PAGE):
-            page = pairs[start : start + 4 * _PAGE]
-            image, row = (np.array([getattr(p, name) for p in page]) for name in ("image", "row"))
-            grey, edges = copy_match.agreement(
-                np.stack([p.thumbnail for p in page]),
-                self._thumbnails[numbers[image]],
-                probes.views.window[row],
-                probes.views.orientation[row],
-            ).T
-            for i in range(len(page)):
-                found = Candidate(page[i].found, *(round(float(value), 6) for value in (grey[i], edges[i])))
-                candidates.setdefault(int(numbers[image[i]]), []).append(found)
+        for pairs in (self._within(numbers, probes), self._stored(probes)):
+            if pairs is None or not pairs.found:
+                continue
+            row = _nearest_views(probes.views, pairs)
+            shown, views = self._thumbnails[numbers[pairs.image]], probes.views
+            agreement = copy_match.agreement(
+                pairs.thumbnail, shown, views.window[row], views.orientation[row], pairs.image
+            )
+            of_pairs = zip(numbers[pairs.image].tolist(), pairs.found, agreement.round(6).tolist(), strict=True)
+            for number, found, (grey, edges) in of_pairs:
+                candidates.setdefault(number, []).append(Candidate(found, grey, edges))
         return {n: sorted(found, key=lambda c: -c.edges) for n, found in candidates.items()}
 
-    def _within(self, numbers: NDArray[np.int64], probes: Probes) -> Iterator[_Pair]:
+    def _within(self, numbers: NDArray[np.int64], probes: Probes) -> _Pairs | None:
         """Pairs with earlier images of the drop whose signatures begin as a probe does."""
+        if not self._search_drop:
+            return None
         first, last = _ranges(probes.prefix, self._bits)
         left = np.searchsorted(self._sorted, first, "left")
         counts = (np.searchsorted(self._sorted, last, "right") - left).clip(0, _PER_PROBE)
         probe = np.repeat(np.arange(len(counts)), counts)
         entry = np.repeat(left, counts) + np.arange(len(probe)) - np.repeat(np.cumsum(counts) - counts, counts)
         position, image, row = self._order[entry], probes.image[probe], probes.row[probe]
-        bits = np.bitwise_count(probes.views.signature[row] ^ self.signatures[position])
+        bits = np.bitwise_count(probes.views.signature[row] ^ self.signatures[position]).astype(np.int64)
         chosen = np.flatnonzero((position < numbers[image]) & (bits <= _RADIUS))
-        seen: dict[tuple[int, int], None] = {}
-        taken = np.zeros(len(numbers), np.int64)
-        for i in chosen[np.lexsort((position[chosen], bits[chosen], image[chosen]))]:
-            pair = (int(image[i]), int(position[i]))
-            if taken[pair[0]] < _CANDIDATES and pair not in seen:
-                seen[pair] = None
-                taken[pair[0]] += 1
-                yield _Pair(pair[0], int(row[i]), self._thumbnails[pair[1]], pair[1])
+        total = len(self.signatures)
+        order = np.sort((image[chosen] * (_RADIUS + 1) + bits[chosen]) * total + position[chosen])
+        image, position = order // (total * (_RADIUS + 1)), order % total
+        _, seen = np.unique(image * total + position, return_index=True)
+        seen.sort()
+        image, position = image[seen], position[seen]
+        nearest = np.arange(len(image)) - np.searchsorted(image, image) < _CANDIDATES
+        image, position = image[nearest], position[nearest]
+        return _Pairs(image, self.signatures[position], self._thumbnails[position], position.tolist())
 
-    def _stored(self, probes: Probes) -> Iterator[_Pair]:
+    def _stored(self, probes: Probes) -> _Pairs | None:
         if self._engine is None or not len(probes.image):
-            return
+            return None
         first, last = _ranges(probes.prefix, self._bits)
         params = {
             "image": probes.image.tolist(),
-            "row": probes.row.tolist(),
             "first": first.tolist(),
             "last": last.tolist(),
             "signature": probes.views.signature[probes.row].tolist(),
@@ -202,9 +208,21 @@ class CopySearch:
         }
         with transaction(self._engine) as connection:
             connection.execute(_PLAN)
-            for image, row, digest, thumbnail, *place in connection.execute(_SEARCH, params):
-                pixels = np.frombuffer(thumbnail, np.uint8).reshape(SIDE, SIDE)
-                yield _Pair(image, row, pixels, StoredCopy(digest, *place))
+            rows = connection.execute(_SEARCH, params).all()
+        image, signature = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
+        pixels = np.frombuffer(b"".join(row[2] for row in rows), np.uint8).reshape(-1, SIDE, SIDE)
+        return _Pairs(image, signature, pixels, [StoredCopy(*row[3:]) for row in rows])
+
+
+def _nearest_views(views: Views, pairs: _Pairs) -> NDArray[np.int64]:
+    """For each pair the view of the image, of those looked up, whose signature is most like that of the other one."""
+    start = np.searchsorted(views.image, pairs.image, "left")
+    counts = np.searchsorted(views.image, pairs.image, "right") - start
+    first = np.cumsum(counts) - counts
+    row = np.repeat(start - first, counts) + np.arange(counts.sum())
+    bits = np.bitwise_count(views.signature[row] ^ np.repeat(pairs.signature, counts)).astype(np.int64)
+    nearest: NDArray[np.int64] = np.minimum.reduceat(bits << 32 | row, first) & 0xFFFFFFFF
+    return nearest
 
 
 def prefix_bits(samples: int) -> int:

@@ -2,7 +2,7 @@
 
 A signature only says that two images may be copies. Here the window that it named is moved and stretched until the
 two agree best (Lucas and Kanade 1981, with gain and offset left out of the comparison), and the agreement of what is
-left of both, edges more than areas, decides.
+left of both, edges more than areas, decides. Most images are copies of nothing, which shows before anything is fitted.
 """
 
 from typing import Final
@@ -11,15 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.imaging import copy_signature
-from ml.imaging.copy_signature import MIDDLE, SIDE, Floats, Thumbnails
+from ml.imaging.copy_signature import MIDDLE, Floats, Thumbnails
 
-_PER_PIXEL: Final = 13 / 16  # samples a pixel along each side of the middle
-_STEPS: Final = 4
+_SAMPLES: Final = 13  # along each side of the middle, as many as it has pixels
+_STEPS: Final = 2  # later ones change nothing
 _FARTHEST: Final = 0.06  # how far a window may be moved, as a share of the side
 _FLAT: Final = 1e-6
+_HOPEFUL: Final = 0.5  # agreement of edges before fitting: an image none of whose candidates has it is no copy,
+_FITTED: Final = 0.3  # and candidates of other images that have not even this are not fitted
 
 
-def agreement(stored: Thumbnails, shown: Thumbnails, windows: Floats, orientations: NDArray[np.int64]) -> Floats:
+def agreement(
+    stored: Thumbnails,
+    shown: Thumbnails,
+    windows: Floats,
+    orientations: NDArray[np.int64],
+    images: NDArray[np.int64],
+) -> Floats:
     """How well each stored image agrees with a view of another: ``float64[n, 2]``, each -1 to 1.
 
     The first figure is the correlation of the grey levels, the second that of their edges.
@@ -29,24 +37,31 @@ def agreement(stored: Thumbnails, shown: Thumbnails, windows: Floats, orientatio
         shown: the thumbnails of the other images, ``uint8[n, SIDE, SIDE]``.
         windows: `Views.window` of the others, where the middle of the stored image may be.
         orientations: `Views.orientation` of the others.
+        images: numbers of the others: all pairs of one image, ``int64[n]``.
     """
-    small = copy_signature.shrink(stored) if stored.shape[1] == 2 * SIDE else stored
-    upright = copy_signature.view(stored, copy_signature.orientations(small)).astype(np.float64)
+    count = len(stored)
+    upright = copy_signature.view(stored, copy_signature.orientations(stored)).astype(np.float64)
     turned = copy_signature.view(shown, orientations).astype(np.float64)
-    count, side = stored.shape[:2]
-    samples = round(_PER_PIXEL * side)
-    middle = copy_signature.sampling(np.full(count, MIDDLE[0]), np.full(count, MIDDLE[1]), samples, side)
-    target = _normalised(middle @ upright @ middle.swapaxes(1, 2))
+    middle = copy_signature.sampling(np.array(MIDDLE[0]), np.array(MIDDLE[1]), _SAMPLES)
+    target = _normalised(middle @ upright @ middle.T)
+    edges = _edges(target)
     first = _turned_windows(windows, orientations)
     place = first.copy()
     best = np.full((count, 2), -1.0)
+    fitted = np.arange(count)
     for step in range(_STEPS + 1):
-        sampled = _sample(turned, place, samples)
-        image = _normalised(sampled)
-        found = np.stack([(image * target).sum(axis=(1, 2)), _edge_correlation(image, target)], axis=1)
-        best = np.where((found.sum(axis=1) > best.sum(axis=1))[:, None], found, best)
-        if step < _STEPS:
-            place = first + (place + _correction(image, target) - first).clip(-_FARTHEST, _FARTHEST)
+        image = _normalised(_sample(turned[fitted], place[fitted]))
+        grey = (image * target[fitted]).sum(axis=(1, 2))
+        found = np.stack([grey, (_edges(image) * edges[fitted]).sum(axis=(1, 2))], axis=1)
+        better = found.sum(axis=1) > best[fitted].sum(axis=1)
+        best[fitted[better]] = found[better]
+        if step == 0:
+            chosen = np.isin(images, images[best[:, 1] >= _HOPEFUL]) & (best[:, 1] >= _FITTED)
+            fitted, image = fitted[chosen], image[chosen]
+        if step == _STEPS or not len(fitted):
+            break
+        moved = place[fitted] + _correction(image, target[fitted]) - first[fitted]
+        place[fitted] = first[fitted] + moved.clip(-_FARTHEST, _FARTHEST)
     return best
 
 
@@ -58,9 +73,9 @@ def _turned_windows(windows: Floats, orientations: NDArray[np.int64]) -> Floats:
     return swapped
 
 
-def _sample(images: Floats, place: Floats, samples: int) -> Floats:
-    across = copy_signature.sampling(place[:, 0], place[:, 1], samples, images.shape[1])
-    down = copy_signature.sampling(place[:, 2], place[:, 3], samples, images.shape[1])
+def _sample(images: Floats, place: Floats) -> Floats:
+    across = copy_signature.sampling(place[:, 0], place[:, 1], _SAMPLES)
+    down = copy_signature.sampling(place[:, 2], place[:, 3], _SAMPLES)
     return down @ images @ across.swapaxes(1, 2)
 
 
@@ -68,12 +83,6 @@ def _normalised(images: Floats) -> Floats:
     centred = images - images.mean(axis=(1, 2), keepdims=True)
     normalised: Floats = centred / (np.sqrt((centred * centred).sum(axis=(1, 2), keepdims=True)) + _FLAT)
     return normalised
-
-
-def _edge_correlation(image: Floats, target: Floats) -> Floats:
-    one, other = _edges(image), _edges(target)
-    correlation: Floats = (one * other).sum(axis=(1, 2))
-    return correlation
 
 
 def _edges(images: Floats) -> Floats:
@@ -85,15 +94,24 @@ def _edges(images: Floats) -> Floats:
 
 def _correction(image: Floats, target: Floats) -> Floats:
     """The change of start and length in x and y that brings `image` closest to `target`: ``float64[n, 4]``."""
-    samples = image.shape[1]
-    at = (np.arange(samples) + 0.5) / samples
-    down, across = np.gradient(image, 1 / samples, axis=(1, 2))
-    slopes = np.stack([across, across * at, down, down * at[:, None]], axis=1).reshape(len(image), 4, -1)
+    at = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
+    down, across = _slope(image), _slope(image.swapaxes(1, 2)).swapaxes(1, 2)
+    rows = np.stack([across, across * at, down, down * at[:, None], image, target], axis=1).reshape(len(image), 6, -1)
+    products = rows @ rows.swapaxes(1, 2)
     # How each place changes the normalised image: without what only changes its mean or its contrast.
-    slopes -= slopes.mean(axis=2, keepdims=True)
-    flat, wanted = image.reshape(len(image), -1), (target - image).reshape(len(image), -1)
-    slopes -= (slopes @ flat[:, :, None]) * flat[:, None, :]
-    normal = slopes @ slopes.swapaxes(1, 2)
+    sums, contrast = rows[:, :4].sum(axis=2), products[:, :4, 4]
+    normal = products[:, :4, :4] - sums[:, :, None] * sums[:, None, :] / _SAMPLES**2
+    normal -= contrast[:, :, None] * contrast[:, None, :]
     normal += (_FLAT + 0.02 * np.trace(normal, axis1=1, axis2=2) / 4)[:, None, None] * np.eye(4)
-    change: Floats = np.linalg.solve(normal, slopes @ wanted[:, :, None])[..., 0]
+    wanted = products[:, :4, 5] - contrast * products[:, 4, 5, None]
+    change: Floats = np.linalg.solve(normal, wanted[:, :, None])[..., 0]
     return change * MIDDLE[1]
+
+
+def _slope(images: Floats) -> Floats:
+    """Change along the first axis of each image, for the whole length of it."""
+    slope = np.empty_like(images)
+    slope[:, 1:-1] = (images[:, 2:] - images[:, :-2]) * (_SAMPLES / 2)
+    slope[:, 0] = (images[:, 1] - images[:, 0]) * _SAMPLES
+    slope[:, -1] = (images[:, -1] - images[:, -2]) * _SAMPLES
+    return slope

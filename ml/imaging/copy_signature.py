@@ -13,6 +13,7 @@ Lv, Josephson, Wang, Charikar, Li 2007, "Multi-Probe LSH"). A probe is a prefix 
 index serves stores of any size: the more samples, the longer the prefix.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,8 @@ _MOVED: Final = 4.0  # cost of a window that is not the middle: most copies are 
 _ORIENTATION: Final = (0.04, 0.05)  # noise of a slope, and of the difference of two, as shares of the norm
 _FLIPPED: Final = 8  # bits of a prefix that are tried flipped
 _UNLIKELY: Final = 9.0  # probes of a higher cost are not made
+_LEVELS: Final = 64  # of the costs, to find the cheapest without sorting all
+_VIEWS_A_PREFIX: Final = 4  # probes looked at for each prefix that is looked up
 
 
 @dataclass(frozen=True)
@@ -67,23 +70,30 @@ class Probes:
 
 @dataclass(frozen=True)
 class Views:
-    """Views of images: a window each, in one of eight orientations.
+    """Views of images, in their order: a window each, in one of eight orientations.
 
     Attributes:
-        image: position of the image, ``int64[n]``.
+        image: position of the image, ``int64[n]``, ascending.
         window: start and length in x, start and length in y, as shares of the side, ``float64[n, 4]``.
         orientation: 0 to 7: bit 0 mirrors x, bit 1 mirrors y, bit 2 swaps the two axes before, ``int64[n]``.
-        cost: how unlikely the view is, ``float64[n]``.
-        projections: in units of their deviation between copies, ``float64[n, BITS]``.
         signature: ``int64[n]``.
     """
 
     image: NDArray[np.int64]
     window: Floats
     orientation: NDArray[np.int64]
-    cost: Floats
-    projections: Floats
     signature: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _PossibleViews:
+    """As `Views`, of all that may be: `cost` is how unlikely a view is, `frequencies` are its, ``float64[n, 64]``."""
+
+    image: NDArray[np.int64]
+    window: Floats
+    orientation: NDArray[np.int64]
+    cost: Floats
+    frequencies: Floats
 
 
 def shrink(thumbnails: NDArray[np.uint8]) -> Thumbnails:
@@ -97,7 +107,7 @@ def signatures(thumbnails: Thumbnails) -> NDArray[np.int64]:
     """The signature of each thumbnail ``uint8[n, SIDE, SIDE]``; -1: it is nearly blank and resembles nothing."""
     coefficients = _coefficients(thumbnails, (MIDDLE,), (MIDDLE,))[:, 0, 0]
     orientation = _upright(coefficients)
-    found = _signature(_project(_turned(coefficients, orientation)))
+    found = _signature(_project(_normalised(coefficients), orientation, BITS))
     return np.where(has_detail(thumbnails), found, -1)
 
 
@@ -125,9 +135,10 @@ def probes(thumbnails: Thumbnails, smaller_sides: NDArray[np.int64], bits: int, 
     """
     small = smaller_sides * _SHIFT < _SHIFT_PIXELS * 0.75
     parts = [(np.flatnonzero(mask), shift) for mask, shift in ((small, 0.07), (~small, _SHIFT)) if mask.any()]
-    chosen = [_views(thumbnails[numbers], numbers, _windows(shift)) for numbers, shift in parts]
-    views = Views(*(np.concatenate([getattr(part, name) for part in chosen]) for name in Views.__dataclass_fields__))
-    return _most_likely(views, bits, most)
+    chosen = [
+        _views_of_size(thumbnails[numbers], numbers, windows) for numbers, shift in parts for windows in _windows(shift)
+    ]
+    return _most_likely(_concatenated(chosen), bits, most)
 
 
 def view(thumbnails: Thumbnails, orientation: NDArray[np.int64]) -> Thumbnails:
@@ -188,62 +199,75 @@ def _coefficients(
     return found.reshape(-1, len(down), _FREQUENCIES, len(across), _FREQUENCIES).transpose(0, 1, 3, 2, 4)
 
 
-def _turned(coefficients: Floats, orientation: NDArray[np.int64]) -> Floats:
-    """Frequencies ``float64[n, 8, 8]`` of the turned images: mirroring changes the sign of every odd one."""
-    sign = (-1.0) ** np.arange(_FREQUENCIES)
-    turned = np.where((orientation & 4 > 0)[:, None, None], coefficients.swapaxes(1, 2), coefficients)
-    turned = turned * np.where((orientation & 1 > 0)[:, None], sign, 1.0)[:, None, :]
-    return turned * np.where((orientation & 2 > 0)[:, None], sign, 1.0)[:, :, None]
-
-
 @cache
 def _projection() -> tuple[Floats, Floats]:
+    """Weights ``float64[8, 64, BITS]`` for an image in each orientation, and what is taken off.
+
+    Turning an image swaps its frequencies, mirroring it changes the sign of every odd one: the weights can as well be
+    turned back, once.
+    """
     with np.load(_PROJECTION) as stored:
-        return stored["scale"] * stored["weights"], stored["offset"]
+        weights, offset = stored["scale"] * stored["weights"], stored["offset"]
+    upright = np.concatenate([np.zeros((1, BITS)), weights]).reshape(_FREQUENCIES, _FREQUENCIES, BITS)
+    sign = (-1.0) ** np.arange(_FREQUENCIES)
+    turned = []
+    for orientation in range(8):
+        back = upright * sign[:, None] if orientation & 1 else upright
+        back = back * sign[:, None, None] if orientation & 2 else back
+        turned.append((back.swapaxes(0, 1) if orientation & 4 else back).reshape(-1, BITS))
+    return np.stack(turned), offset
 
 
-def _project(coefficients: Floats) -> Floats:
-    """``float64[n, 8, 8]`` → ``float64[n, BITS]``, independent of the contrast."""
+def _normalised(coefficients: Floats) -> Floats:
+    """``float64[..., 8, 8]`` → ``float64[..., 64]``, independent of the contrast."""
+    flat = coefficients.reshape(*coefficients.shape[:-2], -1)
+    varying = flat[..., 1:]
+    normalised: Floats = flat / (np.sqrt((varying * varying).sum(axis=-1, keepdims=True)) + 1e-9)
+    return normalised
+
+
+def _project(frequencies: Floats, orientation: NDArray[np.int64], bits: int) -> Floats:
+    """``float64[n, 64]`` → the first projections ``float64[n, bits]`` of the turned images."""
     weights, offset = _projection()
-    flat = coefficients.reshape(len(coefficients), -1)[:, 1:]
-    norm = np.sqrt((flat * flat).sum(axis=1, keepdims=True)) + 1e-9
-    projections: Floats = (flat / norm @ weights - offset).round(_DIGITS)
-    return projections
+    projections = np.empty((len(frequencies), bits))
+    for number in range(8):
+        chosen = np.flatnonzero(orientation == number)
+        projections[chosen] = frequencies[chosen] @ weights[number, :, :bits]
+    rounded: Floats = (projections - offset[:bits]).round(_DIGITS)
+    return rounded
 
 
 def _signature(projections: Floats) -> NDArray[np.int64]:
-    powers = 1 << np.arange(BITS - 1, -1, -1, dtype=np.int64)
-    signature: NDArray[np.int64] = ((projections > 0) * powers).sum(axis=1)
+    """The signs as one number, the first the highest bit."""
+    bits = projections.shape[1]
+    padded = np.zeros((len(projections), 64), np.bool_)
+    padded[:, 64 - bits :] = projections > 0
+    signature: NDArray[np.int64] = np.packbits(padded, axis=1).view(">i8").ravel().astype(np.int64)
     return signature
 
 
-def _views(
-    thumbnails: Thumbnails, numbers: NDArray[np.int64], windows: tuple[tuple[tuple[float, float], ...], ...]
-) -> Views:
-    parts = [_views_of_size(thumbnails, numbers, of_size) for of_size in windows]
-    return Views(*(np.concatenate([getattr(part, name) for part in parts]) for name in Views.__dataclass_fields__))
+def _concatenated(parts: Sequence[_PossibleViews]) -> _PossibleViews:
+    names = _PossibleViews.__dataclass_fields__
+    return _PossibleViews(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def _views_of_size(
     thumbnails: Thumbnails, numbers: NDArray[np.int64], windows: tuple[tuple[float, float], ...]
-) -> Views:
-    found = _coefficients(thumbnails, windows, windows)
-    norm = np.sqrt((found * found).sum(axis=(3, 4)) - found[..., 0, 0] ** 2) + 1e-9
-    x, y = found[..., 0, 1] / norm, found[..., 1, 0] / norm
+) -> _PossibleViews:
+    found = _normalised(_coefficients(thumbnails, windows, windows))
+    x, y = found[..., 1], found[..., _FREQUENCIES]
     costs = np.stack([_orientation_cost(x, y, orientation) for orientation in range(8)], axis=-1)
     starts = np.array([start for start, _ in windows])
     moved = (starts != MIDDLE[0]) | (windows[0][1] != MIDDLE[1])
     costs += _MOVED * (moved[:, None] | moved[None, :])[None, :, :, None]
     image, row, column, orientation = np.nonzero(costs < _UNLIKELY)
     length = np.full(len(image), windows[0][1])
-    projections = _project(_turned(found[image, row, column], orientation))
-    return Views(
+    return _PossibleViews(
         numbers[image],
         np.stack([starts[column], length, starts[row], length], axis=1),
         orientation,
         costs[image, row, column, orientation],
-        projections,
-        _signature(projections),
+        found[image, row, column],
     )
 
 
@@ -266,16 +290,42 @@ def _patterns() -> Floats:
     return patterns
 
 
-def _most_likely(views: Views, bits: int, most: int) -> Probes:
-    certainty = views.projections[:, :bits] ** 2
+def _most_likely(views: _PossibleViews, bits: int, most: int) -> Probes:
+    projections = _project(views.frequencies, views.orientation, bits)
+    certainty = projections * projections
     least = np.argpartition(certainty, _FLIPPED, axis=1)[:, :_FLIPPED]
     patterns = _patterns()
     cost = views.cost[:, None] + np.take_along_axis(certainty, least, axis=1) @ patterns.T
-    row, pattern = np.nonzero(cost < _UNLIKELY)
-    order = np.lexsort((cost[row, pattern], views.image[row]))
-    row, pattern = row[order], pattern[order]
-    image = views.image[row]
-    rank = np.arange(len(image)) - np.searchsorted(image, image)
-    row, pattern, image = row[rank < most], pattern[rank < most], image[rank < most]
+    row, pattern = _cheapest(cost, views.image, _VIEWS_A_PREFIX * most)
     flipped = (patterns[pattern].astype(np.int64) << (bits - 1 - least[row])).sum(axis=1)
-    return Probes(image, (views.signature[row] >> (BITS - bits)) ^ flipped, row, views)
+    prefix = _signature(projections)[row] ^ flipped
+    # Many views have the same prefix: it is looked up once, for the most likely of them.
+    _, first = np.unique(views.image[row] << bits | prefix, return_index=True)
+    first.sort()
+    image = views.image[row[first]]
+    first = first[np.arange(len(image)) - np.searchsorted(image, image) < most]
+    row = row[first]
+    views_by_image = views.image[row] * len(views.image) + row
+    used, row = np.unique(views_by_image, return_inverse=True)
+    used %= len(views.image)
+    signature = _signature(_project(views.frequencies[used], views.orientation[used], BITS))
+    chosen = Views(views.image[used], views.window[used], views.orientation[used], signature)
+    return Probes(chosen.image[row], prefix[first], row, chosen)
+
+
+def _cheapest(cost: Floats, image: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions in `cost` of about the `most` cheapest of each image, by image and then by cost.
+
+    Args:
+        cost: ``float64[views, patterns]``.
+        image: of each view, ``int64[views]``.
+    """
+    row, pattern = np.nonzero(cost < _UNLIKELY)
+    of_entry, costs = image[row], cost[row, pattern]
+    level = (costs * (_LEVELS / _UNLIKELY)).astype(np.int64)  # whole levels are kept, so few are sorted
+    counts = np.bincount(of_entry * _LEVELS + level, minlength=(int(image.max(initial=0)) + 1) * _LEVELS)
+    below = counts.reshape(-1, _LEVELS).cumsum(axis=1) - counts.reshape(-1, _LEVELS)
+    kept = below.ravel()[of_entry * _LEVELS + level] < most
+    row, pattern, of_entry, costs = row[kept], pattern[kept], of_entry[kept], costs[kept]
+    order = np.argsort(of_entry * (2 * _UNLIKELY) + costs.round(_DIGITS), kind="stable")
+    return row[order], pattern[order]

@@ -4,7 +4,7 @@ They are pictures, if small. So they are in no table that stays: they are delete
 """
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -34,9 +34,9 @@ def key(drop_id: str, chunk: int) -> str:
     return f"{markers.staging_prefix(drop_id)}{chunk:06}{SUFFIX}"
 
 
-def encode(rows: list[Mapping[str, Any]]) -> bytes:
+def encode(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """The object of a chunk, from rows with the columns of `SCHEMA`."""
-    return _encode(pa.Table.from_pylist(rows, SCHEMA))
+    return _encode(pa.Table.from_pylist(list(rows), SCHEMA))
 
 
 def read(
