@@ -26,8 +26,9 @@ from ml.datasets.splits import SplitName
 from ml.imaging import copy_match, copy_signature
 from ml.imaging.copy_signature import BITS, SIDE, Probes, Thumbnails, Views
 
-_PROBES: Final = 128
+_PROBES: Final = 256
 _PER_PROBE: Final = 1000  # entries of the index read for a probe
+_COMPARED: Final = 64  # signatures of the store that all views of an image are compared with
 _RADIUS: Final = 20  # bits of two signatures that may differ
 _CANDIDATES: Final = 16  # of an image, that are laid over it; as many of the store, as many of the drop
 _ALIKE: Final = 2  # samples looked at that have the very same signature
@@ -47,23 +48,24 @@ _SEARCH = text(
             cast(:image as int[]), cast(:first as bigint[]), cast(:last as bigint[]), cast(:signature as bigint[])
         ) as q(image, first, last, signature)
     ), near as (
-        select image, copy_signature, min(bits) as bits
+        select image, copy_signature, min(bit_count((copy_signature # signature)::bit(64))) as bits
         from asked cross join lateral (
-            select copy_signature, bit_count((copy_signature # signature)::bit(64)) as bits from (
-                select copy_signature from samples where copy_signature between first and last limit :per_probe
-            ) as entries
-        ) as compared
-        where bits <= :radius
+            select copy_signature from samples where copy_signature between first and last limit :per_probe
+        ) as entries
         group by image, copy_signature
     ), ranked as (
         select *, row_number() over (partition by image order by bits, copy_signature) as rank from near
     )
-    select image, ranked.copy_signature, thumbnail, sha256, group_id, split, label, copy_links
-    from ranked cross join lateral (
-        select * from samples where samples.copy_signature = ranked.copy_signature limit :alike
+    select image, copy_signature from ranked where rank <= :compared order by image, copy_signature
+    """
+)
+_READ = text(
+    """
+    select number, thumbnail, sha256, group_id, split, label, copy_links
+    from unnest(cast(:number as int[]), cast(:signature as bigint[])) as q(number, signature) cross join lateral (
+        select * from samples where copy_signature = signature limit :alike
     ) as sample
-    where rank <= :candidates
-    order by image, rank, sha256
+    order by number, sha256
     """
 )
 
@@ -99,13 +101,13 @@ class _Pairs:
 
     Attributes:
         image: position among the images that are searched for, ``int64[n]``.
-        signature: of the other one, ``int64[n]``.
+        row: the view of it that is compared, ``int64[n]``.
         thumbnail: of the other one, ``uint8[n, 16, 16]``.
         found: the other one.
     """
 
     image: NDArray[np.int64]
-    signature: NDArray[np.int64]
+    row: NDArray[np.int64]
     thumbnail: Thumbnails
     found: list[StoredCopy | int]
 
@@ -160,8 +162,7 @@ class CopySearch:
         for pairs in (self._within(numbers, probes), self._stored(probes)):
             if pairs is None or not pairs.found:
                 continue
-            row = _nearest_views(probes.views, pairs)
-            shown, views = self._thumbnails[numbers[pairs.image]], probes.views
+            row, views, shown = pairs.row, probes.views, self._thumbnails[numbers[pairs.image]]
             agreement = copy_match.agreement(
                 pairs.thumbnail, shown, views.window[row], views.orientation[row], pairs.image
             )
@@ -179,18 +180,12 @@ class CopySearch:
         counts = (np.searchsorted(self._sorted, last, "right") - left).clip(0, _PER_PROBE)
         probe = np.repeat(np.arange(len(counts)), counts)
         entry = np.repeat(left, counts) + np.arange(len(probe)) - np.repeat(np.cumsum(counts) - counts, counts)
-        position, image, row = self._order[entry], probes.image[probe], probes.row[probe]
-        bits = np.bitwise_count(probes.views.signature[row] ^ self.signatures[position]).astype(np.int64)
-        chosen = np.flatnonzero((position < numbers[image]) & (bits <= _RADIUS))
-        total = len(self.signatures)
-        order = np.sort((image[chosen] * (_RADIUS + 1) + bits[chosen]) * total + position[chosen])
-        image, position = order // (total * (_RADIUS + 1)), order % total
-        _, seen = np.unique(image * total + position, return_index=True)
-        seen.sort()
-        image, position = image[seen], position[seen]
-        nearest = np.arange(len(image)) - np.searchsorted(image, image) < _CANDIDATES
-        image, position = image[nearest], position[nearest]
-        return _Pairs(image, self.signatures[position], self._thumbnails[position], position.tolist())
+        position, image = self._order[entry], probes.image[probe]
+        pairs = np.unique((image * len(self.signatures) + position)[position < numbers[image]])
+        image, position = np.divmod(pairs, len(self.signatures))
+        chosen, row = _nearest(probes.views, image, self.signatures[position])
+        image, position = image[chosen], position[chosen]
+        return _Pairs(image, row, self._thumbnails[position], position.tolist())
 
     def _stored(self, probes: Probes) -> _Pairs | None:
         if self._engine is None or not len(probes.image):
@@ -202,32 +197,47 @@ class CopySearch:
             "last": last.tolist(),
             "signature": probes.views.signature[probes.row].tolist(),
             "per_probe": _PER_PROBE,
-            "radius": _RADIUS,
-            "candidates": _CANDIDATES,
-            "alike": _ALIKE,
+            "compared": _COMPARED,
         }
         with transaction(self._engine) as connection:
             connection.execute(_PLAN)
-            rows = connection.execute(_SEARCH, params).all()
-        image, signature = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
-        pixels = np.frombuffer(b"".join(row[2] for row in rows), np.uint8).reshape(-1, SIDE, SIDE)
-        return _Pairs(image, signature, pixels, [StoredCopy(*row[3:]) for row in rows])
+            near = np.array(connection.execute(_SEARCH, params).all(), np.int64).reshape(-1, 2)
+            chosen, view = _nearest(probes.views, near[:, 0], near[:, 1])
+            params = {"number": list(range(len(chosen))), "signature": near[chosen, 1].tolist(), "alike": _ALIKE}
+            rows = connection.execute(_READ, params).all()
+        number = np.array([row[0] for row in rows], np.int64)
+        pixels = np.frombuffer(b"".join(row[1] for row in rows), np.uint8).reshape(-1, SIDE, SIDE)
+        return _Pairs(near[chosen[number], 0], view[number], pixels, [StoredCopy(*row[2:]) for row in rows])
 
 
-def _nearest_views(views: Views, pairs: _Pairs) -> NDArray[np.int64]:
-    """For each pair the view of the image, of those looked up, whose signature is most like that of the other one."""
-    start = np.searchsorted(views.image, pairs.image, "left")
-    counts = np.searchsorted(views.image, pairs.image, "right") - start
+def _nearest(
+    views: Views, image: NDArray[np.int64], signature: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The positions of the pairs of image and signature that are nearest, and for each the nearest of the views.
+
+    Args:
+        views: of all images.
+        image: of each pair, ``int64[n]``, ascending.
+        signature: that the image is compared with, ``int64[n]``.
+    """
+    if not len(image):
+        return image, image
+    start = np.searchsorted(views.image, image, "left")
+    counts = np.searchsorted(views.image, image, "right") - start
     first = np.cumsum(counts) - counts
     row = np.repeat(start - first, counts) + np.arange(counts.sum())
-    bits = np.bitwise_count(views.signature[row] ^ np.repeat(pairs.signature, counts)).astype(np.int64)
-    nearest: NDArray[np.int64] = np.minimum.reduceat(bits << 32 | row, first) & 0xFFFFFFFF
-    return nearest
+    bits = np.bitwise_count(views.signature[row] ^ np.repeat(signature, counts)).astype(np.int64)
+    nearest = np.minimum.reduceat(bits << 32 | row, first)
+    bits, row = nearest >> 32, nearest & 0xFFFFFFFF
+    order = np.argsort(image * (BITS + 1) + bits, kind="stable")
+    rank = np.arange(len(image)) - np.searchsorted(image, image)
+    chosen = order[(rank < _CANDIDATES) & (bits[order] <= _RADIUS)]
+    return chosen, row[chosen]
 
 
 def prefix_bits(samples: int) -> int:
     """Bits of a prefix that few of so many samples have by chance."""
-    return min(40, max(12, math.ceil(math.log2(max(1, samples)))))
+    return min(40, max(16, math.ceil(math.log2(max(1, samples)))))
 
 
 def copies_of(candidates: Sequence[Candidate], groups: Mapping[StoredCopy | int, str]) -> list[Candidate]:

@@ -48,7 +48,7 @@ _ORIENTATION: Final = (0.04, 0.05)  # noise of a slope, and of the difference of
 _FLIPPED: Final = 8  # bits of a prefix that are tried flipped
 _UNLIKELY: Final = 9.0  # probes of a higher cost are not made
 _LEVELS: Final = 64  # of the costs, to find the cheapest without sorting all
-_VIEWS_A_PREFIX: Final = 4  # probes looked at for each prefix that is looked up
+_VIEWS_A_PREFIX: Final = 2  # probes looked at for each prefix that is looked up
 
 
 @dataclass(frozen=True)

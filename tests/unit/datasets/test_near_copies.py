@@ -85,7 +85,7 @@ def test_agreement_proves_nothing_among_pictures_that_all_agree() -> None:
 
 
 def test_prefixes_grow_with_the_store() -> None:
-    assert [prefix_bits(count) for count in (0, 1000, 100_000, 100_000_000)] == [12, 12, 17, 27]
+    assert [prefix_bits(count) for count in (0, 1000, 100_000, 100_000_000)] == [16, 16, 17, 27]
 
 
 def test_a_chain_of_copies_begins_a_new_group_in_the_same_split() -> None:
