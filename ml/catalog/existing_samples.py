@@ -52,6 +52,22 @@ def removed(connection: Connection, hashes: Sequence[str]) -> set[str]:
     return removed_hashes
 
 
+def left_out(connection: Connection, hashes: Sequence[str]) -> set[str]:
+    """Those of the samples that are copies of samples of another split: they never come back into the data."""
+    found: set[str] = set()
+    for start in range(0, len(hashes), _PAGE):
+        query = select(samples.c.sha256).where(samples.c.sha256 == any_(bindparam("page")), samples.c.left_out)
+        found |= set(connection.execute(query, {"page": list(hashes[start : start + _PAGE])}).scalars())
+    return found
+
+
+def leave_out(connection: Connection, hashes: Sequence[str]) -> None:
+    """Remove samples for good, within the caller's transaction."""
+    for start in range(0, len(hashes), _PAGE):
+        chosen = update(samples).where(samples.c.sha256.in_(hashes[start : start + _PAGE]))
+        connection.execute(chosen.values(removed=True, left_out=True))
+
+
 def set_removed(connection: Connection, hashes: Sequence[str], *, to: bool) -> None:
     """Mark samples as being in the data or not, within the caller's transaction."""
     for start in range(0, len(hashes), _PAGE):

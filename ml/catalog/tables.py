@@ -105,6 +105,8 @@ samples = Table(
     Column("copy_signature", BigInteger),
     # Steps from copy to copy to the sample that the group is named after.
     Column("copy_links", SmallInteger, nullable=False, server_default="0"),
+    # Removed for good, as a copy of a sample of another split: see `ml.datasets.dedupe`.
+    Column("left_out", Boolean, nullable=False, server_default="false"),
     _now(),
     CheckConstraint("split in ('train', 'validation', 'holdout')", name="split"),
     Index(None, "segment_id"),

@@ -92,13 +92,15 @@ def changes_for_existing(
 
     The label of a sample of validation or holdout follows only from annotations that count there
     (`ml.datasets.labels.countable`); what the others say becomes a label task with a proposal. What reverted drops
-    said does not count. A sample that was taken out of the data is back in it if the drop's annotations count there.
+    said does not count. A sample that was taken out of the data is back in it if the drop's annotations count there,
+    unless it was left out as a copy of a sample of another split.
     """
     hashes = sorted({r["sha256"] for r in rows})
     stored_samples = existing_samples.labels_and_splits(ctx.engine, hashes)
     with transaction(ctx.engine) as connection:
         stored, mapping = labels.annotations_of(connection, hashes), class_map(connection)
         reverted, removed = drops.reverted(connection), existing_samples.removed(connection, hashes)
+        left_out = existing_samples.left_out(connection, sorted(removed))
     stored_annotations = {  # some were written before a class was renamed
         digest: [replace(a, label=mapping.get(a.label, a.label)) for a in earlier if a.drop_id not in reverted]
         for digest, earlier in stored.items()
@@ -111,6 +113,8 @@ def changes_for_existing(
     for annotation in changes.annotations:
         by_sample.setdefault(annotation.sha256, []).append(annotation)
     for digest, new_annotations in by_sample.items():
+        if digest in left_out:
+            continue
         sample = _StoredSample(digest, *stored_samples[digest], stored_annotations.get(digest, []))
         if digest in removed:
             _add_returned(changes, sample, new_annotations, ctx.settings)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import select
 
+from ml.catalog import existing_samples
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import samples
 from ml.context import Context
@@ -75,7 +76,14 @@ def remove(ctx: Context, found: list[Leak]) -> str | None:
         amended = replace(manifest, removals=(*manifest.removals, *new))
         taken = Counter[str]()
         taken.subtract(split_by_hash[digest] for digest in new)
-        return amend.commit(ctx, parent, amended, taken, "copies in another split", lambda _: None)
+        return amend.commit(
+            ctx,
+            parent,
+            amended,
+            taken,
+            "copies in another split",
+            lambda connection: existing_samples.leave_out(connection, new),
+        )
 
 
 def _page(ctx: Context, after: str) -> list[dict[str, Any]]:

@@ -56,6 +56,7 @@ class _StoredSample:
     label: str
     split: str
     removed: bool
+    left_out: bool
 
 
 @dataclass
@@ -171,6 +172,8 @@ def _judge(
     Args:
         by: actor and cause, for the record of changed labels.
     """
+    if sample.left_out:
+        return
     protected = sample.split != "train"
     # What is out of validation and holdout comes back only by words that count there.
     counted = labels.countable(annotations) if protected and sample.removed else annotations

@@ -77,4 +77,11 @@ def test_copies_join_their_originals_and_leaks_of_before_are_found_and_left_out(
     assert version is not None
     assert set(versions.manifest(context, version).removals) == {leak.removed for leak in leaks}
     assert list(dedupe.leaks(context)) == []
+    drop = upload(
+        context, "again", {key.replace("b-", "a-"): data for key, data in (turned | cut).items() if "b-3/" in key}
+    )
+    ingest(context, drop)
+    newest = versions.latest(context)
+    assert newest is not None
+    assert set(versions.manifest(context, newest.id).removals) == {leak.removed for leak in leaks}, "never back"
     assert dedupe.remove(context, leaks) is None
