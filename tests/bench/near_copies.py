@@ -1,12 +1,12 @@
 """Near copies: how many transformed copies are missed, how many distinct images are called copies, at which cost.
 
 Copies of 100 images are searched for among up to 5,000 images to which neither projections nor thresholds were fitted
-(but some thresholds to cat breeds, which have no test set). `missed`: the share of copies by one or two transformations that are not found.
-`leak`: the share that is expected to enter training by that, if the originals are in the holdout, since what is missed
-is split as any other picture. `false pairs`: pairs of distinct images that are called copies, of all pairs; photographs
-that really are in a data set twice are counted too, unless their perceptual hashes are near. `prefix of 4 million`
-looks up the longer prefixes that a store of so many samples asks for. `ms a sample` is CPU time of all threads, without
-what Postgres does.
+(but some thresholds to cat breeds, which have no test set). `missed`: the share of copies by one or two
+transformations that are not found. `leak`: the share that is expected to enter training by that, if the originals are
+in the holdout, since what is missed is split as any other picture. `false pairs`: pairs of distinct images that are
+called copies, of all pairs; photographs that really are in a data set twice are counted too, unless their perceptual
+hashes are near. `prefix of 4 million` looks up the longer prefixes that a store of so many samples asks for. `ms a
+sample` is CPU time of all threads, without what Postgres does.
 """
 
 import gzip
