@@ -6,9 +6,10 @@ shift beyond the setting `drift_threshold` asks for retraining, where there are 
 on; else people are alerted that labels are wanted. Votes of annotators and reviewers, once there are enough,
 become a drop like any other; what is only proposed waits for people. A key most of whose feedback reviewers
 turned down is paused. The log itself is judged by `expectations/predictions.yml`: what breaks an
-expectation is recorded, and people are alerted. A training that is overdue, because its servers were
-away for longer than its retries lasted, is asked for again. Decisions that wait for a person are ended
-when their time is over. Service workers that cannot load what is live raise an alert.
+expectation is recorded, and people are alerted. Drops are reverted and restored as people asked for in the
+console, which starts a training. One that is overdue, because its servers were away for longer than its
+retries lasted, is asked for again. Decisions that wait for a person are ended when their time is over.
+Service workers that cannot load what is live raise an alert.
 """
 
 import os
@@ -17,7 +18,7 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 
 from ml.settings import Settings
-from plugins.assets import RETRAIN
+from plugins.assets import DATASET, RETRAIN
 from plugins.task_defaults import DEFAULTS
 
 _OVERDUE_MINUTES = 10
@@ -62,6 +63,19 @@ def monitor() -> None:
             link = f"\n{data_docs.url(settings(), verdict.report_key)}" if verdict.report_key else ""
             alert("the prediction log breaks expectations", "; ".join(verdict.failures) + link)
         return list(verdict.failures)
+
+    @task(outlets=[DATASET])
+    def revert_drops() -> list[str]:
+        """Revert and restore drops as was asked for in the console; skipped when the data stay as they are."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from ml.datasets.revert import carry_out_requests
+        from plugins.runtime import context
+
+        created = [result.version for _, result in carry_out_requests(context()) if result.version is not None]
+        if not created:
+            raise AirflowSkipException("no drop was to be reverted or restored")
+        return created
 
     @task(outlets=[RETRAIN])
     def request_overdue() -> None:
@@ -121,6 +135,7 @@ def monitor() -> None:
 
     observe()
     judge_log()
+    revert_drops()
     request_overdue()
     process_decisions()
     alert_refusals()

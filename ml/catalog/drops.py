@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ml.catalog.engine import transaction
@@ -31,7 +31,10 @@ class DropRecord:
         findings: what checks found in it as a whole (`ml.intake.findings.Finding.as_json`).
         approved_kinds: kinds of findings that a person approved.
         approved_by, approved_at, approval_reason: of the last approval.
-        reverted_at: when it was taken out of the data, by whom and why; None if it was not.
+        reverted_at: when it was taken out of the data; None if it is not reverted.
+        reverted_by, revert_reason: of the last revert or restoration.
+        revert_request: `revert` or `restore`, if a person asked for it and it is not carried out yet.
+        revert_requested_by, revert_requested_at, revert_request_reason: of that request.
     """
 
     id: str
@@ -57,6 +60,10 @@ class DropRecord:
     reverted_at: datetime | None = None
     reverted_by: str | None = None
     revert_reason: str | None = None
+    revert_request: str | None = None
+    revert_requested_by: str | None = None
+    revert_requested_at: datetime | None = None
+    revert_request_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,20 @@ def recent(engine: Engine, limit: int = 50) -> list[DropRecord]:
     with transaction(engine) as connection:
         rows = connection.execute(select(drops).order_by(drops.c.found_at.desc()).limit(limit))
         return [DropRecord(**row) for row in rows.mappings()]
+
+
+def accepted(connection: Connection, limit: int, before: str | None = None) -> list[DropRecord]:
+    """Accepted drops, reverted ones too, the newest first.
+
+    Args:
+        before: id of a drop; only older ones are returned. None for the newest; an unknown id has no older ones.
+    """
+    query = select(drops).where(drops.c.status == "accepted")
+    if before is not None:
+        found_at = select(drops.c.found_at).where(drops.c.id == before).scalar_subquery()
+        query = query.where(tuple_(drops.c.found_at, drops.c.id) < tuple_(found_at, before))
+    query = query.order_by(drops.c.found_at.desc(), drops.c.id.desc()).limit(limit)
+    return [DropRecord(**row) for row in connection.execute(query).mappings()]
 
 
 def locked_status(connection: Connection, drop_id: str) -> str:

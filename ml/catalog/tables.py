@@ -75,11 +75,18 @@ drops = Table(
     Column("reverted_at", DateTime(timezone=True)),
     Column("reverted_by", Text),
     Column("revert_reason", Text),
+    # What a person asked for in the console, until it is carried out: see `ml.catalog.revert_requests`.
+    Column("revert_request", Text),
+    Column("revert_requested_by", Text),
+    Column("revert_requested_at", DateTime(timezone=True)),
+    Column("revert_request_reason", Text),
     UniqueConstraint("prefix", "listing_digest"),
     CheckConstraint("status in ('claimed', 'held', 'accepted', 'rejected')", name="status"),
     CheckConstraint("(status in ('claimed', 'held')) = (finished_at is null)", name="finished"),
+    CheckConstraint("revert_request in ('revert', 'restore')", name="revert_request"),
     Index(None, "found_at"),
     Index("ix_drops_held", "found_at", postgresql_where=text("status = 'held'")),
+    Index("ix_drops_revert_requests", "revert_requested_at", postgresql_where=text("revert_request is not null")),
 )
 
 samples = Table(

@@ -6,19 +6,21 @@ drop brought an image before or after a bad one that was reverted; only that dro
 an annotator leave no trace (`ml.datasets.labels.new_annotations`): such an image goes with the drop that said it first.
 """
 
+import logging
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection, any_, bindparam, func, insert, select, update
 
 from ml.catalog import cycles as cycles_catalog
 from ml.catalog import drops as drops_catalog
-from ml.catalog import existing_samples, label_changes
+from ml.catalog import existing_samples, label_changes, revert_requests
 from ml.catalog.classes import class_map
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.label_changes import LabelChange
+from ml.catalog.revert_requests import RevertRequest
 from ml.catalog.tables import cycles, label_tasks, samples
 from ml.catalog.tables import drops as drops_table
 from ml.catalog.tables import labels as labels_table
@@ -26,7 +28,9 @@ from ml.context import Context
 from ml.datasets import amend, labels
 from ml.datasets.labels import Annotation
 from ml.datasets.versions import Manifest
-from ml.errors import ConflictError, NotFoundError
+from ml.errors import ConflictError, EvergreenError, NotFoundError
+
+log = logging.getLogger(__name__)
 
 _PAGE = 5000
 
@@ -86,12 +90,42 @@ def revert(ctx: Context, name: str, *, actor: str, reason: str) -> Revert:
         NotFoundError: no accepted drop has this name.
         ConflictError: the lock was lost and another version was created meanwhile; retry.
     """
-    return _change(ctx, name, actor, reason, reverted=True)
+    return _change(ctx, lambda connection: find(ctx, connection, name), actor, reason, reverted=True)
 
 
 def restore(ctx: Context, name: str, *, actor: str, reason: str) -> Revert:
     """Undo `revert`; arguments and errors are the same."""
-    return _change(ctx, name, actor, reason, reverted=False)
+    return _change(ctx, lambda connection: find(ctx, connection, name), actor, reason, reverted=False)
+
+
+def carry_out_requests(ctx: Context) -> list[tuple[RevertRequest, Revert]]:
+    """Revert and restore what people asked for in the console, the oldest request first.
+
+    A request is forgotten in the transaction that changes the data. One that fails stays, and the others are carried
+    out all the same.
+
+    Raises:
+        EvergreenError: of the first request that failed.
+    """
+    carried_out: list[tuple[RevertRequest, Revert]] = []
+    failures: list[EvergreenError] = []
+    for request in revert_requests.find_open(ctx.engine):
+        try:
+            carried_out.append((request, _carry_out(ctx, request)))
+        except EvergreenError as error:
+            log.warning("drop %s: the request to %s it failed: %s", request.drop_id, request.change, error)
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return carried_out
+
+
+def _carry_out(ctx: Context, request: RevertRequest) -> Revert:
+    def state(connection: Connection) -> dict[str, bool]:
+        return {request.drop_id: drops_catalog.read(connection, request.drop_id).reverted_at is not None}
+
+    reverted = request.change == "revert"
+    return _change(ctx, state, request.actor, request.reason, reverted=reverted, request=request)
 
 
 def find(ctx: Context, connection: Connection, name: str) -> dict[str, bool]:
@@ -117,11 +151,28 @@ def open_cycle(connection: Connection, version_id: str) -> str:
     return cycle_id
 
 
-def _change(ctx: Context, name: str, actor: str, reason: str, *, reverted: bool) -> Revert:
+def _change(
+    ctx: Context,
+    find_states: Callable[[Connection], dict[str, bool]],
+    actor: str,
+    reason: str,
+    *,
+    reverted: bool,
+    request: RevertRequest | None = None,
+) -> Revert:
+    """Revert or restore drops.
+
+    Args:
+        find_states: returns the ids of the drops, and whether each is reverted.
+        reverted: whether they are to be.
+        request: what is carried out, if a person asked for it; it must still be open at the end.
+    """
     with advisory_lock(ctx.engine, "datasets"):
         with transaction(ctx.engine) as connection:
-            states = find(ctx, connection, name)
-        ids = sorted(drop_id for drop_id, is_reverted in states.items() if is_reverted != reverted)
+            states = find_states(connection)
+            ids = sorted(drop_id for drop_id, is_reverted in states.items() if is_reverted != reverted)
+            if not ids:
+                revert_requests.take_back(connection, sorted(states))
         if not ids:
             return Revert((), None, 0, 0, None)
         parent, manifest = amend.newest(ctx)
@@ -133,6 +184,8 @@ def _change(ctx: Context, name: str, actor: str, reason: str, *, reverted: bool)
 
         def write_rows(connection: Connection) -> None:
             nonlocal cycle
+            if request is not None:
+                revert_requests.lock_open(connection, request.drop_id, request.change)
             _mark(connection, ids, actor, reason, reverted=reverted)
             _write(connection, changes)
             cycle = open_cycle(connection, amended.id) if amended.id != parent.id else None
@@ -230,12 +283,13 @@ def _classes(ctx: Context, before: Manifest, changes: _Changes) -> tuple[str, ..
     return tuple(sorted(({*before.classes} - {*emptied}) | gained.keys()))
 
 
-def _mark(connection: Connection, ids: Sequence[str], actor: str, reason: str, *, reverted: bool) -> None:
+def _mark(connection: Connection, ids: list[str], actor: str, reason: str, *, reverted: bool) -> None:
     """The last word on a drop stays with its row, also that of a restoration."""
     values = {"reverted_at": func.now() if reverted else None, "reverted_by": actor, "revert_reason": reason}
     changed = connection.execute(update(drops_table).where(drops_table.c.id.in_(ids)).values(values)).rowcount
     if changed != len(ids):
         raise ConflictError("a drop was removed from the catalog meanwhile; retry")
+    revert_requests.take_back(connection, ids)
 
 
 def _write(connection: Connection, changes: _Changes) -> None:

@@ -20,7 +20,7 @@ def render(name: str, settings: Settings, **values: Any) -> str:
     """Render a page, with the links and values that all pages share."""
     links = {
         "Deployments": "/console/deployments",
-        "Held drops": "/console/drops",
+        "Drops": "/console/drops",
         "Quarantine": "/console/quarantine",
         "Labels": "/console/labels",
         "MLflow": settings.mlflow_page or settings.mlflow_url,

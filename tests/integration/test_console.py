@@ -21,6 +21,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.predictions import PredictionRow, store
 from ml.catalog.tables import drops, quarantine
 from ml.context import Context, connect
+from ml.datasets import revert
 from ml.ingest import ingest
 from ml.intake import held, quarantine_store
 from ml.intake.claim import claim
@@ -167,7 +168,38 @@ def test_quarantine_has_pages_and_a_drop_shows_what_became_of_its_images(context
     assert len(seen) == len(set(seen)) == 63
 
 
-def test_a_held_drop_is_shown_with_its_images_and_decided_by_a_button(context: Context, running: Service) -> None:
+def check_the_accepted_drop_is_reverted_and_restored_by_a_button(context: Context, running: Service) -> None:
+    drop_id = str(drop_row(context)["id"])
+
+    def post(decision: str, reason: str = "<b>looked</b>", drop: str = drop_id) -> httpx.Response:
+        address = f"{running.url}/console/drops/{drop}/{decision}"
+        return httpx.post(address, json={"reason": reason}, timeout=30)
+
+    assert ">in the data</span>" in running.get("/console/drops").text
+    assert post("revert", " ").status_code == 422
+    missing = post("revert", drop="d-none")
+    assert missing.status_code == 404, missing.text
+    assert post("destroy").status_code == 422
+    assert post("approve").status_code == 409
+    asked = {"drop_id": drop_id, "status": "accepted", "reverted": False, "request": "revert"}
+    assert [post("revert").json(), post("revert", "again").json()] == [asked, asked]
+    page = running.get("/console/drops").text
+    assert "to be reverted" in page
+    assert "&lt;b&gt;looked&lt;/b&gt;" in page
+    assert post("restore").json() == asked | {"request": None}, "taken back"
+    post("revert", "wrong labels")
+    ((request, result),) = revert.carry_out_requests(context)
+    assert (request.change, result.samples) == ("revert", 30)
+    row = drops_catalog.get(context.engine, drop_id)
+    assert (row.revert_reason, row.revert_request) == ("wrong labels", None)
+    assert "in the console" in str(row.reverted_by)
+    assert "reverted</span>" in running.get("/console/drops").text
+    assert post("restore").json() == asked | {"reverted": True, "request": "restore"}
+    assert "That was all." in running.get(f"/console/drops?before={drop_id}").text
+
+
+def test_drops_are_shown_with_their_images_and_decided_by_buttons(context: Context, running: Service) -> None:
+    check_the_accepted_drop_is_reverted_and_restored_by_a_button(context, running)
     key, data = digit_files(30, 31).popitem()
     drop_id = claim(context, upload(context, "'><script>alert(1)<", {key: data}))
     assert drop_id
@@ -191,7 +223,7 @@ def test_a_held_drop_is_shown_with_its_images_and_decided_by_a_button(context: C
     assert post(f"{drop_id}/approve", "x", origin="https://elsewhere.example").status_code == 401
     assert post(f"{drop_id}/approve", "").status_code == 422
     assert post("d-none/approve", "x").status_code == 404
-    assert post(f"{drop_id}/approve", "looked").json() == {"drop_id": drop_id, "status": "claimed"}
+    assert post(f"{drop_id}/approve", "looked").json()["status"] == "claimed"
     assert post(f"{drop_id}/reject", "late").status_code == 409
     approved = drops_catalog.get(context.engine, drop_id)
     assert (approved.approval_reason, "in the console" in str(approved.approved_by)) == ("looked", True)
@@ -224,7 +256,7 @@ def test_questions_about_predictions_are_shown_with_pictures_and_answered(contex
     (task,) = running.get("/v1/label-tasks").json()["tasks"]
     assert (task["label"], task["suggested"], task["details"]["persons"]) == ("0", "1", 1)
     page = running.get("/console/labels").text
-    assert "1 open questions" in page
+    assert "1 open question<" in page
     assert "It is 1" in page
     assert "<script>" not in page
     picture = running.get(f"/console/labels/{task['id']}/picture")

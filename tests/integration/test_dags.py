@@ -153,6 +153,7 @@ def test_monitoring_asks_for_a_training_that_is_overdue(context: Context, airflo
     assert monitor["tasks"] == {
         "observe": "skipped",
         "judge_log": "success",
+        "revert_drops": "skipped",
         "request_overdue": "success",
         "process_decisions": "success",
         "alert_refusals": "success",

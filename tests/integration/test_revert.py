@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
+from ml.catalog import cycles, existing_samples, revert_requests
 from ml.catalog import drops as drops_catalog
-from ml.catalog import existing_samples
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles as cycles_table
 from ml.catalog.tables import drops as drops_table
@@ -18,7 +18,7 @@ from ml.context import Context
 from ml.datasets import classes, contents, loader, revert, versions
 from ml.datasets.splits import SPLITS
 from ml.erasure import erase, selection
-from ml.errors import NotFoundError
+from ml.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from ml.ingest import ingest
 from ml.intake import history
 from ml.training import due
@@ -26,6 +26,7 @@ from ml.training.data import corrections
 from tests.doubles.object_store import ForwardingObjectStore
 from tests.drops import ingest_approved
 from tests.file_registry import install
+from tests.mortal import killed
 from tests.pictures import digits, upload
 
 
@@ -177,6 +178,90 @@ def test_a_revert_that_is_killed_changed_nothing_and_can_be_repeated(context: Co
     check_counts(context)
     assert revert.revert(context, "bad", actor="ann", reason="poison").samples == 20
     check_counts(context)
+
+
+def test_a_request_is_carried_out_once_wherever_it_is_killed(context: Context) -> None:
+    _, one = taken(context, "one", files(0, 20))
+    bad, _ = taken(context, "bad", files(20, 40))
+
+    def work(ctx: Context) -> None:
+        revert.carry_out_requests(ctx)
+
+    for _ in range(2):
+        revert_requests.request(context.engine, bad, "revert", actor="ann", reason="poison")
+    effects = 0
+    while killed(context, work, effects):
+        effects += 1
+        assert effects < 20
+    assert effects >= 1
+    assert labelled(context, latest(context).id) == labelled(context, one)
+    assert revert_requests.find_open(context.engine) == []
+    number = latest(context).number
+    work(context)
+    assert latest(context).number == number, "there is nothing left to do"
+    check_counts(context)
+    with transaction(context.engine) as connection:
+        corrections_made = select(func.count()).where(cycles_table.c.origin == cycles.CORRECTION)
+        assert connection.execute(corrections_made).scalar_one() == 1
+
+
+def test_of_requests_the_last_word_counts(context: Context) -> None:
+    taken(context, "one", files(0, 20))
+    bad, two = taken(context, "bad", files(20, 40))
+
+    def request(change: revert_requests.Change, drop_id: str = bad) -> str | None:
+        return revert_requests.request(context.engine, drop_id, change, actor="ann", reason="why").revert_request
+
+    assert [request("revert"), request("restore")] == ["revert", None]
+    assert revert.carry_out_requests(context) == []
+    request("revert")
+    (stale,) = revert_requests.find_open(context.engine)
+    request("restore")
+    with pytest.raises(ConflictError, match="was taken back"), transaction(context.engine) as connection:
+        revert_requests.lock_open(connection, stale.drop_id, stale.change)
+    request("revert")
+    revert.revert(context, "bad", actor="bob", reason="by hand meanwhile")
+    assert revert.carry_out_requests(context) == []
+    assert drops_catalog.get(context.engine, bad).reverted_by == "bob"
+    request("restore")
+    assert revert.revert(context, "bad", actor="bob", reason="no").drops == ()
+    assert revert_requests.find_open(context.engine) == [], "whoever says so later is right"
+    request("restore")
+    ((_, result),) = revert.carry_out_requests(context)
+    assert result.version == two
+    with pytest.raises(NotFoundError):
+        request("revert", "d-none")
+    with pytest.raises(InvalidInputError, match="must say why"):
+        revert_requests.request(context.engine, bad, "revert", actor="ann", reason=" ")
+    with transaction(context.engine) as connection:
+        connection.execute(update(drops_table).where(drops_table.c.id == bad).values(status="rejected"))
+    with pytest.raises(ConflictError, match="is rejected, not accepted"):
+        request("revert")
+
+
+def test_a_request_that_fails_does_not_stop_the_others(context: Context) -> None:
+    names = [
+        taken(context, name, files(start, start + 10))[0] for name, start in (("one", 0), ("two", 10), ("three", 20))
+    ]
+    for drop_id in names[1:]:
+        revert_requests.request(context.engine, drop_id, "revert", actor="ann", reason="why")
+    broken = replace(context, store=RefusesFirst(context.store))
+    with pytest.raises(UnavailableError):
+        revert.carry_out_requests(broken)
+    assert [request.drop_id for request in revert_requests.find_open(context.engine)] == [names[1]]
+    assert len(revert.carry_out_requests(context)) == 1
+
+
+class RefusesFirst(ForwardingObjectStore):
+    """Refuses the first object that is put."""
+
+    refused = False
+
+    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        if not self.refused:
+            self.refused = True
+            raise UnavailableError("the bucket is away")
+        super().put(key, data, content_type)
 
 
 @pytest.mark.parametrize("name", ["", "nobody", "../one", "%", "one' or '1'='1", "drops/on"])
