@@ -53,7 +53,7 @@ def main() -> None:
     engine = context.connect(settings).engine
     migrate(engine)
     if settings.api_key:
-        grant = api_keys.Grant("stack", ("predict", "feedback", "operate"))
+        grant = api_keys.Grant("stack", ("predict", "review", "operate"))
         api_keys.ensure(engine, settings.api_key.get_secret_value(), grant, "infra.docker.init")
     for arguments in (["db", "migrate"], ["pools", "set", airflow.POOL, "1", "one training at a time"]):
         subprocess.run([sys.executable, "-m", "airflow", *arguments], check=True)

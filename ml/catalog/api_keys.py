@@ -153,6 +153,9 @@ def create(engine: Engine, grant: Grant, actor: str, days: float | None = None) 
 def ensure(engine: Engine, key: str, grant: Grant, actor: str) -> None:
     """Store a given key, for deployments whose secrets are created before the database. Idempotent.
 
+    A key that is stored already gets the roles of the grant, since what the deployment needs may change; it stays
+    revoked if it was.
+
     Raises:
         InvalidInputError: it does not have the format of a key.
         ConflictError: another key has the same id.
@@ -168,6 +171,10 @@ def ensure(engine: Engine, key: str, grant: Grant, actor: str) -> None:
             _insert(connection, key, grant, actor, None)
         elif stored_sha256 != digest(key):
             raise ConflictError(f"another key has the id {id_of(key)}: generate a new one")
+        else:
+            roles = list(grant.roles)
+            other_roles = update(api_keys).where(api_keys.c.id == id_of(key), api_keys.c.roles != roles)
+            connection.execute(other_roles.values(roles=roles, changed_at=func.clock_timestamp()))
 
 
 def rotate(engine: Engine, name: str, actor: str, grace_hours: float = 24.0) -> str:

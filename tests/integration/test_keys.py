@@ -112,6 +112,11 @@ def test_a_key_made_before_the_database_is_made_known_once(context: Context) -> 
     used_at = api_keys.list_keys(context.engine)[0].used_at
     assert used_at is not None
     assert used_at.year == 2017
+    api_keys.ensure(context.engine, key, api_keys.Grant("stack", ("predict", "review")), "test")
+    (changed,) = api_keys.list_keys(context.engine)
+    assert (changed.roles, changed.used_at) == (["predict", "review"], used_at), "what it may do follows the deployment"
+    with transaction(context.engine) as connection:
+        assert api_keys.revision(connection) != before, "workers hear of it"
     with pytest.raises(ConflictError):
         api_keys.ensure(context.engine, key[:17] + "A" * 43, grant, "test")
     with pytest.raises(InvalidInputError):
