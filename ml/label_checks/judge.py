@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.intake.findings import Finding
-from ml.label_checks import confusion, domain, noise
+from ml.label_checks import confusion, domain, noise, renaming
 from ml.label_checks.agreement import Agreement, agreement
 from ml.label_checks.confusion import Moved
 from ml.label_checks.learner import Learner, probabilities, sharpness
@@ -45,6 +45,7 @@ PROBABLY: Final = 0.5
 _SIGNIFICANT: Final = 3.0
 _POWER: Final = 0.3  # agreement from which on the surest answers of a drop alone say something
 _BLOCK: Final = 1500
+_PAIRS: Final = 3  # of exchanged classes that are named
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,8 +274,28 @@ class _Comparison:
             return replace(
                 reported, findings=(Finding("unlearnable_labels", message, holds=True, images=held, figures=figures),)
             )
+        if (exchanged := renaming.find(self._of_drop.argmax(1), self._drop.class_ids, len(self._names))) is not None:
+            return replace(reported, findings=(self._exchanged(unlike, exchanged),))
         message = f"{unlike}: the labels were only checked for being learnable within the drop"
         return replace(reported, findings=(Finding("other_kind", message, holds=False, figures=figures),))
+
+    def _exchanged(self, unlike: str, exchange: renaming.Renaming) -> Finding:
+        pairs = [
+            f"`{self._names[g]}` look like the stored `{self._names[a]}`"
+            for g, a in zip(exchange.given, exchange.likely, strict=True)
+        ]
+        more = f" and {len(pairs) - _PAIRS} more" if len(pairs) > _PAIRS else ""
+        message = (
+            f"classes look exchanged: images called {', '.join(pairs[:_PAIRS])}{more}; {unlike}, but with the classes "
+            f"renamed so they agree (Cohen's kappa {exchange.renamed.kappa:.2f}, as given "
+            f"{exchange.as_given.kappa:.2f}); approve the drop if the labels are right"
+        )
+        rows = np.asarray(exchange.positions, np.int64)
+        evidence = self._of_drop[rows].max(1) - self._of_drop[rows, self._drop.class_ids[rows]]
+        worst = rows[np.argsort(-evidence, kind="stable")][:MOST_SUSPECTS]
+        figures = {"as_given": round(exchange.as_given.kappa, 4), "renamed": round(exchange.renamed.kappa, 4)}
+        keys = tuple(self._keys[self._compared[i]] for i in worst)
+        return Finding("exchanged_classes", message, holds=True, images=keys, figures=figures)
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,9 @@ LIMIT: Final = 0.2
 _STORED: Final = MOST_STORED
 _SIZES: Final = (50, 150, 500, 1000, 5000)
 _POISONED_SIZES: Final = (300, 1000)
-_NAMED: Final = frozenset({"relabelled_class", "label_noise", "shuffled_labels", "backdoor", "unlearnable_labels"})
+_NAMED: Final = frozenset(
+    {"relabelled_class", "label_noise", "shuffled_labels", "backdoor", "unlearnable_labels", "exchanged_classes"}
+)
 BARS: Final = {
     "poison_caught": Bar("at least", 0.95),
     "clean_kept": Bar("at least", 0.97),

@@ -124,6 +124,20 @@ def test_right_labels_of_strange_pictures_pass() -> None:
     assert kinds(judge(Labelled(strange, mixed), known, NAMES, keys, 0.2))
 
 
+def test_exchanged_classes_of_strange_pictures_are_held_with_their_images() -> None:
+    rows = ORDER[600:1200]
+    strange = describe(255 - pixels()[rows])
+    known = Labelled(everything().features[STORED], everything().class_ids[STORED])
+    given = (everything().class_ids[rows] + 1) % 10
+    keys = [str(i) for i in rows]
+    judgement = judge(Labelled(strange, given), known, NAMES, keys, 0.2)
+    (finding,) = (f for f in judgement.findings if f.holds)
+    assert finding.kind == "exchanged_classes"
+    assert " like the stored " in finding.message
+    assert len(finding.images) == 100
+    assert kinds(judge(Labelled(strange[:20], given[:20]), known, NAMES, keys[:20], 0.2)) == set(), "too few to tell"
+
+
 def test_little_is_said_of_little() -> None:
     none = STORED[:0]
     assert judged(DROP[:3], everything().class_ids[DROP[:3]], none) == Judgement("nothing", 0)
