@@ -3,7 +3,8 @@
 A signature describes the middle of an image (80 % of each side), which every crop by at most 10 % still shows. It has
 63 bits, each the sign of a linear projection of a thumbnail's lowest frequencies, the most reliable bit first. The
 projections are those that vary most between images for what they vary between copies (linear discriminant analysis,
-Fisher 1936; as binary codes: Strecha, Bronstein, Bronstein, Fua 2012, "LDAHash"); `copy_projection.npz` has them.
+Fisher 1936; as binary codes: Strecha, Bronstein, Bronstein, Fua 2012, "LDAHash"); `copy_projection.npz` has them,
+`tests/bench/parts/copy_projection.py` fits them.
 Before, the image is turned and mirrored so that it is brighter on the right than on the left, brighter at the bottom
 than at the top, and differs more from left to right: all eight turns and mirror images have one signature.
 
@@ -33,13 +34,17 @@ MIDDLE: Final = (0.1, 0.8)  # start and length of the described part of each sid
 Thumbnails = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
+SAMPLES: Final = 48
+"""Along each side of a window."""
+
+STEP: Final = 0.03
+"""Distance of neighbouring windows, as a share of the side."""
+
 _FREQUENCIES: Final = 8
-_SAMPLES: Final = 48  # along each side of a window
 _DIGITS: Final = 6  # projections are rounded, so that no bit depends on the order of summation
 _PROJECTION: Final = Path(__file__).with_name("copy_projection.npz")
 
 _DETAIL: Final = 2.0  # least deviation of the grey levels of the middle; nearly blank images have no signature
-_STEP: Final = 0.03  # distance of neighbouring windows, as a share of the side
 _CROP: Final = 0.1  # largest crop of a side
 _SHIFT: Final = 0.02  # largest shift of a large image
 _SHIFT_PIXELS: Final = 2  # and of a small one
@@ -175,27 +180,33 @@ def _windows(shift: float) -> tuple[tuple[tuple[float, float], ...], ...]:
         (length * half, start * half, start * half + _CROP / 2),
     )
     return tuple(
-        tuple((float(at), size) for at in np.linspace(low, high, 1 + 2 * round((high - low) / _STEP / 2)))
+        tuple((float(at), size) for at in np.linspace(low, high, 1 + 2 * round((high - low) / STEP / 2)))
         for size, low, high in ranges
     )
 
 
 @cache
-def _waves(windows: tuple[tuple[float, float], ...]) -> Floats:
-    """Cosines over each window, faded out at its ends, without a constant part: ``float64[W * 8, SIDE]``."""
-    at = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
+def waves() -> Floats:
+    """Cosines over a window, faded out at its ends, all but the first without a constant part: ``float64[8, 48]``."""
+    at = (np.arange(SAMPLES) + 0.5) / SAMPLES
     fade = np.sin(np.pi * at)
-    waves = fade * np.cos(np.pi * np.arange(_FREQUENCIES)[:, None] * at)
-    waves[1:] -= waves[1:].sum(axis=1, keepdims=True) / fade.sum() * fade
+    faded: Floats = fade * np.cos(np.pi * np.arange(_FREQUENCIES)[:, None] * at)
+    faded[1:] -= faded[1:].sum(axis=1, keepdims=True) / fade.sum() * fade
+    return faded
+
+
+@cache
+def _waves_in(windows: tuple[tuple[float, float], ...]) -> Floats:
+    """`waves` over each window of a thumbnail: ``float64[W * 8, SIDE]``."""
     starts, lengths = np.asarray(windows).T
-    return (waves @ sampling(starts, lengths, _SAMPLES)).reshape(-1, SIDE)
+    return (waves() @ sampling(starts, lengths, SAMPLES)).reshape(-1, SIDE)
 
 
 def _coefficients(
     thumbnails: Thumbnails, across: tuple[tuple[float, float], ...], down: tuple[tuple[float, float], ...]
 ) -> Floats:
     """Frequencies of every pair of windows: ``float64[n, down, across, 8, 8]``."""
-    found = _waves(down) @ thumbnails.astype(np.float64) @ _waves(across).T
+    found = _waves_in(down) @ thumbnails.astype(np.float64) @ _waves_in(across).T
     return found.reshape(-1, len(down), _FREQUENCIES, len(across), _FREQUENCIES).transpose(0, 1, 3, 2, 4)
 
 
