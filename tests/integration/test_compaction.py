@@ -1,13 +1,15 @@
 """Compaction changes where samples lie and nothing else, also when it is killed."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 from sqlalchemy import select
 
 from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions, samples
-from ml.context import Context
+from ml.context import Context, connect
 from ml.datasets import loader, verify, versions
 from ml.datasets.compact import compact
 from ml.datasets.splits import SPLITS
@@ -16,16 +18,25 @@ from ml.ingest import ingest
 from ml.training import due
 from tests import mortal
 from tests.pictures import digit_files, digits, upload
+from tests.servers import Servers
 
 DROPS, EACH = 9, 12
 
 
-def filled(ctx: Context) -> Context:
+@pytest.fixture(scope="module")
+def filled(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """A system of many small drops, to copy and not to change."""
+    ctx = connect(servers.migrated(tmp_path_factory.mktemp("home")))
     for i in range(DROPS):
         ingest(ctx, upload(ctx, f"drop-{i}", digit_files(i * EACH, (i + 1) * EACH)))
     again = {f"{(int(digits()[0][0]) + 1) % 10}/relabelled.png": digits()[0][1]}
     ingest(ctx, upload(ctx, "relabels", again))
     return ctx
+
+
+@pytest.fixture
+def context(filled: Context, servers: Servers, tmp_path: Path) -> Context:
+    return connect(servers.copied(filled, tmp_path / "home"))
 
 
 def content(ctx: Context, version: str) -> dict[str, list[tuple[str, str, bytes]]]:
@@ -51,7 +62,7 @@ def places(ctx: Context) -> set[str]:
 
 
 def test_the_samples_stay_and_the_segments_become_few(context: Context) -> None:
-    before = latest(filled(context))
+    before = latest(context)
     held = content(context, before)
     assert len(versions.manifest(context, before).segments) == DROPS
     assert compact(context) == DROPS
@@ -72,8 +83,10 @@ def replace_cache(ctx: Context) -> Context:
     return replace(ctx, settings=ctx.settings.model_copy(update={"home": ctx.settings.home / "other"}))
 
 
-def test_drops_and_erasures_go_on_afterwards(context_with_mlflow: Context) -> None:
-    context = filled(context_with_mlflow)
+def test_drops_and_erasures_go_on_afterwards(
+    filled: Context, servers: Servers, mlflow_url: str, tmp_path: Path
+) -> None:
+    context = connect(servers.copied(filled, tmp_path / "home", mlflow_url=mlflow_url, model_name="compaction"))
     compact(context)
     result = ingest(context, upload(context, "later", digit_files(500, 500 + EACH) | digit_files(0, 3)))
     assert result.version
@@ -93,7 +106,6 @@ def test_drops_and_erasures_go_on_afterwards(context_with_mlflow: Context) -> No
 
 
 def test_the_drop_that_waits_for_its_training_is_not_forgotten(context: Context) -> None:
-    filled(context)
     compact(context)
     chosen = due.choose(context, "asset_triggered__1")
     assert chosen
@@ -102,7 +114,7 @@ def test_the_drop_that_waits_for_its_training_is_not_forgotten(context: Context)
 
 
 def test_killed_before_each_effect_it_ends_the_same(context: Context) -> None:
-    held = content(context, latest(filled(context)))
+    held = content(context, latest(context))
     for effects in range(60):
         dead = mortal.killed(context, compact, effects)
         assert content(context, latest(context)) == held
