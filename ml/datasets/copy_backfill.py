@@ -48,7 +48,7 @@ def fill(ctx: Context, most: int | None = None) -> int:
             for start in range(0, len(rows), _PAGE):
                 _fill_page(ctx, decoders, segment, rows[start : start + _PAGE])
             done += len(rows)
-            _give_up(ctx, wanted - {row["sha256"] for row in rows})
+            _give_up(ctx, segment, wanted - {row["sha256"] for row in rows})
     if done:
         log.info("made the thumbnails of %d samples", done)
     return done
@@ -74,11 +74,10 @@ def _fill_page(ctx: Context, decoders: DecoderPool, segment: str, rows: list[dic
         )
 
 
-def _give_up(ctx: Context, hashes: set[str]) -> None:
-    """Samples that their segment does not hold: it was written anew meanwhile, or is damaged."""
+def _give_up(ctx: Context, segment: str, hashes: set[str]) -> None:
+    """Samples that their segment does not hold, which is damaged; those that were moved meanwhile get their turn."""
     if hashes:
-        log.warning("the segment of %d samples lacks them: they get no thumbnail", len(hashes))
+        lacking = (samples.c.sha256.in_(hashes), samples.c.segment_id == segment, samples.c.thumbnail.is_(None))
         with transaction(ctx.engine) as connection:
-            connection.execute(
-                update(samples).where(samples.c.sha256.in_(hashes), samples.c.thumbnail.is_(None)).values(thumbnail=b"")
-            )
+            count = connection.execute(update(samples).where(*lacking).values(thumbnail=b"")).rowcount
+        log.warning("segment %s lacks %d of its samples: they get no thumbnail", segment, count)
