@@ -17,19 +17,26 @@ from plugins.approval_operator import REASON_PARAM, ApprovalOperator
 from plugins.release_sensor import SENSOR_OPTIONS
 from plugins.task_defaults import DEFAULTS
 
+REVIEW_TIME = timedelta(hours=Settings.load(os.environ).gate_review_hours)
+
 
 @dag(
     schedule=None,
     catchup=False,
     max_active_runs=16,
-    dagrun_timeout=timedelta(hours=Settings.load(os.environ).gate_review_hours + 24),
+    dagrun_timeout=REVIEW_TIME + timedelta(hours=24),
     doc_md=__doc__,
     tags=["evergreen", "model"],
     params={"decision_id": Param(type="string", title="Decision", pattern="^[0-9a-f]{1,64}$")},
     default_args=DEFAULTS | {"execution_timeout": timedelta(minutes=20)},
 )
 def approve() -> None:
-    ask = ApprovalOperator(task_id="ask", decision_id="{{ params.decision_id }}", params={"reason": REASON_PARAM})
+    ask = ApprovalOperator(
+        task_id="ask",
+        decision_id="{{ params.decision_id }}",
+        response_timeout=REVIEW_TIME,
+        params={"reason": REASON_PARAM},
+    )
 
     @task.sensor(**SENSOR_OPTIONS)
     def carry_out() -> PokeReturnValue:

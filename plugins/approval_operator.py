@@ -7,37 +7,37 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
 
+from plugins.approval_trigger import APPROVE, REJECT, ApprovalTrigger
+
 REASON_PARAM = Param("", type=["null", "string"], title="Reason", description="Is kept with the decision.")
-POLL_INTERVAL = timedelta(seconds=30)
-"""Interval of checks whether the decision was answered outside Airflow, or has expired."""
-_APPROVE, _REJECT = "Approve", "Reject"
 
 
 class ApprovalOperator(HITLOperator):
     """Ends when the decision is answered, anywhere; table `approvals` is authoritative, not Airflow.
 
-    It waits without a process: Airflow resumes it when somebody clicks, or after `POLL_INTERVAL`.
+    It waits without a process: Airflow resumes it when somebody clicks, the trigger for any other answer.
     """
 
     template_fields = (*HITLOperator.template_fields, "decision_id")
 
-    def __init__(self, *, decision_id: str, **kwargs: Any) -> None:
-        # No default option: a poll without an answer must not become an answer.
+    def __init__(self, *, decision_id: str, response_timeout: timedelta, **kwargs: Any) -> None:
+        # No default option: it is table `approvals` that says when the time is over, and what that means.
         super().__init__(
-            subject="May this model answer?", options=[_APPROVE, _REJECT], response_timeout=POLL_INTERVAL, **kwargs
+            subject="May this model answer?", options=[APPROVE, REJECT], response_timeout=response_timeout, **kwargs
         )
         self.decision_id = decision_id
 
     def execute(self, context: Any) -> Any:
         """Send the alert, show the question and wait."""
-        from ml.catalog import decisions
+        from ml.catalog import approvals, decisions
         from plugins.alerts import alert
         from plugins.runtime import context as connect
 
         ctx = connect()
         decision = decisions.get(ctx.engine, self.decision_id)
-        if self._is_answered():
-            return None
+        approvals.expire(ctx.engine, ctx.settings.gate_review_hours)
+        if approvals.find(ctx.engine, self.decision_id) is not None:
+            return
         report = f"{ctx.settings.service_url}/console/files/{decision.report_key}"
         self.subject = f"May version {decision.model_version} answer?"
         hours = f"{ctx.settings.gate_review_hours:g} hours"
@@ -45,22 +45,25 @@ class ApprovalOperator(HITLOperator):
         if context["ti"].try_number == 1:
             link = self.generate_link_to_ui_from_context(context=context)
             alert(f"decision {decision.id} needs a person within {hours}", f"{decision.reason}\n{report}\n{link}")
-        return super().execute(context)
+        try:
+            super().execute(context)
+        except TaskAwaitingInput:
+            self._wait(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        """Record a click, or wait again."""
+        """Record a click; other answers are recorded already."""
         from ml.catalog import approvals
         from ml.catalog.approvals import Approval
         from ml.errors import ConflictError
         from plugins.runtime import context as connect
 
-        if event.get("error_type") == "timeout":
-            if not self._is_answered():
-                raise TaskAwaitingInput(method_name="execute_complete", timeout=POLL_INTERVAL)
-            return None
+        if event.get("error_type") == "timeout":  # asked by a version that polled, which is not an answer
+            self._wait(context)
+        if "answered" in event:
+            return
         clicked = super().execute_complete(context, event)
         user = clicked["responded_by_user"] or {}
-        approved = clicked["chosen_options"] == [_APPROVE]
+        approved = clicked["chosen_options"] == [APPROVE]
         name = f"{user.get('name') or user.get('id') or 'somebody'} in Airflow"
         reason = (clicked["params_input"].get("reason") or "").strip() or ("" if approved else "no reason given")
         ctx = connect()
@@ -69,12 +72,8 @@ class ApprovalOperator(HITLOperator):
             approvals.answer(ctx.engine, approval, ctx.settings.gate_review_hours)
         except ConflictError as error:
             self.log.warning("this answer does not count: %s", error)
-        return None
 
-    def _is_answered(self) -> bool:
-        from ml.catalog import approvals
-        from plugins.runtime import context as connect
-
-        ctx = connect()
-        approvals.expire(ctx.engine, ctx.settings.gate_review_hours)
-        return approvals.find(ctx.engine, self.decision_id) is not None
+    def _wait(self, context: Any) -> None:
+        """Defer. Airflow's own way of waiting resumes the task for each look, and may lose a click that comes then."""
+        trigger = ApprovalTrigger(str(context["ti"].id), self.decision_id)
+        self.defer(trigger=trigger, method_name="execute_complete")

@@ -77,11 +77,17 @@ class Airflow:
         tasks = self._http.get(f"{run}/taskInstances").raise_for_status().json()["task_instances"]
         return {t["task_id"]: t["state"] for t in tasks} | {"": self._http.get(run).raise_for_status().json()["state"]}
 
+    def response(self, decision: str) -> tuple[list[str], dict[str, str]]:
+        """What the request shows as chosen, and the form's fields."""
+        path = f"/api/v2/dags/approve/dagRuns/decision-{decision}/taskInstances/ask/-1/hitlDetails"
+        request = self._http.get(path).raise_for_status().json()
+        return request["chosen_options"], request["params_input"]
+
     def waiting(self) -> list[str]:
         """Runs whose request is open, as the UI's list of what waits asks for them."""
         path = "/api/v2/dags/~/dagRuns/~/hitlDetails"
         found = (
-            self._http.get(path, params={"response_received": False, "state": "awaiting_input"})
+            self._http.get(path, params={"response_received": False, "state": ["awaiting_input", "deferred"]})
             .raise_for_status()
             .json()
         )

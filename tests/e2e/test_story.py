@@ -53,9 +53,9 @@ def test_every_answer_is_logged_with_its_model(stack: Stack) -> None:
     versions = {c["challenger"] for c in report["cycles"][:2]}
     with transaction(stack.context().engine) as connection:
         rows = connection.execute(
-            select(predictions.c.model_version, func.count()).group_by(predictions.c.model_version)
+            select(predictions.c.model_version, func.count().label("answers")).group_by(predictions.c.model_version)
         )
-        counts: dict[int, int] = dict(rows.tuples().all())
+        counts = {row.model_version: row.answers for row in rows}
     assert set(counts) == versions
     assert sum(counts.values()) == report["predictions_logged"]
 
@@ -130,6 +130,7 @@ def test_decisions_are_answered_in_airflow_and_elsewhere(stack: Stack, tmp_path:
         approvals.answer(ctx.engine, Approval("b2", False, "ann", "too dark"), 24)
         assert asking.ended("b2") == {"ask": "success", "carry_out": "skipped", "": "success"}
         assert cycles.get(ctx.engine, "c-b2").verdict == "reject"
+        assert asking.response("b2") == (["Reject"], {"reason": "too dark (ann)"})
         assert asking.waiting() == ["decision-c3"]
 
         page.goto(asking.request_url("c3"))

@@ -1,12 +1,14 @@
-"""The DAG files parse, are wired as documented, and the trigger is level-triggered."""
+"""The DAG files parse, are wired as documented, and the triggers lose nothing."""
 
 import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -131,6 +133,84 @@ def test_the_trigger_can_be_stored_and_holds_no_secret() -> None:
     path, arguments = DropTrigger().serialize()
     assert path == "plugins.drop_trigger.DropTrigger"
     assert arguments == {"refire": 20.0}
+
+
+@pytest.mark.parametrize("clicked", [False, True])
+def test_an_approval_is_found_wherever_it_was_given(monkeypatch: pytest.MonkeyPatch, clicked: bool) -> None:
+    """The database is away at first; an answer given elsewhere is shown in Airflow unless somebody clicked as well."""
+    from airflow.sdk.execution_time import hitl
+
+    from ml.catalog.approvals import Approval
+    from plugins import approval_trigger
+
+    answers: list[Approval | Exception | None] = [OSError("away"), None, Approval("ab12", False, "ann", "too dark")]
+    request = Request(answered=False)
+
+    def find_answer() -> Approval | None:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        request.answered = clicked and not answers
+        return answer
+
+    monkeypatch.setattr(approval_trigger, "answer_finder", lambda decision: {"ab12": find_answer}[decision])
+    monkeypatch.setattr(hitl, "get_hitl_detail_content_detail", request.click)
+    monkeypatch.setattr(hitl, "update_hitl_detail_response", request.answer)
+    monkeypatch.setattr(asyncio, "sleep", _instantly(asyncio.sleep))
+    trigger = approval_trigger.ApprovalTrigger(str(request.ti_id), "ab12")
+    assert asyncio.run(_only_event(trigger.run())) == {"answered": True}
+    assert request.answers == ([] if clicked else [(["Reject"], {"reason": "too dark (ann)"})])
+
+
+def test_a_click_before_the_task_was_deferred_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.execution_time import hitl
+
+    from plugins import approval_trigger
+
+    request = Request(answered=True)
+    monkeypatch.setattr(approval_trigger, "answer_finder", lambda _: lambda: None)
+    monkeypatch.setattr(hitl, "get_hitl_detail_content_detail", request.click)
+    monkeypatch.setattr(asyncio, "sleep", _instantly(asyncio.sleep))
+    path, arguments = approval_trigger.ApprovalTrigger(str(request.ti_id), "ab12").serialize()
+    assert path == "plugins.approval_trigger.ApprovalTrigger"
+    event = asyncio.run(_only_event(approval_trigger.ApprovalTrigger(**arguments).run()))
+    assert (event["chosen_options"], event["responded_by_user"]) == (["Approve"], {"id": "1", "name": "ann"})
+    assert (event["params_input"], event["responded_at"]) == ({"reason": "fine"}, request.responded_at)
+
+
+class Request:
+    """A request in Airflow, as its API for triggers shows it."""
+
+    def __init__(self, *, answered: bool) -> None:
+        self.ti_id = uuid4()
+        self.answered = answered
+        self.responded_at = datetime.now(UTC)
+        self.answers: list[tuple[list[str], dict[str, Any]]] = []
+
+    def click(self, ti_id: UUID) -> Any:
+        from airflow.sdk.api.datamodels._generated import HITLDetailResponse, HITLUser
+
+        if ti_id != self.ti_id:
+            raise LookupError(ti_id)
+        if not self.answered:
+            return HITLDetailResponse(response_received=False, responded_at=None, chosen_options=None)
+        return HITLDetailResponse(
+            response_received=True,
+            responded_by_user=HITLUser(id="1", name="ann"),
+            responded_at=self.responded_at,
+            chosen_options=["Approve"],
+            params_input={"reason": "fine"},
+        )
+
+    def answer(self, ti_id: UUID, chosen_options: list[str], params_input: dict[str, Any]) -> None:
+        if ti_id != self.ti_id:
+            raise LookupError(ti_id)
+        self.answers.append((chosen_options, params_input))
+
+
+async def _only_event(events: AsyncIterator[Any]) -> dict[str, Any]:
+    (event,) = [event.payload async for event in events]
+    return cast("dict[str, Any]", event)
 
 
 def _instantly(sleep: Callable[[float], Awaitable[None]]) -> Callable[[float], Awaitable[None]]:
