@@ -14,7 +14,7 @@ from ml.storage.object_store import ObjectStore
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from ml.models.registry import Registry
+    from ml.models.recorded_registry import RecordedRegistry
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class Context:
     artifacts: ObjectStore
 
     @cached_property
-    def registry(self) -> "Registry":
-        """The MLflow model registry."""
+    def registry(self) -> "RecordedRegistry":
+        """The model versions, as the catalog records them and MLflow shows them."""
+        from ml.models.recorded_registry import RecordedRegistry
         from ml.models.registry import MLflowRegistry
 
-        return MLflowRegistry(self.settings)
+        return RecordedRegistry(self.engine, MLflowRegistry(self.settings))
 
     @cached_property
     def tracking(self) -> "MlflowClient":

@@ -8,11 +8,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ml.catalog import deployments
+from ml.catalog.decisions import Decision, record
 from ml.catalog.engine import transaction
 from ml.catalog.tables import decisions
 from ml.context import Context
 from ml.models import bundle, model, runtimes
 from ml.models.bundle import BundleInfo
+from ml.models.registry import Registry
 
 DIGITS = tuple("0123456789")
 
@@ -120,6 +122,25 @@ def deploy(ctx: Context, prefix: str, digest: str, version: int, previous: int |
         )
         deployments.end(connection, deployment_id, "live")
     return deployment_id
+
+
+def make_live(ctx: Context, registry: Registry, version: int, decision_id: str | None = None) -> None:
+    """Deploy a registered version by a decision of the gate, and point the alias champion at it."""
+    location = ctx.registry.bundle(version)
+    with transaction(ctx.engine) as connection:
+        count = connection.exec_driver_sql("select count(*) from decisions").scalar()
+        decision = decision_id or f"live-{version}-{count}"
+        given = Decision(decision, version, None, None, "promote", "a test says so", "gate", {})
+        record(connection, given)
+        deployment_id = deployments.begin(
+            connection,
+            model_version=version,
+            decision_id=decision,
+            bundle_prefix=location.prefix,
+            bundle_digest=location.digest,
+        )
+        deployments.end(connection, deployment_id, "live")
+    registry.set_alias("champion", version)
 
 
 def deployed(ctx: Context, folder: Path, version: int = 1, seed: int = 1) -> int:

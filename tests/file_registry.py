@@ -41,7 +41,7 @@ class FileRegistry(MemoryRegistry):
 
 
 def install(ctx: Context, path: Path) -> FileRegistry:
-    """Make the context use a file registry, as if it had connected to one."""
+    """Make the context use a file registry in MLflow's place."""
     registry = FileRegistry(path)
     doubles.install(ctx, registry)
     return registry

@@ -14,7 +14,7 @@ from ml.catalog.tables import scores as scores_table
 from ml.context import Context
 from ml.datasets import loader
 from ml.gate.decide import decide
-from tests.bundles import make_bundle, upload
+from tests.bundles import make_bundle, make_live, upload
 from tests.file_registry import FileRegistry
 
 DIGITS = tuple("0123456789")
@@ -38,7 +38,7 @@ class Gate:
         y = (truth[order, np.newaxis] == np.asarray(labels)).astype(np.float32) * 2 - 1
         x = x[order] - 0.25
         weights = np.linalg.solve(x.T @ x + np.eye(64, dtype=np.float32), x.T @ y)
-        folder = self.folder / f"v{version}"
+        folder = self.folder / f"v{version}-{len(list(self.folder.iterdir()))}"
         digest = make_bundle(folder, labels, seed=version, weights=8 * weights.astype(np.float32))
         self.registry.add(version, upload(self.ctx, folder, version), digest, dataset_version=self.dataset)
         return version
@@ -53,7 +53,16 @@ class Gate:
         given = Decision(f"word-{version}", version, None, None, "promote", "so be it", "operator:ann", {})
         with transaction(self.ctx.engine) as connection:
             decisions.record(connection, given)
-        self.registry.set_alias("champion", version)
+        self.make_live(version, f"word-{version}")
+
+    def make_live(self, version: int, decision_id: str | None = None) -> None:
+        """Deploy the version, as a release does."""
+        make_live(self.ctx, self.registry, version, decision_id)
+
+    def registered(self, number: int) -> int:
+        """The version that the registry knows by this number."""
+        digest = self.registry.bundle(number).digest
+        return next(v.version for v in self.ctx.registry.find(bundle_digest=digest))
 
     def cycle(self, version: int) -> CycleRecord:
         return cycles.get(self.ctx.engine, f"c{version}")

@@ -95,6 +95,14 @@ def with_ended_deployment(engine: Engine) -> list[tuple[str, str]]:
         return [(decision, cycle) for decision, cycle in connection.execute(query).unique()]
 
 
+def of_model(engine: Engine, model_version: int) -> CycleRecord | None:
+    """The cycle that trained the version, the oldest if several name it."""
+    query = select(cycles).where(cycles.c.model_version == model_version).order_by(cycles.c.started_at).limit(1)
+    with transaction(engine) as connection:
+        row = connection.execute(query).mappings().first()
+    return CycleRecord(**row) if row else None
+
+
 def set_dataset_version(connection: Connection, cycle_id: str, version: str) -> None:
     """Set the cycle's dataset version within the caller's transaction."""
     connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(dataset_version=version))

@@ -1,7 +1,7 @@
 """The tables of database `evergreen`. A change here comes with a migration beside it.
 
 Ids: drops, segments, dataset versions and bundles have content-derived ids (hex of SHA-256, truncated for
-drops and segments); model versions are MLflow's numbers; prediction ids are UUIDv7.
+drops and segments); model versions are numbers of `model_versions`; prediction ids are UUIDv7.
 """
 
 from sqlalchemy import (
@@ -245,6 +245,20 @@ cycles = Table(
     Column("live_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
     Index(None, "started_at"),
+)
+
+# What a model version is, for ever: MLflow's registry is a copy of it for people, who may delete or rename there.
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("run_id", Text, nullable=False, server_default=""),
+    Column("bundle_prefix", Text, nullable=False, unique=True),
+    Column("bundle_digest", Text, nullable=False, index=True),
+    # Its number in MLflow, where numbers begin anew when the registered model is renamed.
+    Column("registered_version", Integer, index=True),
+    _json("tags"),
+    _now(),
 )
 
 scores = Table(

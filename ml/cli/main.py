@@ -11,7 +11,21 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ml.cli import data, datasets, drops, erase, feedback, gate, keys, quarantine, release, reverts, tune, validate
+from ml.cli import (
+    data,
+    datasets,
+    drops,
+    erase,
+    feedback,
+    gate,
+    keys,
+    quarantine,
+    release,
+    repair,
+    reverts,
+    tune,
+    validate,
+)
 from ml.cli.output import (
     STOPPED,
     Json,
@@ -40,6 +54,7 @@ data.labels.command()(reverts.fix)
 data.labels.command()(reverts.unfix)
 data.labels.command("fixes")(reverts.list_fixes)
 app.command()(validate.validate)
+app.add_typer(repair.app, name="repair")
 app.add_typer(gate.app, name="decisions")
 for _command in (tune.tune, gate.approve, gate.reject):
     app.command()(_command)

@@ -10,14 +10,14 @@ from typing import Any
 import orjson
 from sqlalchemy import func, update
 
-from ml.catalog import cycles, decisions, holdout_comparisons
+from ml.catalog import cycles, decisions, deployments, holdout_comparisons
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.holdout_comparisons import HoldoutComparison
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.datasets import holdout
-from ml.errors import ConflictError, IntegrityError, NotFoundError
+from ml.errors import IntegrityError, NotFoundError
 from ml.gate import blame, evidence, policy, report, scores, yardstick
 from ml.gate.policy import Policy, Ruling
 from ml.gate.scores import EvaluatedModel
@@ -27,24 +27,32 @@ from ml.validation import data_docs
 log = logging.getLogger(__name__)
 
 
-def decide(ctx: Context, model_version: int, *, cycle_id: str) -> Decision:
+def decide(ctx: Context, model_version: int, *, cycle_id: str, against_new_champion: bool = False) -> Decision:
     """Evaluate a challenger against the champion on the holdout of its dataset version, and record the decision.
 
-    Idempotent: the same challenger, champion and dataset return the recorded decision, also for a challenger that
-    has become the champion since.
+    Idempotent: a cycle has one decision on its model, and so have the same challenger, champion and dataset.
+
+    Args:
+        against_new_champion: the cycle's decision was made against a champion that is not live any more, so another
+            one replaces it in the cycle; both stay recorded.
 
     Raises:
         NotFoundError: no such version, or it has no tag `dataset_version`.
-        ConflictError: the version is the champion, without a decision.
         IntegrityError: the challenger's bundle is broken.
         UnavailableError: a server does not answer.
     """
     dataset = ctx.registry.tags(model_version).get("dataset_version")
     # One gate at a time: the level of a decision depends on how many decisions were made before.
     with advisory_lock(ctx.engine, "gate"):
-        champion = ctx.registry.alias("champion")
-        if champion == model_version:
-            return _recorded_decision(ctx, model_version, cycle_id)
+        cycle = cycles.get(ctx.engine, cycle_id)
+        if not against_new_champion and cycle.decision_id is not None:
+            recorded = decisions.get(ctx.engine, cycle.decision_id)
+            if recorded.model_version == model_version:
+                return recorded
+        live = deployments.live(ctx.engine)
+        champion = live.model_version if live else None
+        if live is not None and champion == model_version:
+            return decisions.get(ctx.engine, live.decision_id)
         if dataset is None:
             raise NotFoundError(
                 f"version {model_version} has no tag `dataset_version`, so there is no holdout to judge it on"
@@ -114,16 +122,6 @@ def _decide(ctx: Context, decision_id: str, challenger: int, champion: int | Non
                 connection, HoldoutComparison(spent["number"], decision_id, spent["level"], outcome)
             )
     return decision
-
-
-def _recorded_decision(ctx: Context, champion: int, cycle_id: str) -> Decision:
-    """The cycle's decision on the champion, else the newest decision on it."""
-    cycle = cycles.get(ctx.engine, cycle_id)
-    if cycle.decision_id is not None and cycle.model_version in (None, champion):
-        return decisions.get(ctx.engine, cycle.decision_id)
-    if (decision := decisions.newest_by_model(ctx.engine).get(champion)) is not None:
-        return decision
-    raise ConflictError(f"version {champion} is the champion already: there is nothing to compare it with")
 
 
 def _judge(ctx: Context, challenger: int, champion: int | None, dataset: str) -> tuple[Ruling, dict[str, Any]]:

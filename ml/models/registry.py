@@ -1,6 +1,7 @@
 """The model registry: versions, aliases, tags and bundle locations.
 
-Callers depend on the protocol `Registry`; `MLflowRegistry` is MLflow's. What a release needs goes over REST
+Callers depend on the protocol `Registry`; `MLflowRegistry` is MLflow's, and `ml.models.recorded_registry` protects
+callers from what people do there. What a release needs goes over REST
 (https://mlflow.org/docs/latest/api_reference/rest-api.html) without importing the MLflow library, which takes seconds.
 """
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 DIGEST_TAG: Final = "bundle_digest"
 BUNDLE_FOLDER: Final = "bundle"
+_DATA: Final = f"/data/{BUNDLE_FOLDER}"
 _MISSING: Final = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _PAGE_SIZE: Final = 1000
 _SECONDS: Final = 5.0
@@ -98,8 +100,18 @@ class Registry(Protocol):
         """The page of a version, for people."""
 
 
+class RestorableRegistry(Registry, Protocol):
+    """A registry that people can delete from."""
+
+    def restore(self, location: BundleLocation, run_id: str, tags: Mapping[str, str]) -> int:
+        """Register a stored bundle again, with all its tags, and return the new number."""
+
+
 class MLflowRegistry:
-    """The MLflow model registry; implements `Registry`. The MLflow library is imported where it is first needed."""
+    """The MLflow model registry; implements `RestorableRegistry`.
+
+    The MLflow library is imported where it is first needed.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -137,7 +149,7 @@ class MLflowRegistry:
         scheme, _, path = uri.partition(":/")
         if scheme != "mlflow-artifacts" or digest is None:
             raise NotFoundError(f"version {version} of `{self.name}` has no bundle (stored at {uri}, digest {digest})")
-        return BundleLocation(f"{self._settings.artifacts_prefix}/{path.strip('/')}/data/{BUNDLE_FOLDER}", digest)
+        return BundleLocation(f"{self._settings.artifacts_prefix}/{path.strip('/')}{_DATA}", digest)
 
     def register(
         self, run_id: str, folder: Path, info: BundleInfo, tags: Mapping[str, str], description: str = ""
@@ -153,6 +165,19 @@ class MLflowRegistry:
             all_tags = {DIGEST_TAG: digest, "dataset_version": info.dataset_version, **tags}
             created = self._client.create_model_version(
                 self.name, uri, run_id, tags=all_tags, description=description, await_creation_for=0
+            )
+        return int(created.version)
+
+    def restore(self, location: BundleLocation, run_id: str, tags: Mapping[str, str]) -> int:
+        path = location.prefix.removeprefix(f"{self._settings.artifacts_prefix}/").removesuffix(_DATA)
+        with translate_errors(f"registering the bundle {location.prefix} again"):
+            self._ensure_model()
+            created = self._client.create_model_version(
+                self.name,
+                f"mlflow-artifacts:/{path}",
+                run_id,  # also one that was deleted: MLflow keeps it, and wants the source to be its own
+                tags=dict(tags) | {DIGEST_TAG: location.digest},
+                await_creation_for=0,
             )
         return int(created.version)
 

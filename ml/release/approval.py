@@ -1,9 +1,16 @@
 """Applies approvals, however they were recorded: deploys approved models and closes rejected cycles."""
 
+import logging
+from contextlib import suppress
+
 from ml.catalog import approvals
+from ml.catalog.engine import advisory_lock
 from ml.context import Context
-from ml.release.deploy import Deployment
+from ml.errors import ConflictError
+from ml.release.deploy import LOCK, ChampionChangedError, Deployment, repair_registry
 from ml.release.release import finish_open_cycles, release
+
+log = logging.getLogger(__name__)
 
 
 def apply_approval(ctx: Context, decision_id: str) -> Deployment | None:
@@ -22,12 +29,20 @@ def apply_approval(ctx: Context, decision_id: str) -> Deployment | None:
 
 
 def process_pending(ctx: Context) -> list[str]:
-    """Reject expired decisions, apply answers not yet applied, finish open cycles; return the decisions applied."""
+    """Reject expired decisions, apply answers not yet applied, finish open cycles; return the decisions applied.
+
+    Also corrects what people changed in the registry, unless a deployment is running, which does that itself.
+    """
     approvals.expire(ctx.engine, ctx.settings.gate_review_hours)
     applied = []
     for decision, _ in approvals.open_cycles(ctx.engine):
         if approvals.find(ctx.engine, decision) is not None and decision not in applied:
-            apply_approval(ctx, decision)
+            try:
+                apply_approval(ctx, decision)
+            except ChampionChangedError as error:  # another process judged the model again meanwhile
+                log.info("decision %s was replaced: %s", decision, error)
             applied.append(decision)
     finish_open_cycles(ctx)
+    with suppress(ConflictError), advisory_lock(ctx.engine, LOCK, wait=False):
+        repair_registry(ctx)
     return applied

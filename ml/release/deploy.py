@@ -7,6 +7,7 @@ follow it, and `reconcile` repairs differences after a crash or an outage.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
@@ -19,7 +20,6 @@ from ml.catalog.deployments import DeploymentRecord
 from ml.catalog.engine import advisory_lock, transaction
 from ml.context import Context
 from ml.errors import ConflictError, EvergreenError, NotFoundError, UnavailableError
-from ml.models.registry import BundleLocation
 from ml.release import aliases, verify
 from ml.settings import Strategy
 
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 _POLL = 0.05
 LOCK = "mover"
 ANY_CHAMPION = -1
+
+
+class ChampionChangedError(ConflictError):
+    """A decision was made against a champion that is not live any more."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,24 @@ def deploy_decision(
         strategy: direct is used if nothing is live yet, since there is nothing to compare with.
 
     Raises:
-        ConflictError: the champion changed meanwhile, or another deployment or trial is running.
+        ChampionChangedError: the decision was made against another champion.
+        ConflictError: another deployment or trial is running.
         NotFoundError: the registry has no such version, or it has no bundle.
         UnavailableError: a server does not answer; `reconcile` completes or rolls back the deployment.
     """
+    return deploy_chosen(ctx, lambda: decision, expected_champion, strategy)
+
+
+def deploy_chosen(
+    ctx: Context,
+    choose: Callable[[], Decision],
+    expected_champion: int | None = ANY_CHAMPION,
+    strategy: Strategy = "direct",
+) -> Deployment:
+    """As `deploy_decision`, but the decision is made once nothing else can be deployed any more."""
     with advisory_lock(ctx.engine, LOCK):
         reconcile(ctx)
+        decision = choose()
         live, deployment = deployments.live(ctx.engine), deployments.of_decision(ctx.engine, decision.id)
         champion = live.model_version if live else None
         by_operator = expected_champion == ANY_CHAMPION
@@ -83,10 +99,9 @@ def deploy_decision(
                     _stop_trial(connection, decision)
         if deployment is not None:
             return as_deployment(deployment, count_running(ctx, deployment.id), 0.0)
-        if not by_operator and expected_champion not in (champion, registry_champion := ctx.registry.alias("champion")):
-            raise ConflictError(
-                f"the champion changed from {expected_champion} to {registry_champion} since decision {decision.id} "
-                "was made; train and decide again"
+        if not by_operator and expected_champion != champion:
+            raise ChampionChangedError(
+                f"the champion changed from {expected_champion} to {champion} since decision {decision.id} was made"
             )
         return _deploy(ctx, decision, champion, strategy if live else "direct", by_operator=by_operator)
 
@@ -100,16 +115,26 @@ def reconcile(ctx: Context) -> None:
     if rolling is not None:
         log.warning("deployment %s is still rolling, its process died; concluding it", rolling.id)
         conclude(ctx, rolling.id, time.monotonic())
-    live = deployments.live(ctx.engine)
-    if live is not None:
-        aliases.repair(ctx, live)
+    repair_registry(ctx)
+
+
+def repair_registry(ctx: Context) -> list[str]:
+    """Correct what people changed in the registry; alert and return what that was. The caller holds `LOCK`."""
+    try:
+        findings = aliases.repair(ctx)
+    except UnavailableError as error:
+        log.warning("cannot compare the registry with the live deployment: %s", error)
+        return []
+    if findings:
+        alerts.alert(ctx.settings, "the model registry differed from what is live", "; ".join(findings))
+    return findings
 
 
 def _deploy(
     ctx: Context, decision: Decision, champion: int | None, strategy: Strategy, *, by_operator: bool
 ) -> Deployment:
     started = time.monotonic()
-    location = _bundle_location(ctx, decision.model_version)
+    location = ctx.registry.bundle(decision.model_version)
     try:
         with transaction(ctx.engine) as connection:
             decisions.record(connection, decision)
@@ -167,7 +192,8 @@ def conclude(ctx: Context, deployment_id: int, started: float) -> Deployment:
         problem = verify.find_problem(ctx, record)
     if problem is None:
         try:
-            notes.append(aliases.update(ctx, record))
+            by_operator = decisions.get(ctx.engine, record.decision_id).actor != "gate"
+            notes.append(aliases.update(ctx, record, by_operator=by_operator))
         except NotFoundError as error:
             problem = f"the registry lost it: {error}"
     reason = problem or "; ".join(note for note in notes if note) or None
@@ -196,17 +222,6 @@ def as_deployment(
         seconds=round(seconds, 3),
         acknowledged=acknowledged,
     )
-
-
-def _bundle_location(ctx: Context, version: int) -> BundleLocation:
-    """Location from the registry, or from an earlier deployment if it is down, so that rollbacks do not need it."""
-    try:
-        return ctx.registry.bundle(version)
-    except UnavailableError:
-        deployment = deployments.of_version(ctx.engine, version)
-        if deployment is None:
-            raise
-        return BundleLocation(deployment.bundle_prefix, deployment.bundle_digest)
 
 
 def _await_replicas(ctx: Context, deployment: DeploymentRecord) -> tuple[int, str | None]:

@@ -6,8 +6,8 @@ from ml.catalog import deployments
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.context import Context
-from ml.errors import InvalidInputError, NotFoundError, UnavailableError
-from ml.release.deploy import Deployment, deploy_decision
+from ml.errors import InvalidInputError, NotFoundError
+from ml.release.deploy import Deployment, deploy_chosen
 from ml.settings import Strategy
 
 
@@ -30,42 +30,37 @@ def rollback(ctx: Context, actor: str, reason: str, to_version: int | None = Non
         InvalidInputError: the name or the reason is missing.
         NotFoundError: there is no previous version.
     """
-    version = _rollback_target(ctx) if to_version is None else to_version
-    if version is None:
-        raise NotFoundError("there is no previous model to roll back to; name a version with `--to`")
-    return _deploy(ctx, version, "rollback", actor, reason)
+    return _deploy(ctx, to_version, "rollback", actor, reason)
 
 
-def _rollback_target(ctx: Context) -> int | None:
+def _rollback_target(ctx: Context) -> int:
     live = deployments.live(ctx.engine)
     with transaction(ctx.engine) as connection:
         on_trial = deployments.on_trial(connection)
-    if live is None:
-        return None
-    return live.model_version if on_trial else live.previous_version
+    if live is None or (live.previous_version is None and on_trial is None):
+        raise NotFoundError("there is no previous model to roll back to; name a version with `--to`")
+    return live.model_version if on_trial or live.previous_version is None else live.previous_version
 
 
 def _deploy(
-    ctx: Context, version: int, verdict: str, actor: str, reason: str, strategy: Strategy = "direct"
+    ctx: Context, version: int | None, verdict: str, actor: str, reason: str, strategy: Strategy = "direct"
 ) -> Deployment:
+    """Deploy the version, or for None the one to roll back to when nothing else can be deployed any more."""
     if not actor.strip() or not reason.strip():
         raise InvalidInputError("an operator's deployment needs a name and a reason: they are stored with the decision")
-    live = deployments.live(ctx.engine)
-    decision = Decision(
-        id=uuid.uuid4().hex[:16],
-        model_version=version,
-        champion_version=live.model_version if live else None,
-        dataset_version=_dataset_of(ctx, version),
-        verdict=verdict,
-        reason=reason.strip(),
-        actor=f"operator:{actor.strip()}",
-        statistics={},
-    )
-    return deploy_decision(ctx, decision, strategy=strategy)
 
+    def choose() -> Decision:
+        chosen = _rollback_target(ctx) if version is None else version
+        live = deployments.live(ctx.engine)
+        return Decision(
+            id=uuid.uuid4().hex[:16],
+            model_version=chosen,
+            champion_version=live.model_version if live else None,
+            dataset_version=ctx.registry.tags(chosen).get("dataset_version"),
+            verdict=verdict,
+            reason=reason.strip(),
+            actor=f"operator:{actor.strip()}",
+            statistics={},
+        )
 
-def _dataset_of(ctx: Context, version: int) -> str | None:
-    try:
-        return ctx.registry.tags(version).get("dataset_version")
-    except UnavailableError:
-        return None
+    return deploy_chosen(ctx, choose, strategy=strategy)

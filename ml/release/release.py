@@ -4,14 +4,15 @@ import logging
 
 from sqlalchemy import func, update
 
+from ml import alerts
 from ml.catalog import approvals, cycles, decisions, deployments
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
-from ml.errors import ConflictError
+from ml.errors import ConflictError, IntegrityError, NotFoundError
 from ml.release import trial
-from ml.release.deploy import Deployment, deploy_decision
+from ml.release.deploy import ChampionChangedError, Deployment, deploy_decision
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
 
     Raises:
         NotFoundError: there is no such decision, or its version was deleted from the registry.
-        ConflictError: the champion changed meanwhile; with a cycle this is recorded there instead.
+        ConflictError: another deployment is running, or the champion changed meanwhile. With a cycle, the first is
+            recorded there, and after the second the challenger is judged again.
         UnavailableError: a server does not answer.
     """
     decision = decisions.get(ctx.engine, decision_id)
@@ -45,6 +47,8 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
     try:
         with cycles.stage(ctx.engine, cycle_id, "release"):
             deployment = _deploy(ctx, decision)
+    except ChampionChangedError as error:
+        return _decide_again(ctx, decision, cycle_id, error)
     except ConflictError as error:
         _finish_cycle(ctx, cycle_id, "reject", str(error), live=False)
         return None
@@ -55,6 +59,25 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
     else:
         _finish_cycle(ctx, cycle_id, "reject", f"the release was undone: {deployment.reason}", live=False)
     return deployment
+
+
+def _decide_again(ctx: Context, decision: Decision, cycle_id: str, error: ChampionChangedError) -> Deployment | None:
+    """Judge the challenger against the model that is live now; the outcome of a finished cycle stays."""
+    from ml.gate.decide import decide  # takes seconds to import
+
+    if cycles.get(ctx.engine, cycle_id).finished_at is not None:
+        log.info("cycle %s ended before: %s", cycle_id, error)
+        return None
+    log.warning("%s; version %d is judged again", error, decision.model_version)
+    try:
+        again = decide(ctx, decision.model_version, cycle_id=cycle_id, against_new_champion=True)
+    except (IntegrityError, NotFoundError) as failure:
+        _finish_cycle(ctx, cycle_id, "reject", f"{error}, and it cannot be judged again: {failure}", live=False)
+        return None
+    if again.verdict == "needs_person":
+        question = f"version {again.model_version}: {again.reason}; `evergreen approve {again.id}` or `reject`"
+        alerts.alert(ctx.settings, "a model needs a person, since another one became live meanwhile", question)
+    return release(ctx, again.id, cycle_id=cycle_id)
 
 
 def finish_open_cycles(ctx: Context) -> None:

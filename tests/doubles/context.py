@@ -7,7 +7,7 @@ from sqlalchemy import create_engine
 from ml.context import Context
 from ml.settings import Settings
 from tests.doubles.object_store import MemoryObjectStore
-from tests.doubles.registry import MemoryRegistry, install
+from tests.doubles.registry import MemoryRegistry
 
 
 def memory_context(home: Path, **settings: object) -> Context:
@@ -20,5 +20,5 @@ def memory_context(home: Path, **settings: object) -> Context:
         store=MemoryObjectStore(bucket="store", server=server),
         artifacts=MemoryObjectStore(bucket="artifacts", server=server),
     )
-    install(ctx, MemoryRegistry())
+    vars(ctx)["registry"] = MemoryRegistry()
     return ctx

@@ -9,7 +9,8 @@ from ml.context import Context
 from ml.errors import NotFoundError
 from ml.models import bundle
 from ml.models.bundle import BundleInfo
-from ml.models.registry import BUNDLE_FOLDER, DIGEST_TAG, BundleLocation, RegisteredVersion, Registry
+from ml.models.recorded_registry import RecordedRegistry
+from ml.models.registry import BUNDLE_FOLDER, DIGEST_TAG, BundleLocation, RegisteredVersion, RestorableRegistry
 
 
 def new_state() -> dict[str, Any]:
@@ -26,7 +27,7 @@ class MemoryRegistry:
     def add(self, version: int, prefix: str, digest: str | None, run_id: str = "", **tags: str) -> None:
         """Put in a version of the test's choice; without a digest it has no bundle."""
         with self._state() as state:
-            all_tags = ({} if digest is None else {DIGEST_TAG: digest}) | tags
+            all_tags = tags | ({} if digest is None else {DIGEST_TAG: digest})
             state["versions"][str(version)] = {"prefix": prefix, "run_id": run_id, "tags": all_tags}
             state["last"] = max(state["last"], version)
 
@@ -35,6 +36,11 @@ class MemoryRegistry:
         with self._state() as state:
             del state["versions"][str(version)]
             state["aliases"] = {name: v for name, v in state["aliases"].items() if v != version}
+
+    def clear(self) -> None:
+        """A new registered model, whose numbers begin at 1, as after a person renamed the other."""
+        with self._state() as state:
+            state.update(new_state())
 
     def alias(self, name: str) -> int | None:
         return self.aliases().get(name)
@@ -83,6 +89,12 @@ class MemoryRegistry:
         self.add(version, f"{run_id}/artifacts/model/data/{BUNDLE_FOLDER}", digest, run_id, **all_tags)
         return version
 
+    def restore(self, location: BundleLocation, run_id: str, tags: Mapping[str, str]) -> int:
+        with self._state() as state:
+            version: int = state["last"] + 1
+        self.add(version, location.prefix, location.digest, run_id, **tags)
+        return version
+
     def find(self, **tags: str) -> list[RegisteredVersion]:
         with self._state() as state:
             rows = sorted(((int(number), row) for number, row in state["versions"].items()), reverse=True)
@@ -106,6 +118,6 @@ def _find(state: dict[str, Any], version: int) -> dict[str, Any]:
     return row
 
 
-def install(ctx: Context, registry: Registry) -> None:
-    """Make the context use this registry, as if it had connected to it."""
-    vars(ctx)["registry"] = registry
+def install(ctx: Context, registry: RestorableRegistry) -> None:
+    """Make the context use this registry in MLflow's place."""
+    vars(ctx)["registry"] = RecordedRegistry(ctx.engine, registry)

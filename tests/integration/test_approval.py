@@ -26,7 +26,7 @@ from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.release.approval import apply_approval, process_pending
 from ml.release.release import release
 from serving.app import build
-from tests.bundles import make_bundle, upload
+from tests.bundles import make_bundle, make_live, upload
 from tests.file_registry import FileRegistry, install
 
 DECISION = "ab12"
@@ -64,7 +64,7 @@ def waiting(make_context: Callable[..., Context], tmp_path: Path) -> Waiting:
     for version in (1, 2, 3):
         digest = make_bundle(tmp_path / f"v{version}", "01", seed=version)
         registry.add(version, upload(ctx, tmp_path / f"v{version}", version), digest)
-    registry.set_alias("champion", 1)
+    make_live(ctx, registry, 1)
     cycles.open_cycle(ctx.engine, "c2", "manual")
     with transaction(ctx.engine) as connection:
         record(connection, Decision(DECISION, 2, 1, None, "needs_person", "unclear on class 1", "gate", {}))
@@ -146,7 +146,7 @@ def test_an_answer_that_nobody_carried_out_is_swept_up(waiting: Waiting) -> None
 
 
 def test_a_yes_to_a_decision_against_a_champion_that_is_gone_moves_nothing(waiting: Waiting) -> None:
-    waiting.registry.set_alias("champion", 3)
+    make_live(waiting.ctx, waiting.registry, 3)
     waiting.answer(approved=True)
     assert apply_approval(waiting.ctx, DECISION) is None
     assert waiting.registry.alias("champion") == 3

@@ -16,6 +16,7 @@ from ml.storage import object_store
 from ml.training import export
 from ml.training.network import networks
 from ml.training.train import train
+from tests.bundles import make_live
 from tests.pictures import digit_files, upload
 from tests.unit.training.test_fit_and_export import info
 
@@ -31,7 +32,7 @@ def test_from_the_small_network_to_a_pretrained_backbone_and_on(context_with_mlf
     done = ingest(ctx, upload(ctx, "one", digit_files(0, 120)))
     assert done.version
     first = train(ctx, done.version, cycle_id="small", epochs=1)
-    ctx.registry.set_alias("champion", first.model_version)
+    make_live(ctx, ctx.registry, first.model_version)
 
     key = "weights/body.safetensors"
     other = changed(ctx, architecture=NAME, weights=f"s3://{ctx.settings.store_bucket}/{key}", image_size=32)
@@ -53,7 +54,7 @@ def test_from_the_small_network_to_a_pretrained_backbone_and_on(context_with_mlf
     assert (loaded.variant == "int8") == bool(metrics["int8_kept"]) == (metrics["int8_accuracy_loss"] <= 0.003)
     assert (loaded.info.image_size, loaded.info.channels) == (32, 1)
 
-    ctx.registry.set_alias("champion", second.model_version)
+    make_live(ctx, ctx.registry, second.model_version)
     more = ingest(other, upload(other, "two", digit_files(120, 180)))
     assert more.version
     third = train(other, more.version, cycle_id="warm", epochs=1)

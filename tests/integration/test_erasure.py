@@ -129,7 +129,9 @@ def register_bundle(ctx: Context, folder: Path, shown: bytes, dataset: str, pref
     digest = bundle.write(folder, bundle.parse((folder / bundle.INFO).read_bytes()))
     for path in folder.iterdir():
         ctx.artifacts.put_file(f"{prefix}/{path.name}", path)
-    ctx.registry.add(1, prefix, digest, dataset_version=dataset)  # type: ignore[attr-defined]
+    registry = MemoryRegistry()
+    registry.add(1, prefix, digest, dataset_version=dataset)
+    install(ctx, registry)
     return digest
 
 
@@ -280,7 +282,7 @@ def test_a_store_that_is_away_is_named_and_swept_later(ctx: Context) -> None:
 
 def replace_labels(ctx: Context, labels: Any) -> Context:
     other = replace(ctx, labels=labels)
-    install(other, ctx.registry)
+    vars(other)["registry"] = ctx.registry
     return other
 
 

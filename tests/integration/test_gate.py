@@ -1,5 +1,6 @@
 """Decisions on a real dataset version, over models of known worth: linear ones, fitted to more or fewer digits."""
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,12 +10,14 @@ import orjson
 import pytest
 from sqlalchemy import func
 
-from ml.catalog import cycles, holdout_comparisons
+from ml.catalog import cycles, decisions, holdout_comparisons
 from ml.catalog.decisions import Decision
 from ml.catalog.tables import decisions as decisions_table
 from ml.datasets import classes, holdout, versions
-from ml.errors import ConflictError, IntegrityError, NotFoundError
+from ml.errors import IntegrityError, NotFoundError
+from ml.gate.decide import decide
 from ml.ingest import ingest
+from ml.models import bundle
 from ml.release.release import release
 from tests.gates import DIGITS, Gate
 from tests.pictures import digit_files
@@ -48,7 +51,7 @@ def test_a_first_model_is_promoted_recorded_shown_and_decided_once(gate: Gate) -
 
 
 def test_a_better_model_wins_an_equal_and_a_worse_one_do_not(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1, fitted_to=40))
+    gate.make_live(gate.model(1, fitted_to=40))
     better = gate.decide(gate.model(2))
     figures = better.statistics
     assert better.verdict == "promote"
@@ -59,7 +62,7 @@ def test_a_better_model_wins_an_equal_and_a_worse_one_do_not(gate: Gate) -> None
     assert figures["difference"] == pytest.approx(figures["challenger_accuracy"] - figures["champion_accuracy"])
     keys = {"holdout", "champion_interval", "challenger_interval", "challenger_only_right", "champion_only_right"}
     assert keys <= figures.keys()
-    gate.registry.set_alias("champion", 2)
+    gate.make_live(2)
     equal = gate.decide(gate.model(3, seed=1))
     worse = gate.decide(gate.model(4, fitted_to=40))
     for decision in (equal, worse):
@@ -68,7 +71,7 @@ def test_a_better_model_wins_an_equal_and_a_worse_one_do_not(gate: Gate) -> None
 
 
 def test_a_class_the_challenger_never_heard_of_is_answered_wrong_and_named(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1, labels=tuple("3456789")))
+    gate.make_live(gate.model(1, labels=tuple("3456789")))
     decision = gate.decide(gate.model(2, labels=tuple("012345678")))
     row = group(decision, "class", "9")
     assert (row["challenger"], row["finding"]) == (0, "worse")
@@ -80,14 +83,14 @@ def test_a_class_the_challenger_never_heard_of_is_answered_wrong_and_named(gate:
 
 
 def test_a_new_class_counts_for_the_challenger_that_knows_it(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1, labels=tuple("0123456")))
+    gate.make_live(gate.model(1, labels=tuple("0123456")))
     decision = gate.decide(gate.model(2))
     assert decision.verdict == "promote"
     assert decision.statistics["new_classes"] == ["7", "8", "9"]
 
 
 def test_a_champion_that_says_a_class_by_its_old_name_is_right(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     before = gate.decide(gate.model(2, seed=1)).statistics["champion_accuracy"]
     gate.dataset = classes.rename(gate.ctx, "7", "seven", actor="ann", reason="words").version
     decision = gate.decide(gate.model(3, labels=(*DIGITS[:7], "seven", *DIGITS[8:]), seed=1))
@@ -97,7 +100,7 @@ def test_a_champion_that_says_a_class_by_its_old_name_is_right(gate: Gate) -> No
 
 
 def test_whatever_counts_is_compared_and_told(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1, fitted_to=100))
+    gate.make_live(gate.model(1, fitted_to=100))
     newer = ingest(gate.ctx, upload_drop(gate.ctx, "two", digit_files(700, 1000))).version
     assert newer is not None
     gate.dataset = newer
@@ -125,14 +128,14 @@ def test_each_look_at_the_holdout_is_stricter_and_a_promotion_leaves_fresh_sampl
     make_gate: Callable[..., Gate],
 ) -> None:
     gate = make_gate(300, gate_margin=0.3)
-    gate.registry.set_alias("champion", gate.model(1, fitted_to=40))
+    gate.make_live(gate.model(1, fitted_to=40))
     first = gate.decide(gate.model(2)).statistics["budget"]
-    gate.registry.set_alias("champion", 2)
+    gate.make_live(2)
     second = gate.decide(gate.model(3, seed=1)).statistics["budget"]
     assert (first["number"], second["number"], second["looks_before"], second["events_before"]) == (1, 2, 1, 1)
     assert second["level"] < first["level"] / 2, "a promotion has told something"
     assert [look.event for look in holdout_comparisons.all_comparisons(gate.ctx.engine)] == [True, False]
-    gate.registry.set_alias("champion", 1)
+    gate.make_live(1)
     assert [gate.decide(gate.model(v, seed=v)).verdict for v in (5, 6, 7, 8)] == ["promote"] * 4
     two = ingest(gate.ctx, upload_drop(gate.ctx, "two", digit_files(300, 1700)))
     assert two.version is not None
@@ -147,17 +150,18 @@ def test_each_look_at_the_holdout_is_stricter_and_a_promotion_leaves_fresh_sampl
 
 
 def test_the_best_champion_so_far_is_compared_with_until_a_person_decides_otherwise(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     first = gate.decide(gate.model(2, fitted_to=60)).statistics
     assert (first["best_so_far"], [row["role"] for row in first["incumbents"]]) == (1, ["champion"])
-    gate.registry.set_alias("champion", 2)  # as if small losses had added up
+    gate.make_live(2)  # as if small losses had added up
     decision = gate.decide(gate.model(3, fitted_to=90))
     champion, best = decision.statistics["incumbents"]
     assert (champion["version"], best["version"], best["role"]) == (2, 1, "best so far")
     assert champion["metric"] > 0 > best["metric"]
     assert (decision.verdict, decision.statistics["best_so_far"]) == ("reject", 1)
     assert "worse than the best so far (v1)" in decision.reason
-    gate.registry.remove(1)
+    gate.break_bundle(1, "missing")
+    shutil.rmtree(bundle.cache_folder(gate.ctx.settings.home))
     assert gate.decide(gate.model(4, fitted_to=90, seed=1)).statistics["best_so_far"] == 2, "it is gone"
     gate.promote_by_hand(2)
     after = gate.decide(gate.model(5, fitted_to=100)).statistics
@@ -165,7 +169,7 @@ def test_the_best_champion_so_far_is_compared_with_until_a_person_decides_otherw
 
 
 def test_new_classes_are_told_apart_and_what_is_known_must_not_suffer_for_them(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1, labels=tuple("0123456")))
+    gate.make_live(gate.model(1, labels=tuple("0123456")))
     decision = gate.decide(gate.model(2, fitted_to=450))
     figures = decision.statistics
     new = figures["new_class_answers"]
@@ -177,7 +181,7 @@ def test_new_classes_are_told_apart_and_what_is_known_must_not_suffer_for_them(g
 
 
 def test_a_champion_that_knows_no_class_present_has_nothing_to_lose(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1, labels=("ape", "bee")))
+    gate.make_live(gate.model(1, labels=("ape", "bee")))
     decision = gate.decide(gate.model(2))
     assert decision.verdict == "promote"
     assert decision.reason.endswith("no sample is of a class that the champion (v1) knows")
@@ -186,7 +190,7 @@ def test_a_champion_that_knows_no_class_present_has_nothing_to_lose(gate: Gate) 
 
 
 def test_answers_are_judged_anew_where_a_label_changed_since(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     before = gate.decide(gate.model(2, seed=1)).statistics
     gate.dataset = classes.merge(gate.ctx, ["7", "1"], "one", actor="ann", reason="alike").version
     after = gate.decide(gate.model(3, labels=(*"0", "one", *"2345689"), seed=1)).statistics
@@ -195,7 +199,7 @@ def test_answers_are_judged_anew_where_a_label_changed_since(gate: Gate) -> None
 
 
 def test_two_gates_at_once_take_numbers_one_after_the_other(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     for version in (2, 3, 4):
         gate.model(version, seed=version)
         cycles.open_cycle(gate.ctx.engine, f"c{version}", "manual")
@@ -219,7 +223,7 @@ def test_a_person_is_asked_where_the_settings_say_so_and_nothing_moves(
 
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 def test_a_broken_champion_is_as_good_as_none_and_said(gate: Gate, how: str) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     gate.break_bundle(1, how)
     decision = gate.decide(gate.model(2))
     assert decision.verdict == "promote"
@@ -227,10 +231,21 @@ def test_a_broken_champion_is_as_good_as_none_and_said(gate: Gate, how: str) -> 
     assert decision.champion_version == 1
 
 
-def test_a_champion_that_the_registry_lost_is_as_good_as_none(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
-    gate.registry.remove(1)
-    assert gate.decide(gate.model(2)).verdict == "promote"
+@pytest.mark.parametrize("harm", ["deleted", "renamed", "alias moved"])
+def test_whatever_people_do_in_the_registry_the_live_model_is_the_champion(gate: Gate, harm: str) -> None:
+    """With the version deleted, a challenger was promoted as the first model over a better one that was live."""
+    gate.make_live(gate.model(1))
+    worse = gate.model(2, fitted_to=40)
+    if harm == "deleted":
+        gate.registry.remove(1)
+    elif harm == "renamed":
+        gate.registry.clear()  # the new registered model begins at 1 again
+        worse = gate.registered(gate.model(1, fitted_to=40, seed=3))
+    else:
+        gate.registry.set_alias("champion", worse)
+    decision = gate.decide(worse)
+    assert (decision.verdict, decision.champion_version) == ("reject", 1)
+    assert decision.statistics["champion_accuracy"] > decision.statistics["challenger_accuracy"]
 
 
 @pytest.mark.parametrize("how", ["missing", "damaged"])
@@ -250,7 +265,7 @@ def test_a_version_without_a_dataset_is_named(gate: Gate) -> None:
 
 
 def test_only_new_segments_are_scored(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     gate.decide(gate.model(2))
     (old,) = gate.scored(1)
     marked = _all_wrong(gate.ctx.store.get(old))
@@ -268,7 +283,7 @@ def test_only_new_segments_are_scored(gate: Gate) -> None:
 
 @pytest.mark.parametrize("harm", ["gone", "cut off", "not npz"])
 def test_answers_that_were_lost_are_given_anew(gate: Gate, harm: str) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     before = gate.decide(gate.model(2)).statistics["champion_accuracy"]
     (key,) = gate.scored(1)
     data = gate.ctx.store.get(key)
@@ -281,18 +296,13 @@ def test_answers_that_were_lost_are_given_anew(gate: Gate, harm: str) -> None:
 
 
 def test_deciding_again_after_the_release_tells_the_same(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1, fitted_to=40))
+    gate.make_live(gate.model(1, fitted_to=40))
     decision = gate.decide(gate.model(2))
-    gate.registry.set_alias("champion", 2)
+    gate.make_live(2)
+    before = gate.count(decisions_table)
     assert gate.decide(2).id == decision.id
     assert gate.cycle(2).verdict == "promote"
-    assert gate.count(decisions_table) == 1
-
-
-def test_a_champion_that_nobody_decided_on_is_not_compared_with_itself(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
-    with pytest.raises(ConflictError, match="is the champion already"):
-        gate.decide(1)
+    assert gate.count(decisions_table) == before
 
 
 def test_deciding_again_keeps_what_the_release_noted_in_the_cycle(gate: Gate) -> None:
@@ -302,12 +312,27 @@ def test_deciding_again_keeps_what_the_release_noted_in_the_cycle(gate: Gate) ->
     assert gate.cycle(1).reason == "the release was undone"
 
 
-def test_a_new_decision_opens_the_cycle_again(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
-    assert gate.decide(gate.model(2, fitted_to=100)).verdict == "reject"
+def test_a_cycle_has_one_decision_however_often_its_task_is_cleared(gate: Gate) -> None:
+    """Against a later champion the old challenger lost, which overwrote the verdict and spent the gate's budget."""
+    gate.make_live(gate.model(1))
+    decision = gate.decide(gate.model(2, fitted_to=100))
+    assert decision.verdict == "reject"
+    looks = len(holdout_comparisons.all_comparisons(gate.ctx.engine))
     gate.promote_by_hand(gate.model(3, fitted_to=30))
-    assert gate.decide(2).verdict == "promote", "the champion is another, so the question is"
-    assert gate.cycle(2).finished_at is None
+    assert (again := gate.decide(2)).id == decision.id
+    assert again.verdict == "reject"
+    assert gate.cycle(2).finished_at is not None
+    assert len(holdout_comparisons.all_comparisons(gate.ctx.engine)) == looks
+
+
+def test_a_second_decision_of_a_cycle_is_a_new_row(gate: Gate) -> None:
+    gate.make_live(gate.model(1))
+    first = gate.decide(gate.model(2, fitted_to=100))
+    gate.promote_by_hand(gate.model(3, fitted_to=30))
+    second = decide(gate.ctx, 2, cycle_id="c2", against_new_champion=True)
+    assert (first.verdict, second.verdict, second.champion_version) == ("reject", "promote", 3)
+    assert decisions.get(gate.ctx.engine, first.id).verdict == "reject", "it stays as it was"
+    assert (gate.cycle(2).decision_id, gate.cycle(2).finished_at) == (second.id, None)
 
 
 def test_a_holdout_that_is_too_small_promotes_nothing(make_gate: Callable[..., Gate]) -> None:
@@ -315,7 +340,7 @@ def test_a_holdout_that_is_too_small_promotes_nothing(make_gate: Callable[..., G
     first = gate.decide(gate.model(1))
     assert first.verdict == "reject"
     assert "at least 500 are needed" in first.reason
-    gate.registry.set_alias("champion", gate.model(2, fitted_to=40))
+    gate.make_live(gate.model(2, fitted_to=40))
     assert "at least 500 are needed" in gate.decide(gate.model(3)).reason
     assert holdout_comparisons.all_comparisons(gate.ctx.engine) == [], "nothing was looked at"
 

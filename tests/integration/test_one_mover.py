@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from ml.catalog import approvals, cycles, deployments, holdout_comparisons
+from ml.catalog import approvals, cycles, decisions, deployments, holdout_comparisons
 from ml.catalog.approvals import Approval
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
@@ -103,7 +103,9 @@ def test_an_operator_between_decision_and_release(make_live_gate: Callable[..., 
     operator.promote(gate.ctx, gate.model(3, seed=3), "ann", "first")
     assert release(gate.ctx, decision.id, cycle_id="c2") is None
     assert agree(gate) == 3
-    assert "the champion changed from 1 to 3" in str(gate.cycle(2).reason)
+    again = decisions.get(gate.ctx.engine, str(gate.cycle(2).decision_id))
+    assert (again.id != decision.id, again.champion_version, again.verdict) == (True, 3, "reject"), "judged again"
+    assert gate.cycle(2).reason == again.reason
 
 
 def test_gates_operators_and_people_all_at_once(make_live_gate: Callable[..., Gate]) -> None:
@@ -129,7 +131,12 @@ def test_gates_operators_and_people_all_at_once(make_live_gate: Callable[..., Ga
             done.result()
     process_pending(gate.ctx)
     agree(gate)
-    assert {gate.cycle(version).verdict for version in (2, 3)} <= {"promote", "reject"}
+    for version in (2, 3):
+        row = gate.cycle(version)
+        assert (row.verdict in ("promote", "reject")) == (row.finished_at is not None)
+        if row.finished_at is None:  # another became live between the answer and the release, so it is asked anew
+            again = decisions.get(gate.ctx.engine, str(row.decision_id))
+            assert (row.verdict, approvals.find(gate.ctx.engine, again.id)) == ("needs_person", None)
 
 
 KILLED = """

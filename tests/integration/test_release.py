@@ -4,13 +4,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
 from ml.catalog import cycles, decisions, deployments
 from ml.catalog.decisions import Decision
@@ -21,9 +22,10 @@ from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.models.registry import BundleLocation
 from ml.release import operator
-from ml.release.deploy import Deployment, deploy_decision, reconcile
+from ml.release.deploy import Deployment, deploy_decision, reconcile, repair_registry
 from ml.release.release import release
 from tests.bundles import make_bundle, upload
+from tests.doubles import registry as doubles
 from tests.environment import environment
 from tests.file_registry import FileRegistry, install
 from tests.pictures import digits
@@ -64,7 +66,7 @@ class System:
     def asking(self, url: str, **settings: object) -> Context:
         """The same system for a mover that finds the service at `url`."""
         other = replace(self.ctx, settings=self.ctx.settings.model_copy(update={"service_url": url, **settings}))
-        vars(other)["registry"] = self.registry
+        doubles.install(other, self.registry)
         return other
 
     def unmoved(self) -> bool:
@@ -338,18 +340,20 @@ def test_versions_deleted_in_the_registry_block_nobody(system: System) -> None:
     system.registry.remove(3)  # the champion itself
     assert operator.promote(system.ctx, 2, "ann", "3 was deleted").status == "live"
     assert system.registry.alias("champion") == 2
-    with pytest.raises(NotFoundError):
-        operator.rollback(system.ctx, "ann", "to what is gone", to_version=1)
+    assert operator.rollback(system.ctx, "ann", "to what was deleted", to_version=1).status == "live"
+    shown = system.registry.aliases()["champion"]
+    assert system.registry.bundle(shown) == system.ctx.registry.bundle(1), "it is registered again, by another number"
+    assert system.ctx.registry.aliases() == {"champion": 1, "previous": 2}
 
 
 def test_a_version_deleted_while_it_rolls_out_is_not_live(system: System) -> None:
     class Vanishing(FileRegistry):
-        def bundle(self, version: int) -> BundleLocation:
-            location = super().bundle(version)
-            self.remove(version)
-            return location
+        def set_alias(self, name: str, version: int | None) -> None:
+            if name == "champion" and version == 2:
+                self.remove(version)
+            super().set_alias(name, version)
 
-    vars(system.ctx)["registry"] = Vanishing(system.registry._path)
+    doubles.install(system.ctx, Vanishing(system.registry._path))
     done = deploy_decision(system.ctx, system.decide(2), 1)
     assert done.status == "failed"
     assert "no version 2" in str(done.reason)
@@ -360,20 +364,30 @@ def test_a_mover_that_lost_its_lock_to_another_conflicts(system: System) -> None
     class Rival(FileRegistry):
         def bundle(self, version: int) -> BundleLocation:
             """Another mover begins in this very moment."""
-            with transaction(system.ctx.engine) as connection:
+            with suppress(IntegrityError), transaction(system.ctx.engine) as connection:
                 values = {"decision_id": "d1-None", "bundle_prefix": "p", "bundle_digest": "d"}
                 deployments.begin(connection, model_version=3, previous_version=1, **values)
             return super().bundle(version)
 
-    vars(system.ctx)["registry"] = Rival(system.registry._path)
+    doubles.install(system.ctx, Rival(system.registry._path))
     with pytest.raises(ConflictError, match="another deployment"):
         deploy_decision(system.ctx, system.decide(2), 1)
 
 
-def test_an_alias_moved_by_hand_is_set_back_to_the_ledger(system: System) -> None:
+def test_what_people_changed_in_the_registry_is_corrected_and_reported(system: System) -> None:
+    assert deploy_decision(system.ctx, system.decide(2), 1).status == "live"
+    assert repair_registry(system.ctx) == []
     system.registry.set_alias("champion", 3)
-    reconcile(system.ctx)
-    assert system.registry.alias("champion") == 1
+    assert repair_registry(system.ctx) == ["the alias champion named version 3, but version 2 is live: corrected"]
+    assert system.registry.aliases() == {"champion": 2, "previous": 1}
+    system.registry.clear()  # as after renaming the registered model
+    lost, lost_too, alias = repair_registry(system.ctx)
+    assert "version 2 was missing in the registry: registered again" in lost
+    assert "version 1 was missing" in lost_too
+    assert "named no version" in alias
+    assert system.ctx.registry.aliases() == {"champion": 2, "previous": 1}
+    assert system.registry.aliases() == {"champion": 1, "previous": 2}, "by the registry's own numbers"
+    assert repair_registry(system.ctx) == []
 
 
 @pytest.mark.parametrize(("actor", "reason"), [("", "why"), ("  ", "why"), ("ann", ""), ("ann", "\n ")])

@@ -8,6 +8,7 @@ from ml.errors import IntegrityError, NotFoundError
 from ml.ingest import ingest
 from ml.models import bundle, model
 from ml.training.train import train
+from tests.bundles import make_live
 from tests.pictures import digit_files, upload
 
 
@@ -39,7 +40,7 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     assert run.data.params["plan_mode"] == "full"
     assert run.data.metrics["final_validation_accuracy"] > 0.6
 
-    ctx.registry.set_alias("champion", challenger.model_version)
+    make_live(ctx, ctx.registry, challenger.model_version)
     second = ingest(ctx, upload(ctx, "two", digit_files(500, 700)))
     assert second.version
     again = train(ctx, second.version, cycle_id=str(second.drop_id), epochs=3)

@@ -20,6 +20,7 @@ from ml.release import operator
 from ml.release.deploy import LOCK, Deployment, reconcile
 from ml.release.release import release
 from tests.bundles import loaded, make_bundle, upload
+from tests.doubles import registry as doubles
 from tests.file_registry import FileRegistry, install
 from tests.pictures import digits
 from tests.servers import Servers, wait_until
@@ -38,6 +39,7 @@ class System:
     ctx: Context
     registry: FileRegistry
     service: Service
+    folder: Path
 
     def decide(self, version: int) -> Decision:
         decision = Decision(f"d{version}", version, CHAMPION, None, "promote", "it is better", "gate", {})
@@ -50,7 +52,7 @@ class System:
         """Begin a trial as the gate does, and only wait for what the service makes of it; the ledger's row."""
         settings = self.ctx.settings.model_copy(update={"release_strategy": strategy})
         ctx = replace(self.ctx, settings=settings)
-        vars(ctx)["registry"] = self.registry
+        doubles.install(ctx, self.registry)
         begun = release(ctx, self.decide(version).id, cycle_id=f"c{version}")
         assert begun is not None
         assert (begun.status, begun.strategy) == ("trial", strategy)
@@ -60,6 +62,12 @@ class System:
         assert ended.id == begun.id
         wait_replicas(self.ctx, lambda replica: replica["candidate_deployment_id"] is None)
         return self.row(begun)
+
+    def add_as_good(self, version: int) -> None:
+        """Register a model that answers as `GOOD` does."""
+        folder = self.folder / f"b{version}"
+        digest = make_bundle(folder, LABELS, seed=1, bias=0.01)
+        self.registry.add(version, upload(self.ctx, folder, version), digest)
 
     def row(self, of: Deployment) -> DeploymentHistoryRecord:
         return next(row for row in deployments.history(self.ctx.engine) if row.id == of.id)
@@ -82,10 +90,10 @@ def system(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with service(settings, folder) as running:
         client_settings = settings.model_copy(update={"service_url": running.url})
         ctx = replace(ctx, settings=client_settings)
-        vars(ctx)["registry"] = registry
+        doubles.install(ctx, registry)
         wait_until(lambda: len(deployments.live_replicas(ctx.engine, 0.5)) == 2)
         assert operator.promote(ctx, CHAMPION, "ann", "to begin with").status == "live"
-        yield System(ctx, registry, running)
+        yield System(ctx, registry, running, folder)
 
 
 def failing(folder: Path) -> str:
@@ -178,7 +186,7 @@ def test_a_shadow_is_unseen_and_its_disagreements_are_kept(system: System) -> No
 
 
 def test_a_shadow_that_agrees_is_promoted(system: System) -> None:
-    system.registry.add(8, *vars(system.registry.bundle(GOOD)).values())
+    system.add_as_good(8)
     with Hammer(system.service.url, PICTURES).swinging(4):
         row = system.tried_by_itself(8, "shadow")
     assert (row.status, row.findings["answers"] >= 150) == ("live", True), row.reason
@@ -187,7 +195,7 @@ def test_a_shadow_that_agrees_is_promoted(system: System) -> None:
 
 def test_an_operator_by_rest_and_on_the_console_though_the_registry_is_away(system: System) -> None:
     url, why = system.service.url + "/v1/admin", "worse at <b>night</b>"
-    system.registry.add(9, *vars(system.registry.bundle(GOOD)).values())
+    system.add_as_good(9)
     assert operator.promote(system.ctx, 9, "ann", "to go back from").status == "live"
     back = httpx.post(f"{url}/rollback", json={"actor": "ann", "reason": why}, timeout=60)
     reply = back.json()

@@ -37,7 +37,7 @@ def attack(gate: Gate) -> int:
 
 
 def test_a_drop_that_relabels_the_holdout_does_not_promote_its_challenger(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     before = gate.decide(gate.model(2, seed=1)).statistics
     threes = attack(gate)
     decision = gate.decide(gate.model(3))
@@ -69,7 +69,7 @@ def test_few_changed_labels_ask_nobody_and_count_as_before(
     make_gate: Callable[..., Gate],
 ) -> None:
     gate = make_gate(gate_relabelled=0.5)
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     attack(gate)
     decision = gate.decide(gate.model(2))
     assert decision.verdict == "reject"
@@ -77,7 +77,7 @@ def test_few_changed_labels_ask_nobody_and_count_as_before(
 
 
 def test_rejected_challengers_move_no_yardstick_and_a_revert_does(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     threes = attack(gate)
     gate.decide(gate.model(2))
     newer = ingest(gate.ctx, upload(gate.ctx, "two", digit_files(700, 900))).version
@@ -93,7 +93,7 @@ def test_rejected_challengers_move_no_yardstick_and_a_revert_does(gate: Gate) ->
 
 def test_a_champion_that_learned_poison_is_judged_by_the_labels_without_it(gate: Gate) -> None:
     threes = attack(gate)
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     undone = revert.revert(gate.ctx, "attack", actor="ann", reason="poison").version
     assert undone is not None
     gate.dataset = undone
@@ -105,7 +105,7 @@ def test_a_champion_that_learned_poison_is_judged_by_the_labels_without_it(gate:
 
 
 def test_an_operators_word_counts_at_once(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     holdout = loader.load(gate.ctx, gate.dataset, "holdout", 8, 1)
     digest = holdout.sha256[0]
     label = holdout.classes[(holdout.labels[0] + 1) % 10]
@@ -129,7 +129,7 @@ def by_digest() -> list[tuple[str, bytes]]:
 
 def test_a_bulk_correction_counts_at_once_and_can_be_undone(gate: Gate) -> None:
     threes = attack(gate)
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     fixed = fixes.fix(gate.ctx, "attack", "8", "3", actor="ann", reason="they are threes")
     gate.dataset = fixed.version
     decision = gate.decide(gate.model(2))
@@ -144,7 +144,7 @@ def test_a_bulk_correction_counts_at_once_and_can_be_undone(gate: Gate) -> None:
 
 
 def test_near_copies_count_once_in_every_figure(gate: Gate) -> None:
-    gate.registry.set_alias("champion", gate.model(1))
+    gate.make_live(gate.model(1))
     before = gate.decide(gate.model(2, seed=1)).statistics
     holdout = loader.load(gate.ctx, gate.dataset, "holdout", 8, 1)
     files = dict(by_digest())

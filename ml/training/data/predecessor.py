@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from ml.catalog import deployments
 from ml.context import Context
 from ml.errors import IntegrityError, NotFoundError
 from ml.models import bundle
@@ -68,9 +69,10 @@ def load_champion(ctx: Context) -> Predecessor | NoPredecessor:
     Raises:
         UnavailableError: the registry or the bucket does not answer.
     """
-    version = ctx.registry.alias("champion")
-    if version is None:
+    live = deployments.live(ctx.engine)
+    if live is None:
         return NoPredecessor("there is no champion to start from")
+    version = live.model_version
     try:
         return _load(ctx, version)
     except (IntegrityError, NotFoundError) as error:
