@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -57,12 +57,15 @@ def limit_statements(connection: Connection, milliseconds: int) -> None:
 
 
 @contextmanager
-def advisory_lock(engine: Engine, name: str, *, wait: bool = True) -> Iterator[Connection]:
+def advisory_lock(engine: Engine, name: str, *, wait: bool = True, may_be_lost: bool = False) -> Iterator[Connection]:
     """Hold the cluster-wide lock `name` for the block.
 
     The lock belongs to the session of the yielded connection, so a killed process releases it. The block may
     run transactions on other connections. If the session is lost while the block runs, so is the lock:
     commits in the block must not rely on the lock alone.
+
+    Args:
+        may_be_lost: the block takes long and is safe without the lock, so that a lost session is no error.
 
     Raises:
         ConflictError: the lock is held elsewhere, and `wait` is false.
@@ -74,6 +77,10 @@ def advisory_lock(engine: Engine, name: str, *, wait: bool = True) -> Iterator[C
     except OperationalError as error:
         raise UnavailableError(f"the catalog database does not answer: {error.orig}") from error
     with connection:
+        # The server notices within a minute that the host of this session is gone, and releases the lock.
+        connection.execute(
+            text("set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3")
+        )
         if wait:
             _lock_call(connection, "pg_advisory_lock", key)
         elif not _lock_call(connection, "pg_try_advisory_lock", key):
@@ -84,7 +91,8 @@ def advisory_lock(engine: Engine, name: str, *, wait: bool = True) -> Iterator[C
             with suppress(UnavailableError):  # the error of the block is more informative
                 _lock_call(connection, "pg_advisory_unlock", key)
             raise
-        _lock_call(connection, "pg_advisory_unlock", key)
+        with suppress(UnavailableError) if may_be_lost else nullcontext():
+            _lock_call(connection, "pg_advisory_unlock", key)
 
 
 def _lock_call(connection: Connection, function: str, key: int) -> object:

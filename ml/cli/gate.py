@@ -85,7 +85,8 @@ def approve(
     if deployment is None:
         emit({"status": "not released", "decision": decision}, as_json)
         if not as_json:
-            say("approved, but another champion was made meanwhile, so it is not released: train and decide again")
+            say("approved, but not released: another model became live meanwhile, and it was judged again by that one;")
+            say("`evergreen decisions` lists the new decision")
         raise typer.Exit(STOPPED)
     report_deployment(deployment, as_json)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ml.catalog import cycles
+from ml.catalog.engine import advisory_lock
 from ml.context import Context
 from ml.datasets import loader, versions
 from ml.datasets.versions import DatasetVersion
@@ -77,19 +78,21 @@ def train(
         UnavailableError: a server does not answer.
     """
     version = versions.get(ctx, version_id)
-    trained_model = place.broadcast(_finished(ctx, cycle_id, version.id) if place.is_leader else None)
     if not place.is_leader:
-        if trained_model is None:
+        if place.broadcast(None) is None:
             _Training.prepare(ctx, version, cycle_id, mode, seed, epochs, place).fit(None)
         return place.broadcast(TrainedModel("", 0))
-    track.close_abandoned(
-        ctx.tracking, ctx.settings.experiment, cycle_id, trained_model.run_id if trained_model else None
-    )
-    if trained_model is None:
-        with cycles.stage(ctx.engine, cycle_id, "train"):
-            training = _Training.prepare(ctx, version, cycle_id, mode, seed, epochs, place)
-            trained_model = _run(ctx, training, progress)
-        training.checkpoint.remove()
+    # A second process that trains the same cycle waits, and then finds the model.
+    with advisory_lock(ctx.engine, f"train {cycle_id}", may_be_lost=True):
+        trained_model = place.broadcast(_finished(ctx, cycle_id, version.id))
+        track.close_abandoned(
+            ctx.tracking, ctx.settings.experiment, cycle_id, trained_model.run_id if trained_model else None
+        )
+        if trained_model is None:
+            with cycles.stage(ctx.engine, cycle_id, "train"):
+                training = _Training.prepare(ctx, version, cycle_id, mode, seed, epochs, place)
+                trained_model = _run(ctx, training, progress)
+            training.checkpoint.remove()
     ctx.registry.set_alias("challenger", trained_model.model_version)
     cycles.record(
         ctx.engine,

@@ -1,5 +1,7 @@
 """A dataset version becomes a challenger, with real MLflow, Postgres and S3."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from ml.catalog import cycles
@@ -48,6 +50,19 @@ def test_two_cycles_of_training(context_with_mlflow: Context) -> None:
     assert params["plan_mode"] == "refresh"
     assert params["warm_start_from"] == str(challenger.model_version)
     assert int(params["plan_new"]) < int(params["training_samples"])
+
+
+def test_two_processes_that_train_a_cycle_at_once_make_one_model(context_with_mlflow: Context) -> None:
+    """Two `evergreen cycle` did it twice, and took two decisions."""
+    ctx = context_with_mlflow
+    first = ingest(ctx, upload(ctx, "one", digit_files(0, 300)))
+    with ThreadPoolExecutor(2) as pool:
+        trainings = [
+            pool.submit(train, ctx, str(first.version), cycle_id=str(first.drop_id), epochs=1) for _ in range(2)
+        ]
+        one, other = (training.result() for training in trainings)
+    assert one == other
+    assert [found.version for found in ctx.registry.find(cycle=str(first.drop_id))] == [one.model_version]
 
 
 def test_what_is_not_there_is_not_found(context_with_mlflow: Context) -> None:
