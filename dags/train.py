@@ -20,6 +20,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, PokeReturnValue, dag, task
 
 from ml.settings import Settings
+from ml.settings.training import MAX_SEED
 from plugins.assets import CHALLENGER, DATASET, RETRAIN
 from plugins.links import DecisionReportLink
 from plugins.release_sensor import SENSOR_OPTIONS
@@ -44,7 +45,7 @@ _ASSETS = DATASET | RETRAIN
         ),
         "mode": Param("auto", enum=["auto", "refresh", "full"], title="Mode"),
         "epochs": Param(None, type=["null", "integer"], minimum=1, maximum=1000, title="Epochs"),
-        "seed": Param(None, type=["null", "integer"], title="Seed"),
+        "seed": Param(None, type=["null", "integer"], minimum=0, maximum=MAX_SEED, title="Seed"),
     },
     default_args=DEFAULTS | {"execution_timeout": timedelta(hours=12)},
 )

@@ -29,10 +29,21 @@ def context() -> "Context":
 
 
 def params() -> Mapping[str, Any]:
-    """The parameters of the DAG run that this task is part of."""
+    """The parameters of the DAG run that this task is part of.
+
+    Raises:
+        InvalidInputError: the run was started with a name that is no parameter, which Airflow would pass over.
+    """
     from airflow.sdk import get_current_context
 
-    return get_current_context()["params"]
+    from ml.errors import InvalidInputError
+
+    context = get_current_context()
+    known = context["dag"].params
+    if unknown := sorted((context["dag_run"].conf or {}).keys() - known.keys()):
+        names = ", ".join(f"`{name}`" for name in sorted(known)) or "none"
+        raise InvalidInputError(f"unknown parameter {', '.join(f'`{n}`' for n in unknown)}; this DAG has {names}")
+    return context["params"]
 
 
 def name_instance(text: str) -> None:

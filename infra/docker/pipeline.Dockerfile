@@ -20,7 +20,11 @@ COPY ml ml
 COPY dags dags
 COPY plugins plugins
 COPY expectations expectations
-COPY infra infra
+# Not the whole folder: it holds the wheels.
+COPY infra/*.py infra/
+COPY infra/airflow infra/airflow
+COPY infra/local infra/local
+COPY infra/docker/*.py infra/docker/
 # Nobody may write here later, so bytecode is made now.
 RUN python -m compileall -q .
 # There is no git here: a trained model names this package's version, which ends with the revision.

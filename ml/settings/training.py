@@ -1,6 +1,6 @@
 """What is trained, from what, and how long."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, Field, NonNegativeFloat, field_validator
 
@@ -16,6 +16,8 @@ Architecture = Literal[
     "vgg16",
     "vit_b_16",
 ]
+MAX_SEED: Final = 2**32 - 1
+"""NumPy's generators of random numbers take no larger one."""
 
 
 class TrainingSettings(BaseModel):
@@ -72,7 +74,7 @@ class TrainingSettings(BaseModel):
     distillation: float = Field(0.0, ge=0, description="Weight of the champion's answers in a refresh; 0: none.")
     compile: bool = Field(default=False, description="torch.compile: pays on long trainings of large networks only.")
     checkpoint_seconds: float = Field(15.0, ge=0, description="A killed training loses at most so much work.")
-    seed: int = 17
+    seed: int = Field(17, ge=0, le=MAX_SEED)
     train_schedule: str | None = Field(None, description="Cron, beside the new-dataset asset.")
 
     @field_validator("layer_rates", mode="before")

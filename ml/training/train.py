@@ -21,6 +21,7 @@ from ml.errors import ConflictError, InvalidInputError
 from ml.models import bundle
 from ml.models.bundle import BundleInfo
 from ml.settings import Settings
+from ml.settings.training import MAX_SEED
 from ml.training import due, export, quantise
 from ml.training.data.feed import Progress
 from ml.training.data.plan import Mode
@@ -73,10 +74,13 @@ def train(
     Raises:
         ConflictError: the processes loaded different training data, or images of the version were erased meanwhile.
         InvalidInputError: the version breaks an expectation of `dataset.yml`, or has fewer than two classes with
-            training samples.
+            training samples; or the seed is out of range.
         NotFoundError: no dataset version has this id.
         UnavailableError: a server does not answer.
     """
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        due.stop_cycle(ctx, cycle_id, error := f"the seed {seed} is not between 0 and {MAX_SEED}")
+        raise InvalidInputError(error)
     version = versions.get(ctx, version_id)
     if not place.is_leader:
         if place.broadcast(None) is None:

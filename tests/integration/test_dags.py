@@ -97,8 +97,12 @@ def test_runs_by_hand_and_a_drop_that_brings_nothing_new(context: Context, airfl
     upload(context, "again", digit_files(0, 40))
     upload(context, "two", digit_files(40, 80))
     asked = ("drops/two", "drops/none/", None)
-    one, none, rest = airflow.run(context.settings, *(("ingest", {"prefix": prefix}) for prefix in asked))
+    typo, one, none, rest = airflow.run(
+        context.settings, ("ingest", {"prefx": "drops/two"}), *(("ingest", {"prefix": prefix}) for prefix in asked)
+    )
 
+    assert (typo["state"], typo["tasks"]["find"]) == ("failed", "failed")
+    assert "unknown parameter `prefx`; this DAG has `prefix`" in typo["log"]
     assert (one["state"], one["assets"]) == ("success", ["dataset"])
     assert sum(name.startswith("accept") for name in one["tasks"]) == 1, "only the drop that was named"
     assert (none["state"], none["tasks"]["find"]) == ("failed", "failed")
