@@ -29,8 +29,20 @@ class Gate:
     folder: Path
     dataset: str
 
-    def model(self, version: int, fitted_to: int = 450, labels: tuple[str, ...] = DIGITS, seed: int = 0) -> int:
-        """Register a model that knows `labels`, fitted to so many of their training images."""
+    def model(
+        self,
+        version: int,
+        fitted_to: int = 450,
+        labels: tuple[str, ...] = DIGITS,
+        seed: int = 0,
+        *,
+        mistaken: tuple[str, str] | None = None,
+    ) -> int:
+        """Register a model that knows `labels`, fitted to so many of their training images.
+
+        Args:
+            mistaken: whatever would be the first label is answered by the second.
+        """
         train = loader.load(self.ctx, self.dataset, "train", 8, 1)
         x = np.asarray(train.images, np.float32).reshape(len(train), -1) / 255
         truth = np.asarray(train.classes)[train.labels]
@@ -38,6 +50,9 @@ class Gate:
         y = (truth[order, np.newaxis] == np.asarray(labels)).astype(np.float32) * 2 - 1
         x = x[order] - 0.25
         weights = np.linalg.solve(x.T @ x + np.eye(64, dtype=np.float32), x.T @ y)
+        if mistaken is not None:
+            label, other = (labels.index(name) for name in mistaken)
+            weights[:, other] = weights[:, label] + 0.01
         folder = self.folder / f"v{version}-{len(list(self.folder.iterdir()))}"
         digest = make_bundle(folder, labels, seed=version, weights=8 * weights.astype(np.float32))
         self.registry.add(version, upload(self.ctx, folder, version), digest, dataset_version=self.dataset)

@@ -107,8 +107,9 @@ def _incumbents(champion: EvaluatedModel, best: EvaluatedModel) -> list[tuple[Ev
 
 
 def _incumbent(ctx: Context, challenger: EvaluatedModel, other: EvaluatedModel, role: str) -> dict[str, Any]:
-    """The lead over a model on the classes that it knows; on other classes nothing can be lost."""
-    return {"version": other.version, "role": role} | asdict(_lead(ctx, challenger, other, _known(challenger, other)))
+    """The lead over a model on the classes that it knows, by answers among these; of others it has none to lose."""
+    known = _known(challenger, other)
+    return {"version": other.version, "role": role} | asdict(_lead(ctx, challenger.among(other.classes), other, known))
 
 
 def _known(challenger: EvaluatedModel, other: EvaluatedModel) -> Mask:
@@ -124,7 +125,7 @@ def _best(ctx: Context, champion: EvaluatedModel, best: EvaluatedModel) -> Evalu
     """The best so far, until the champion is significantly better: otherwise small losses could add up."""
     if best.version == champion.version:
         return champion
-    per_sample = _per_sample(ctx, champion, best, _known(champion, best))
+    per_sample = _per_sample(ctx, champion.among(best.classes), best, _known(champion, best))
     return champion if lead(per_sample, None, succession_risk(ctx.settings.gate_risk)).metric_least > 0 else best
 
 
@@ -133,9 +134,11 @@ def _new_classes(challenger: EvaluatedModel, champion: EvaluatedModel) -> dict[s
 
     Returns:
         Number of `samples`, and how many are `right`; `sampled`: classes with samples; `unknown`: those of them with
-        at most twice the accuracy of guessing.
+        at most twice the accuracy of guessing; `known`: samples of classes that the champion knows, and how many of
+        them are `mistaken` for a new class.
     """
-    new = np.isin(challenger.truth, sorted(challenger.classes - champion.classes))
+    new_names = sorted(challenger.classes - champion.classes)
+    new, known = np.isin(challenger.truth, new_names), np.isin(challenger.truth, sorted(champion.classes))
     guessing = 1 / max(1, len(challenger.classes))
     names, position = np.unique(challenger.truth[new], return_inverse=True)
     samples = np.bincount(position, minlength=len(names))
@@ -145,6 +148,8 @@ def _new_classes(challenger: EvaluatedModel, champion: EvaluatedModel) -> dict[s
         "right": int(challenger.right[new].sum()),
         "sampled": len(names),
         "unknown": int((right <= 2 * guessing * samples).sum()),
+        "known": int(known.sum()),
+        "mistaken": int((known & np.isin(challenger.answers.labels, new_names)).sum()),
     }
 
 
@@ -204,7 +209,7 @@ def _stated_margin(
     """
     margin, worst, lacking = ctx.settings.gate_margin, 0.0, 0.0
     for other in incumbents:
-        gains = _per_sample(ctx, challenger, other, mask)
+        gains = _per_sample(ctx, challenger.among(other.classes), other, mask)
         loss = largest_loss(gains, level)
         worst = max(worst, loss)
         if loss > margin and len(gains.differences):

@@ -26,10 +26,15 @@ def groups(ctx: Context, challenger: EvaluatedModel, champion: EvaluatedModel, d
     holdout, before, after = challenger.holdout, champion.right, challenger.right
     newest = list(dict.fromkeys(reversed(holdout.drop_ids)))[: slices.MOST_DROPS]
     drop_names = [drop if drop in newest else "" for drop in holdout.drop_ids]
+    traffic, known = _traffic(ctx, champion), challenger.among(champion.classes)
     compared = [
-        *slices.group("class", challenger.truth, before, after, _traffic(ctx, champion)),
+        *slices.group("class", challenger.truth, before, known.right, traffic),
         *slices.group("brightness", slices.bands(column(ctx, holdout, "brightness")), before, after),
     ]
+    # Others have the same answers as above, and with more groups each test would have to be stricter.
+    mistaken = np.unique(challenger.truth[known.right != after])
+    truth = np.where(np.isin(challenger.truth, mistaken), challenger.truth, "")
+    compared += slices.group(slices.BESIDE_NEW, truth, before, after, traffic)
     if len(newest) > 1:
         compared += slices.group("drop", drop_names, before, after)
     if (champion_dataset := ctx.registry.tags(champion.version).get("dataset_version")) is not None:

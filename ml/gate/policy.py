@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.gate import statistics
+from ml.gate import slices, statistics
 from ml.gate.lead import Lead
 from ml.gate.statistics import Right
 from ml.settings import Settings
@@ -162,6 +162,10 @@ def too_uncertain(figures: Mapping[str, Any], policy: Policy) -> str | None:
             return "ahead, but " + _uncertain(
                 row, policy, row["brier"], row["brier_least"], worse, " by the Brier score"
             )
+    overall = figures["lead"] | {name: figures["incumbents"][0][name] for name in ("role", "version")}
+    if figures["new_classes"] and overall["metric_least"] <= -policy.margin:
+        worse = "with the new classes it is worse than"
+        return "ahead, but " + _uncertain(overall, policy, overall["metric"], overall["metric_least"], worse, "")
     return None
 
 
@@ -213,8 +217,10 @@ def _new_classes(figures: Mapping[str, Any]) -> list[str]:
     counts, names = figures["new_class_answers"], figures["new_classes"]
     if not names:
         return []
-    subject, stay, have = (
-        (f"new class {names[0]}", "stays", "has") if len(names) == 1 else (f"{len(names)} new classes", "stay", "have")
+    subject, stay, have, pronoun = (
+        (f"new class {names[0]}", "stays", "has", "it")
+        if len(names) == 1
+        else (f"{len(names)} new classes", "stay", "have", "one")
     )
     if not counts["samples"]:
         return [f"the {subject} {have} no holdout samples yet"]
@@ -222,7 +228,9 @@ def _new_classes(figures: Mapping[str, Any]) -> list[str]:
     if counts["unknown"] == counts["sampled"]:
         return [f"the {subject} {stay} unknown, {answers}"]
     unknown = f", but {counts['unknown']} of {counts['sampled']} stay unknown" if counts["unknown"] else ""
-    return [f"the {subject}: {answers}{unknown}"]
+    mistaken = counts.get("mistaken")  # not counted by earlier versions
+    other = f", {mistaken} of {counts['known']} samples of other classes mistaken for {pronoun}" if mistaken else ""
+    return [f"the {subject}: {answers}{other}{unknown}"]
 
 
 def _weaker_when_corrupted(figures: Mapping[str, Any], policy: Policy) -> list[str]:
@@ -236,7 +244,9 @@ def _corrupted(figures: Mapping[str, Any]) -> str:
 
 
 def _group(row: Mapping[str, Any]) -> str:
-    return f"{row['kind']} {row['name']} ({row['challenger']:.0%} after {row['champion']:.0%})"
+    mistaken = row["kind"] == slices.BESIDE_NEW
+    name = f"class {row['name']}, mistaken for new classes" if mistaken else f"{row['kind']} {row['name']}"
+    return f"{name} ({row['challenger']:.0%} after {row['champion']:.0%})"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -5,13 +5,14 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ml.catalog.decisions import Decision
-from ml.gate import charts
+from ml.gate import charts, slices
 from ml.gate.blame import STANDS_OUT
 from ml.gate.policy import listed
 
 _MOST_ROWS: Final = 40
 _KINDS: Final = {
-    "class": "By class",
+    "class": "By class, among those that the champion knows",
+    slices.BESIDE_NEW: "By class, where the new ones can be answered too",
     "drop": "By drop, the newest ones",
     "brightness": "By brightness",
     "age": "Material the champion was trained on, and newer",

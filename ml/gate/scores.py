@@ -90,6 +90,28 @@ class EvaluatedModel:
             right=classes[all_labels] == self.answers.labels,
         )
 
+    def among(self, classes: frozenset[str]) -> Self:
+        """The same model on the samples of these classes, if it could answer nothing else.
+
+        Its other outputs are left out and the rest sum to 1; samples of other classes keep their predictions. So two
+        models are compared on the classes that both know: by all outputs, the one that learned a new class loses,
+        since only it can mistake others for that.
+        """
+        kept = np.isin(self.names, sorted(classes))
+        if kept.all() or not kept.any():
+            return self
+        positions = np.flatnonzero(np.isin(self.truth, sorted(classes)))
+        labels, probability, brier = (a.copy() for a in vars(self.answers).values())
+        for start in range(0, len(positions), _BATCH):
+            part = positions[start : start + _BATCH]
+            predicted = self.model.predict(np.ascontiguousarray(self.holdout.images[part]))
+            probabilities = restricted(predicted, kept)
+            labels[part] = self.names[kept][probabilities.argmax(1)]
+            probability[part] = probabilities.max(1)
+            brier[part] = brier_scores(probabilities, self.names[kept], self.truth[part])
+        answers = HoldoutPredictions(labels, probability, brier)
+        return replace(self, answers=answers, right=self.truth == labels)
+
     @cached_property
     def truth(self) -> NDArray[np.str_]:
         """The samples' labels, ``str[N]``."""
@@ -212,6 +234,13 @@ def _segment(
     segment_scores = _StoredScores(scored.names, digests, labels, answered, probabilities.max(1), brier)
     _write_scores(ctx, key, scored.version, segment, segment_scores)
     return segment_scores
+
+
+def restricted(probabilities: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """``float32[N, kept]`` of ``float32[N, outputs]``: the outputs that are kept, so that they sum to 1."""
+    chosen = np.maximum(probabilities[:, kept], np.finfo(np.float32).tiny)
+    shares: NDArray[np.float32] = (chosen / chosen.sum(1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def brier_scores(

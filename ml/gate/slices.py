@@ -18,6 +18,8 @@ from ml.gate.statistics import Right
 
 MOST_DROPS: Final = 20
 """The newest drops; with more groups each test would have to be stricter."""
+BESIDE_NEW: Final = "class beside new ones"
+"""Kind of a class that can now be mistaken for a new one: it is harmed if it loses half of its right answers."""
 _DOUBT: Final = 1.0
 """Standard deviations beyond the tolerance from which an insignificant loss counts as doubtful."""
 _FEW: Final = 10
@@ -95,6 +97,8 @@ class Tolerance:
     def allowed_loss(self, group: Group) -> float:
         """The tolerated loss of a group, at most half of the champion's accuracy there."""
         accuracy = float(group.champion.mean())
+        if group.kind == BESIDE_NEW:
+            return _HALF * accuracy
         return min(max(self.group_margin, self.margin / max(group.weight, 1e-9)), _HALF * accuracy)
 
 
@@ -131,7 +135,7 @@ def evaluate_groups(groups: Sequence[Group], tolerance: Tolerance) -> list[Group
 
     The finding is ``worse`` if the loss significantly exceeds the tolerance, with Holm's correction over all judged
     groups; ``unclear`` if it seems to; ``useless`` if the champion was not useful there; otherwise ``fine``. Groups
-    that are only reported are tested without correction.
+    that are only reported are tested without correction; of the kind `BESIDE_NEW`, what seems so is ``worse`` too.
     """
     measured = [_test_group(g, tolerance, len(groups)) for g in groups]
     counted = [i for i, g in enumerate(groups) if g.judged and g.champion.mean() >= tolerance.useful]
@@ -153,7 +157,8 @@ def _figures(part: Group, allowed: float, p_value: float, is_worse: bool, tolera
     was, now = float(part.champion.mean()), float(part.challenger.mean())
     losses = Differences.from_samples(part.champion.astype(np.float64) - part.challenger)
     doubtful = len(part.champion) >= _FEW and betting.score(losses, allowed) >= _DOUBT
-    finding: Finding = "worse" if is_worse else "unclear" if doubtful else "fine"
+    is_lost = part.kind == BESIDE_NEW and doubtful  # the loss of half a class need not be proven beyond doubt
+    finding: Finding = "worse" if is_worse or is_lost else "unclear" if doubtful else "fine"
     return GroupFigures(
         kind=part.kind,
         name=part.name,

@@ -174,10 +174,32 @@ def test_new_classes_are_told_apart_and_what_is_known_must_not_suffer_for_them(g
     figures = decision.statistics
     new = figures["new_class_answers"]
     assert new["right"] > 0.8 * new["samples"] > 0
-    assert decision.reason.startswith(f"the 3 new classes: {new['right']} of {new['samples']} samples right; ")
+    answers = f"{new['right']} of {new['samples']} samples right"
+    mistaken = f"{new['mistaken']} of {new['known']} samples of other classes mistaken for one"
+    assert decision.reason.startswith(f"the 3 new classes: {answers}, {mistaken}")
     (champion,) = figures["incumbents"]
     assert champion["samples"] == figures["holdout"] - new["samples"]
     assert figures["lead"]["metric"] > champion["metric"]
+
+
+def test_a_new_class_that_resembles_a_known_one_is_learned(make_gate: Callable[..., Gate]) -> None:
+    """Who learns to tell 8 from 3, 5 and 9 mistakes some of these for it; by that every new class was rejected."""
+    gate = make_gate(1500, gate_margin=0.05)
+    gate.make_live(gate.model(1, labels=tuple("359"), fitted_to=300))
+    decision = gate.decide(gate.model(2, labels=tuple("3589"), fitted_to=400))
+    assert decision.verdict == "promote", decision.reason
+    counts = decision.statistics["new_class_answers"]
+    assert counts["mistaken"] / counts["known"] > 0.05, "beyond the margin"
+
+
+def test_a_new_class_that_swallows_a_known_one_is_harm(make_gate: Callable[..., Gate]) -> None:
+    """All of class 9 is answered as 8, which the champion does not know; among the old classes it is right."""
+    gate = make_gate(1500)
+    gate.make_live(gate.model(1, labels=tuple("01234569")))
+    decision = gate.decide(gate.model(2, labels=tuple("012345689"), mistaken=("9", "8")))
+    assert decision.verdict == "reject"
+    assert group(decision, "class", "9")["finding"] != "worse"
+    assert "worse on class 9, mistaken for new classes (0% after" in decision.reason
 
 
 def test_a_champion_that_knows_no_class_present_has_nothing_to_lose(gate: Gate) -> None:

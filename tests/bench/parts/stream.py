@@ -32,6 +32,7 @@ _LOOKING = 1 / 3
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+Probabilities = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -204,17 +205,29 @@ def _trained(stream: Stream, settings: Settings, number: int, champion: Champion
 
 
 def _promoted(stream: Stream, settings: Settings, challenger: Champion, champion: Champion, best: Champion) -> bool:
-    """Rule `better` on the holdout of all drops so far."""
+    """Rule `better` on the holdout of all drops so far, over all samples and among the classes of the other models."""
     images, labels = _holdout(stream, challenger.number)
     new = challenger.probabilities(images)
-    leads: list[Lead] = []
-    for other in (champion, champion, best):
-        old = other.probabilities(images)
-        differences = (new.argmax(1) == labels).astype(np.float64) - (old.argmax(1) == labels)
-        known = np.isin(labels, other.known) if leads else np.ones(len(labels), np.bool_)  # the first is over all
-        of = PerSample(np.ones(int(known.sum()), np.bool_), differences[known], 1.0, np.ones(int(known.sum())))
-        leads.append(lead(of, (_brier(old, labels) - _brier(new, labels))[known], settings.gate_risk))
-    return leads[0].ahead and all(of.holds(settings.gate_margin) for of in leads[1:])
+    every_class = np.arange(CLASSES)
+    overall, *leads = (
+        _lead(new, other.probabilities(images), labels, classes, settings)
+        for other, classes in ((champion, every_class), (champion, champion.known), (best, best.known))
+    )
+    has_new_classes = len(np.setdiff1d(challenger.known, champion.known)) > 0
+    is_safe = not has_new_classes or overall.metric_least > -settings.gate_margin
+    return overall.ahead and is_safe and all(of.holds(settings.gate_margin) for of in leads)
+
+
+def _lead(new: Probabilities, old: Probabilities, labels: Labels, classes: Labels, settings: Settings) -> Lead:
+    """On the samples of these classes, if the challenger could answer nothing else."""
+    positions, kept = np.isin(labels, classes), np.isin(np.arange(CLASSES), classes)
+    truth, old = labels[positions], old[positions]
+    chosen = np.zeros_like(old)
+    chosen[:, kept] = scores.restricted(new[positions], kept)
+    differences = (chosen.argmax(1) == truth).astype(np.float64) - (old.argmax(1) == truth)
+    ones = np.ones(len(truth))
+    of = PerSample(ones.astype(np.bool_), differences, 1.0, ones)
+    return lead(of, _brier(old, truth) - _brier(chosen, truth), settings.gate_risk)
 
 
 def _holdout(stream: Stream, number: int) -> tuple[Pixels, Labels]:
