@@ -85,9 +85,11 @@ class RecordedRegistry:
 
     def find(self, **tags: str) -> list[RegisteredVersion]:
         """As the table has them; versions that are only in MLflow are recorded first."""
-        for version in self._inner.find(**tags):
-            if DIGEST_TAG in version.tags:
-                self._of_registered(version.version)
+        known = {(record.registered_version, record.bundle_digest) for record in model_versions.find(self._engine, {})}
+        for shown in self._inner.find(**tags):
+            digest = shown.tags.get(DIGEST_TAG)
+            if digest is not None and (shown.version, digest) not in known:
+                self._of_registered(shown.version)
         records = model_versions.find(self._engine, tags)
         return [RegisteredVersion(record.version, record.run_id, dict(record.tags)) for record in records]
 

@@ -2,9 +2,12 @@
 
 import uuid
 
+from sqlalchemy import select
+
 from ml.catalog import deployments
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
+from ml.catalog.tables import dataset_versions
 from ml.context import Context
 from ml.errors import InvalidInputError, NotFoundError
 from ml.release.deploy import Deployment, deploy_chosen
@@ -56,7 +59,7 @@ def _deploy(
             id=uuid.uuid4().hex[:16],
             model_version=chosen,
             champion_version=live.model_version if live else None,
-            dataset_version=ctx.registry.tags(chosen).get("dataset_version"),
+            dataset_version=_dataset_of(ctx, chosen),
             verdict=verdict,
             reason=reason.strip(),
             actor=f"operator:{actor.strip()}",
@@ -64,3 +67,13 @@ def _deploy(
         )
 
     return deploy_chosen(ctx, choose, strategy=strategy)
+
+
+def _dataset_of(ctx: Context, version: int) -> str | None:
+    """The dataset version it was trained on; None also if that is of another installation."""
+    dataset = ctx.registry.tags(version).get("dataset_version")
+    with transaction(ctx.engine) as connection:
+        found: str | None = connection.execute(
+            select(dataset_versions.c.id).where(dataset_versions.c.id == dataset)
+        ).scalar()
+    return found
