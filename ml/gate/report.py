@@ -11,7 +11,7 @@ from ml.gate.policy import listed
 
 _MOST_ROWS: Final = 40
 _KINDS: Final = {
-    "class": "By class, among those that the champion knows",
+    "class": "By class",
     slices.BESIDE_NEW: "By class, where the new ones can be answered too",
     "drop": "By drop, the newest ones",
     "brightness": "By brightness",
@@ -65,7 +65,10 @@ def _sides(decision: Decision) -> list[tuple[str, str, float, Any]]:
 def _by_kind(groups: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]], int]]:
     """Per section: heading, rows with the worst first, and the number of omitted rows."""
     sections = []
+    has_new_classes = any(row["kind"] == slices.BESIDE_NEW for row in groups)
     for kind, heading in _KINDS.items():
+        if kind == "class" and has_new_classes:
+            heading += ", if only those that the old one knows are answered"
         rows = sorted((row for row in groups if row["kind"] == kind), key=_badness)
         if rows:
             sections.append((heading, rows[:_MOST_ROWS], max(0, len(rows) - _MOST_ROWS)))

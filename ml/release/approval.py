@@ -16,16 +16,22 @@ log = logging.getLogger(__name__)
 def apply_approval(ctx: Context, decision_id: str) -> Deployment | None:
     """Release the approved model, or finish the cycles of a rejected one; None if nothing was released.
 
+    If the champion changed meanwhile, the cycles go on with another decision, and this one has no effect any more.
     Idempotent and safe to run concurrently.
 
     Raises:
         NotFoundError: there is no such decision, or its version was deleted from the registry.
-        ConflictError: the champion changed meanwhile, and there is no open cycle to record that in.
+        ConflictError: another deployment is running, and there is no open cycle to record that in.
         UnavailableError: a server does not answer.
     """
     open_cycles = approvals.open_cycles(ctx.engine, decision_id)
-    deployments = [release(ctx, decision_id, cycle_id=cycle) for _, cycle in open_cycles]
-    return deployments[-1] if deployments else release(ctx, decision_id)
+    if open_cycles:
+        return [release(ctx, decision_id, cycle_id=cycle) for _, cycle in open_cycles][-1]
+    try:
+        return release(ctx, decision_id)
+    except ChampionChangedError as error:
+        log.warning("%s; its cycle went on without it", error)
+        return None
 
 
 def process_pending(ctx: Context) -> list[str]:
@@ -37,10 +43,7 @@ def process_pending(ctx: Context) -> list[str]:
     applied = []
     for decision, _ in approvals.open_cycles(ctx.engine):
         if approvals.find(ctx.engine, decision) is not None and decision not in applied:
-            try:
-                apply_approval(ctx, decision)
-            except ChampionChangedError as error:  # another process judged the model again meanwhile
-                log.info("decision %s was replaced: %s", decision, error)
+            apply_approval(ctx, decision)
             applied.append(decision)
     finish_open_cycles(ctx)
     with suppress(ConflictError), advisory_lock(ctx.engine, LOCK, wait=False):

@@ -151,6 +151,7 @@ def test_a_yes_to_a_decision_against_a_champion_that_is_gone_moves_nothing(waiti
     assert apply_approval(waiting.ctx, DECISION) is None
     assert waiting.registry.alias("champion") == 3
     assert "the champion changed from 1 to 3" in str(waiting.cycle().reason)
+    assert apply_approval(waiting.ctx, DECISION) is None, "whoever carries it out later does not fail"
 
 
 def test_carried_out_in_two_places_at_once_it_is_released_once(waiting: Waiting) -> None:
