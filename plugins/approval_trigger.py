@@ -70,10 +70,13 @@ class ApprovalTrigger(BaseTrigger):
         """Show in Airflow what was answered elsewhere; a click that came meanwhile stays."""
         from airflow.sdk.execution_time.hitl import update_hitl_detail_response
 
-        if not (await self._click()).response_received:
-            option = APPROVE if answer.approved else REJECT
-            reason = {"reason": f"{answer.reason} ({answer.actor})"}
-            await sync_to_async(update_hitl_detail_response)(UUID(self.ti_id), [option], reason)
+        option = APPROVE if answer.approved else REJECT
+        reason = {"reason": f"{answer.reason} ({answer.actor})"}
+        try:
+            if not (await self._click()).response_received:
+                await sync_to_async(update_hitl_detail_response)(UUID(self.ti_id), [option], reason)
+        except Exception:  # it is the row of `approvals` that counts
+            self.log.exception("Airflow does not show the answer to decision %s", self.decision_id)
 
 
 def resume_event(click: "HITLDetailResponse") -> dict[str, Any]:

@@ -95,6 +95,16 @@ def with_ended_deployment(engine: Engine) -> list[tuple[str, str]]:
         return [(decision, cycle) for decision, cycle in connection.execute(query).unique()]
 
 
+def promoted_without_deployment(engine: Engine) -> list[tuple[str, str]]:
+    """Decision and cycle ids of open cycles whose model is to be deployed, which nobody began."""
+    deployed = select(deployments.c.id).where(deployments.c.decision_id == cycles.c.decision_id).exists()
+    query = select(cycles.c.decision_id, cycles.c.id).where(
+        cycles.c.finished_at.is_(None), cycles.c.verdict == "promote", cycles.c.decision_id.is_not(None), ~deployed
+    )
+    with transaction(engine) as connection:
+        return [(decision, cycle) for decision, cycle in connection.execute(query)]
+
+
 def of_model(engine: Engine, model_version: int) -> CycleRecord | None:
     """The cycle that trained the version, the oldest if several name it."""
     query = select(cycles).where(cycles.c.model_version == model_version).order_by(cycles.c.started_at).limit(1)

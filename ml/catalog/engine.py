@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, func, select, text
+from sqlalchemy import Connection, Engine, Function, create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ml.errors import ConflictError, UnavailableError
@@ -78,9 +79,8 @@ def advisory_lock(engine: Engine, name: str, *, wait: bool = True, may_be_lost: 
         raise UnavailableError(f"the catalog database does not answer: {error.orig}") from error
     with connection:
         # The server notices within a minute that the host of this session is gone, and releases the lock.
-        connection.execute(
-            text("set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3")
-        )
+        for setting, value in (("idle", 30), ("interval", 10), ("count", 3)):
+            _call(connection, func.set_config(f"tcp_keepalives_{setting}", str(value), False))  # noqa: FBT003
         if wait:
             _lock_call(connection, "pg_advisory_lock", key)
         elif not _lock_call(connection, "pg_try_advisory_lock", key):
@@ -96,7 +96,11 @@ def advisory_lock(engine: Engine, name: str, *, wait: bool = True, may_be_lost: 
 
 
 def _lock_call(connection: Connection, function: str, key: int) -> object:
+    return _call(connection, getattr(func, function)(key))
+
+
+def _call(connection: Connection, call: Function[Any]) -> object:
     try:
-        return connection.execute(select(getattr(func, function)(key))).scalar()
+        return connection.execute(select(call)).scalar()
     except DBAPIError as error:
-        raise UnavailableError(f"the catalog database went away: {function} failed: {error.orig}") from error
+        raise UnavailableError(f"the catalog database went away: {call.name} failed: {error.orig}") from error

@@ -93,10 +93,10 @@ def _free_number(connection: Connection, record: ModelVersionRecord, *, is_new: 
     if is_new:
         return max(record.version, max(used) + 1)
     taken = select(model_versions.c.version).where(model_versions.c.version == record.version)
-    deployed_otherwise = select(deployments.c.id).where(
-        deployments.c.model_version == record.version, deployments.c.bundle_prefix != record.bundle_prefix
-    )
-    is_taken = any(connection.execute(query.limit(1)).first() for query in (taken, deployed_otherwise))
+    # Of what was deployed by this number before there was the table, the newest counts.
+    deployed = select(deployments.c.bundle_prefix).where(deployments.c.model_version == record.version)
+    prefix = connection.execute(deployed.order_by(deployments.c.id.desc()).limit(1)).scalar()
+    is_taken = connection.execute(taken).first() is not None or prefix not in (None, record.bundle_prefix)
     return max(used) + 1 if is_taken else record.version
 
 

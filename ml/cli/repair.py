@@ -16,7 +16,7 @@ def registry(as_json: Json = False) -> None:
 
     ctx = connected()
     with advisory_lock(ctx.engine, LOCK):
-        findings = aliases.repair(ctx)
+        findings = aliases.repair(ctx, with_earlier=True)
     if as_json:
         emit({"findings": findings}, as_json)
     for finding in [] if as_json else findings or ["the registry has what is in use, and its aliases are right"]:

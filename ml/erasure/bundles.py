@@ -78,6 +78,10 @@ def _sweep_bundle(ctx: Context, version: int, pixels: Collection[str], *, remove
     size = sum(len(stored[name]) for name, (_, removed) in cut.items() if removed)
     if not remove:
         return Swept(objects=sum(removed > 0 for _, removed in cut.values()), bytes=size)
+    if count and _was_deleted(ctx, version) and not _is_in_use(ctx, place.prefix):
+        ctx.artifacts.delete([f"{place.prefix}/{name}" for name, (_, removed) in cut.items() if removed])
+        note = f"model version {version} was deleted in MLflow: the files of its probes were deleted too"
+        return Swept(sum(removed > 0 for _, removed in cut.values()), size, notes=(note,))
     if count and (reason := _why_kept(ctx, version, place.prefix, cut)):
         return Swept(left=(reason,))
     # A run that was killed may have cut the files and not recorded it: what differs is recorded now.
@@ -101,14 +105,26 @@ def _sweep_bundle(ctx: Context, version: int, pixels: Collection[str], *, remove
 def _why_kept(ctx: Context, version: int, prefix: str, cut: Mapping[str, tuple[bytes, int]]) -> str | None:
     if any(not len(bundle.load_probes(data)[0]) for data, removed in cut.values() if removed):
         return f"every probe of model version {version} shows an erased image: delete the version in MLflow"
+    if _is_in_use(ctx, prefix):
+        return (
+            f"probes of model version {version} show an erased image and the version is in use: "
+            "they are cut out once another one is live"
+        )
+    return None
+
+
+def _is_in_use(ctx: Context, prefix: str) -> bool:
     in_use = select(deployments.c.id).where(deployments.c.bundle_prefix == prefix, deployments.c.status.in_(_IN_USE))
     with transaction(ctx.engine) as connection:
-        if connection.execute(in_use.limit(1)).first() is not None:
-            return (
-                f"probes of model version {version} show an erased image and the version is in use: "
-                "they are cut out once another one is live"
-            )
-    return None
+        return connection.execute(in_use.limit(1)).first() is not None
+
+
+def _was_deleted(ctx: Context, version: int) -> bool:
+    try:
+        ctx.registry.check_registered(version)
+    except NotFoundError:
+        return True
+    return False
 
 
 def _cut(data: bytes, pixels: Collection[str]) -> tuple[bytes, int]:

@@ -80,7 +80,8 @@ def asks_for_labels(decision: Decision) -> str | None:
     if rules.rule == "better":
         if not policy.lacks_samples_only(figures, rules):
             return None
-        needed = evidence.samples_to_exclude(figures["incumbents"], rules.margin)
+        overall = [figures["lead"]] if figures["new_classes"] else []
+        needed = evidence.samples_to_exclude([*figures["incumbents"], *overall], rules.margin)
         labels = math.ceil(needed / figures["holdout_share"])
         return (
             f"version {decision.model_version} is ahead, but {figures['holdout']} holdout samples cannot exclude a "

@@ -100,6 +100,13 @@ class EvaluatedModel:
         kept = np.isin(self.names, sorted(classes))
         if kept.all() or not kept.any():
             return self
+        # Not a field: a copy with other labels must not have it.
+        known: dict[frozenset[str], Self] = vars(self).setdefault("_among", {})
+        if classes not in known:
+            known[classes] = self._answering_only(classes, kept)
+        return known[classes]
+
+    def _answering_only(self, classes: frozenset[str], kept: NDArray[np.bool_]) -> Self:
         positions = np.flatnonzero(np.isin(self.truth, sorted(classes)))
         labels, probability, brier = (a.copy() for a in vars(self.answers).values())
         for start in range(0, len(positions), _BATCH):

@@ -79,9 +79,13 @@ class RecordedRegistry:
         except NotFoundError:
             location = BundleLocation(record.bundle_prefix, record.bundle_digest)
             number = self._inner.restore(location, record.run_id, record.tags)
-            model_versions.change(self._engine, version, registered_version=number)
+            model_versions.change(self._engine, record.version, registered_version=number)
             return True
         return False
+
+    def check_registered(self, version: int) -> None:
+        """Raise NotFoundError if there is no such version, or if somebody deleted it in MLflow."""
+        self._registered(self._get(version))
 
     def find(self, **tags: str) -> list[RegisteredVersion]:
         """As the table has them; versions that are only in MLflow are recorded first."""
@@ -89,7 +93,7 @@ class RecordedRegistry:
         for shown in self._inner.find(**tags):
             digest = shown.tags.get(DIGEST_TAG)
             if digest is not None and (shown.version, digest) not in known:
-                self._of_registered(shown.version)
+                self._of_registered(shown.version, shown.run_id)
         records = model_versions.find(self._engine, tags)
         return [RegisteredVersion(record.version, record.run_id, dict(record.tags)) for record in records]
 
@@ -120,11 +124,11 @@ class RecordedRegistry:
         if deployed is not None and deployed.bundle_prefix != location.prefix:
             return self._add_deployed(deployed)
         record = self._add(version, self._run_of(version, location), location, tags, is_new=False)
-        if record.version != version:
+        if record.version != version and deployed is None:
             raise NotFoundError(f"version {version} of MLflow is version {record.version} here: name that one")
         return record
 
-    def _of_registered(self, number: int) -> ModelVersionRecord | None:
+    def _of_registered(self, number: int, run_id: str | None = None) -> ModelVersionRecord | None:
         """The version with this number in MLflow; None if that one has no bundle."""
         try:
             location = self._inner.bundle(number)
@@ -133,8 +137,8 @@ class RecordedRegistry:
         record = model_versions.of_registered(self._engine, number)
         if record is not None and record.bundle_prefix == location.prefix:
             return record
-        run_id, tags = self._run_of(number, location), self._inner.tags(number)
-        record = self._add(number, run_id, location, tags, is_new=False)
+        run_id = self._run_of(number, location) if run_id is None else run_id
+        record = self._add(number, run_id, location, self._inner.tags(number), is_new=False)
         if record.registered_version != number:
             model_versions.change(self._engine, record.version, registered_version=number)
         return record

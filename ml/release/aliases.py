@@ -16,18 +16,18 @@ log = logging.getLogger(__name__)
 PENDING = "the registry does not answer, its aliases follow later"
 
 
-def update(ctx: Context, deployment: DeploymentRecord, *, by_operator: bool) -> str | None:
+def update(ctx: Context, deployment: DeploymentRecord, *, restore: bool) -> str | None:
     """Set the aliases champion and previous for this deployment; return a note if that is deferred.
 
     Args:
-        by_operator: a person wants this version, so it is registered again if the registry lost it.
+        restore: register the version again if the registry lost it.
 
     Raises:
         NotFoundError: the version was deleted from the registry.
     """
     champion, previous = deployment.model_version, deployment.previous_version
     try:
-        if by_operator and ctx.registry.repair(champion):
+        if restore and ctx.registry.repair(champion):
             log.warning("version %s was deleted from the registry and is registered again", champion)
         if previous is not None and previous != champion:
             try:
@@ -43,10 +43,12 @@ def update(ctx: Context, deployment: DeploymentRecord, *, by_operator: bool) -> 
     return None
 
 
-def repair(ctx: Context) -> list[str]:
+def repair(ctx: Context, *, with_earlier: bool = False) -> list[str]:
     """Correct what differs from the live deployment; return in words what did.
 
-    The live version, the one before and the best so far are registered again if the registry lost them.
+    Args:
+        with_earlier: also register the version before and the best so far again. Nothing needs them in the registry,
+            and whoever deleted them may have had a reason.
 
     Raises:
         UnavailableError: the registry does not answer.
@@ -54,18 +56,25 @@ def repair(ctx: Context) -> list[str]:
     live = deployments.live(ctx.engine)
     if live is None:
         return []
-    findings = [finding for version in _needed(ctx, live) if (finding := _repair_version(ctx, version)) is not None]
-    if (champion := ctx.registry.alias("champion")) != live.model_version:
-        update(ctx, live, by_operator=True)
-        was = "named no version" if champion is None else f"named version {champion}"
-        findings.append(f"the alias champion {was}, but version {live.model_version} is live: corrected")
-    return findings
+    needed: list[int | None] = [live.model_version]
+    if with_earlier:
+        needed += [live.previous_version, decisions.best_so_far(ctx.engine, live.model_version)]
+    versions = dict.fromkeys(version for version in needed if version is not None)
+    findings = [finding for version in versions if (finding := _repair_version(ctx, version)) is not None]
+    return findings + _repair_champion(ctx, live)
 
 
-def _needed(ctx: Context, live: DeploymentRecord) -> list[int]:
-    """Versions that the loop may need in the registry, without repetition."""
-    best = decisions.best_so_far(ctx.engine, live.model_version)
-    return list(dict.fromkeys(v for v in (live.model_version, live.previous_version, best) if v is not None))
+def _repair_champion(ctx: Context, live: DeploymentRecord) -> list[str]:
+    champion = ctx.registry.alias("champion")
+    # By the bundle: a person may have registered it twice.
+    if champion is not None and ctx.registry.bundle(champion).prefix == live.bundle_prefix:
+        return []
+    was = "named no version" if champion is None else f"named version {champion}"
+    try:
+        update(ctx, live, restore=False)
+    except NotFoundError as error:
+        return [f"the alias champion {was} and cannot be set to version {live.model_version}: {error}"]
+    return [f"the alias champion {was}, but version {live.model_version} is live: corrected"]
 
 
 def _repair_version(ctx: Context, version: int) -> str | None:

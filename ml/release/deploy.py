@@ -2,7 +2,7 @@
 
 All deployments (by the gate, an operator, a rollback, a passed trial) go through here, one at a time, under an
 advisory lock that a killed process releases. The table `deployments` is authoritative; the registry's aliases
-follow it, and `reconcile` repairs differences after a crash or an outage.
+follow it, and `repair_registry` corrects what differs from it.
 """
 
 import logging
@@ -74,7 +74,7 @@ def deploy_decision(
         ChampionChangedError: the decision was made against another champion.
         ConflictError: another deployment or trial is running.
         NotFoundError: the registry has no such version, or it has no bundle.
-        UnavailableError: a server does not answer; `reconcile` completes or rolls back the deployment.
+        UnavailableError: a server does not answer; `conclude_interrupted` completes or rolls back the deployment.
     """
     return deploy_chosen(ctx, lambda: decision, expected_champion, strategy)
 
@@ -87,7 +87,8 @@ def deploy_chosen(
 ) -> Deployment:
     """As `deploy_decision`, but the decision is made once nothing else can be deployed any more."""
     with advisory_lock(ctx.engine, LOCK):
-        reconcile(ctx)
+        conclude_interrupted(ctx)
+        repair_registry(ctx)
         decision = choose()
         live, deployment = deployments.live(ctx.engine), deployments.of_decision(ctx.engine, decision.id)
         champion = live.model_version if live else None
@@ -106,16 +107,12 @@ def deploy_chosen(
         return _deploy(ctx, decision, champion, strategy if live else "direct", by_operator=by_operator)
 
 
-def reconcile(ctx: Context) -> None:
-    """Recover from a killed deployer: conclude a rolling deployment, correct differing aliases.
-
-    The caller holds the lock `LOCK`.
-    """
+def conclude_interrupted(ctx: Context) -> None:
+    """Conclude a deployment that is rolling though its process died; the caller holds the lock `LOCK`."""
     rolling = deployments.rolling(ctx.engine)
     if rolling is not None:
         log.warning("deployment %s is still rolling, its process died; concluding it", rolling.id)
         conclude(ctx, rolling.id, time.monotonic())
-    repair_registry(ctx)
 
 
 def repair_registry(ctx: Context) -> list[str]:
@@ -135,6 +132,8 @@ def _deploy(
 ) -> Deployment:
     started = time.monotonic()
     location = ctx.registry.bundle(decision.model_version)
+    if not by_operator:  # whoever deleted a challenger does not want it
+        ctx.registry.check_registered(decision.model_version)
     try:
         with transaction(ctx.engine) as connection:
             decisions.record(connection, decision)
@@ -193,7 +192,7 @@ def conclude(ctx: Context, deployment_id: int, started: float) -> Deployment:
     if problem is None:
         try:
             by_operator = decisions.get(ctx.engine, record.decision_id).actor != "gate"
-            notes.append(aliases.update(ctx, record, by_operator=by_operator))
+            notes.append(aliases.update(ctx, record, restore=by_operator))
         except NotFoundError as error:
             problem = f"the registry lost it: {error}"
     reason = problem or "; ".join(note for note in notes if note) or None

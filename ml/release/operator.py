@@ -4,7 +4,7 @@ import uuid
 
 from sqlalchemy import select
 
-from ml.catalog import deployments
+from ml.catalog import decisions, deployments
 from ml.catalog.decisions import Decision
 from ml.catalog.engine import transaction
 from ml.catalog.tables import dataset_versions
@@ -40,9 +40,18 @@ def _rollback_target(ctx: Context) -> int:
     live = deployments.live(ctx.engine)
     with transaction(ctx.engine) as connection:
         on_trial = deployments.on_trial(connection)
-    if live is None or (live.previous_version is None and on_trial is None):
+    version = None if live is None else live.model_version if on_trial else live.previous_version
+    if version is None:
         raise NotFoundError("there is no previous model to roll back to; name a version with `--to`")
-    return live.model_version if on_trial or live.previous_version is None else live.previous_version
+    return version
+
+
+def _is_rolled_back(ctx: Context, target: int) -> bool:
+    """Whether somebody else rolled back to the target just now: a second rollback must not undo the first."""
+    live = deployments.live(ctx.engine)
+    if live is None or live.model_version != target:
+        return False
+    return decisions.get(ctx.engine, live.decision_id).verdict == "rollback"
 
 
 def _deploy(
@@ -52,8 +61,10 @@ def _deploy(
     if not actor.strip() or not reason.strip():
         raise InvalidInputError("an operator's deployment needs a name and a reason: they are stored with the decision")
 
+    wanted = _rollback_target(ctx) if version is None else version
+
     def choose() -> Decision:
-        chosen = _rollback_target(ctx) if version is None else version
+        chosen = wanted if version is not None or _is_rolled_back(ctx, wanted) else _rollback_target(ctx)
         live = deployments.live(ctx.engine)
         return Decision(
             id=uuid.uuid4().hex[:16],

@@ -24,7 +24,8 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
     advanced, not awaited. The outcome is recorded in the cycle.
 
     Raises:
-        NotFoundError: there is no such decision, or its version was deleted from the registry.
+        NotFoundError: there is no such decision; or, without a cycle to record that in, its version was deleted from
+            the registry.
         ConflictError: another deployment is running, or the champion changed meanwhile. With a cycle, the first is
             recorded there, and after the second the challenger is judged again.
         UnavailableError: a server does not answer.
@@ -49,7 +50,7 @@ def release(ctx: Context, decision_id: str, *, cycle_id: str | None = None) -> D
             deployment = _deploy(ctx, decision)
     except ChampionChangedError as error:
         return _decide_again(ctx, decision, cycle_id, error)
-    except ConflictError as error:
+    except (ConflictError, NotFoundError) as error:
         _finish_cycle(ctx, cycle_id, "reject", str(error), live=False)
         return None
     if deployment.status == "trial":
@@ -81,9 +82,13 @@ def _decide_again(ctx: Context, decision: Decision, cycle_id: str, error: Champi
 
 
 def finish_open_cycles(ctx: Context) -> None:
-    """Advance the running trial, if any, and finish open cycles whose deployment has ended."""
+    """Advance the running trial, if any, finish open cycles whose deployment has ended, begin the ones that nobody did.
+
+    The latter are left by a process that died between a second decision and its release.
+    """
     trial.advance(ctx)
-    for decision_id, cycle_id in cycles.with_ended_deployment(ctx.engine):
+    open_cycles = cycles.with_ended_deployment(ctx.engine) + cycles.promoted_without_deployment(ctx.engine)
+    for decision_id, cycle_id in open_cycles:
         release(ctx, decision_id, cycle_id=cycle_id)
 
 

@@ -51,7 +51,7 @@ def advance(ctx: Context, *, wait: bool = True) -> Deployment | None:
     """
     try:
         with advisory_lock(ctx.engine, deploy.LOCK, wait=wait):
-            deploy.reconcile(ctx)
+            deploy.conclude_interrupted(ctx)
             trial = _running_trial(ctx)
             return _evaluate(ctx, trial) if trial else None
     except ConflictError:

@@ -15,7 +15,7 @@ from ml.errors import ConflictError, NotFoundError
 from ml.gate.decide import decide
 from ml.pipeline import run_cycle
 from ml.release import operator
-from ml.release.deploy import deploy_decision, reconcile
+from ml.release.deploy import conclude_interrupted, deploy_decision, repair_registry
 from tests.environment import environment
 from tests.pictures import digit_files, upload
 
@@ -126,12 +126,12 @@ def test_a_mover_that_died_is_concluded_by_the_next(ctx: Context) -> None:
             bundle_prefix=place.prefix,
             bundle_digest=place.digest,
         )
-    reconcile(ctx)
+    conclude_interrupted(ctx)
     assert deployments.rolling(ctx.engine) is None
     assert ctx.registry.alias("champion") == row.model_version
     assert first is not None
     ctx.registry.set_alias("champion", first)  # somebody by hand, behind the ledger's back
-    reconcile(ctx)
+    repair_registry(ctx)
     assert ctx.registry.alias("champion") == row.model_version
 
 

@@ -17,6 +17,7 @@ from ml.catalog.engine import transaction
 from ml.catalog.tables import approvals as approvals_table
 from ml.catalog.tables import decisions as decisions_table
 from ml.catalog.tables import deployments as deployments_table
+from ml.gate.decide import decide
 from ml.release import operator
 from ml.release.approval import process_pending
 from ml.release.release import release
@@ -106,6 +107,17 @@ def test_an_operator_between_decision_and_release(make_live_gate: Callable[..., 
     again = decisions.get(gate.ctx.engine, str(gate.cycle(2).decision_id))
     assert (again.id != decision.id, again.champion_version, again.verdict) == (True, 3, "reject"), "judged again"
     assert gate.cycle(2).reason == again.reason
+
+
+def test_a_process_that_dies_between_the_second_decision_and_its_release(make_live_gate: Callable[..., Gate]) -> None:
+    gate = make_live_gate()
+    gate.decide(gate.model(2))
+    operator.promote(gate.ctx, gate.model(3, fitted_to=45), "ann", "first")
+    again = decide(gate.ctx, 2, cycle_id="c2", against_new_champion=True)  # and then it died
+    assert again.verdict == "promote"
+    process_pending(gate.ctx)
+    assert agree(gate) == 2
+    assert (gate.cycle(2).verdict, gate.cycle(2).finished_at is not None) == ("promote", True)
 
 
 def test_gates_operators_and_people_all_at_once(make_live_gate: Callable[..., Gate]) -> None:

@@ -125,6 +125,19 @@ def test_what_was_deployed_before_counts_more_than_a_number_that_was_used_again(
     assert [(found.version, found.tags["bundle_digest"]) for found in registry.find(cycle="c9")] == [(2, "d-new")]
 
 
+def test_of_two_bundles_that_were_deployed_by_one_number_the_newest_has_it(
+    ctx: Context, registry: RecordedRegistry, inner: Breakable
+) -> None:
+    """The registered model was renamed and both were live, all before the upgrade; every release failed then."""
+    deploy(ctx, "p/old", "d-old", 1)
+    deploy(ctx, "p/new", "d-new", 1)
+    inner.add(1, "p/new", "d-new")
+    inner.set_alias("champion", 1)
+    assert registry.bundle(1) == BundleLocation("p/new", "d-new")
+    assert registry.aliases() == {"champion": 1}
+    assert not registry.repair(1)
+
+
 def test_a_deployed_version_is_known_though_mlflow_is_away(
     ctx: Context, registry: RecordedRegistry, inner: Breakable
 ) -> None:

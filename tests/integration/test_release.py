@@ -4,31 +4,33 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from ml.catalog import cycles, decisions, deployments
 from ml.catalog.decisions import Decision
-from ml.catalog.engine import transaction
+from ml.catalog.engine import advisory_lock, transaction
 from ml.catalog.tables import deployments as ledger
 from ml.catalog.tables import predictions
 from ml.context import Context
 from ml.errors import ConflictError, InvalidInputError, NotFoundError
 from ml.models.registry import BundleLocation
-from ml.release import operator
-from ml.release.deploy import Deployment, deploy_decision, reconcile, repair_registry
+from ml.release import aliases, operator
+from ml.release.deploy import LOCK, Deployment, conclude_interrupted, deploy_decision, repair_registry
 from ml.release.release import release
 from tests.bundles import make_bundle, upload
 from tests.doubles import registry as doubles
 from tests.environment import environment
 from tests.file_registry import FileRegistry, install
 from tests.pictures import digits
+from tests.servers import wait_until
 from tests.serving_process import Hammer, service, wait_logged, wait_replicas
 from tests.table_replica import Reply, Temper, answering, dead_replica, honest, replica
 
@@ -328,7 +330,7 @@ def test_a_killed_mover_whose_replicas_refuse_is_undone_by_the_next(system: Syst
             bundle_digest=place.digest,
         )
     with replica(system.ctx, "r1", "refuses"):
-        reconcile(system.ctx)
+        conclude_interrupted(system.ctx)
     assert system.unmoved()
     assert system.rows() == [(1, "live"), (2, "failed")]
 
@@ -381,13 +383,42 @@ def test_what_people_changed_in_the_registry_is_corrected_and_reported(system: S
     assert repair_registry(system.ctx) == ["the alias champion named version 3, but version 2 is live: corrected"]
     assert system.registry.aliases() == {"champion": 2, "previous": 1}
     system.registry.clear()  # as after renaming the registered model
-    lost, lost_too, alias = repair_registry(system.ctx)
+    lost, alias = repair_registry(system.ctx)
     assert "version 2 was missing in the registry: registered again" in lost
-    assert "version 1 was missing" in lost_too
     assert "named no version" in alias
-    assert system.ctx.registry.aliases() == {"champion": 2, "previous": 1}
-    assert system.registry.aliases() == {"champion": 1, "previous": 2}, "by the registry's own numbers"
     assert repair_registry(system.ctx) == []
+    (lost,) = aliases.repair(system.ctx, with_earlier=True)
+    assert "version 1 was missing" in lost
+    assert system.ctx.registry.aliases() == {"champion": 2}
+    assert system.registry.aliases() == {"champion": 1}, "by the registry's own numbers"
+
+
+def test_a_challenger_that_was_deleted_before_its_release_moves_nothing(system: System) -> None:
+    decision = system.decide(2)
+    system.ctx.registry.bundle(2)  # the catalog knows it
+    system.registry.remove(2)
+    assert release(system.ctx, decision.id, cycle_id=system.cycle(2)) is None
+    row = cycles.get(system.ctx.engine, "c2")
+    assert (row.verdict, row.finished_at is not None) == ("reject", True)
+    assert "no version 2 any more" in str(row.reason)
+    assert system.rows() == [(1, "live")], "no worker ever loaded it"
+
+
+def test_of_two_rollbacks_at_once_the_second_does_not_undo_the_first(system: System) -> None:
+    assert deploy_decision(system.ctx, system.decide(2), 1).status == "live"
+    waiting = text(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'advisory'"
+    )
+
+    def both_wait() -> bool:
+        with transaction(system.ctx.engine) as connection:
+            return bool(connection.execute(waiting).scalar() == 2)
+
+    with ThreadPoolExecutor(2) as pool, advisory_lock(system.ctx.engine, LOCK):
+        rollbacks = [pool.submit(operator.rollback, system.ctx, "ann", "it is bad") for _ in range(2)]
+        wait_until(both_wait, "both at the lock")
+    assert [rolled.result().model_version for rolled in rollbacks] == [1, 1]
+    assert system.rows() == [(1, "superseded"), (2, "superseded"), (1, "live")]
 
 
 @pytest.mark.parametrize(("actor", "reason"), [("", "why"), ("  ", "why"), ("ann", ""), ("ann", "\n ")])

@@ -17,7 +17,7 @@ from ml.catalog.tables import cycles as cycles_table
 from ml.context import Context
 from ml.errors import ConflictError
 from ml.release import operator, trial
-from ml.release.deploy import Deployment, reconcile
+from ml.release.deploy import Deployment, conclude_interrupted
 from ml.release.release import finish_open_cycles, release
 from tests.bundles import make_bundle, upload
 from tests.environment import environment
@@ -213,7 +213,8 @@ def test_whoever_ends_it_may_be_killed_and_two_may_look_at_once(system: System, 
         assert child.returncode == -9, child.stderr
         assert system.ledger(begun).status == "rolling"
         lookers = [
-            threading.Thread(target=look, args=(system.ctx,)) for look in (trial.advance, reconcile, finish_open_cycles)
+            threading.Thread(target=look, args=(system.ctx,))
+            for look in (trial.advance, conclude_interrupted, finish_open_cycles)
         ]
         for looker in lookers:
             looker.start()

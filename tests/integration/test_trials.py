@@ -17,7 +17,7 @@ from ml.catalog.tables import disagreements
 from ml.context import Context, connect
 from ml.models import bundle
 from ml.release import operator
-from ml.release.deploy import LOCK, Deployment, reconcile
+from ml.release.deploy import LOCK, Deployment, repair_registry
 from ml.release.release import release
 from tests.bundles import loaded, make_bundle, upload
 from tests.doubles import registry as doubles
@@ -203,7 +203,7 @@ def test_an_operator_by_rest_and_on_the_console_though_the_registry_is_away(syst
     assert "aliases follow later" in reply["reason"]
     assert system.registry.alias("champion") == 9
     with advisory_lock(system.ctx.engine, LOCK):
-        reconcile(system.ctx)
+        repair_registry(system.ctx)
     assert system.registry.aliases() == {"champion": CHAMPION, "previous": 9}
     newest, before = httpx.get(f"{url}/deployments", params={"limit": 2}).json()["deployments"]
     assert (newest["actor"], newest["decision_reason"], newest["served_until"]) == ("operator:ann by REST", why, None)
